@@ -1,0 +1,79 @@
+//! The signature algorithms we accept (RFC 7518 section 3.1, RFC 8037 section 3.1).
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A signature algorithm, by its `alg` name; `none` has no variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the variants are the registered names
+pub enum Algorithm {
+    EdDsa,
+    Es256,
+    Es384,
+    Hs256,
+    Ps256,
+    Ps384,
+    Ps512,
+    Rs256,
+    Rs384,
+    Rs512,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 10] = [
+        Self::EdDsa,
+        Self::Es256,
+        Self::Es384,
+        Self::Hs256,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+    ];
+
+    /// The registered name, exact in case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EdDsa => "EdDSA",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Hs256 => "HS256",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+        }
+    }
+
+    /// Whether one secret both signs and verifies.
+    pub const fn is_symmetric(self) -> bool {
+        matches!(self, Self::Hs256)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that is no algorithm we accept.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown algorithm; known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == name)
+            .ok_or(UnknownAlgorithm)
+    }
+}

@@ -1,0 +1,220 @@
+//! The one bearer token of a request (RFC 6750 section 2.1, RFC 9110 section 11.4).
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+const SCHEME: &str = "Bearer";
+
+/// A well-formed bearer token that nothing has verified yet.
+#[derive(Clone)]
+pub struct BearerToken {
+    text: Box<str>,
+    digest: TokenDigest,
+}
+
+/// The SHA-256 of a whole token, signature included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TokenDigest([u8; 32]);
+
+/// Why there is no token to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BearerError {
+    /// More than one `Authorization` header, another scheme, or not `Bearer`, one space, token68.
+    #[error("the Authorization header is not one well-formed bearer token")]
+    Malformed,
+    /// No `Authorization` header, or one without a token, as Electric's clients send it before login.
+    #[error("no bearer token")]
+    Missing,
+    /// The token has more bytes than allowed; nothing has looked at them.
+    #[error("the bearer token is too long")]
+    TooLong,
+}
+
+impl BearerToken {
+    /// Takes the token from the one `Authorization` header.
+    ///
+    /// The scheme is compared without case, exactly one space follows it, and the token is token68 of at most
+    /// `max_bytes` bytes (RFC 9110 section 11.2). No other header, cookie or parameter is a source.
+    pub fn from_headers(headers: &HeaderMap, max_bytes: usize) -> Result<Self, BearerError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let value = values.next().ok_or(BearerError::Missing)?;
+        if values.next().is_some() {
+            return Err(BearerError::Malformed);
+        }
+        let credentials = str::from_utf8(value.as_bytes()).map_err(|_| BearerError::Malformed)?;
+        if credentials.trim_ascii().is_empty() {
+            return Err(BearerError::Missing);
+        }
+        let (scheme, token) = credentials.split_once(' ').unwrap_or((credentials, ""));
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(BearerError::Malformed);
+        }
+        if token.len() > max_bytes {
+            return Err(BearerError::TooLong);
+        }
+        Self::new(token)
+    }
+
+    /// The token with this text, where it is token68; [`BearerError::Missing`] where it is empty.
+    pub fn new(text: &str) -> Result<Self, BearerError> {
+        if text.is_empty() {
+            return Err(BearerError::Missing);
+        }
+        if !is_token68(text) {
+            return Err(BearerError::Malformed);
+        }
+        Ok(Self {
+            text: text.into(),
+            digest: TokenDigest::of(text),
+        })
+    }
+
+    /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
+    pub fn hash(&self) -> String {
+        self.digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) const fn digest(&self) -> TokenDigest {
+        self.digest
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BearerToken({}…)", self.hash())
+    }
+}
+
+impl TokenDigest {
+    fn of(text: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        Self(bytes)
+    }
+}
+
+impl std::hash::Hash for TokenDigest {
+    // SHA-256 is already spread evenly, so eight of its bytes are hash enough.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+fn is_token68(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    // No early exit and no branch: the compiler then looks at many bytes at once, and every request pays for this.
+    !body.is_empty() && body.bytes().fold(true, |so_far, byte| so_far & is_token68_byte(byte))
+}
+
+const fn is_token68_byte(byte: u8) -> bool {
+    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+    let digit = byte.wrapping_sub(b'0') < 10;
+    let mark = (byte == b'-') | (byte == b'.') | (byte == b'_') | (byte == b'~') | (byte == b'+') | (byte == b'/');
+    letter | digit | mark
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn parse(values: &[&[u8]]) -> Result<BearerToken, BearerError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        }
+        BearerToken::from_headers(&headers, 16)
+    }
+
+    #[test]
+    fn one_well_formed_token_is_taken() {
+        for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
+            assert_eq!(parse(&[value.as_bytes()]).unwrap().as_str(), "a.b.c");
+        }
+        assert!(parse(&[b"Bearer aB0-._~+/=="]).is_ok());
+    }
+
+    #[test]
+    fn nothing_sent_is_missing() {
+        let values: [&[&[u8]]; 5] = [&[], &[b""], &[b" \t"], &[b"Bearer"], &[b"Bearer "]];
+        for value in values {
+            assert_eq!(parse(value).unwrap_err(), BearerError::Missing, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn t15_other_spellings_are_malformed() {
+        let values: [&[u8]; 13] = [
+            b" Bearer a.b",
+            b"Bearer  a.b",
+            b"Bearer\ta.b",
+            b"Bearer a.b ",
+            b"Bearer a.b\t",
+            b"Bearer a b",
+            b"Bearer a,Bearer b",
+            b"Bearer a, Bearer b",
+            b"Bearer =",
+            b"Bearer a=b",
+            b"Bearer \xff",
+            b"Basic YTpi",
+            b"Bearera.b.c",
+        ];
+        for value in values {
+            assert_eq!(parse(&[value]).unwrap_err(), BearerError::Malformed, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_characters_of_token68_are_allowed() {
+        let allowed = (0..=u8::MAX)
+            .filter(|byte| is_token68_byte(*byte))
+            .map(char::from)
+            .collect::<String>();
+        assert_eq!(
+            allowed,
+            "+-./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
+        );
+    }
+
+    #[test]
+    fn t15_a_long_token_is_refused_before_a_look_at_it() {
+        assert!(parse(&[b"Bearer 0123456789abcdef"]).is_ok());
+        assert_eq!(parse(&[b"Bearer 0123456789abcdef!"]).unwrap_err(), BearerError::TooLong);
+    }
+
+    #[test]
+    fn t16_two_headers_are_malformed_even_where_one_is_empty() {
+        let values: [&[&[u8]]; 3] = [&[b"Bearer a", b"Bearer a"], &[b"Bearer a", b""], &[b"", b"Bearer a"]];
+        for value in values {
+            assert_eq!(parse(value).unwrap_err(), BearerError::Malformed, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn t16_no_other_header_is_a_source() {
+        let mut headers = HeaderMap::new();
+        for name in ["proxy-authorization", "cookie", "x-authorization"] {
+            headers.insert(name, HeaderValue::from_static("Bearer a.b.c"));
+        }
+        assert_eq!(
+            BearerToken::from_headers(&headers, 16).unwrap_err(),
+            BearerError::Missing
+        );
+    }
+
+    #[test]
+    fn a_token_shows_itself_as_a_short_hash() {
+        let token = BearerToken::new("abc").unwrap();
+        assert_eq!(token.hash(), "ba7816bf8f01cfea"); // SHA-256("abc") from FIPS 180-4
+        assert_eq!(format!("{token:?}"), "BearerToken(ba7816bf8f01cfea…)");
+    }
+}

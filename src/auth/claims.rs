@@ -1,0 +1,124 @@
+//! The claims of a verified token, once as JSON and once ready for CEL.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
+use cel::common::value::Val;
+use serde_json::{Map, Number, Value};
+
+use super::json;
+
+/// The claims of a token that passed every check.
+pub struct Claims {
+    json: Map<String, Value>,
+    cel: Box<dyn Val>,
+}
+
+impl Claims {
+    /// Prepares verified claims; only the verifier has such.
+    pub(super) fn new(json: Map<String, Value>) -> Self {
+        let cel = object(&json);
+        Self { json, cel }
+    }
+
+    /// Claims of no token, to try rules with; `None` where the text is no JSON object.
+    ///
+    /// They prove nothing: a decision is about a [`Principal`](super::Principal), which only the verifier makes.
+    pub fn sample(text: &str) -> Option<Self> {
+        json::parse_object(text.as_bytes()).ok().map(Self::new)
+    }
+
+    /// The claims as a CEL map.
+    ///
+    /// Integers that fit `i64` are `int`, larger ones `uint`, every other number `double`.
+    pub fn cel(&self) -> &(dyn Val + 'static) {
+        &*self.cel
+    }
+
+    /// The claims as they were sent.
+    pub const fn json(&self) -> &Map<String, Value> {
+        &self.json
+    }
+}
+
+impl fmt::Debug for Claims {
+    // Claims are about a person: their values are for rules, not for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Claims({} members)", self.json.len())
+    }
+}
+
+fn object(members: &Map<String, Value>) -> Box<dyn Val> {
+    let entries = members
+        .iter()
+        .map(|(name, member)| (CelMapKey::from(name.clone()), value(member)));
+    Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
+}
+
+fn value(json: &Value) -> Box<dyn Val> {
+    match json {
+        Value::Null => Box::new(CelNull),
+        Value::Bool(value) => Box::new(CelBool::from(*value)),
+        Value::Number(value) => number(value),
+        Value::String(text) => Box::new(CelString::from(text.clone())),
+        Value::Array(elements) => Box::new(CelList::from(elements.iter().map(value).collect::<Vec<_>>())),
+        Value::Object(members) => object(members),
+    }
+}
+
+fn number(number: &Number) -> Box<dyn Val> {
+    if let Some(integer) = number.as_i64() {
+        return Box::new(CelInt::from(integer));
+    }
+    if let Some(integer) = number.as_u64() {
+        return Box::new(CelUInt::from(integer));
+    }
+    // The parser admits finite numbers alone; NaN equals nothing, so an impossible one still denies.
+    Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN)))
+}
+
+#[cfg(test)]
+mod tests {
+    use cel::{Context, Program};
+    use serde_json::json;
+
+    use super::*;
+
+    fn holds(claims: &Claims, expression: &str) -> bool {
+        let mut context = Context::default();
+        context.add_variable_as_val("claims", claims.cel().clone_as_boxed());
+        let value = Program::compile(expression).unwrap().execute(&context).unwrap();
+        value == cel::Value::Bool(true)
+    }
+
+    fn claims() -> Claims {
+        let json = json!({
+            "big": u64::MAX, "exact": 9_007_199_254_740_993_i64, "negative": -3, "half": 0.5, "admin": true, "none": null,
+            "orgs": ["a", "b"], "nested": { "deep": [1] },
+        });
+        Claims::new(json.as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn every_kind_of_claim_reaches_cel_exactly() {
+        for expression in [
+            "claims.big == 18446744073709551615u && type(claims.big) == uint",
+            "claims.exact == 9007199254740993 && type(claims.exact) == int",
+            "claims.negative == -3",
+            "claims.half == 0.5 && type(claims.half) == double",
+            "claims.admin",
+            "claims.none == null",
+            "'b' in claims.orgs && !('c' in claims.orgs)",
+            "claims.nested.deep[0] == 1",
+            "!has(claims.other)",
+        ] {
+            assert!(holds(&claims(), expression), "{expression}");
+        }
+    }
+
+    #[test]
+    fn claims_show_no_value() {
+        assert_eq!(format!("{:?}", claims()), "Claims(8 members)");
+    }
+}

@@ -1,0 +1,284 @@
+//! What an issuer's tokens must claim (RFC 7519 section 4.1, RFC 8725 sections 3.8 and 3.9).
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::verifier::{InvalidReason, TokenError};
+use crate::clock::UnixTime;
+
+/// 9999-12-31T23:59:59Z. A later date is a mistake (milliseconds, mostly) and would never end.
+const LATEST_DATE: u64 = 253_402_300_799;
+
+/// Names in one `aud`; more is no audience but an attack.
+const MAX_AUDIENCES: usize = 100;
+
+/// The claim rules of one issuer, `iss` aside, which has chosen them.
+#[derive(Debug)]
+pub(crate) struct Expectations {
+    pub(crate) audience: Vec<String>,
+    pub(crate) leeway: Duration,
+    pub(crate) max_lifetime: Option<Duration>,
+}
+
+/// Claims that hold, and what was read from them.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) claims: Map<String, Value>,
+    pub(crate) subject: Option<String>,
+    /// `exp` and the leeway: the first moment at which the token is refused.
+    pub(crate) expires_at: UnixTime,
+}
+
+impl Expectations {
+    /// Checks the claims of a token whose signature holds; [`TokenError::Expired`] only where nothing else is wrong.
+    pub(crate) fn check(&self, claims: Map<String, Value>, now: UnixTime) -> Result<Accepted, TokenError> {
+        self.check_audience(&claims)?;
+        let subject = subject(&claims)?;
+        let expires = date(&claims, "exp", InvalidReason::Expiry)?.ok_or(InvalidReason::Expiry)?;
+        let latest_start = now.saturating_add(self.leeway);
+        if date(&claims, "nbf", InvalidReason::NotBefore)?.is_some_and(|start| start > latest_start) {
+            return Err(InvalidReason::NotBefore.into());
+        }
+        let issued = date(&claims, "iat", InvalidReason::IssuedAt)?;
+        if issued.is_some_and(|issued| issued > latest_start) {
+            return Err(InvalidReason::IssuedAt.into());
+        }
+        self.check_lifetime(issued, expires)?;
+        let expires_at = expires.saturating_add(self.leeway);
+        if now >= expires_at {
+            return Err(TokenError::Expired);
+        }
+        Ok(Accepted {
+            claims,
+            subject,
+            expires_at,
+        })
+    }
+
+    fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), InvalidReason> {
+        let names = match claims.get("aud") {
+            Some(Value::String(name)) => vec![name.as_str()],
+            Some(Value::Array(names)) if names.len() <= MAX_AUDIENCES => {
+                let names = names.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+                names.ok_or(InvalidReason::Audience)?
+            }
+            _ => return Err(InvalidReason::Audience),
+        };
+        let ours = names
+            .iter()
+            .any(|name| self.audience.iter().any(|accepted| accepted == name));
+        if ours { Ok(()) } else { Err(InvalidReason::Audience) }
+    }
+
+    fn check_lifetime(&self, issued: Option<UnixTime>, expires: UnixTime) -> Result<(), InvalidReason> {
+        let Some(max) = self.max_lifetime else { return Ok(()) };
+        let issued = issued.ok_or(InvalidReason::Lifetime)?;
+        if expires.saturating_since(issued) > max {
+            Err(InvalidReason::Lifetime)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn subject(claims: &Map<String, Value>) -> Result<Option<String>, InvalidReason> {
+    match claims.get("sub") {
+        None => Ok(None),
+        Some(Value::String(subject)) if !subject.is_empty() => Ok(Some(subject.clone())),
+        Some(_) => Err(InvalidReason::Subject),
+    }
+}
+
+/// A NumericDate: an integer of seconds from 0 to [`LATEST_DATE`]; a fraction is refused, even `1.0` and `1e9`.
+fn date(claims: &Map<String, Value>, name: &str, wrong: InvalidReason) -> Result<Option<UnixTime>, InvalidReason> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_u64().filter(|seconds| *seconds <= LATEST_DATE).ok_or(wrong)?;
+    Ok(Some(UnixTime::from_secs(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn expectations(leeway: u64, max_lifetime: Option<u64>) -> Expectations {
+        Expectations {
+            audience: vec!["app".to_owned(), "https://app.example.com".to_owned()],
+            leeway: Duration::from_secs(leeway),
+            max_lifetime: max_lifetime.map(Duration::from_secs),
+        }
+    }
+
+    fn check_at(expectations: &Expectations, changes: &Value, now: u64) -> Result<UnixTime, TokenError> {
+        let mut claims = json!({ "aud": "app", "exp": NOW + 100 });
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let claims = claims.as_object().unwrap().clone();
+        expectations
+            .check(claims, UnixTime::from_secs(now))
+            .map(|accepted| accepted.expires_at)
+    }
+
+    fn check(changes: &Value) -> Result<UnixTime, TokenError> {
+        check_at(&expectations(0, None), changes, NOW)
+    }
+
+    #[test]
+    fn a_plain_token_holds_until_exp() {
+        assert_eq!(check(&json!({})), Ok(UnixTime::from_secs(NOW + 100)));
+        assert!(check(&json!({ "nbf": NOW, "iat": NOW, "sub": "u" })).is_ok());
+    }
+
+    #[test]
+    fn t12_dates_of_another_type_are_refused() {
+        let wrong = [
+            json!("1800000100"),
+            json!(1_800_000_100.0),
+            json!(1_800_000_100.5),
+            json!(1e18),
+            json!(u64::MAX),
+            json!(LATEST_DATE + 1),
+            json!(-1),
+            json!(null),
+            json!(true),
+            json!([NOW + 100]),
+            json!({ "a": 1 }),
+        ];
+        for value in wrong {
+            for (name, reason) in [
+                ("exp", InvalidReason::Expiry),
+                ("nbf", InvalidReason::NotBefore),
+                ("iat", InvalidReason::IssuedAt),
+            ] {
+                assert_eq!(
+                    check(&json!({ name: value.clone() })),
+                    Err(reason.into()),
+                    "{name} {value}"
+                );
+            }
+        }
+        assert!(check(&json!({ "exp": LATEST_DATE })).is_ok());
+        assert_eq!(check(&json!({ "exp": 0 })), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn t12_a_token_without_exp_is_refused() {
+        let claims = json!({ "aud": "app" }).as_object().unwrap().clone();
+        let result = expectations(0, None).check(claims, UnixTime::from_secs(NOW));
+        assert_eq!(result.unwrap_err(), InvalidReason::Expiry.into());
+    }
+
+    #[test]
+    fn t12_a_token_from_the_future_is_refused() {
+        assert_eq!(check(&json!({ "nbf": NOW + 1 })), Err(InvalidReason::NotBefore.into()));
+        assert_eq!(check(&json!({ "iat": NOW + 1 })), Err(InvalidReason::IssuedAt.into()));
+    }
+
+    #[test]
+    fn t12_a_lifetime_is_bounded_and_needs_iat() {
+        let bounded = expectations(0, Some(300));
+        assert!(check_at(&bounded, &json!({ "iat": NOW - 200 }), NOW).is_ok());
+        for changes in [json!({ "iat": NOW - 201 }), json!({})] {
+            assert_eq!(
+                check_at(&bounded, &changes, NOW),
+                Err(InvalidReason::Lifetime.into()),
+                "{changes}"
+            );
+        }
+    }
+
+    #[test]
+    fn t13_leeway_shifts_every_bound_by_whole_seconds() {
+        let lenient = expectations(60, None);
+        let exp = NOW + 100;
+        for (now, holds) in [
+            (exp - 1, true),
+            (exp, true),
+            (exp + 59, true),
+            (exp + 60, false),
+            (exp + 61, false),
+        ] {
+            assert_eq!(check_at(&lenient, &json!({}), now).is_ok(), holds, "{now}");
+        }
+        let strict = expectations(0, None);
+        for (now, holds) in [(exp - 1, true), (exp, false), (exp + 1, false)] {
+            assert_eq!(check_at(&strict, &json!({}), now).is_ok(), holds, "{now}");
+        }
+        assert!(check_at(&lenient, &json!({ "nbf": NOW + 60, "iat": NOW + 60 }), NOW).is_ok());
+        assert!(check_at(&lenient, &json!({ "nbf": NOW + 61 }), NOW).is_err());
+        assert!(check_at(&lenient, &json!({ "iat": NOW + 61 }), NOW).is_err());
+    }
+
+    #[test]
+    fn t13_a_leeway_longer_than_the_time_so_far_does_not_underflow() {
+        assert!(check_at(&expectations(60, None), &json!({ "exp": 5, "nbf": 0, "iat": 0 }), 10).is_ok());
+    }
+
+    #[test]
+    fn t14_an_audience_is_a_name_or_a_list_of_names() {
+        for aud in [
+            json!("app"),
+            json!(["x", "app"]),
+            json!(["app"]),
+            json!("https://app.example.com"),
+        ] {
+            assert!(check(&json!({ "aud": aud.clone() })).is_ok(), "{aud}");
+        }
+        let huge = vec!["app"; 10_000];
+        for aud in [
+            json!("App"),
+            json!("ap"),
+            json!("app2"),
+            json!("https://app.example.com/"),
+            json!(""),
+            json!([]),
+            json!(["x"]),
+            json!(["app", 1]),
+            json!(["app", null]),
+            json!([["app"]]),
+            json!({ "app": 1 }),
+            json!(1),
+            json!(null),
+            json!(huge),
+        ] {
+            assert_eq!(
+                check(&json!({ "aud": aud.clone() })),
+                Err(InvalidReason::Audience.into()),
+                "{aud}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_subject_is_a_text_that_is_not_empty() {
+        for sub in [json!(""), json!(1), json!(null), json!(["u"])] {
+            assert_eq!(
+                check(&json!({ "sub": sub.clone() })),
+                Err(InvalidReason::Subject.into()),
+                "{sub}"
+            );
+        }
+    }
+
+    #[test]
+    fn expired_is_said_only_where_nothing_else_is_wrong() {
+        assert_eq!(check(&json!({ "exp": 1 })), Err(TokenError::Expired));
+        assert_eq!(
+            check(&json!({ "exp": 1, "aud": "x" })),
+            Err(InvalidReason::Audience.into())
+        );
+        assert_eq!(
+            check(&json!({ "exp": 1, "nbf": NOW + 1 })),
+            Err(InvalidReason::NotBefore.into())
+        );
+        assert_eq!(
+            check(&json!({ "exp": 1, "sub": 1 })),
+            Err(InvalidReason::Subject.into())
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! One accepted issuer: its keys, and what its tokens must look like.
+
+use std::sync::Arc;
+
+use super::Algorithm;
+use super::expectations::Expectations;
+use super::jws::JoseHeader;
+use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
+use super::keys::{Key, KeySet, KeyStatus, NoKey};
+use super::verifier::{InvalidReason, TokenError};
+use crate::clock::{Clock, UnixTime};
+use crate::config;
+
+/// An issuer whose tokens are accepted.
+pub(super) struct TrustedIssuer {
+    pub(super) name: Arc<str>,
+    pub(super) expectations: Expectations,
+    algorithms: Vec<Algorithm>,
+    types: Vec<String>,
+    keys: Keys,
+}
+
+/// The keys of one issuer, in use only for its own tokens.
+enum Keys {
+    Published {
+        fixed: Option<KeySet>,
+        remote: Option<Arc<RemoteStore>>,
+    },
+    Shared(Arc<Key>),
+}
+
+/// Why an `[[issuer]]` cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerError {
+    /// `algorithms` is empty, or mixes or mistakes shared secrets and public keys (RFC 8725 section 3.1).
+    #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
+    Algorithms,
+    /// `audience` is empty.
+    #[error("audience must not be empty")]
+    NoAudience,
+    /// There is neither a fixed nor a remote set.
+    #[error("there are no keys")]
+    NoKeys,
+    /// The shared secret is shorter than 32 bytes, one byte repeated, or printed in documentation.
+    #[error("the shared secret is shorter than 32 bytes or a known one")]
+    WeakSecret,
+}
+
+impl TrustedIssuer {
+    /// Checks again what the configuration promises; starts from the disk where that is possible. Blocks for the file.
+    pub(super) fn new(issuer: config::Issuer, around: &Surroundings) -> Result<Self, IssuerError> {
+        let config::Issuer {
+            issuer: name,
+            audience,
+            algorithms,
+            keys,
+            leeway,
+            max_lifetime,
+            types,
+        } = issuer;
+        if audience.is_empty() {
+            return Err(IssuerError::NoAudience);
+        }
+        let symmetric = matches!(keys, config::KeySource::Shared(_));
+        if algorithms.is_empty() || algorithms.iter().any(|algorithm| algorithm.is_symmetric() != symmetric) {
+            return Err(IssuerError::Algorithms);
+        }
+        let name: Arc<str> = name.into();
+        let keys = Keys::new(&name, keys, &algorithms, around)?;
+        let expectations = Expectations {
+            audience,
+            leeway,
+            max_lifetime,
+        };
+        Ok(Self {
+            name,
+            expectations,
+            algorithms,
+            types,
+            keys,
+        })
+    }
+
+    /// Whether a token with this header may be this issuer's at all.
+    pub(super) fn check_header(&self, header: &JoseHeader) -> Result<(), InvalidReason> {
+        if !self.algorithms.contains(&header.algorithm) {
+            return Err(InvalidReason::Algorithm);
+        }
+        match &header.typ {
+            Some(typ) if !self.types.contains(typ) => Err(InvalidReason::Type),
+            _ => Ok(()),
+        }
+    }
+
+    /// The key for a token with this header; waits for a fetch only where no set has it.
+    pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
+        match (self.find(header, clock.now()), self.remote()) {
+            (Ok(key), _) => Ok(key),
+            (Err(NoKey::Unknown), Some(remote)) => {
+                let demand = remote.demand().await;
+                self.find(header, clock.now())
+                    .map_err(|problem| explain(problem, demand))
+            }
+            (Err(problem), _) => Err(explain(problem, Demand::Current)),
+        }
+    }
+
+    fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
+        let (fixed, remote) = match &self.keys {
+            // One secret, so a `kid` says nothing; `check_header` has seen that the algorithm is the secret's.
+            Keys::Shared(key) => return Ok(Arc::clone(key)),
+            Keys::Published { fixed, remote } => (fixed, remote.as_ref().map(|remote| remote.load())),
+        };
+        let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
+        match (fixed, remote) {
+            (Some(fixed), Some(remote)) => KeySet::find(&[fixed, remote], header.kid.as_deref(), header.algorithm),
+            (Some(only), None) | (None, Some(only)) => KeySet::find(&[only], header.kid.as_deref(), header.algorithm),
+            (None, None) => Err(NoKey::Unknown),
+        }
+    }
+
+    /// Whether `key` is still one of this issuer's: what a remembered verdict rests on (T18, J8).
+    pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
+        match &self.keys {
+            Keys::Shared(secret) => secret.is(key),
+            Keys::Published { fixed, remote } => {
+                fixed.as_ref().is_some_and(|set| set.holds(key))
+                    || remote
+                        .as_ref()
+                        .is_some_and(|remote| usable(&remote.load(), now).is_some_and(|set| set.holds(key)))
+            }
+        }
+    }
+
+    /// What it means that this issuer no longer [`holds`](Self::holds) a key: gone, or all keys too old to trust.
+    pub(super) fn key_gone(&self, now: UnixTime) -> TokenError {
+        match self.remote() {
+            Some(remote) if usable(&remote.load(), now).is_none() => TokenError::KeysUnavailable {
+                retry_after: remote.retry_after(),
+            },
+            _ => InvalidReason::UnknownKey.into(),
+        }
+    }
+
+    pub(super) fn remote(&self) -> Option<&Arc<RemoteStore>> {
+        match &self.keys {
+            Keys::Published { remote, .. } => remote.as_ref(),
+            Keys::Shared(_) => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> KeyStatus {
+        let permanent = match &self.keys {
+            Keys::Published { fixed, .. } => fixed.as_ref().map_or(0, KeySet::len),
+            Keys::Shared(_) => 1,
+        };
+        let status = self.remote().map(|remote| remote.status());
+        let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
+        KeyStatus {
+            keys: status.keys + permanent,
+            ready: status.ready || permanent > 0,
+            ..status
+        }
+    }
+}
+
+impl Keys {
+    fn new(
+        issuer: &Arc<str>,
+        source: config::KeySource,
+        algorithms: &[Algorithm],
+        around: &Surroundings,
+    ) -> Result<Self, IssuerError> {
+        match source {
+            config::KeySource::Shared(secret) => Ok(Self::Shared(Arc::new(
+                Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?,
+            ))),
+            config::KeySource::Published {
+                fixed: None,
+                remote: None,
+            } => Err(IssuerError::NoKeys),
+            config::KeySource::Published { fixed, remote } => {
+                let store = |remote| RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), around);
+                Ok(Self::Published {
+                    fixed,
+                    remote: remote.map(store).map(Arc::new),
+                })
+            }
+        }
+    }
+}
+
+/// What a missing key means: a lie, or an issuer we cannot ask.
+fn explain(problem: NoKey, demand: Demand) -> TokenError {
+    match (problem, demand) {
+        (NoKey::Ambiguous, _) => InvalidReason::AmbiguousKey.into(),
+        (NoKey::Mismatch, _) => InvalidReason::AlgorithmMismatch.into(),
+        (NoKey::Unknown, Demand::Current) => InvalidReason::UnknownKey.into(),
+        (NoKey::Unknown, Demand::Unavailable(retry_after)) => TokenError::KeysUnavailable { retry_after },
+    }
+}
+
+impl KeyStatus {
+    fn without_remote(issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            keys: 0,
+            rejected: 0,
+            age: None,
+            refreshes_ok: 0,
+            refreshes_failed: 0,
+            saves_failed: 0,
+            generation: 0,
+            ready: false,
+            last_error: None,
+        }
+    }
+}

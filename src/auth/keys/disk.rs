@@ -1,0 +1,245 @@
+//! The last good key set of one endpoint, on disk for the next start (J10).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::set::{KeySet, MAX_SET_BYTES};
+use crate::auth::{Algorithm, json};
+use crate::clock::UnixTime;
+
+/// A key set written by us is at most what was fetched, and a little around it.
+const MAX_FILE_BYTES: u64 = MAX_SET_BYTES as u64 + 64 * 1024;
+
+/// Where one endpoint's set is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskCopy {
+    path: PathBuf,
+    issuer: String,
+    url: String,
+}
+
+/// A set that was good when it was fetched.
+#[derive(Debug)]
+pub(crate) struct SavedKeys {
+    pub(crate) set: KeySet,
+    pub(crate) fetched_at: UnixTime,
+    pub(crate) max_age: Option<Duration>,
+}
+
+impl DiskCopy {
+    /// The copy for this issuer and URL in `directory`; nothing is read or written yet.
+    pub(crate) fn new(directory: &Path, issuer: &str, url: &Url) -> Self {
+        // An `iss` holds no newline next to a URL's scheme, so the two cannot run into each other.
+        let digest = digest::digest(&digest::SHA256, format!("{issuer}\n{url}").as_bytes());
+        let name: String = digest
+            .as_ref()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let path = directory.join(format!("jwks-{name}.json"));
+        Self {
+            path,
+            issuer: issuer.to_owned(),
+            url: url.to_string(),
+        }
+    }
+
+    /// The kept set, where there is one of this issuer and URL that was not fetched after `now`.
+    pub(crate) fn load(&self, algorithms: &[Algorithm], now: UnixTime) -> Result<SavedKeys, LoadError> {
+        let document = json::parse_object(&self.read()?).map_err(|_| LoadError::Corrupt)?;
+        let is = |name: &str, ours: &str| document.get(name).and_then(Value::as_str) == Some(ours);
+        if !is("issuer", &self.issuer) || !is("url", &self.url) {
+            return Err(LoadError::OtherIssuer);
+        }
+        let seconds = |name: &str| document.get(name).and_then(Value::as_u64);
+        let fetched_at = UnixTime::from_secs(seconds("fetched_at").ok_or(LoadError::Corrupt)?);
+        if fetched_at > now {
+            return Err(LoadError::FromTheFuture);
+        }
+        Ok(SavedKeys {
+            set: keys(&document, algorithms)?,
+            fetched_at,
+            max_age: seconds("max_age").map(Duration::from_secs),
+        })
+    }
+
+    /// Writes a set in place of the kept one: whole or not at all. Blocks.
+    pub(crate) fn save(&self, jwks: &Value, fetched_at: UnixTime, max_age: Option<Duration>) -> io::Result<()> {
+        let document = json!({
+            "issuer": self.issuer,
+            "url": self.url,
+            "fetched_at": fetched_at.as_secs(),
+            "max_age": max_age.map(|age| age.as_secs()),
+            "jwks": jwks,
+        });
+        // During an upgrade two processes write here.
+        let temporary = self.path.with_extension(format!("{}.tmp", std::process::id()));
+        let result =
+            write_whole(&temporary, document.to_string().as_bytes()).and_then(|()| self.replace_by(&temporary));
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary); // the write's own error is the one to report
+        }
+        result
+    }
+
+    fn read(&self) -> Result<Vec<u8>, LoadError> {
+        let file = File::open(&self.path)?;
+        let metadata = file.metadata()?;
+        // Whoever may write the file chooses our keys.
+        if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
+            return Err(LoadError::Unsafe);
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn replace_by(&self, temporary: &Path) -> io::Result<()> {
+        fs::rename(temporary, &self.path)?;
+        match self.path.parent() {
+            None => Ok(()),
+            Some(directory) => File::open(directory)?.sync_all(),
+        }
+    }
+}
+
+/// Why there is no kept set to start from.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("it is truncated or not ours")]
+    Corrupt,
+    #[error("it claims to be fetched in the future")]
+    FromTheFuture,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it belongs to another issuer or URL")]
+    OtherIssuer,
+    #[error("others may write to it")]
+    Unsafe,
+}
+
+impl LoadError {
+    /// Whether there simply is no file, as on a first start.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn keys(document: &Map<String, Value>, algorithms: &[Algorithm]) -> Result<KeySet, LoadError> {
+    let jwks = document.get("jwks").ok_or(LoadError::Corrupt)?;
+    let parsed = KeySet::parse(jwks.to_string().as_bytes(), algorithms).map_err(|_| LoadError::Corrupt)?;
+    Ok(parsed.set)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let _ = fs::remove_file(path); // of a process that ended half-way; `create_new` then follows no planted link
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::auth::testing::TestKey;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+    const ALGORITHMS: [Algorithm; 1] = [Algorithm::EdDsa];
+
+    fn url() -> Url {
+        "https://auth.example.com/jwks".parse().unwrap()
+    }
+
+    fn saved(directory: &Path) -> DiskCopy {
+        let copy = DiskCopy::new(directory, "https://auth.example.com", &url());
+        let jwks = json!({ "keys": [TestKey::ed25519("a").jwk()] });
+        copy.save(&jwks, NOW, Some(Duration::from_secs(60))).unwrap();
+        copy
+    }
+
+    fn assert_ignored(copy: &DiskCopy, because: &str) {
+        assert!(copy.load(&ALGORITHMS, NOW).is_err(), "{because}");
+    }
+
+    #[test]
+    fn j10_a_set_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let loaded = saved(directory.path()).load(&ALGORITHMS, NOW).unwrap();
+        assert_eq!(loaded.set.len(), 1);
+        assert_eq!(
+            (loaded.fetched_at, loaded.max_age),
+            (NOW, Some(Duration::from_secs(60)))
+        );
+    }
+
+    #[test]
+    fn j10_the_file_is_ours_alone_and_no_other_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        saved(directory.path());
+        assert_eq!(fs::metadata(&copy.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn j10_damaged_files_are_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        let whole = fs::read(&copy.path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&copy.path, &whole[..length]).unwrap();
+            assert_ignored(&copy, "truncated");
+        }
+        for content in ["null", "{}", "<html>", "\u{0}", "{\"keys\":[]}"] {
+            fs::write(&copy.path, content).unwrap();
+            assert_ignored(&copy, content);
+        }
+        fs::write(&copy.path, &whole).unwrap();
+        assert!(copy.load(&ALGORITHMS, NOW).is_ok());
+    }
+
+    #[test]
+    fn j10_a_set_of_another_issuer_or_url_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        let other_issuer = DiskCopy::new(directory.path(), "https://other.example.com", &url());
+        let other_url = DiskCopy::new(
+            directory.path(),
+            "https://auth.example.com",
+            &"https://x/".parse().unwrap(),
+        );
+        for other in [other_issuer, other_url] {
+            assert_ne!(other.path, copy.path);
+            fs::copy(&copy.path, &other.path).unwrap();
+            assert!(matches!(other.load(&ALGORITHMS, NOW), Err(LoadError::OtherIssuer)));
+        }
+    }
+
+    #[test]
+    fn j10_a_set_from_the_future_or_writable_by_others_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        let earlier = UnixTime::from_secs(NOW.as_secs() - 1);
+        assert!(matches!(copy.load(&ALGORITHMS, earlier), Err(LoadError::FromTheFuture)));
+        fs::set_permissions(&copy.path, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(matches!(copy.load(&ALGORITHMS, NOW), Err(LoadError::Unsafe)));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_and_no_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = DiskCopy::new(&directory.path().join("missing"), "i", &url());
+        assert!(copy.save(&json!({ "keys": [] }), NOW, None).is_err());
+        assert!(copy.load(&ALGORITHMS, NOW).unwrap_err().is_absence());
+    }
+}

@@ -1,0 +1,343 @@
+//! One key that can verify: the JSON Web Key it came from, proven usable (RFC 7517 section 4, RFC 7518 section 6).
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{self as primitives, ParsedPublicKey, RsaPublicKeyComponents};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde_json::{Map, Value};
+
+use crate::auth::Algorithm;
+use crate::secret::Secret;
+
+/// The largest public exponent: four bytes. 65537 is what everybody uses; a huge one makes each check slow.
+const MAX_EXPONENT_BYTES: usize = 4;
+
+/// The shortest HMAC secret, in bytes: the hash's own length (RFC 7518 section 3.2).
+const MIN_SECRET_BYTES: usize = 32;
+
+/// Secrets printed in documentation, long enough to pass for a real one (T4).
+const KNOWN_SECRETS: [&str; 5] = [
+    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
+    "a-string-secret-at-least-256-bits-long",
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-256-bit-secret-your-256-bit-secret",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+];
+
+/// A key that verifies under exactly one algorithm.
+pub(crate) struct Key {
+    algorithm: Algorithm,
+    kid: Option<String>,
+    material: DecodingKey,
+    /// The public members that were read, and no others; `None` for a shared secret.
+    public: Option<Map<String, Value>>,
+}
+
+/// The signature is not one by this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadSignature;
+
+/// Why a key of a set is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRejection {
+    /// The issuer's `algorithms` has none for this key.
+    #[error("no algorithm of this issuer fits the key")]
+    Algorithm,
+    /// An RSA key without `alg`, where the issuer accepts several RSA algorithms.
+    #[error("the key names no alg and several of this issuer's algorithms fit it")]
+    AlgorithmAmbiguous,
+    /// `crv` is not P-256, P-384 or Ed25519.
+    #[error("unsupported curve")]
+    Curve,
+    /// Another usable key of the set has the same `kid`; neither is used.
+    #[error("another key has the same kid")]
+    DuplicateKid,
+    /// `e` is even, below 3 or longer than four bytes.
+    #[error("unacceptable RSA exponent")]
+    Exponent,
+    /// `kid` is not a text.
+    #[error("kid is not a text")]
+    KeyId,
+    /// `key_ops` is no list with `verify`.
+    #[error("key_ops does not allow verify")]
+    KeyOperations,
+    /// `kty` is not EC, OKP or RSA; a published set never gives a shared secret.
+    #[error("unsupported key type")]
+    KeyType,
+    /// A member that the key type needs is missing or not base64url.
+    #[error("a member is missing or not base64url")]
+    Malformed,
+    /// `n` is even or not of 2048 to 8192 bits.
+    #[error("the RSA modulus is even or not of 2048 to 8192 bits")]
+    Modulus,
+    /// The coordinates have the wrong length or are not on the curve.
+    #[error("not a point of the curve")]
+    Point,
+    /// The private half is published, so anybody may sign.
+    #[error("the private key is published with it")]
+    Private,
+    /// `use` is not `sig`.
+    #[error("use is not sig")]
+    Use,
+}
+
+/// Why a text is no HMAC secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a secret of at least 32 bytes, or one that is printed in documentation")]
+pub(crate) struct WeakSecret;
+
+impl Key {
+    /// The key of one JWK, under the one of `algorithms` that it is for.
+    pub(super) fn from_jwk(jwk: &Value, algorithms: &[Algorithm]) -> Result<Self, KeyRejection> {
+        let jwk = jwk.as_object().ok_or(KeyRejection::Malformed)?;
+        check_purpose(jwk)?;
+        let kid = match jwk.get("kid") {
+            None => None,
+            Some(kid) => Some(kid.as_str().ok_or(KeyRejection::KeyId)?.to_owned()),
+        };
+        let kind = Kind::of(jwk)?;
+        let algorithm = choose_algorithm(jwk, kind, algorithms)?;
+        let material = kind.material(jwk)?;
+        let public = Some(public_members(jwk, kind, algorithm));
+        Ok(Self {
+            algorithm,
+            kid,
+            material,
+            public,
+        })
+    }
+
+    /// A shared secret for HS256 (T4).
+    pub(crate) fn shared(secret: &Secret) -> Result<Self, WeakSecret> {
+        let text = secret.expose();
+        let same_byte = text.bytes().all(|byte| text.as_bytes().first() == Some(&byte));
+        if text.len() < MIN_SECRET_BYTES || same_byte || KNOWN_SECRETS.contains(&text) {
+            return Err(WeakSecret);
+        }
+        Ok(Self {
+            algorithm: Algorithm::Hs256,
+            kid: None,
+            material: DecodingKey::from_secret(text.as_bytes()),
+            public: None,
+        })
+    }
+
+    /// An HMAC key of any bytes: published test vectors are no text.
+    #[cfg(test)]
+    pub(crate) fn for_vectors(secret: &[u8]) -> Self {
+        Self {
+            algorithm: Algorithm::Hs256,
+            kid: None,
+            material: DecodingKey::from_secret(secret),
+            public: None,
+        }
+    }
+
+    pub(crate) const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    pub(crate) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    pub(super) const fn public(&self) -> Option<&Map<String, Value>> {
+        self.public.as_ref()
+    }
+
+    /// Whether both verify exactly the same tokens.
+    pub(crate) fn is(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other) || (self.kid == other.kid && self.public.is_some() && self.public == other.public)
+    }
+
+    /// Checks a signature in base64url over `message`: the only use of a signature primitive in this program.
+    ///
+    /// HMACs are compared in constant time by the primitive (T20).
+    pub(crate) fn verify(&self, message: &str, signature: &str) -> Result<(), BadSignature> {
+        match jsonwebtoken::crypto::verify(
+            signature,
+            message.as_bytes(),
+            &self.material,
+            library_name(self.algorithm),
+        ) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(BadSignature),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, {:?})", self.algorithm, self.kid)
+    }
+}
+
+/// What a key is, by `kty` and `crv`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ed25519,
+    P256,
+    P384,
+    Rsa,
+}
+
+impl Kind {
+    fn of(jwk: &Map<String, Value>) -> Result<Self, KeyRejection> {
+        let text = |name| jwk.get(name).and_then(Value::as_str);
+        match (text("kty"), text("crv")) {
+            (Some("RSA"), _) => Ok(Self::Rsa),
+            (Some("EC"), Some("P-256")) => Ok(Self::P256),
+            (Some("EC"), Some("P-384")) => Ok(Self::P384),
+            (Some("OKP"), Some("Ed25519")) => Ok(Self::Ed25519),
+            (Some("EC" | "OKP"), _) => Err(KeyRejection::Curve),
+            _ => Err(KeyRejection::KeyType),
+        }
+    }
+
+    const fn fits(self, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::EdDsa => matches!(self, Self::Ed25519),
+            Algorithm::Es256 => matches!(self, Self::P256),
+            Algorithm::Es384 => matches!(self, Self::P384),
+            Algorithm::Hs256 => false,
+            Algorithm::Ps256
+            | Algorithm::Ps384
+            | Algorithm::Ps512
+            | Algorithm::Rs256
+            | Algorithm::Rs384
+            | Algorithm::Rs512 => matches!(self, Self::Rsa),
+        }
+    }
+
+    /// The members that make up the public key, beside `kty`.
+    const fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Ed25519 => &["crv", "x"],
+            Self::P256 | Self::P384 => &["crv", "x", "y"],
+            Self::Rsa => &["e", "n"],
+        }
+    }
+
+    /// The key itself, proven usable by letting the primitive parse it.
+    fn material(self, jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
+        match self {
+            Self::Ed25519 => {
+                let x = coordinate(jwk, "x", 32)?;
+                ParsedPublicKey::new(&primitives::ED25519, &x).map_err(|_| KeyRejection::Point)?;
+                Ok(DecodingKey::from_ed_der(&x))
+            }
+            Self::P256 => elliptic(jwk, 32, &primitives::ECDSA_P256_SHA256_FIXED),
+            Self::P384 => elliptic(jwk, 48, &primitives::ECDSA_P384_SHA384_FIXED),
+            Self::Rsa => rsa(jwk),
+        }
+    }
+}
+
+/// `use`, `key_ops`, and no private half (RFC 7517 sections 4.2 and 4.3).
+fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyRejection> {
+    if jwk.get("use").is_some_and(|usage| usage != "sig") {
+        return Err(KeyRejection::Use);
+    }
+    let verifies = |operations: &Value| {
+        operations
+            .as_array()
+            .is_some_and(|list| list.iter().any(|op| op == "verify"))
+    };
+    if jwk.get("key_ops").is_some_and(|operations| !verifies(operations)) {
+        return Err(KeyRejection::KeyOperations);
+    }
+    if jwk.contains_key("d") {
+        Err(KeyRejection::Private)
+    } else {
+        Ok(())
+    }
+}
+
+/// The one algorithm of a key: its own `alg`, or else the only one of the issuer's that fits.
+fn choose_algorithm(jwk: &Map<String, Value>, kind: Kind, accepted: &[Algorithm]) -> Result<Algorithm, KeyRejection> {
+    let named = match jwk.get("alg") {
+        None => None,
+        Some(alg) => {
+            let name = alg.as_str().ok_or(KeyRejection::Algorithm)?;
+            Some(name.parse::<Algorithm>().map_err(|_| KeyRejection::Algorithm)?)
+        }
+    };
+    let fits = |candidate: &Algorithm| kind.fits(*candidate) && named.is_none_or(|named| named == *candidate);
+    let mut candidates = Algorithm::ALL
+        .into_iter()
+        .filter(|algorithm| accepted.contains(algorithm) && fits(algorithm));
+    let algorithm = candidates.next().ok_or(KeyRejection::Algorithm)?;
+    if candidates.next().is_some() {
+        Err(KeyRejection::AlgorithmAmbiguous)
+    } else {
+        Ok(algorithm)
+    }
+}
+
+fn elliptic(
+    jwk: &Map<String, Value>,
+    length: usize,
+    algorithm: &'static primitives::EcdsaVerificationAlgorithm,
+) -> Result<DecodingKey, KeyRejection> {
+    let uncompressed = [vec![4], coordinate(jwk, "x", length)?, coordinate(jwk, "y", length)?].concat();
+    ParsedPublicKey::new(algorithm, &uncompressed).map_err(|_| KeyRejection::Point)?;
+    Ok(DecodingKey::from_ec_der(&uncompressed))
+}
+
+fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
+    let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
+    let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
+    if !odd(&n) || n.first() == Some(&0) || !(2048..=8192).contains(&bits) {
+        return Err(KeyRejection::Modulus);
+    }
+    if !odd(&e) || e.first() == Some(&0) || e == [1] || e.len() > MAX_EXPONENT_BYTES {
+        return Err(KeyRejection::Exponent);
+    }
+    let components = RsaPublicKeyComponents { n: &n, e: &e };
+    let parsed = components.to_parsed_public_key(&primitives::RSA_PKCS1_2048_8192_SHA256);
+    parsed.map_err(|_| KeyRejection::Modulus)?;
+    Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+}
+
+fn coordinate(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>, KeyRejection> {
+    Some(bytes(jwk, name)?)
+        .filter(|bytes| bytes.len() == length)
+        .ok_or(KeyRejection::Point)
+}
+
+fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeyRejection> {
+    let text = jwk.get(name).and_then(Value::as_str).ok_or(KeyRejection::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyRejection::Malformed)?;
+    if bytes.is_empty() {
+        Err(KeyRejection::Malformed)
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn public_members(jwk: &Map<String, Value>, kind: Kind, algorithm: Algorithm) -> Map<String, Value> {
+    let names = ["kid", "kty"].iter().chain(kind.members());
+    let read = names.filter_map(|name| Some(((*name).to_owned(), jwk.get(*name)?.clone())));
+    let ours = [("alg", algorithm.as_str()), ("use", "sig")];
+    read.chain(ours.map(|(name, value)| (name.to_owned(), value.into())))
+        .collect()
+}
+
+const fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+        Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::Es384 => jsonwebtoken::Algorithm::ES384,
+        Algorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
+        Algorithm::Ps256 => jsonwebtoken::Algorithm::PS256,
+        Algorithm::Ps384 => jsonwebtoken::Algorithm::PS384,
+        Algorithm::Ps512 => jsonwebtoken::Algorithm::PS512,
+        Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
+        Algorithm::Rs384 => jsonwebtoken::Algorithm::RS384,
+        Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
+    }
+}

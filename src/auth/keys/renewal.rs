@@ -1,0 +1,203 @@
+//! When a key set is fetched again: one decision, in one function, without a clock.
+
+use std::time::Duration;
+
+/// The least an endpoint's `max-age` may ask for (J12).
+const SHORTEST_MAX_AGE: Duration = Duration::from_secs(30);
+/// The most it may ask for (J12).
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+/// The wait after the first failure; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest wait after failures.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// When one endpoint's set is renewed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RenewalPolicy {
+    /// The longest time between two renewals.
+    pub(crate) refresh: Duration,
+    /// The shortest time between two renewals that unknown keys ask for.
+    pub(crate) cooldown: Duration,
+    /// Which part of a wait passes before renewal, above 0, at most 1: below 1 renews before expiry, and a value drawn
+    /// per process keeps a fleet from asking in step.
+    pub(crate) spread: f64,
+}
+
+/// Why a renewal is considered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Time passes.
+    Schedule,
+    /// A token names a key that no set has.
+    UnknownKey,
+}
+
+/// How long ago what happened; `None`: never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Age {
+    /// Since the last fetch that gave a set.
+    pub(crate) success: Option<Duration>,
+    /// Since the last fetch that failed.
+    pub(crate) failure: Option<Duration>,
+    /// Since the last fetch that an unknown key asked for.
+    pub(crate) demand: Option<Duration>,
+    /// Failures since the last success.
+    pub(crate) failures: u32,
+    /// What the endpoint's `max-age` asked for.
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// Fetch now.
+    Fetch,
+    /// Not before this has passed.
+    Wait(Duration),
+}
+
+impl RenewalPolicy {
+    /// Whether to fetch now.
+    pub(crate) fn decide(&self, age: Age, cause: Cause) -> Renewal {
+        match cause {
+            Cause::Schedule if age.failures > 0 => Renewal::after(self.backoff(age.failures), age.failure),
+            Cause::Schedule => Renewal::after(self.lifetime(age.max_age), age.success),
+            // Failures count for the cool-down too; a renewal by schedule does not, or a key published right after
+            // one would be unknown for a whole cool-down.
+            Cause::UnknownKey => {
+                let failed = age.failure.filter(|_| age.failures > 0);
+                let latest = age.demand.into_iter().chain(failed).min();
+                Renewal::after(self.cooldown, latest)
+            }
+        }
+    }
+
+    fn lifetime(&self, max_age: Option<Duration>) -> Duration {
+        let asked = max_age.map_or(self.refresh, |asked| asked.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE));
+        asked.min(self.refresh).mul_f64(self.spread)
+    }
+
+    fn backoff(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(16);
+        FIRST_BACKOFF
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_BACKOFF)
+            .mul_f64(self.spread)
+    }
+}
+
+impl Renewal {
+    fn after(wait: Duration, passed: Option<Duration>) -> Self {
+        match passed {
+            Some(passed) if passed < wait => Self::Wait(wait.saturating_sub(passed)),
+            _ => Self::Fetch,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RenewalPolicy = RenewalPolicy {
+        refresh: Duration::from_secs(600),
+        cooldown: Duration::from_secs(30),
+        spread: 1.0,
+    };
+
+    const fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn ago(seconds: u64) -> Option<Duration> {
+        Some(secs(seconds))
+    }
+
+    #[test]
+    fn a_schedule_renews_at_the_asked_time_within_bounds() {
+        use Renewal::{Fetch, Wait};
+        for (success, max_age, expected) in [
+            (None, None, Fetch),
+            (ago(0), None, Wait(secs(600))),
+            (ago(599), None, Wait(secs(1))),
+            (ago(600), None, Fetch),
+            (ago(0), ago(120), Wait(secs(120))),
+            (ago(0), ago(0), Wait(secs(30))),     // J12
+            (ago(0), ago(7200), Wait(secs(600))), // never later than `refresh`
+        ] {
+            let age = Age {
+                success,
+                max_age,
+                ..Age::default()
+            };
+            assert_eq!(POLICY.decide(age, Cause::Schedule), expected, "{age:?}");
+        }
+        let patient = RenewalPolicy {
+            refresh: secs(86_400),
+            ..POLICY
+        };
+        let age = Age {
+            success: ago(0),
+            max_age: ago(86_400),
+            ..Age::default()
+        };
+        assert_eq!(patient.decide(age, Cause::Schedule), Wait(secs(3600))); // J12
+    }
+
+    #[test]
+    fn failures_double_the_wait_up_to_a_minute() {
+        for (failures, wait) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (u32::MAX, 60)] {
+            let age = Age {
+                success: ago(5),
+                failure: ago(0),
+                failures,
+                ..Age::default()
+            };
+            assert_eq!(
+                POLICY.decide(age, Cause::Schedule),
+                Renewal::Wait(secs(wait)),
+                "{failures}"
+            );
+            let later = Age {
+                failure: ago(wait),
+                ..age
+            };
+            assert_eq!(POLICY.decide(later, Cause::Schedule), Renewal::Fetch, "{failures}");
+        }
+    }
+
+    #[test]
+    fn t6_an_unknown_key_asks_once_per_cooldown() {
+        use Renewal::{Fetch, Wait};
+        for (success, failure, failures, demand, expected) in [
+            (None, None, 0, None, Fetch),
+            (ago(0), None, 0, None, Fetch),
+            (ago(0), None, 0, ago(0), Wait(secs(30))),
+            (ago(0), None, 0, ago(29), Wait(secs(1))),
+            (ago(0), None, 0, ago(30), Fetch),
+            (None, ago(10), 1, None, Wait(secs(20))), // failures count too
+            (None, ago(10), 1, ago(5), Wait(secs(25))),
+            (ago(1), ago(10), 0, None, Fetch), // but not those before a success
+            (None, ago(30), 9, ago(31), Fetch),
+        ] {
+            let age = Age {
+                success,
+                failure,
+                demand,
+                failures,
+                max_age: None,
+            };
+            assert_eq!(POLICY.decide(age, Cause::UnknownKey), expected, "{age:?}");
+        }
+    }
+
+    #[test]
+    fn a_spread_renews_before_expiry() {
+        let early = RenewalPolicy { spread: 0.75, ..POLICY };
+        let age = Age {
+            success: ago(0),
+            ..Age::default()
+        };
+        assert_eq!(early.decide(age, Cause::Schedule), Renewal::Wait(secs(450)));
+    }
+}

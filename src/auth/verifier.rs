@@ -1,0 +1,296 @@
+//! The one place that turns a token into a [`Principal`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::bearer::BearerToken;
+use super::issuer::{IssuerError, TrustedIssuer};
+use super::jws::Jws;
+use super::keys::store::Surroundings;
+use super::keys::{JwksFetch, KeyStatus};
+use super::principal::Principal;
+use super::verdicts::Verdicts;
+use crate::clock::{Clock, UnixTime};
+use crate::config;
+
+/// Verifies bearer tokens of the configured issuers.
+///
+/// A reload builds a new one, so no verdict outlives the configuration it was reached under.
+pub struct TokenVerifier {
+    issuers: Vec<TrustedIssuer>,
+    verdicts: Verdicts,
+    clock: Arc<dyn Clock>,
+}
+
+/// A verified token's caller.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Who asks.
+    pub principal: Arc<Principal>,
+    /// How it was found out.
+    pub check: Check,
+}
+
+/// How a token came to be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every check was made.
+    New,
+    /// It was verified before; its key is still held and it has not expired.
+    Seen,
+}
+
+/// Why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Everything holds but the time: `exp` and the leeway have passed.
+    #[error("the token has expired")]
+    Expired,
+    /// Anything else is wrong with it.
+    #[error("the token is invalid: {0}")]
+    Invalid(#[from] InvalidReason),
+    /// The issuer's keys cannot be had, so nobody knows.
+    #[error("the issuer's keys are unavailable")]
+    KeysUnavailable {
+        /// When a further attempt makes sense; at least 1 s.
+        retry_after: Duration,
+    },
+}
+
+/// What is wrong with a token: a metric label and a line for the operator, never for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("{}", self.as_str())]
+#[allow(missing_docs)] // `as_str` says it
+pub enum InvalidReason {
+    Algorithm,
+    AlgorithmMismatch,
+    AmbiguousKey,
+    Audience,
+    Compressed,
+    Critical,
+    Encoding,
+    Encrypted,
+    Expiry,
+    Header,
+    IssuedAt,
+    Issuer,
+    KeyId,
+    Lifetime,
+    Nested,
+    NotBefore,
+    Payload,
+    Signature,
+    Structure,
+    Subject,
+    Type,
+    UnencodedPayload,
+    UnknownKey,
+}
+
+/// Why there is no verifier for a list of issuers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifierError {
+    /// Two issuers have the same name.
+    #[error("issuer {0:?} is configured twice")]
+    DuplicateIssuer(String),
+    /// One issuer cannot be used.
+    #[error("issuer {issuer:?}: {reason}")]
+    Issuer {
+        /// Its name.
+        issuer: String,
+        /// Why.
+        reason: IssuerError,
+    },
+}
+
+impl TokenVerifier {
+    /// A verifier for `issuers` that remembers about `verdicts` tokens (0: none).
+    ///
+    /// Reads the last good key sets from `state_dir` and blocks for it; fetches nothing before
+    /// [`run_renewals`](Self::run_renewals) runs or a token asks.
+    pub fn new(
+        issuers: Vec<config::Issuer>,
+        verdicts: usize,
+        clock: Arc<dyn Clock>,
+        state_dir: Option<PathBuf>,
+        fetcher: Arc<dyn JwksFetch>,
+    ) -> Result<Self, VerifierError> {
+        let around = Surroundings {
+            clock,
+            fetcher,
+            state: state_dir,
+        };
+        let mut trusted: Vec<TrustedIssuer> = Vec::new();
+        for issuer in issuers {
+            let name = issuer.issuer.clone();
+            if trusted.iter().any(|other| *other.name == *name) {
+                return Err(VerifierError::DuplicateIssuer(name));
+            }
+            let issuer = TrustedIssuer::new(issuer, &around);
+            trusted.push(issuer.map_err(|reason| VerifierError::Issuer { issuer: name, reason })?);
+        }
+        Ok(Self {
+            issuers: trusted,
+            verdicts: Verdicts::new(verdicts),
+            clock: around.clock,
+        })
+    }
+
+    /// Who sent this token.
+    ///
+    /// A token seen before is decided at once, and so is one whose key is at hand; a token with an unknown key waits for
+    /// at most one fetch, shared with all that wait, within the issuer's timeout.
+    pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        if let Some(principal) = self.verdicts.find(token.digest()) {
+            match self.standing(&principal, self.clock.now()) {
+                Standing::Holds => {
+                    return Ok(Verified {
+                        principal,
+                        check: Check::Seen,
+                    });
+                }
+                Standing::Expired => return Err(TokenError::Expired),
+                Standing::KeyGone => self.verdicts.forget(token.digest()),
+            }
+        }
+        let principal = Arc::new(self.check(token).await?);
+        self.verdicts.remember(token.digest(), Arc::clone(&principal));
+        Ok(Verified {
+            principal,
+            check: Check::New,
+        })
+    }
+
+    /// Whether a caller verified before may go on: for answers that outlive the request (T19).
+    ///
+    /// Asks for time and key only: whom another configuration accepts, [`verify`](Self::verify) says.
+    pub fn recheck(&self, principal: &Principal) -> Result<(), TokenError> {
+        let now = self.clock.now();
+        match self.standing(principal, now) {
+            Standing::Expired => Err(TokenError::Expired),
+            Standing::Holds => Ok(()),
+            Standing::KeyGone => {
+                let issuer = self.issuer(Some(principal.issuer()));
+                Err(issuer.map_or(InvalidReason::UnknownKey.into(), |issuer| issuer.key_gone(now)))
+            }
+        }
+    }
+
+    /// How the keys of each issuer stand, in the order of the configuration.
+    pub fn key_status(&self) -> Vec<KeyStatus> {
+        self.issuers.iter().map(TrustedIssuer::status).collect()
+    }
+
+    /// Tokens remembered now.
+    pub fn verdicts(&self) -> usize {
+        self.verdicts.len()
+    }
+
+    /// Keeps every remote key set current until `shutdown` turns true or its sender is gone.
+    pub async fn run_renewals(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
+        let mut renewals = JoinSet::new();
+        for remote in self.issuers.iter().filter_map(TrustedIssuer::remote) {
+            renewals.spawn(Arc::clone(remote).keep_current());
+        }
+        let _ = shutdown.wait_for(|stop| *stop).await; // a sender that is gone stops them too
+    }
+
+    /// Every check, in the order of their cost; [`TokenError::Expired`] comes last.
+    async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
+        let jws = Jws::parse(token.as_str())?;
+        let claims = jws.unverified_claims()?;
+        let issuer = self
+            .issuer(claims.get("iss").and_then(Value::as_str))
+            .ok_or(InvalidReason::Issuer)?;
+        issuer.check_header(&jws.header)?;
+        let key = issuer.key(&jws.header, &*self.clock).await?;
+        key.verify(jws.message, jws.signature)
+            .map_err(|_| InvalidReason::Signature)?;
+        let accepted = issuer.expectations.check(claims, self.clock.now())?;
+        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted))
+    }
+
+    fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
+        self.issuers.iter().find(|issuer| Some(&*issuer.name) == name)
+    }
+
+    fn standing(&self, principal: &Principal, now: UnixTime) -> Standing {
+        match self.issuer(Some(principal.issuer())) {
+            Some(issuer) if issuer.holds(principal.key(), now) => {
+                if now < principal.expires_at() {
+                    Standing::Holds
+                } else {
+                    Standing::Expired
+                }
+            }
+            _ => Standing::KeyGone,
+        }
+    }
+}
+
+/// How a verdict of before stands now.
+enum Standing {
+    Expired,
+    Holds,
+    KeyGone,
+}
+
+impl Check {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Seen => "seen",
+        }
+    }
+}
+
+impl TokenError {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Invalid(reason) => reason.as_str(),
+            Self::KeysUnavailable { .. } => "keys_unavailable",
+        }
+    }
+}
+
+impl InvalidReason {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Algorithm => "algorithm",
+            Self::AlgorithmMismatch => "algorithm_mismatch",
+            Self::AmbiguousKey => "ambiguous_key",
+            Self::Audience => "audience",
+            Self::Compressed => "compressed",
+            Self::Critical => "critical",
+            Self::Encoding => "encoding",
+            Self::Encrypted => "encrypted",
+            Self::Expiry => "expiry",
+            Self::Header => "header",
+            Self::IssuedAt => "issued_at",
+            Self::Issuer => "issuer",
+            Self::KeyId => "key_id",
+            Self::Lifetime => "lifetime",
+            Self::Nested => "nested",
+            Self::NotBefore => "not_before",
+            Self::Payload => "payload",
+            Self::Signature => "signature",
+            Self::Structure => "structure",
+            Self::Subject => "subject",
+            Self::Type => "type",
+            Self::UnencodedPayload => "unencoded_payload",
+            Self::UnknownKey => "unknown_key",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

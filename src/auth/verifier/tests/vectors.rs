@@ -1,0 +1,154 @@
+//! Test vectors of others: Wycheproof and the JOSE cookbook (RFC 7520), read from `$SHAPEGATE_CORPORA`.
+//!
+//! Their payloads are no claims, so they meet the verifier's own steps up to the signature: take apart, pick, verify.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::auth::keys::{Key, KeySet};
+
+/// Vectors called valid that we refuse on purpose: (file, tcId, why).
+const REFUSED: &[(&str, u64, &str)] = &[
+    (CRYPTO, 48, "a shared secret is one secret, never a set"),
+    (KEY, 2, "a shared secret is one secret, never a set"),
+    (KEY, 14, "HS384 is not offered"),
+    (KEY, 15, "HS512 is not offered"),
+    (SIGNATURE, 259, "an empty payload holds no claims"),
+    (SIGNATURE, 264, "an empty payload holds no claims"),
+    (SIGNATURE, 268, "an empty payload holds no claims"),
+    (SIGNATURE, 272, "an empty payload holds no claims"),
+    (SIGNATURE, 320, "an empty payload holds no claims"),
+    (SIGNATURE, 325, "an empty payload holds no claims"),
+    (SIGNATURE, 346, "PS384 under a key for PS256"),
+    (SIGNATURE, 347, "ES512 is not offered"),
+    (SIGNATURE, 350, "PS384 under a key for PS256"),
+    (SIGNATURE, 351, "ES512 is not offered"),
+    (SIGNATURE, 372, "a character outside base64url in the header"),
+    (SIGNATURE, 373, "a character outside base64url in the payload"),
+];
+
+/// Vectors called invalid that we accept: (file, tcId, why).
+const ACCEPTED: &[(&str, u64, &str)] = &[
+    (
+        CRYPTO,
+        46,
+        "ROCA is a fault in how the issuer made its key, which we do not look for",
+    ),
+    (KEY, 7, "ROCA, as above"),
+    (
+        SIGNATURE,
+        367,
+        "the padding it speaks of is not in the vector: it is byte for byte a good token",
+    ),
+    (SIGNATURE, 370, "the same token again"),
+];
+
+const CRYPTO: &str = "json_web_crypto_test.json";
+const KEY: &str = "json_web_key_test.json";
+const SIGNATURE: &str = "json_web_signature_test.json";
+
+fn corpus(path: &str) -> Option<Value> {
+    let Some(root) = std::env::var_os("SHAPEGATE_CORPORA") else {
+        eprintln!("SKIPPED {path}: SHAPEGATE_CORPORA is not set");
+        return None;
+    };
+    let text = std::fs::read_to_string(PathBuf::from(root).join(path)).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+/// Whether the signature step accepts a JWS by the keys of a JWK or a JWK Set.
+fn accepts(keys: &Value, jws: &str) -> bool {
+    let listed = keys.get("keys").cloned().unwrap_or_else(|| json!([keys]));
+    let Ok(token) = BearerToken::new(jws) else { return false };
+    let Ok(jws) = Jws::parse(token.as_str()) else {
+        return false;
+    };
+    if jws.unverified_claims() == Err(InvalidReason::Encoding) {
+        return false;
+    }
+    if listed.as_array().unwrap().iter().all(|jwk| jwk["kty"] == "oct") {
+        return accepts_shared(&listed, &jws);
+    }
+    let Ok(parsed) = KeySet::parse(json!({ "keys": listed }).to_string().as_bytes(), &Algorithm::ALL) else {
+        return false;
+    };
+    let key = KeySet::find(&[&parsed.set], jws.header.kid.as_deref(), jws.header.algorithm);
+    key.is_ok_and(|key| key.verify(jws.message, jws.signature).is_ok())
+}
+
+/// As an issuer with one shared secret.
+fn accepts_shared(keys: &Value, jws: &Jws<'_>) -> bool {
+    let [jwk] = keys.as_array().unwrap().as_slice() else {
+        return false;
+    };
+    let purpose = jwk.get("use").is_none_or(|usage| usage == "sig") && jwk.get("alg").is_none_or(|alg| alg == "HS256");
+    let secret = URL_SAFE_NO_PAD.decode(jwk["k"].as_str().unwrap()).unwrap();
+    let strong = secret.len() >= 32;
+    let key = Key::for_vectors(&secret);
+    purpose && strong && jws.header.algorithm == Algorithm::Hs256 && key.verify(jws.message, jws.signature).is_ok()
+}
+
+fn check_wycheproof(file: &str) {
+    let Some(corpus) = corpus(&format!("wycheproof/{file}")) else {
+        return;
+    };
+    let (mut count, mut wrong) = (0, Vec::new());
+    for group in corpus["testGroups"].as_array().unwrap() {
+        let keys = group.get("public").unwrap_or(&group["private"]);
+        for test in group["tests"].as_array().unwrap() {
+            count += 1;
+            let id = test["tcId"].as_u64().unwrap();
+            let listed =
+                |list: &[(&str, u64, &str)]| list.iter().any(|(name, listed, _)| (*name, *listed) == (file, id));
+            // Encrypted tokens and those in JSON are refused, valid or not (T8).
+            let compact = test.get("jws").and_then(Value::as_str);
+            let text = compact.map_or_else(|| test.to_string(), str::to_owned);
+            let valid = test["result"] == "valid" && compact.is_some();
+            let expected = (valid && !listed(REFUSED)) || listed(ACCEPTED);
+            if accepts(keys, test.get("jwe").and_then(Value::as_str).unwrap_or(&text)) != expected {
+                wrong.push(format!(
+                    "{id} {} {} {}",
+                    group["comment"], test["comment"], test["result"]
+                ));
+            }
+        }
+    }
+    assert_eq!(count, corpus["numberOfTests"].as_u64().unwrap());
+    assert!(wrong.is_empty(), "{file}: {wrong:#?}");
+}
+
+#[test]
+fn t1_t2_t3_t8_wycheproof_json_web_signature() {
+    check_wycheproof(SIGNATURE);
+}
+
+#[test]
+fn j1_j2_t2_wycheproof_json_web_key() {
+    check_wycheproof(KEY);
+}
+
+#[test]
+fn t1_t3_t8_wycheproof_json_web_crypto() {
+    check_wycheproof(CRYPTO);
+}
+
+#[test]
+fn jose_cookbook_signatures_hold() {
+    for path in [
+        "jws/4_1.rsa_v15_signature.json",
+        "jws/4_2.rsa-pss_signature.json",
+        "curve25519/jws.json",
+    ] {
+        let Some(example) = corpus(&format!("jose-cookbook/{path}")) else {
+            return;
+        };
+        let mut key = example["input"]["key"].clone();
+        key.as_object_mut()
+            .unwrap()
+            .retain(|name, _| ["crv", "e", "kid", "kty", "n", "use", "x"].contains(&name.as_str()));
+        key["alg"] = example["input"]["alg"].clone();
+        let token = example["output"]["compact"].as_str().unwrap();
+        assert!(accepts(&key, token), "{path}");
+        assert!(!accepts(&key, &token.replacen('.', ".A", 1)), "{path}");
+    }
+}

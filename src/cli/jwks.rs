@@ -1,0 +1,66 @@
+//! `shapegate jwks`: an issuer's keys, fetched at deploy time into a static set.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+
+use super::Usage;
+use crate::auth::keys::{HttpFetch, JwksFetch, KeySet};
+use crate::config::{Issuer, KeySource, RemoteKeys};
+
+#[derive(Debug, Args)]
+pub(super) struct Jwks {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the keys go
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Which issuer, where several have a URL
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+}
+
+impl Jwks {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let config = super::load(&self.config)?;
+        let candidates: Vec<_> = config
+            .issuers
+            .iter()
+            .filter_map(|issuer| Some((issuer, remote(issuer)?)))
+            .collect();
+        let wanted = candidates
+            .iter()
+            .filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
+        let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {
+            return Err(Usage("choose one issuer that has `jwks.url` by --issuer").into());
+        };
+        let fetched = super::runtime(1)?
+            .block_on(HttpFetch::new()?.fetch(keys))
+            .map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
+        let parsed =
+            KeySet::parse(&fetched.body, &issuer.algorithms).map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
+        for key in &parsed.rejected {
+            eprintln!(
+                "left out: key {} ({}): {}",
+                key.index,
+                key.kid.as_deref().unwrap_or("no kid"),
+                key.reason
+            );
+        }
+        let set = parsed.set;
+        std::fs::write(&self.out, format!("{:#}\n", set.to_json()))
+            .with_context(|| format!("--out: cannot write {}", self.out.display()))?;
+        println!("{}: {} keys of {}", self.out.display(), set.len(), issuer.issuer);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn remote(issuer: &Issuer) -> Option<&RemoteKeys> {
+    match &issuer.keys {
+        KeySource::Published { remote, .. } => remote.as_ref(),
+        KeySource::Shared(_) => None,
+    }
+}

@@ -1,0 +1,105 @@
+//! The commands. Results go to standard output, everything else to standard error.
+//!
+//! Exit 64 says that usage or configuration is wrong, 1 that something else is.
+
+mod check;
+mod demo;
+mod explain;
+mod jwks;
+mod run;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors};
+
+/// An authorizing, sharing proxy in front of Electric's sync service.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    /// Run with this configuration
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Validate a configuration and print every error
+    Check(check::Check),
+    /// Run everything embedded: issuer, stand-in for Electric, proxy, a page to watch
+    Demo(demo::Demo),
+    /// Say what becomes of one request, and why
+    Explain(explain::Explain),
+    /// Fetch an issuer's keys into a file for `jwks = { file = … }`
+    Jwks(jwks::Jwks),
+}
+
+/// Runs the command that `arguments` names.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    crate::server::install_crypto();
+    let result = match (cli.command, cli.config) {
+        (Some(Command::Check(check)), _) => check.run(),
+        (Some(Command::Demo(demo)), _) => demo.run(),
+        (Some(Command::Explain(explain)), _) => explain.run(),
+        (Some(Command::Jwks(jwks)), _) => jwks.run(),
+        (None, Some(config)) => run::run(&config),
+        (None, None) => Err(Usage("give --config FILE").into()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
+        eprintln!("{errors}");
+        return ExitCode::from(USAGE);
+    }
+    eprintln!("shapegate: {error:#}");
+    if error.is::<Usage>() {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path)?)
+}
+
+fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?)
+}

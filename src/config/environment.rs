@@ -1,0 +1,51 @@
+//! The process environment as an argument, so that tests bring their own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Where variables are looked up. It holds secrets, so it has no `Debug`.
+pub enum Environment {
+    /// The environment of this process.
+    Process,
+    /// These variables and no others, for tests.
+    Map(BTreeMap<String, String>),
+}
+
+impl Environment {
+    /// The value of a variable; `None` where it is not set or not UTF-8.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Process => std::env::var(name).ok(),
+            Self::Map(variables) => variables.get(name).cloned(),
+        }
+    }
+
+    /// Where systemd puts this unit's credentials (systemd.exec(5), `LoadCredential=`).
+    pub fn credentials_directory(&self) -> Option<PathBuf> {
+        self.variable("CREDENTIALS_DIRECTORY")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+
+    /// Where systemd lets this unit keep state (systemd.exec(5), `StateDirectory=`); the first of several.
+    pub fn state_directory(&self) -> Option<PathBuf> {
+        let paths = self.variable("STATE_DIRECTORY")?;
+        paths
+            .split(':')
+            .next()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+}
+
+/// A map, for tests: `Environment::from([("NAME", "value")])`.
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self::Map(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        )
+    }
+}

@@ -1,0 +1,240 @@
+//! The configuration: a TOML file becomes a [`Config`] that cannot be invalid.
+//!
+//! `raw` mirrors the file and knows where each key stands; `resolve` turns it into the types below and collects
+//! every error on the way, each with file, line and key. Nothing reads the file after that.
+
+mod environment;
+mod error;
+mod raw;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use crate::auth::Algorithm;
+use crate::auth::keys::KeySet;
+use crate::policy::PolicySet;
+use crate::secret::Secret;
+
+pub use environment::Environment;
+pub use error::{ConfigError, ConfigErrors};
+
+/// Everything a running shapegate is told.
+#[derive(Debug)]
+pub struct Config {
+    /// Listeners, threads, drain.
+    pub server: Server,
+    /// Where Electric is and how to speak to it.
+    pub upstream: Upstream,
+    /// Whose tokens are accepted; empty only where every rule is public.
+    pub issuers: Vec<Issuer>,
+    /// The compiled `[[shape]]` rules.
+    pub policy: PolicySet,
+    /// What browsers are told.
+    pub cors: Cors,
+    /// Sizes and budgets.
+    pub limits: Limits,
+    /// What is logged and how.
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads a file, with the environment of this process.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
+        Self::parse(&text, path, &Environment::Process)
+    }
+
+    /// Resolves the text of `file`. Paths in it that are relative start at the folder of `file`.
+    pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let document = raw::Document::new(text, file);
+        let table = document.table();
+        let config = table
+            .as_ref()
+            .and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
+        drop(table);
+        document.finish(config)
+    }
+}
+
+/// `[server]`.
+#[derive(Debug)]
+pub struct Server {
+    /// Addresses for client traffic; port 0 takes a free port.
+    pub listen: Vec<SocketAddr>,
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
+    pub admin: SocketAddr,
+    /// Worker threads; never 0 (0 in the file means one per core).
+    pub threads: usize,
+    /// How long requests in flight may take after SIGTERM.
+    pub drain: Duration,
+    /// Certificate and key of the client listeners.
+    pub tls: Option<Tls>,
+    /// Whether HTTP/2 without TLS (prior knowledge) is answered.
+    pub h2c: bool,
+    /// Where the last good key sets are kept; `None` keeps them in memory alone.
+    pub state: Option<PathBuf>,
+}
+
+/// Certificate chain and private key, PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// Private key of the leaf.
+    pub key: PathBuf,
+}
+
+/// `[upstream]`.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Host name or address, without brackets for IPv6.
+    pub host: String,
+    /// Port; 80 or 443 where the URL names none.
+    pub port: u16,
+    /// Whether the URL is `https`.
+    pub tls: bool,
+    /// Electric's API secret; `None` only with `danger_no_secret`.
+    pub secret: Option<Secret>,
+    /// Electric Cloud's source.
+    pub source_id: Option<String>,
+    /// How long a connection may take to open.
+    pub connect_timeout: Duration,
+    /// How long Electric may be silent; above 21 s, its longest silence (PROTOCOL 4.2 and 4.3).
+    pub read_timeout: Duration,
+    /// How long a connection is kept unused; below 60 s, when Electric closes it (PROTOCOL 4.4).
+    pub idle_timeout: Duration,
+    /// Connections kept for reuse.
+    pub pool: usize,
+}
+
+impl Upstream {
+    /// Host and port as a URL and a `Host` header write them.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+
+    /// Scheme, host and port.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+}
+
+/// One `[[issuer]]`.
+#[derive(Debug)]
+pub struct Issuer {
+    /// The exact `iss`.
+    pub issuer: String,
+    /// A token's `aud` must name one of these; never empty.
+    pub audience: Vec<String>,
+    /// The accepted `alg` values; never empty, and all HMAC or all public-key as `keys` is.
+    pub algorithms: Vec<Algorithm>,
+    /// Where the keys come from.
+    pub keys: KeySource,
+    /// Clock skew allowed at `exp`, `nbf` and `iat`; 0 to 60 s.
+    pub leeway: Duration,
+    /// The longest accepted `exp - iat`; where set, `iat` is required.
+    pub max_lifetime: Option<Duration>,
+    /// The accepted `typ` values in lower case, without `application/`; a token without `typ` is accepted.
+    pub types: Vec<String>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// One shared secret, for HS256; at least 32 bytes.
+    Shared(Secret),
+    /// Public keys: a set read at start, one fetched, or both (the fixed one is asked first).
+    Published {
+        /// The set of `jwks.file`.
+        fixed: Option<KeySet>,
+        /// The set of `jwks.url`.
+        remote: Option<RemoteKeys>,
+    },
+}
+
+/// A JWKS endpoint.
+#[derive(Clone, Debug)]
+pub struct RemoteKeys {
+    /// `https`, or `http` to loopback (or with `danger_plain_http`).
+    pub url: Url,
+    /// Refreshed at the latest after this; the endpoint's `max-age` may ask for less, never below 30 s.
+    pub refresh: Duration,
+    /// At most one refresh for an unknown `kid` in this time.
+    pub cooldown: Duration,
+    /// The longest a whole fetch may take; at most 5 s.
+    pub timeout: Duration,
+    /// How old a set from the disk or from a failing endpoint may be and still be used.
+    pub max_stale: Duration,
+    /// Whether a URL that resolves to a loopback, private or link-local address is fetched.
+    pub private_address: bool,
+}
+
+/// `[cors]`.
+#[derive(Clone, Debug)]
+pub struct Cors {
+    /// Which origins may read answers.
+    pub origins: Origins,
+    /// Whether browsers may send credentials; never with [`Origins::Any`].
+    pub credentials: bool,
+    /// How long a preflight may be remembered.
+    pub max_age: Duration,
+}
+
+/// Which origins may read answers.
+#[derive(Clone, Debug)]
+pub enum Origins {
+    /// `*`: any; the bearer token is what protects the rows.
+    Any,
+    /// These, compared byte for byte (scheme, host, port).
+    List(Vec<String>),
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request's header names and values; more is 431.
+    pub header_bytes: usize,
+    /// Number of a request's headers; more is 431.
+    pub headers: usize,
+    /// Bytes of the request target; more is 414.
+    pub uri_bytes: usize,
+    /// Bytes of a token; more is 431, without a look at it.
+    pub token_bytes: usize,
+    /// Requests being answered at one time; more is 503.
+    pub requests: usize,
+    /// Requests of one subject being answered at one time; more is 429.
+    pub requests_per_subject: usize,
+    /// Verified tokens remembered.
+    pub verdicts: usize,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// One JSON object, or one readable line, per entry.
+    pub format: LogFormat,
+    /// The filter, in the syntax of `RUST_LOG` (`info`, `shapegate=debug,warn`).
+    pub level: String,
+    /// Whether each answer gets a line.
+    pub access: bool,
+}
+
+/// How a log entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One readable line.
+    Text,
+}

@@ -1,0 +1,195 @@
+//! A table of the file, read key by key; what was never asked for is an error.
+
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Bounds, Document, Value};
+
+/// A table. Dropping it records every key that was not asked for, so ask for all of them before an early return.
+pub(in crate::config) struct Section<'a> {
+    document: &'a Document<'a>,
+    /// As in `issuer[0].jwks`; empty for the root.
+    name: String,
+    /// The byte where its header or its key begins.
+    at: usize,
+    /// `None` for a table that is not in the file: each of its keys is absent.
+    table: Option<&'a DeTable<'a>>,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    /// The whole file.
+    pub(in crate::config) fn root(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
+        Self::new(document, String::new(), 0, Some(table))
+    }
+
+    pub(super) const fn new(
+        document: &'a Document<'a>,
+        name: String,
+        at: usize,
+        table: Option<&'a DeTable<'a>>,
+    ) -> Self {
+        Self {
+            document,
+            name,
+            at,
+            table,
+            asked: Vec::new(),
+        }
+    }
+
+    /// The value of a key.
+    pub(in crate::config) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
+        self.asked.push(key);
+        let (_, value) = self.table?.get_key_value(key)?;
+        Some(Value::new(
+            self.document,
+            self.path(key),
+            self.position(key),
+            value.get_ref(),
+        ))
+    }
+
+    /// The value of a key that must be there; `remedy` says what to write.
+    pub(in crate::config) fn required(&mut self, key: &'static str, remedy: &str) -> Option<Value<'a>> {
+        let value = self.value(key);
+        if value.is_none() {
+            self.error(key, format!("missing: {remedy}"));
+        }
+        value
+    }
+
+    /// A table that may be left out: then all its keys are absent.
+    pub(in crate::config) fn section(&mut self, key: &'static str) -> Self {
+        let section = self.value(key).and_then(Value::section);
+        section.unwrap_or_else(|| Self::new(self.document, self.path(key), self.at, None))
+    }
+
+    /// The tables of `[[key]]`, in the order of the file.
+    pub(in crate::config) fn sections(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        let DeValue::Array(_) = value.raw() else {
+            value.error(format!("expected a list of tables: write [[{key}]], with two brackets"));
+            return Vec::new();
+        };
+        value.elements().into_iter().filter_map(Value::section).collect()
+    }
+
+    /// A switch.
+    pub(in crate::config) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        self.value(key).and_then(|value| value.boolean()).unwrap_or(default)
+    }
+
+    /// A number.
+    pub(in crate::config) fn integer(&mut self, key: &'static str, default: usize, bounds: Bounds<usize>) -> usize {
+        self.value(key)
+            .and_then(|value| value.integer(bounds))
+            .unwrap_or(default)
+    }
+
+    /// A length of time.
+    pub(in crate::config) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        bounds: Bounds<Duration>,
+    ) -> Duration {
+        self.value(key)
+            .and_then(|value| value.duration(bounds))
+            .unwrap_or(default)
+    }
+
+    /// A number of bytes.
+    pub(in crate::config) fn size(&mut self, key: &'static str, default: usize, bounds: Bounds<usize>) -> usize {
+        self.value(key).and_then(|value| value.size(bounds)).unwrap_or(default)
+    }
+
+    /// One of a few words, each with its meaning.
+    pub(in crate::config) fn choice<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
+        self.value(key).and_then(|value| value.choice(words)).unwrap_or(default)
+    }
+
+    /// Whether the key is in the file; does not count as asking for it.
+    pub(in crate::config) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Records what is wrong with a key, on its line; on the section's where the key is absent.
+    pub(in crate::config) fn error(&self, key: &str, message: impl Into<String>) {
+        self.document.error(self.position(key), &self.path(key), message);
+    }
+
+    /// Records what is wrong with the section as a whole.
+    pub(in crate::config) fn error_here(&self, message: impl Into<String>) {
+        self.document.error(self.at, &self.name, message);
+    }
+
+    fn position(&self, key: &str) -> usize {
+        let found = self.table.and_then(|table| table.get_key_value(key));
+        found.map_or(self.at, |(name, _)| name.span().start)
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
+    }
+
+    fn unknown(&self, key: &str) -> String {
+        let near = self.asked.iter().map(|known| (distance(known, key), known)).min();
+        match near {
+            Some((steps, known)) if steps <= 2 && 2 * steps <= known.len() => {
+                format!("unknown key; did you mean `{known}`?")
+            }
+            _ => format!("unknown key; known here are {}", self.asked.join(", ")),
+        }
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        for (name, _) in self.table.into_iter().flatten() {
+            let key: &str = name.get_ref();
+            if !self.asked.contains(&key) {
+                self.error(key, self.unknown(key));
+            }
+        }
+    }
+}
+
+/// How many characters must be put in, left out or replaced to turn one word into the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn distances() {
+        for (a, b, steps) in [
+            ("where", "where", 0),
+            ("where", "were", 1),
+            ("url", "urls", 1),
+            ("", "abc", 3),
+        ] {
+            assert_eq!((distance(a, b), distance(b, a)), (steps, steps), "{a} {b}");
+        }
+    }
+}

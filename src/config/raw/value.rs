@@ -1,0 +1,190 @@
+//! One value of the file, and what it may be read as.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::{Bounds, Document, Section};
+
+/// A value and the key it stands at. A reader that answers `None` has recorded the error.
+pub(in crate::config) struct Value<'a> {
+    document: &'a Document<'a>,
+    key: String,
+    /// The byte where its key begins, or itself in a list.
+    at: usize,
+    raw: &'a DeValue<'a>,
+}
+
+impl<'a> Value<'a> {
+    pub(super) const fn new(document: &'a Document<'a>, key: String, at: usize, raw: &'a DeValue<'a>) -> Self {
+        Self { document, key, at, raw }
+    }
+
+    /// The value as the parser left it.
+    pub(in crate::config) const fn raw(&self) -> &'a DeValue<'a> {
+        self.raw
+    }
+
+    /// The line it stands on, from 1.
+    pub(in crate::config) fn line(&self) -> usize {
+        self.document.line(self.at)
+    }
+
+    /// Records what is wrong with this value. Never show the value of a key that may hold a secret.
+    pub(in crate::config) fn error(&self, message: impl Into<String>) {
+        self.document.error(self.at, &self.key, message);
+    }
+
+    /// A string that is not blank.
+    pub(in crate::config) fn text(&self) -> Option<&'a str> {
+        self.text_or("write a value")
+    }
+
+    /// A string that is not blank; `remedy` says what to write instead of a blank one.
+    pub(in crate::config) fn text_or(&self, remedy: &str) -> Option<&'a str> {
+        let DeValue::String(text) = self.raw else {
+            return self.mistyped("a string");
+        };
+        if text.trim().is_empty() {
+            self.error(format!("is empty: {remedy}"));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// One string or a list of them, not empty: each as a value of its own.
+    pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
+        let values = match self.raw {
+            DeValue::String(_) => vec![Self::new(self.document, self.key.clone(), self.at, self.raw)],
+            DeValue::Array(_) => self.elements(),
+            _ => return self.mistyped("a string or a list of strings"),
+        };
+        if values.is_empty() {
+            self.error("is empty: name at least one");
+            return None;
+        }
+        Some(values)
+    }
+
+    /// One string or a list of them, not empty, none blank.
+    pub(in crate::config) fn texts(&self) -> Option<Vec<String>> {
+        let texts: Vec<_> = self
+            .list()?
+            .iter()
+            .map(|value| value.text().map(str::to_owned))
+            .collect();
+        texts.into_iter().collect()
+    }
+
+    /// The members of a list; none where it is no list.
+    pub(super) fn elements(&self) -> Vec<Self> {
+        let elements = self.raw.as_array().into_iter().flatten().enumerate();
+        let value = |(index, element): (usize, &'a Spanned<DeValue<'a>>)| {
+            Self::new(
+                self.document,
+                format!("{}[{index}]", self.key),
+                element.span().start,
+                element.get_ref(),
+            )
+        };
+        elements.map(value).collect()
+    }
+
+    /// A table.
+    pub(in crate::config) fn section(self) -> Option<Section<'a>> {
+        let DeValue::Table(table) = self.raw else {
+            return self.mistyped("a table");
+        };
+        Some(Section::new(self.document, self.key, self.at, Some(table)))
+    }
+
+    /// `true` or `false`.
+    pub(in crate::config) fn boolean(&self) -> Option<bool> {
+        let DeValue::Boolean(value) = self.raw else {
+            return self.mistyped("true or false");
+        };
+        Some(*value)
+    }
+
+    /// A path; a relative one starts at the folder of the configuration file.
+    pub(in crate::config) fn path(&self) -> Option<PathBuf> {
+        Some(self.document.path(self.text()?))
+    }
+
+    /// A whole number within bounds.
+    pub(in crate::config) fn integer(&self, bounds: Bounds<usize>) -> Option<usize> {
+        let DeValue::Integer(integer) = self.raw else {
+            return self.mistyped("a whole number");
+        };
+        // What does not fit, a negative number too, is out of any bounds.
+        let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
+        self.within(number, bounds, |number| number.to_string())
+    }
+
+    /// A length of time within bounds.
+    pub(in crate::config) fn duration(&self, bounds: Bounds<Duration>) -> Option<Duration> {
+        let DeValue::String(text) = self.raw else {
+            return self.mistyped(r#"a time with its unit, as in "25s""#);
+        };
+        let Some(duration) = parse_duration(text) else {
+            self.error(r#"no length of time: write a number and its unit, as in "500ms", "25s", "1m30s" or "2h""#);
+            return None;
+        };
+        self.within(Some(duration), bounds, show_duration)
+    }
+
+    /// A number of bytes within bounds.
+    pub(in crate::config) fn size(&self, bounds: Bounds<usize>) -> Option<usize> {
+        let DeValue::String(text) = self.raw else {
+            return self.mistyped(r#"a size with its unit, as in "8KiB""#);
+        };
+        let Some(size) = parse_size(text) else {
+            self.error(r#"no size: write a whole number and its unit, as in "512B", "8KiB", "1MB" or "256MiB""#);
+            return None;
+        };
+        self.within(Some(size), bounds, show_size)
+    }
+
+    /// The meaning of one of a few words.
+    pub(in crate::config) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text()?;
+        let meaning = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, meaning)| *meaning);
+        if meaning.is_none() {
+            let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.error(format!("unknown word {text:?}: write {}", known.join(" or ")));
+        }
+        meaning
+    }
+
+    fn within<T: Copy + PartialOrd>(&self, value: Option<T>, bounds: Bounds<T>, show: fn(T) -> String) -> Option<T> {
+        let inside = value.filter(|value| (bounds.least..=bounds.most).contains(value));
+        if inside.is_none() {
+            let (least, most) = (show(bounds.least), show(bounds.most));
+            self.error(format!("out of bounds: write {least} to {most}{}", bounds.reason));
+        }
+        inside
+    }
+
+    fn mistyped<T>(&self, expected: &str) -> Option<T> {
+        self.error(format!("expected {expected}, found {}", described(self.raw)));
+        None
+    }
+}
+
+const fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,61 @@
+//! `[cors]`.
+
+use url::Url;
+
+use super::{hours, secs};
+use crate::config::raw::{Bounds, Section, Value};
+use crate::config::{Cors, Origins};
+
+pub(super) fn cors(mut section: Section<'_>) -> Option<Cors> {
+    let origins = section
+        .value("origins")
+        .map_or(Some(Origins::Any), |value| origins(&value));
+    let credentials = section.boolean("credentials", false);
+    let max_age = section.duration("max_age", hours(2), Bounds::new(secs(0), hours(24)));
+    if credentials && matches!(origins, Some(Origins::Any)) {
+        section.error(
+            "credentials",
+            r#"needs a list of `origins`: browsers refuse credentials with "*""#,
+        );
+    }
+    Some(Cors {
+        origins: origins?,
+        credentials,
+        max_age,
+    })
+}
+
+fn origins(value: &Value<'_>) -> Option<Origins> {
+    let values = value.list()?;
+    if let [only] = values.as_slice()
+        && only.text()? == "*"
+    {
+        return Some(Origins::Any);
+    }
+    let origins: Vec<_> = values.iter().map(origin).collect();
+    origins.into_iter().collect::<Option<_>>().map(Origins::List)
+}
+
+/// An origin exactly as browsers write it (RFC 6454 section 6.2), since it is compared byte for byte.
+fn origin(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    if text == "*" {
+        value.error(r#""*" allows every origin and so stands alone"#);
+        return None;
+    }
+    let exact = Url::parse(text).ok().and_then(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
+    });
+    match exact {
+        Some(exact) if exact == text => Some(exact),
+        Some(exact) => {
+            value.error(format!("browsers never send this: write {exact:?}"));
+            None
+        }
+        None => {
+            value.error(r#"no origin: write scheme, host and port, as in "https://app.example.com""#);
+            None
+        }
+    }
+}

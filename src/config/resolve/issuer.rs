@@ -1,0 +1,117 @@
+//! `[[issuer]]`.
+
+use super::secret::secret;
+use super::{hours, jwks, secs};
+use crate::auth::Algorithm;
+use crate::config::raw::{Bounds, Section, Value};
+use crate::config::{Environment, Issuer, KeySource};
+
+/// The shortest HS256 secret (RFC 7518 section 3.2: as long as the hash).
+const SHARED_SECRET_BYTES: usize = 32;
+
+/// All of them; `None` where one has an error.
+pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<Issuer>> {
+    let mut seen: Vec<(&str, usize)> = Vec::new();
+    let mut issuers = Vec::new();
+    for mut section in sections {
+        let value = section.required("issuer", "write the exact `iss` of its tokens");
+        let name = value.as_ref().and_then(Value::text);
+        if let (Some(value), Some(name)) = (&value, name) {
+            match seen.iter().find(|(other, _)| *other == name) {
+                Some((_, line)) => value.error(format!("the same issuer as on line {line}: one table for each")),
+                None => seen.push((name, value.line())),
+            }
+        }
+        issuers.push(issuer(section, name, environment));
+    }
+    issuers.into_iter().collect()
+}
+
+fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<Issuer> {
+    let audience = section.required("audience", "write what `aud` must name; there is no default");
+    let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
+    let max_lifetime = section.value("max_lifetime");
+    let types = section.value("types");
+    let keys = keys(&mut section, environment);
+
+    let audience = audience.and_then(|value| value.texts());
+    let max_lifetime = max_lifetime.and_then(|value| value.duration(Bounds::new(secs(1), hours(24 * 365))));
+    let types = types
+        .and_then(|value| token_types(&value))
+        .unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
+    let (keys, algorithms) = keys?;
+    Some(Issuer {
+        issuer: name?.to_owned(),
+        audience: audience?,
+        algorithms,
+        keys,
+        leeway,
+        max_lifetime,
+        types,
+    })
+}
+
+/// The keys and the algorithms they are for, of one kind.
+fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySource, Vec<Algorithm>)> {
+    let jwks = section.value("jwks");
+    let shared = section.value("hs256");
+    let algorithms = match &shared {
+        None => section.required(
+            "algorithms",
+            r#"write those the issuer signs with, as in ["EdDSA", "ES256"]"#,
+        ),
+        Some(_) => section.value("algorithms"),
+    };
+    let listed = |symmetric| algorithms.as_ref().and_then(|value| algorithm_list(value, symmetric));
+    match (jwks, shared) {
+        (Some(jwks), None) => {
+            let algorithms = listed(false);
+            let keys = jwks::published(jwks.section()?, algorithms.as_deref());
+            Some((keys, algorithms?))
+        }
+        (None, Some(shared)) => {
+            listed(true);
+            Some((
+                KeySource::Shared(secret(shared, SHARED_SECRET_BYTES, environment)?),
+                vec![Algorithm::Hs256],
+            ))
+        }
+        _ => {
+            section.error_here("takes exactly one of `jwks` (public keys) and `hs256` (one shared secret)");
+            None
+        }
+    }
+}
+
+/// Algorithms without repetition, all `symmetric` or none.
+fn algorithm_list(value: &Value<'_>, symmetric: bool) -> Option<Vec<Algorithm>> {
+    let mut algorithms = Vec::new();
+    let values = value.list()?;
+    for value in &values {
+        match value.text()?.parse::<Algorithm>() {
+            Err(unknown) => value.error(unknown.to_string()),
+            Ok(algorithm) if algorithms.contains(&algorithm) => value.error(format!("{algorithm} stands here twice")),
+            Ok(algorithm) if algorithm.is_symmetric() != symmetric => value.error(mismatch(algorithm)),
+            Ok(algorithm) => algorithms.push(algorithm),
+        }
+    }
+    (algorithms.len() == values.len()).then_some(algorithms)
+}
+
+fn mismatch(algorithm: Algorithm) -> String {
+    if algorithm.is_symmetric() {
+        format!("{algorithm} takes a shared secret, not `jwks`: leave it out, or write an issuer with `hs256`")
+    } else {
+        format!("{algorithm} takes public keys, not `hs256`: leave it out, or write an issuer with `jwks`")
+    }
+}
+
+/// `typ` values as they are compared: lower case, without `application/` (RFC 7515 section 4.1.9).
+fn token_types(value: &Value<'_>) -> Option<Vec<String>> {
+    let types = value.texts()?.into_iter().map(|name| name.to_ascii_lowercase());
+    Some(
+        types
+            .map(|name| name.strip_prefix("application/").unwrap_or(&name).to_owned())
+            .collect(),
+    )
+}

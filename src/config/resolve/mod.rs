@@ -1,0 +1,77 @@
+//! From the file's tables to [`Config`], one file for each section.
+//!
+//! A function that answers `None` has recorded why. One that answers a value may have recorded an error too: the value
+//! then only serves to find the errors after it, since a file with an error gives no `Config`.
+
+mod cors;
+mod issuer;
+mod jwks;
+mod log;
+mod secret;
+mod server;
+mod shape;
+mod upstream;
+
+use std::time::Duration;
+
+use super::raw::{Bounds, KIB, MIB, Section};
+use super::{Config, Environment, Limits};
+
+/// The whole file.
+pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
+    let server = server::server(root.section("server"), environment);
+    let upstream = upstream::upstream(root.section("upstream"), environment);
+    let issuers = issuer::issuers(root.sections("issuer"), environment);
+    let shapes = shape::shapes(root.sections("shape"));
+    let cors = cors::cors(root.section("cors"));
+    let limits = limits(root.section("limits"));
+    let log = log::log(root.section("log"));
+
+    if shapes.count == 0 {
+        root.error(
+            "shape",
+            "missing: write at least one [[shape]] table; without a rule every request is denied",
+        );
+    }
+    if issuers.as_ref().is_some_and(Vec::is_empty) && !shapes.all_public {
+        root.error(
+            "issuer",
+            "missing: write an [[issuer]] table, or `public = true` in every [[shape]]",
+        );
+    }
+    Some(Config {
+        server: server?,
+        upstream: upstream?,
+        issuers: issuers?,
+        policy: shapes.policy?,
+        cors: cors?,
+        limits,
+        log,
+    })
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    const HEADERS: &str = "; Pingora reads no more";
+    let count = Bounds::new(1, 10_000_000);
+    Limits {
+        header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
+        headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
+        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        token_bytes: section.size("token_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        requests: section.integer("requests", 20_000, count),
+        requests_per_subject: section.integer("requests_per_subject", 256, count),
+        verdicts: section.integer("verdicts", 100_000, count),
+    }
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
+}

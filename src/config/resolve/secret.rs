@@ -1,0 +1,63 @@
+//! `{ env = … }`, `{ file = … }`, `{ credential = … }`: where a secret comes from.
+
+use std::path::Path;
+
+use toml::de::DeValue;
+
+use crate::config::Environment;
+use crate::config::raw::Value;
+use crate::secret::Secret;
+
+const REMEDY: &str = r#"write { env = "NAME" }, { file = "/path" } or { credential = "name" }"#;
+
+/// Fetches a secret of at least `least` bytes.
+///
+/// The errors show neither it nor the path or name in the file, unless that looks like a variable's name: someone may
+/// have put the secret there.
+pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) -> Option<Secret> {
+    let DeValue::Table(_) = value.raw() else {
+        value.error(format!("a secret never stands in this file: {REMEDY}"));
+        return None;
+    };
+    let mut section = value.section()?;
+    let (env, file, name) = (section.value("env"), section.value("file"), section.value("credential"));
+    let found = match (&env, &file, &name) {
+        (Some(value), None, None) => variable(value.text()?, environment),
+        (None, Some(value), None) => contents(&value.path()?),
+        (None, None, Some(value)) => credential(value.text()?, environment),
+        _ => Err(format!("takes exactly one source: {REMEDY}")),
+    };
+    let long_enough = found.and_then(|text| match text.len() {
+        _ if text.trim().is_empty() => Err("the secret is empty".to_owned()),
+        bytes if bytes < least => Err(format!("the secret has {bytes} bytes: at least {least} are needed")),
+        _ => Ok(Secret::new(text)),
+    });
+    long_enough.map_err(|message| section.error_here(message)).ok()
+}
+
+fn variable(name: &str, environment: &Environment) -> Result<String, String> {
+    environment.variable(name).ok_or_else(|| {
+        let conventional = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let shown = if name.chars().all(conventional) {
+            name
+        } else {
+            "of this name"
+        };
+        format!("the environment variable {shown} is not set, or is not UTF-8")
+    })
+}
+
+fn credential(name: &str, environment: &Environment) -> Result<String, String> {
+    if name.contains('/') || name == ".." {
+        return Err("the name of a credential is one file name, without `/`".to_owned());
+    }
+    let folder = environment.credentials_directory();
+    let folder = folder.ok_or("$CREDENTIALS_DIRECTORY is not set: add LoadCredential= to the systemd unit")?;
+    contents(&folder.join(name))
+}
+
+/// The text of a file without the newlines at its end.
+fn contents(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|cause| format!("the secret's file cannot be read: {cause}"))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}

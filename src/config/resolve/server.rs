@@ -1,0 +1,74 @@
+//! `[server]`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread::available_parallelism;
+
+use super::{hours, secs};
+use crate::config::raw::{Bounds, Section, Value};
+use crate::config::{Environment, Server, Tls};
+
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Option<Server> {
+    let listen = section.required("listen", r#"write the addresses for clients, as in ["0.0.0.0:8080"]"#);
+    let admin = section.value("admin");
+    let threads = section.integer("threads", 0, Bounds::new(0, 1024).because(" (0: one per core)"));
+    let drain = section.duration("drain", secs(25), Bounds::new(secs(0), hours(1)));
+    let tls = section.value("tls");
+    let h2c = section.boolean("h2c", false);
+    let state = section.value("state");
+
+    let tls = tls.and_then(Value::section).and_then(tls_files);
+    let state = state.and_then(|value| value.path());
+    let (listen, admin) = addresses(listen.as_ref(), admin.as_ref())?;
+    Some(Server {
+        listen,
+        admin,
+        threads: if threads == 0 {
+            available_parallelism().map_or(1, usize::from)
+        } else {
+            threads
+        },
+        drain,
+        tls,
+        h2c,
+        state: state.or_else(|| environment.state_directory()),
+    })
+}
+
+/// The addresses for clients and the admin address, no two of them the same.
+fn addresses(listen: Option<&Value<'_>>, admin: Option<&Value<'_>>) -> Option<(Vec<SocketAddr>, SocketAddr)> {
+    let mut taken = Vec::new();
+    let admin = match admin {
+        None => Some(ADMIN),
+        Some(value) => address(value, &taken),
+    };
+    taken.extend(admin);
+    let listen = listen?.list()?;
+    for value in &listen {
+        taken.extend(address(value, &taken));
+    }
+    let whole = taken.len() == listen.len() + 1;
+    whole.then(|| (taken.split_off(1), taken[0]))
+}
+
+fn address(value: &Value<'_>, taken: &[SocketAddr]) -> Option<SocketAddr> {
+    let Ok(address) = value.text()?.parse::<SocketAddr>() else {
+        value.error(r#"no address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#);
+        return None;
+    };
+    if address.port() != 0 && taken.contains(&address) {
+        value.error(format!(
+            "{address} is listened on twice (`listen` and `admin` together): give each its own port"
+        ));
+        return None;
+    }
+    Some(address)
+}
+
+fn tls_files(mut section: Section<'_>) -> Option<Tls> {
+    let cert = section.required("cert", "write the path of the certificate chain (PEM)");
+    let key = section.required("key", "write the path of the private key (PEM)");
+    let (cert, key) = (cert.and_then(|value| value.path()), key.and_then(|value| value.path()));
+    Some(Tls { cert: cert?, key: key? })
+}

@@ -1,0 +1,84 @@
+//! `[[shape]]`: read here, compiled by [`Rule::compile`].
+
+use crate::config::raw::{Section, Value};
+use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource};
+
+/// What came of all the rules.
+pub(super) struct Shapes {
+    /// How many there are, right or wrong.
+    pub(super) count: usize,
+    /// Whether each of them says `public = true`.
+    pub(super) all_public: bool,
+    /// The rules; `None` where one has an error.
+    pub(super) policy: Option<PolicySet>,
+}
+
+pub(super) fn shapes(sections: Vec<Section<'_>>) -> Shapes {
+    let count = sections.len();
+    let mut all_public = true;
+    let mut rules = Vec::new();
+    for mut section in sections {
+        let public = section.boolean("public", false);
+        all_public &= public;
+        rules.push(source(&mut section, public).and_then(|source| compile(&section, source)));
+    }
+    let rules: Option<Vec<Rule>> = rules.into_iter().collect();
+    Shapes {
+        count,
+        all_public,
+        policy: rules.map(PolicySet::new),
+    }
+}
+
+/// An optional key with an error reads as absent here: nothing comes of a file with an error.
+fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
+    let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
+    let path = section.value("path");
+    let allow = section.value("allow");
+    let predicate = section.required("where", r#"write a predicate, or where = "none" to serve every row"#);
+    let columns = section.value("columns");
+    let replica = section.choice(
+        "replica",
+        Replica::Default,
+        &[("default", Replica::Default), ("full", Replica::Full)],
+    );
+
+    let table = table.and_then(|value| value.text());
+    let path = path.and_then(|value| value.text());
+    let allow = allow.and_then(|value| value.text());
+    let predicate = predicate.and_then(|value| predicate_source(&value));
+    let columns = columns.and_then(|value| value.texts());
+    Some(RuleSource {
+        table: table?.to_owned(),
+        path: path.map(str::to_owned),
+        allow: allow.map(str::to_owned),
+        predicate: predicate?,
+        columns,
+        public,
+        replica,
+    })
+}
+
+/// Only the exact word lifts the filter, so that no slip does.
+fn predicate_source(value: &Value<'_>) -> Option<PredicateSource> {
+    const EVERY_ROW: &str = r#"say where = "none", exactly so, to serve every row"#;
+    match value.text_or(EVERY_ROW)? {
+        "none" => Some(PredicateSource::Unfiltered),
+        near if near.trim().eq_ignore_ascii_case("none") => {
+            value.error(EVERY_ROW);
+            None
+        }
+        template => Some(PredicateSource::Template(template.to_owned())),
+    }
+}
+
+fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
+    let errors = match Rule::compile(source) {
+        Ok(rule) => return Some(rule),
+        Err(errors) => errors,
+    };
+    for error in errors {
+        section.error(error.key, error.message);
+    }
+    None
+}

@@ -1,0 +1,73 @@
+//! Each bound: the last value inside and the first outside, at both ends.
+
+use super::{accepted, errors};
+
+/// Section, key, inside, outside, and what the error says to write.
+type Row = (
+    &'static str,
+    &'static str,
+    [&'static str; 2],
+    [&'static str; 2],
+    &'static str,
+);
+
+const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
+const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'";
+const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
+const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    ("[server]\nlisten = '[::]:0'", "threads", ["0", "1024"], ["-1", "1025"], "0 to 1024 (0: one per core)"),
+    ("[server]\nlisten = '[::]:0'", "drain", ["'0s'", "'1h'"], ["'1h1ns'", "'2h'"], "0s to 1h"),
+    (UPSTREAM, "connect_timeout", ["'100ms'", "'60s'"], ["'99ms'", "'61s'"], "100ms to 1m"),
+    (UPSTREAM, "read_timeout", ["'22s'", "'5m'"], ["'21s'", "'301s'"], SILENCE),
+    (UPSTREAM, "idle_timeout", ["'1s'", "'59s'"], ["'999ms'", "'60s'"], CLOSING),
+    (UPSTREAM, "pool", ["1", "65536"], ["0", "65537"], "1 to 65536"),
+    (ISSUER, "leeway", ["'0s'", "'60s'"], ["'60001ms'", "'61s'"], "0s to 1m"),
+    (ISSUER, "max_lifetime", ["'1s'", "'8760h'"], ["'0s'", "'8761h'"], "1s to 365d"),
+    (ISSUER, "jwks.refresh", ["'30s'", "'1h'"], ["'29s'", "'61m'"], "30s to 1h"),
+    (ISSUER, "jwks.cooldown", ["'1s'", "'10m'"], ["'999ms'", "'601s'"], "1s to 10m"),
+    (ISSUER, "jwks.timeout", ["'100ms'", "'5s'"], ["'99ms'", "'5001ms'"], "100ms to 5s"),
+    (ISSUER, "jwks.max_stale", ["'10m'", "'30d'"], ["'29s'", "'31d'"], "30s to 30d"),
+    ("[cors]", "max_age", ["'0s'", "'24h'"], ["'24h1s'", "'2d'"], "0s to 1d"),
+    ("[limits]", "header_bytes", ["'1KiB'", "'1MiB'"], ["'1023B'", "'2MiB'"], "1KiB to 1MiB; Pingora reads no more"),
+    ("[limits]", "headers", ["8", "256"], ["7", "257"], "8 to 256; Pingora reads no more"),
+    ("[limits]", "uri_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
+    ("[limits]", "token_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
+    ("[limits]", "requests", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "requests_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
+];
+
+#[test]
+fn inside_and_outside() {
+    for (section, key, inside, outside, bounds) in ROWS {
+        for value in inside {
+            accepted(&format!("{section}\n{key} = {value}\n"));
+        }
+        for value in outside {
+            let found = errors(&format!("{section}\n{key} = {value}\n"));
+            assert!(
+                found.ends_with(&format!("{key}: out of bounds: write {bounds}")),
+                "{value}: {found}"
+            );
+        }
+    }
+}
+
+#[test]
+fn units_are_required() {
+    for (section, key, inside, ..) in ROWS.iter().filter(|row| row.2[0].starts_with('\'')) {
+        let found = errors(&format!("{section}\n{key} = 30\n"));
+        assert!(
+            found.contains(" with its unit, as in ") && found.ends_with(", found an integer"),
+            "{found}"
+        );
+        let found = errors(&format!("{section}\n{key} = '30'\n"));
+        assert!(
+            found.contains(": write a ") && found.contains("number and its unit"),
+            "{inside:?}: {found}"
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! Files with faults: each fault by file, line, key and message.
+
+use super::{accepted, environment, errors};
+use crate::config::Config;
+
+const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\n";
+const JWKS: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\n";
+
+/// Each text gives this one line, without `x.toml:`.
+#[track_caller]
+fn each(rows: &[(String, &str)]) {
+    for (text, expected) in rows {
+        assert_eq!(errors(text), format!("x.toml:{expected}"), "{text}");
+    }
+}
+
+#[test]
+fn all_errors_come_at_once_in_the_order_of_the_file() {
+    let text = include_str!("../../../tests/vectors/config/wrong.toml");
+    let expected = include_str!("../../../tests/vectors/config/wrong.txt");
+    assert_eq!(errors(text), expected.trim_end());
+}
+
+#[test]
+fn an_empty_file_lists_what_is_needed() {
+    let found = Config::parse("", "x.toml".as_ref(), &environment()).unwrap_err();
+    let keys: Vec<_> = found.iter().map(|error| (error.line, error.key.as_str())).collect();
+    assert_eq!(
+        keys,
+        ["server.listen", "upstream.url", "upstream.secret", "shape"].map(|key| (Some(1), key))
+    );
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_the_only_fault() {
+    let text = include_str!("../../../conf/shapegate.full.toml");
+    let lines: Vec<&str> = text.lines().collect();
+    let settings = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| !line.starts_with('#') && line.contains(" = "));
+    for (index, line) in settings {
+        let (key, _) = line.split_once(" = ").unwrap();
+        let wrong = format!("{key} = 1979-05-27");
+        let mut lines = lines.clone();
+        lines[index] = &wrong;
+        let parsed = Config::parse(&lines.join("\n"), "x.toml".as_ref(), &environment());
+        let found: Vec<_> = parsed
+            .unwrap_err()
+            .iter()
+            .map(|error| (error.line, error.key.clone()))
+            .collect();
+        assert!(
+            matches!(&found[..], [(Some(at), name)] if *at == index + 1 && name.ends_with(key)),
+            "{line}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn syntax() {
+    each(&[
+        ("[server\n".into(), "1: not TOML: unclosed table, expected `]`"),
+        (
+            "[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(),
+            "3: not TOML: duplicate key",
+        ),
+        (
+            "[server]\nlisten = localhost\n".into(),
+            "2: not TOML: string values must be quoted, expected literal string",
+        ),
+    ]);
+}
+
+#[test]
+fn server() {
+    let server = |rest: &str| format!("[server]\n{rest}\n");
+    each(&[
+        (
+            server(""),
+            r#"1: server.listen: missing: write the addresses for clients, as in ["0.0.0.0:8080"]"#,
+        ),
+        (server("listen = []"), "2: server.listen: is empty: name at least one"),
+        (
+            server("listen = 'localhost:80'"),
+            r#"2: server.listen: no address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#,
+        ),
+        (
+            server("listen = [\n'[::]:80',\n'[::]:80']"),
+            "4: server.listen[1]: [::]:80 is listened on twice (`listen` and `admin` together): give each its own port",
+        ),
+        (
+            server("listen = '127.0.0.1:9090'"),
+            "2: server.listen: 127.0.0.1:9090 is listened on twice (`listen` and `admin` together): give each its own port",
+        ),
+        (
+            server("listen = '[::]:0'\ntls = { cert = 'a' }"),
+            "3: server.tls.key: missing: write the path of the private key (PEM)",
+        ),
+        (
+            server("listen = '[::]:0'\ntls = 'a'"),
+            "3: server.tls: expected a table, found a string",
+        ),
+        (
+            server("listen = '[::]:0'\nh2c = 'yes'"),
+            "3: server.h2c: expected true or false, found a string",
+        ),
+        (
+            server("listen = '[::]:0'\nadmni = 1"),
+            "3: server.admni: unknown key; did you mean `admin`?",
+        ),
+        (
+            server("listen = '[::]:0'\ncolour = 1"),
+            "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, state",
+        ),
+    ]);
+    accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));
+}
+
+#[test]
+fn upstream() {
+    let upstream = |url: &str| format!("[upstream]\nurl = '{url}'\ndanger_no_secret = true\n");
+    let no_url = r#"2: upstream.url: no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#;
+    let bare = "2: upstream.url: takes scheme, host and port alone: leave out user, password, path, query and fragment";
+    each(&[
+        (upstream("127.0.0.1:3000"), no_url),
+        (upstream("localhost:3000"), no_url),
+        (upstream("ftp://e"), no_url),
+        (upstream("http://u@e"), bare),
+        (upstream("http://:p@e"), bare),
+        (upstream("http://e/v1/shape"), bare),
+        (upstream("http://e?a"), bare),
+        (upstream("http://e#a"), bare),
+        (
+            "[upstream]\nurl = 'http://e'\n".into(),
+            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#,
+        ),
+        (
+            upstream("http://e") + "secret = { env = 'ELECTRIC_SECRET' }\n",
+            "4: upstream.secret: contradicts `danger_no_secret = true`: leave one of them out",
+        ),
+        (
+            upstream("http://e") + "urls = []\n",
+            "4: upstream.urls: unknown key; did you mean `url`?",
+        ),
+        (
+            upstream("http://e") + "source_id = ''\n",
+            "4: upstream.source_id: is empty: write a value",
+        ),
+    ]);
+}
+
+#[test]
+fn issuer() {
+    let known = "known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
+    let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
+    let url = "jwks.url = 'https://e'\n";
+    let shared = "hs256.env = 'AUTH_SECRET'\n";
+    let either = "1: issuer[0]: takes exactly one of `jwks` (public keys) and `hs256` (one shared secret)";
+    each(&[
+        (
+            "[issuer] # not [[issuer]]\n".to_owned(),
+            "1: issuer: expected a list of tables: write [[issuer]], with two brackets\n\
+             x.toml:1: issuer: missing: write an [[issuer]] table, or `public = true` in every [[shape]]",
+        ),
+        (
+            format!("[[issuer]]\nissuer = 'a'\nalgorithms = ['ES256']\n{url}"),
+            "1: issuer[0].audience: missing: write what `aud` must name; there is no default",
+        ),
+        (
+            format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),
+            "2: issuer[0].issuer: is empty: write a value",
+        ),
+        (
+            format!("{JWKS}{url}{JWKS}{url}"),
+            "7: issuer[1].issuer: the same issuer as on line 2: one table for each",
+        ),
+        (
+            format!("{ISSUER}{url}"),
+            r#"1: issuer[0].algorithms: missing: write those the issuer signs with, as in ["EdDSA", "ES256"]"#,
+        ),
+        (
+            format!("{ISSUER}algorithms = []\n{url}"),
+            "4: issuer[0].algorithms: is empty: name at least one",
+        ),
+        (format!("{ISSUER}algorithms = ['ES256', 'none']\n{url}"), &unknown),
+        (format!("{ISSUER}algorithms = ['ES256', 'es256']\n{url}"), &unknown),
+        (
+            format!("{ISSUER}algorithms = ['ES256', 'ES256']\n{url}"),
+            "4: issuer[0].algorithms[1]: ES256 stands here twice",
+        ),
+        (
+            format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),
+            "4: issuer[0].algorithms[1]: HS256 takes a shared secret, not `jwks`: leave it out, or write an issuer with `hs256`",
+        ),
+        (
+            format!("{ISSUER}algorithms = ['HS256', 'ES256']\n{shared}"),
+            "4: issuer[0].algorithms[1]: ES256 takes public keys, not `hs256`: leave it out, or write an issuer with `jwks`",
+        ),
+        (JWKS.to_owned(), either),
+        (format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"), either),
+    ]);
+    accepted(&format!("{ISSUER}algorithms = ['HS256']\n{shared}"));
+}
+
+#[test]
+fn jwks() {
+    let plain = "5: issuer[0].jwks.url: keys over plain http can be replaced on the way: write https, or `danger_plain_http = true`";
+    let no_url =
+        r#"5: issuer[0].jwks.url: no URL: write it whole, as in "https://auth.example.com/.well-known/jwks.json""#;
+    let bare = "5: issuer[0].jwks.url: takes no user, password or fragment: leave them out";
+    let jwks = |inner: &str| format!("{JWKS}jwks = {{ {inner} }}\n");
+    each(&[
+        (
+            jwks(""),
+            "5: issuer[0].jwks: needs a source: write `url`, `file` or both",
+        ),
+        (jwks("url = 'http://auth.example/jwks'"), plain),
+        (jwks("url = 'http://10.0.0.1/jwks'"), plain),
+        (jwks("url = 'http://localhost.example/jwks'"), plain),
+        (jwks("url = '/jwks'"), no_url),
+        (jwks("url = 'file:///jwks'"), no_url),
+        (jwks("url = 'https://u:p@e'"), bare),
+        (jwks("url = 'https://e#a'"), bare),
+        (
+            jwks("url = 'https://e', refresh = '1h', max_stale = '59m'"),
+            "5: issuer[0].jwks.max_stale: is shorter than `refresh` (default 10m): no set would live until it is refreshed",
+        ),
+        (
+            jwks("file = '/no/such'"),
+            "5: issuer[0].jwks.file: cannot be read: No such file or directory (os error 2)",
+        ),
+        (
+            jwks("refresh = '1h'"),
+            "5: issuer[0].jwks: needs a source: write `url`, `file` or both\n\
+             x.toml:5: issuer[0].jwks.refresh: has no meaning without `url`: leave it out",
+        ),
+    ]);
+    accepted(&jwks("url = 'http://auth.example/jwks', danger_plain_http = true"));
+    let found = errors(&jwks(&format!("file = '{}'", file!())));
+    assert!(found.starts_with("x.toml:5: issuer[0].jwks.file: "), "{found}");
+}
+
+#[test]
+fn shape() {
+    let none = r#"say where = "none", exactly so, to serve every row"#;
+    let every = format!("3: shape[0].where: {none}");
+    let shape = |rest: &str| format!("[[shape]]\ntable = 'tasks'\n{rest}\n");
+    each(&[
+        (
+            shape(""),
+            r#"1: shape[0].where: missing: write a predicate, or where = "none" to serve every row"#,
+        ),
+        (shape("where = ' '"), &format!("3: shape[0].where: is empty: {none}")),
+        (shape("where = 'None'"), &every),
+        (shape("where = ' none'"), &every),
+        (
+            shape("where = true"),
+            "3: shape[0].where: expected a string, found a boolean",
+        ),
+        (
+            "[[shape]]\nwhere = 'none'\n".into(),
+            r#"1: shape[0].table: missing: write the table, as in "tasks" or "auth.users""#,
+        ),
+        (
+            shape("where = 'none'\nallow = ''"),
+            "4: shape[0].allow: is empty: write a value",
+        ),
+        (
+            shape("where = 'none'\ncolumns = []"),
+            "4: shape[0].columns: is empty: name at least one",
+        ),
+        (
+            shape("where = 'none'\nreplica = 'all'"),
+            r#"4: shape[0].replica: unknown word "all": write "default" or "full""#,
+        ),
+        (
+            shape("where = 'none'\nsubset = true"),
+            "4: shape[0].subset: unknown key; known here are public, table, path, allow, where, columns, replica",
+        ),
+    ]);
+    let second = shape("where = 'none'") + &shape("allow = 'true'\nwhere = '\"a\" = {{ nosuch.b }}'");
+    let found = errors(&second);
+    assert!(
+        found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"),
+        "{found}"
+    );
+}
+
+#[test]
+fn cors_and_log() {
+    let exact = r#"2: cors.origins[0]: browsers never send this: write "https://a.example""#;
+    let filter = r#"2: log.level: no filter: write "error", "warn", "info", "debug" or "trace", or as in "shapegate=debug,warn""#;
+    let origins = |list: &str| format!("[cors]\norigins = [{list}]\n");
+    let none = r#"2: cors.origins[0]: no origin: write scheme, host and port, as in "https://app.example.com""#;
+    each(&[
+        (origins("'https://a.example/'"), exact),
+        (origins("'https://a.example:443'"), exact),
+        (origins("'https://A.example'"), exact),
+        (origins("'https://a.example/b?c'"), exact),
+        (origins("'null'"), none),
+        (origins("'a.example'"), none),
+        (
+            origins("'https://b.example', '*'"),
+            r#"2: cors.origins[1]: "*" allows every origin and so stands alone"#,
+        ),
+        (
+            "[cors]\ncredentials = true\n".into(),
+            r#"2: cors.credentials: needs a list of `origins`: browsers refuse credentials with "*""#,
+        ),
+        ("[log]\nlevel = 'inof'\n".into(), filter),
+        ("[log]\nlevel = 'shapegate=loud'\n".into(), filter),
+        (
+            "[log]\nformat = 'xml'\n".into(),
+            r#"2: log.format: unknown word "xml": write "text" or "json""#,
+        ),
+    ]);
+    for text in [
+        "origins = '*'",
+        "origins = 'https://a.example:8443'",
+        "origins = ['capacitor://localhost']",
+    ] {
+        accepted(&format!("[cors]\n{text}\n"));
+    }
+    for level in ["info", "shapegate=debug,warn", "OFF"] {
+        accepted(&format!("[log]\nlevel = '{level}'\n"));
+    }
+}

@@ -1,0 +1,55 @@
+//! Whole files in, errors line for line out.
+
+mod bounds;
+mod faults;
+mod resolved;
+mod secrets;
+
+use std::path::Path;
+
+use super::{Config, ConfigErrors, Environment};
+
+/// What follows the section under test, unless that section is one of these.
+const REST: [(&str, &str); 4] = [
+    ("[server]", "[server]\nlisten = '127.0.0.1:0'\n"),
+    (
+        "[upstream]",
+        "[upstream]\nurl = 'http://127.0.0.1:3000'\nsecret = { env = 'ELECTRIC_SECRET' }\n",
+    ),
+    (
+        "[[issuer]]",
+        "[[issuer]]\nissuer = 'https://a.example'\naudience = 'app'\nalgorithms = ['ES256']\n\
+         jwks = { url = 'https://a.example/jwks' }\n",
+    ),
+    ("[[shape]]", "[[shape]]\ntable = 'tasks'\nwhere = 'none'\n"),
+];
+
+fn environment() -> Environment {
+    Environment::from([
+        ("ELECTRIC_SECRET", "electric-secret-canary"),
+        ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
+        ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
+        ("BLANK_SECRET", " \n"),
+    ])
+}
+
+/// Parses `text`, then the sections that it leaves out: its own lines count from 1.
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    let rest = REST
+        .iter()
+        .filter(|(header, _)| !text.contains(header))
+        .map(|(_, section)| *section);
+    let whole: String = std::iter::once(text).chain(rest).collect();
+    Config::parse(&whole, Path::new("x.toml"), &environment())
+}
+
+/// The errors as they are shown, one a line.
+#[track_caller]
+fn errors(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Config {
+    parse(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
+}

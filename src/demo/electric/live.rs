@@ -1,0 +1,127 @@
+//! Answers that wait: long polls, event streams, and offsets the shape has not reached.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::State;
+use super::serve::{Asked, Service};
+use super::shape::{Offset, Slice};
+use crate::demo::http::{Body, Reply};
+
+/// Chunks that wait for a client to read before the stream stands still.
+const STREAM_BUFFER: usize = 64;
+
+impl Service {
+    /// Waits, for half the hold, until the log has come as far as `from`; false where it has not.
+    pub(super) async fn reached(&self, asked: &Asked, from: Offset) -> bool {
+        let deadline = Instant::now() + self.options.hold / 2;
+        let mut changes = self.changes();
+        loop {
+            // A stream's client goes on from the last transaction it heard of, which may lie behind the shape's own last.
+            if from.tx <= self.store().lsn || self.slice(asked, from).is_none() {
+                return true;
+            }
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+    }
+
+    /// What follows `from` at once, or when it comes, or nothing when the hold is over.
+    pub(super) async fn long_poll(&self, asked: &Asked, from: Offset) -> Reply {
+        let deadline = Instant::now() + self.options.hold;
+        let mut changes = self.changes();
+        let mut waiting = None;
+        loop {
+            let Some(slice) = self.slice(asked, from) else {
+                return asked.echo.gone();
+            };
+            // One item is the control message alone. A client that has that already is told so before it waits.
+            let etag = asked.state(&format!("{from}:{}", slice.to), &slice, None);
+            if has_changes(&slice) || (waiting.is_none() && etag.matches(&asked.request)) {
+                return self.live_reply(asked, from, &slice);
+            }
+            waiting.get_or_insert_with(|| self.control.wait());
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return self.live_timeout(asked, from, slice.to);
+            }
+        }
+    }
+
+    /// The header at once, then events as they come.
+    pub(super) fn event_stream(self: Arc<Self>, asked: Asked, from: Offset) -> Reply {
+        let slice = Slice {
+            items: Vec::new(),
+            to: from,
+            up_to_date: true,
+        };
+        let state = asked.state(&format!("{from}:{from}"), &slice, Some(self.cursor(&asked)));
+        if state.matches(&asked.request) {
+            let state = State { schema: None, ..state };
+            return state.write(asked.echo.shape(304, "public, max-age=59"));
+        }
+        let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
+        let reply = state
+            .write(asked.echo.event_stream())
+            .with_header("connection", "keep-alive");
+        let waiting = self.control.wait();
+        tokio::spawn(async move {
+            let _waiting = waiting;
+            // An error means that the client is gone.
+            let _ = self.stream(&asked, from, &sender).await;
+        });
+        Reply {
+            body: Body::Chunks(receiver),
+            ..reply
+        }
+    }
+
+    async fn stream(
+        &self,
+        asked: &Asked,
+        mut from: Offset,
+        sender: &mpsc::Sender<Bytes>,
+    ) -> Result<(), mpsc::error::SendError<Bytes>> {
+        let end = Instant::now() + self.options.sse_life;
+        let mut keep_alive = Instant::now() + self.options.sse_keep_alive;
+        let mut changes = self.changes();
+        while let Some(slice) = self.slice(asked, from) {
+            if has_changes(&slice) {
+                for item in slice.items {
+                    send_event(sender, item).await?;
+                }
+                from = slice.to;
+                keep_alive = Instant::now() + self.options.sse_keep_alive;
+                if !slice.up_to_date {
+                    continue;
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                () = sender.closed() => return Ok(()),
+                () = tokio::time::sleep_until(end) => return Ok(()),
+                () = tokio::time::sleep_until(keep_alive) => {
+                    sender.send(Bytes::from_static(b": keep-alive\n\n")).await?;
+                    keep_alive += self.options.sse_keep_alive;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Electric writes an event in three pieces.
+async fn send_event(sender: &mpsc::Sender<Bytes>, item: Bytes) -> Result<(), mpsc::error::SendError<Bytes>> {
+    for piece in [Bytes::from_static(b"data: "), item, Bytes::from_static(b"\n\n")] {
+        sender.send(piece).await?;
+    }
+    Ok(())
+}
+
+/// More than the control message.
+fn has_changes(slice: &Slice) -> bool {
+    slice.items.len() > usize::from(slice.up_to_date)
+}

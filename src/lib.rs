@@ -1,0 +1,35 @@
+//! shapegate: an authorizing, sharing proxy in front of Electric's sync service.
+//!
+//! The path of one request, in the order of the modules that carry it:
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`] | TOML file to a [`config::Config`] that cannot be invalid; every error names file, line and key |
+//! | [`server`] | listeners, admin port, background tasks, signals, drain |
+//! | [`proxy`] | `impl ProxyHttp`: the request path; `admit` holds the order of decisions |
+//! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
+//! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
+//! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
+//! | [`limits`] | budgets for one subject and for all |
+//! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
+//! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
+//! | [`telemetry`] | Prometheus metrics and the access log |
+//! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
+//! | [`cli`] | the commands: run, check, explain, jwks, demo |
+//!
+//! `auth`, `policy` and `shape` know nothing of the HTTP server; `proxy` may use everything.
+
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod fault;
+pub mod limits;
+pub mod policy;
+pub mod proxy;
+pub mod rejection;
+pub mod secret;
+pub mod server;
+pub mod shape;
+pub mod telemetry;

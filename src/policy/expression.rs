@@ -1,0 +1,415 @@
+//! CEL expressions over `claims`, `query` and `now`, compiled and checked once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{LazyLock, OnceLock};
+
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
+use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString, CelUInt};
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
+use cel::{Context, IdedExpr, Program, Value};
+
+use crate::clock::UnixTime;
+use crate::shape::protocol;
+
+/// Building it costs 20 µs, so once; an inner scope for each request costs next to nothing.
+static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
+
+/// What an expression sees of one request.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    claims: Option<&'a (dyn Val + 'static)>,
+    parameters: &'a [(String, String)],
+    query: OnceLock<CelMap<'a>>,
+    now: CelInt,
+}
+
+impl<'a> Scope<'a> {
+    /// `claims` of a verified token (`None` for a public request), the client's own parameters, the current time.
+    pub fn new(claims: Option<&'a (dyn Val + 'static)>, parameters: &'a [(String, String)], now: UnixTime) -> Self {
+        let now = CelInt::from(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        Self {
+            claims,
+            parameters,
+            query: OnceLock::new(),
+            now,
+        }
+    }
+
+    fn query(&self) -> &CelMap<'a> {
+        self.query.get_or_init(|| {
+            let entries = self.parameters.iter().map(|(name, value)| {
+                let value: Box<dyn Val + 'a> = Box::new(CelString::from(value.as_str()));
+                (CelMapKey::String(CelString::from(name.as_str())), value)
+            });
+            CelMap::from(entries.collect::<HashMap<_, _>>())
+        })
+    }
+}
+
+impl VariableResolver for Scope<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        match variable {
+            "claims" => self.claims.map(CowVal::Borrowed as fn(_) -> _),
+            "now" => Some(CowVal::Borrowed(&self.now)),
+            "query" => Some(CowVal::Borrowed(self.query())),
+            _ => None,
+        }
+    }
+}
+
+/// A compiled expression whose every reference is known to exist.
+#[derive(Debug)]
+pub(super) struct Expression {
+    program: Program,
+    reads: Reads,
+}
+
+/// What an expression reads.
+#[derive(Debug, Default)]
+struct Reads {
+    claims: bool,
+    now: bool,
+    parameters: BTreeSet<String>,
+}
+
+impl Expression {
+    /// Compiles `source`; the error says what to write instead.
+    pub(super) fn compile(source: &str) -> Result<Self, String> {
+        let program = Program::compile(source).map_err(|errors| {
+            let first = errors
+                .errors
+                .first()
+                .map_or_else(String::new, |error| error.msg.clone());
+            format!("`{source}` is not a CEL expression: {first}")
+        })?;
+        let mut reads = Reads::default();
+        reads
+            .visit(program.expression(), &mut Vec::new())
+            .map_err(|problem| format!("`{source}`: {problem}"))?;
+        Ok(Self { program, reads })
+    }
+
+    /// The client parameters it names.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.reads.parameters.iter().map(String::as_str)
+    }
+
+    pub(super) fn reads_claims(&self) -> bool {
+        self.reads.claims
+    }
+
+    pub(super) fn reads_now(&self) -> bool {
+        self.reads.now
+    }
+
+    /// Whether it is true; an error (a missing claim, a type that does not fit) and any other value are not.
+    pub(super) fn holds(&self, scope: &Scope<'_>) -> bool {
+        self.evaluate(scope, |value| {
+            value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())
+        })
+        .unwrap_or(false)
+    }
+
+    /// Its value as texts to bind.
+    pub(super) fn bind(&self, scope: &Scope<'_>) -> Option<Bound> {
+        self.evaluate(scope, Bound::from_val)?
+    }
+
+    fn evaluate<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
+        let base: &Context<'_, '_> = &BASE;
+        let mut context = base.new_inner_scope();
+        context.set_variable_resolver(scope);
+        let value = Value::resolve_val(self.program.expression(), &context).ok()?;
+        Some(read(value.as_ref()))
+    }
+}
+
+/// The value of an expression, as bound parameters take it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Sorted and unique, so that two users with the same set share a shape; may be empty.
+    Many(Vec<String>),
+    One(String),
+}
+
+impl Bound {
+    fn from_val(value: &dyn Val) -> Option<Self> {
+        let Some(list) = value.downcast_ref::<CelList<'_>>() else {
+            return text(value).map(Self::One);
+        };
+        let mut texts = list
+            .inner()
+            .iter()
+            .map(|item| text(item.as_ref()))
+            .collect::<Option<Vec<_>>>()?;
+        texts.sort_unstable();
+        texts.dedup();
+        Some(Self::Many(texts))
+    }
+}
+
+/// Text, integer or boolean; nothing else has one exact text (SECURITY Q9), and NUL would cut it off at Electric.
+fn text(value: &dyn Val) -> Option<String> {
+    if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+        let text = text.inner();
+        return (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned());
+    }
+    if let Some(int) = value.downcast_ref::<CelInt>() {
+        return Some(int.inner().to_string());
+    }
+    if let Some(uint) = value.downcast_ref::<CelUInt>() {
+        return Some(uint.inner().to_string());
+    }
+    value.downcast_ref::<CelBool>().map(|bool| bool.inner().to_string())
+}
+
+impl Reads {
+    /// Checks every name below `node`; `bound` are the elements that macros such as `map` name.
+    fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<String>) -> Result<(), String> {
+        match &node.expr {
+            Expr::Ident(name) => return self.variable(name, bound),
+            Expr::Select(select) if is_query(&select.operand) => return self.parameter(&select.field),
+            Expr::Call(call) if call.func_name == operators::INDEX && call.args.first().is_some_and(is_query) => {
+                return match call.args.get(1).map(|index| &index.expr) {
+                    Some(Expr::Literal(LiteralValue::String(name))) => self.parameter(name.inner()),
+                    _ => Err("`query[…]`: write the parameter's name as a literal".to_owned()),
+                };
+            }
+            Expr::Call(call) => check_function(&call.func_name)?,
+            _ => {}
+        }
+        let depth = bound.len();
+        if let Expr::Comprehension(comprehension) = &node.expr {
+            let names = [
+                Some(&comprehension.iter_var),
+                comprehension.iter_var2.as_ref(),
+                Some(&comprehension.accu_var),
+            ];
+            for name in names.into_iter().flatten() {
+                if VARIABLES.contains(&name.as_str()) {
+                    return Err(format!(
+                        "`{name}` is the name of a variable; call the element something else"
+                    ));
+                }
+                bound.push(name.clone());
+            }
+        }
+        let result = children(&node.expr)
+            .into_iter()
+            .try_for_each(|child| self.visit(child, bound));
+        bound.truncate(depth);
+        result
+    }
+
+    fn variable(&mut self, name: &str, bound: &[String]) -> Result<(), String> {
+        match name {
+            _ if bound.iter().any(|bound| bound == name) => {}
+            "claims" => self.claims = true,
+            "now" => self.now = true,
+            "query" => return Err("write query.name, so that it is known which parameters the rule reads".to_owned()),
+            _ if TYPES.contains(&name) => {}
+            _ => return Err(format!("unknown variable `{name}`; there are claims, query and now")),
+        }
+        Ok(())
+    }
+
+    fn parameter(&mut self, name: &str) -> Result<(), String> {
+        if protocol::classify(name) != protocol::Name::Custom {
+            return Err(format!(
+                "`query.{name}` belongs to Electric; give the client's parameter another name"
+            ));
+        }
+        self.parameters.insert(name.to_owned());
+        Ok(())
+    }
+}
+
+fn check_function(name: &str) -> Result<(), String> {
+    let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if operator || FUNCTIONS.contains(&name) {
+        return Ok(());
+    }
+    Err(format!("unknown function `{name}`; there are {}", FUNCTIONS.join(", ")))
+}
+
+fn is_query(node: &IdedExpr) -> bool {
+    matches!(&node.expr, Expr::Ident(name) if name == "query")
+}
+
+fn children(expr: &Expr) -> Vec<&IdedExpr> {
+    match expr {
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
+        Expr::Comprehension(inner) => {
+            vec![
+                &inner.iter_range,
+                &inner.accu_init,
+                &inner.loop_cond,
+                &inner.loop_step,
+                &inner.result,
+            ]
+        }
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => map
+            .entries
+            .iter()
+            .flat_map(|entry| entry_children(&entry.expr))
+            .collect(),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Struct(inner) => inner
+            .entries
+            .iter()
+            .flat_map(|entry| entry_children(&entry.expr))
+            .collect(),
+    }
+}
+
+fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        EntryExpr::StructField(field) => vec![&field.value],
+    }
+}
+
+const VARIABLES: [&str; 3] = ["claims", "now", "query"];
+const TYPES: [&str; 9] = [
+    "bool",
+    "bytes",
+    "double",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "uint",
+];
+const FUNCTIONS: [&str; 17] = [
+    "all",
+    "bool",
+    "contains",
+    "double",
+    "dyn",
+    "endsWith",
+    "exists",
+    "exists_one",
+    "filter",
+    "has",
+    "int",
+    "map",
+    "matches",
+    "size",
+    "startsWith",
+    "string",
+    "uint",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(json: serde_json::Value) -> Box<dyn Val> {
+        cel::to_value(json).unwrap().try_into().unwrap()
+    }
+
+    fn holds(source: &str, json: serde_json::Value, query: &[(&str, &str)]) -> bool {
+        let claims = claims(json);
+        let query: Vec<_> = query
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Expression::compile(source)
+            .unwrap()
+            .holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+    }
+
+    fn bind(json: serde_json::Value) -> Option<Bound> {
+        let claims = claims(json);
+        Expression::compile("claims.x")
+            .unwrap()
+            .bind(&Scope::new(Some(claims.as_ref()), &[], UnixTime::from_secs(0)))
+    }
+
+    #[test]
+    fn membership_decides() {
+        let rule = "query.organizationId in claims.organizationIds";
+        let org = serde_json::json!({"organizationIds": ["org-1", "org-2"]});
+        assert!(holds(rule, org.clone(), &[("organizationId", "org-1")]));
+        assert!(!holds(rule, org.clone(), &[("organizationId", "org-3")]));
+        assert!(!holds(rule, org, &[]));
+        assert!(!holds(rule, serde_json::json!({}), &[("organizationId", "org-1")]));
+        // `in` on a text would be a substring test
+        assert!(!holds(
+            rule,
+            serde_json::json!({"organizationIds": "org-1,org-2"}),
+            &[("organizationId", "org-1")]
+        ));
+    }
+
+    #[test]
+    fn only_true_holds() {
+        assert!(holds("claims.admin", serde_json::json!({"admin": true}), &[]));
+        for not_true in [
+            serde_json::json!("true"),
+            serde_json::json!(1),
+            serde_json::json!(null),
+            serde_json::json!([]),
+        ] {
+            assert!(!holds("claims.admin", serde_json::json!({"admin": not_true}), &[]));
+        }
+        assert!(holds("claims.until > now", serde_json::json!({"until": 101}), &[]));
+        assert!(!holds("claims.until > now", serde_json::json!({"until": 100}), &[]));
+    }
+
+    #[test]
+    fn binds_exact_texts() {
+        use serde_json::json;
+        let one = |text: &str| Some(Bound::One(text.to_owned()));
+        let many = |texts: &[&str]| Some(Bound::Many(texts.iter().map(|text| (*text).to_owned()).collect()));
+        assert_eq!(bind(json!({"x": "a'b"})), one("a'b"));
+        assert_eq!(bind(json!({"x": 9_007_199_254_740_993_i64})), one("9007199254740993"));
+        assert_eq!(bind(json!({"x": u64::MAX})), one("18446744073709551615"));
+        assert_eq!(bind(json!({"x": i64::MIN})), one("-9223372036854775808"));
+        assert_eq!(bind(json!({"x": true})), one("true"));
+        assert_eq!(bind(json!({"x": ["b", "a", "b"]})), many(&["a", "b"]));
+        assert_eq!(bind(json!({"x": []})), many(&[]));
+        for refused in [
+            json!({}),
+            json!({"x": null}),
+            json!({"x": 1.5}),
+            json!({"x": 1.0}),
+            json!({"x": ""}),
+            json!({"x": "a\0b"}),
+            json!({"x": {"a": 1}}),
+            json!({"x": [["a"]]}),
+            json!({"x": ["a", null]}),
+            json!({"x": ["a", ""]}),
+        ] {
+            assert_eq!(bind(refused.clone()), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn refuses_at_load_what_cannot_work() {
+        for (source, hint) in [
+            ("claim.x", "unknown variable `claim`"),
+            ("claims.", "not a CEL expression"),
+            ("siz(claims.x) > 1", "unknown function `siz`"),
+            ("query == claims", "query.name"),
+            ("query[claims.x] == 'a'", "as a literal"),
+            ("query.where == 'a'", "belongs to Electric"),
+            ("query.offset == 'a'", "belongs to Electric"),
+            ("claims.x.exists(query, query == 'a')", "name of a variable"),
+        ] {
+            let error = Expression::compile(source).unwrap_err();
+            assert!(error.contains(hint), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn knows_the_parameters_it_reads() {
+        let expression = Expression::compile("has(query.b) && query['a'] in claims.x.map(o, o + query.c)").unwrap();
+        assert_eq!(expression.parameters().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert!(expression.reads_claims() && !expression.reads_now());
+    }
+}

@@ -1,0 +1,48 @@
+//! A rule as the configuration writes it, before it is compiled.
+
+/// One `[[shape]]` of the file.
+#[derive(Clone, Debug)]
+pub struct RuleSource {
+    /// The table, as Electric takes it: `tasks`, `auth.organizations`, `"Mixed"."Case"`.
+    pub table: String,
+    /// A path of its own; without one the rule serves `/v1/shape?table=…`.
+    pub path: Option<String>,
+    /// CEL over `claims`, `query` and `now`; absent: any valid token.
+    pub allow: Option<String>,
+    /// Which rows.
+    pub predicate: PredicateSource,
+    /// The columns sent and queryable; absent: all.
+    pub columns: Option<Vec<String>>,
+    /// Whether no token is needed.
+    pub public: bool,
+    /// What an update carries.
+    pub replica: Replica,
+}
+
+/// `where`: there is no default.
+#[derive(Clone, Debug)]
+pub enum PredicateSource {
+    /// `where = "none"`: every row of the table.
+    Unfiltered,
+    /// SQL with `{{ CEL }}` in the places of values.
+    Template(String),
+}
+
+/// Electric's `replica` parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replica {
+    /// Changed columns only.
+    #[default]
+    Default,
+    /// Whole rows, and the old values.
+    Full,
+}
+
+/// What is wrong with one key of a rule.
+#[derive(Debug)]
+pub struct RuleError {
+    /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table` or `path`.
+    pub key: &'static str,
+    /// What is wrong and what to write instead; holds no secret (rules have none).
+    pub message: String,
+}

@@ -1,0 +1,306 @@
+//! `where` templates: SQL whose `{{ CEL }}` places become bound `$n` parameters.
+
+use super::expression::{Bound, Expression, Scope};
+
+/// A compiled template: values only ever travel as parameters, the text only ever comes from the configuration.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// SQL before each place; one more than there are places.
+    sql: Vec<String>,
+    places: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    expression: Expression,
+    /// Whether a list may stand here: directly inside `IN (…)` or `ARRAY[…]`, where an empty one (`NULL`) selects nothing.
+    takes_list: bool,
+}
+
+/// A rendered `where` and the values of its `$1`, `$2`, ….
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rendered {
+    pub(super) sql: String,
+    pub(super) params: Vec<String>,
+}
+
+impl Template {
+    /// Compiles `text`; the error says what to write instead.
+    pub(super) fn compile(text: &str) -> Result<Self, String> {
+        let mut scanner = Scanner::default();
+        let (mut sql, mut places) = (Vec::new(), Vec::new());
+        let mut rest = text;
+        loop {
+            let end = scanner.scan(rest)?;
+            sql.push(rest[..end].to_owned());
+            if end == rest.len() {
+                break;
+            }
+            let takes_list = scanner.takes_list();
+            let (source, after) = split_expression(&rest[end + 2..])?;
+            let expression = Expression::compile(source.trim())?;
+            if expression.reads_now() {
+                return Err("`now` in `where` would make a new shape every second; use it in `allow`".to_owned());
+            }
+            places.push(Place { expression, takes_list });
+            scanner.place();
+            rest = after;
+        }
+        scanner.finish()?;
+        Ok(Self { sql, places })
+    }
+
+    pub(super) fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.places.iter().map(|place| &place.expression)
+    }
+
+    /// The SQL with its parameters; `None` where a value is missing or cannot be bound.
+    pub(super) fn render(&self, scope: &Scope<'_>) -> Option<Rendered> {
+        let mut params = Vec::new();
+        let (first, others) = self.sql.split_first()?;
+        let mut sql = first.clone();
+        for (place, following) in self.places.iter().zip(others) {
+            match place.expression.bind(scope)? {
+                Bound::One(value) => {
+                    params.push(value);
+                    push_placeholder(&mut sql, params.len());
+                }
+                Bound::Many(values) if !place.takes_list || values.len() > MAX_LIST => return None,
+                // `x IN (NULL)` and `x NOT IN (NULL)` are never true.
+                Bound::Many(values) if values.is_empty() => sql.push_str("NULL"),
+                Bound::Many(values) => {
+                    for (index, value) in values.into_iter().enumerate() {
+                        if index > 0 {
+                            sql.push(',');
+                        }
+                        params.push(value);
+                        push_placeholder(&mut sql, params.len());
+                    }
+                }
+            }
+            sql.push_str(following);
+        }
+        Some(Rendered { sql, params })
+    }
+}
+
+/// More values than this in one list deny: Electric's request line ends at 10,000 bytes (PROTOCOL 1, Limits).
+const MAX_LIST: usize = 1_000;
+
+fn push_placeholder(sql: &mut String, number: usize) {
+    sql.push('$');
+    sql.push_str(&number.to_string());
+}
+
+/// Splits `CEL }} rest`, passing over braces of CEL maps and CEL texts.
+fn split_expression(text: &str) -> Result<(&str, &str), String> {
+    let mut depth = 0_usize;
+    let mut quote = None;
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(open), _) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '{') => depth += 1,
+            (None, '}') if depth > 0 => depth -= 1,
+            (None, '}') if text[at..].starts_with("}}") => return Ok((&text[..at], &text[at + 2..])),
+            (None, _) => {}
+        }
+    }
+    Err("`{{` without `}}`".to_owned())
+}
+
+/// Follows the SQL text just far enough to know that a place stands where a value may stand.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// Each open bracket: the closing one, and whether a list may stand in it.
+    open: Vec<(char, bool)>,
+    /// The last word or sign before the current point, in upper case.
+    last: String,
+}
+
+impl Scanner {
+    /// Reads up to the next `{{` or the end, and says where that is.
+    fn scan(&mut self, sql: &str) -> Result<usize, String> {
+        let mut at = 0;
+        while let Some(c) = sql[at..].chars().next() {
+            let rest = &sql[at..];
+            if rest.starts_with("{{") {
+                return Ok(at);
+            }
+            if rest.starts_with("--") || rest.starts_with("/*") {
+                return Err("a comment in `where`: remove it".to_owned());
+            }
+            at += match c {
+                '\'' => self.text(rest)?,
+                '"' => self.identifier(rest)?,
+                '$' => return Err("`$` in `where`: parameters are numbered here, write {{ … }}".to_owned()),
+                ';' | '\\' | '\0' => return Err(format!("{c:?} in `where` is not allowed")),
+                '(' | '[' => self.bracket(c),
+                ')' | ']' => self.close(c)?,
+                c if c.is_alphabetic() || c == '_' => self.word(rest),
+                c => {
+                    if !c.is_whitespace() {
+                        self.last = c.to_string();
+                    }
+                    c.len_utf8()
+                }
+            };
+        }
+        Ok(at)
+    }
+
+    fn text(&mut self, rest: &str) -> Result<usize, String> {
+        if matches!(self.last.as_str(), "E" | "U" | "B" | "X") {
+            return Err("a prefixed text (E'…', U&'…', B'…', X'…') in `where` is not allowed".to_owned());
+        }
+        self.quoted(rest, '\'')
+    }
+
+    fn identifier(&mut self, rest: &str) -> Result<usize, String> {
+        self.quoted(rest, '"')
+    }
+
+    /// The length of a quoted part; a doubled quote is two parts in a row, which amounts to the same.
+    fn quoted(&mut self, rest: &str, quote: char) -> Result<usize, String> {
+        let end = rest[1..]
+            .find(quote)
+            .ok_or_else(|| format!("unbalanced {quote} in `where`"))?
+            + 2;
+        if rest[..end].contains("{{") {
+            return Err(format!(
+                "a place inside {quote}…{quote}: write {{{{ … }}}} without quotes around it, the value is bound, not pasted"
+            ));
+        }
+        self.last = quote.to_string();
+        Ok(end)
+    }
+
+    fn word(&mut self, rest: &str) -> usize {
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        self.last = rest[..end].to_uppercase();
+        end
+    }
+
+    fn bracket(&mut self, c: char) -> usize {
+        let (closing, list) = if c == '(' {
+            (')', self.last == "IN")
+        } else {
+            (']', self.last == "ARRAY")
+        };
+        self.open.push((closing, list));
+        self.last = c.to_string();
+        1
+    }
+
+    fn close(&mut self, c: char) -> Result<usize, String> {
+        match self.open.pop() {
+            Some((closing, _)) if closing == c => {
+                self.last = c.to_string();
+                Ok(1)
+            }
+            _ => Err(format!("unbalanced {c} in `where`")),
+        }
+    }
+
+    fn takes_list(&self) -> bool {
+        matches!(self.open.last(), Some((_, true))) && matches!(self.last.as_str(), "(" | "[" | ",")
+    }
+
+    fn place(&mut self) {
+        self.last = "$".to_owned();
+    }
+
+    fn finish(&self) -> Result<(), String> {
+        self.open
+            .last()
+            .map_or(Ok(()), |(closing, _)| Err(format!("`where` lacks a {closing}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+
+    fn render(template: &str, claims: serde_json::Value) -> Option<Rendered> {
+        let claims: Box<dyn cel::common::value::Val> = cel::to_value(claims).unwrap().try_into().unwrap();
+        let scope = Scope::new(Some(claims.as_ref()), &[], UnixTime::from_secs(0));
+        Template::compile(template).unwrap().render(&scope)
+    }
+
+    fn rendered(sql: &str, params: &[&str]) -> Option<Rendered> {
+        Some(Rendered {
+            sql: sql.to_owned(),
+            params: params.iter().map(|param| (*param).to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn values_become_parameters() {
+        use serde_json::json;
+        let claims = json!({"org": "o'1", "ids": ["c", "a", "b", "a"], "n": 7, "none": []});
+        assert_eq!(
+            render("\"o\" = {{ claims.org }}", claims.clone()),
+            rendered("\"o\" = $1", &["o'1"])
+        );
+        assert_eq!(
+            render("id IN ({{claims.ids}}) AND n < {{claims.n}}", claims.clone()),
+            rendered("id IN ($1,$2,$3) AND n < $4", &["a", "b", "c", "7"])
+        );
+        assert_eq!(
+            render("id IN ({{ claims.none }})", claims.clone()),
+            rendered("id IN (NULL)", &[])
+        );
+        assert_eq!(
+            render("ids @> ARRAY[{{ claims.org }}::uuid]", claims.clone()),
+            rendered("ids @> ARRAY[$1::uuid]", &["o'1"])
+        );
+        assert_eq!(
+            render("a = 'it''s' AND b = {{ {'x}}': claims.n}['x}}'] }}", claims),
+            rendered("a = 'it''s' AND b = $1", &["7"])
+        );
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_denies() {
+        use serde_json::json;
+        assert_eq!(render("a = {{ claims.x }}", json!({})), None);
+        assert_eq!(render("a = {{ claims.x }}", json!({"x": ["a"]})), None);
+        assert_eq!(render("a IS DISTINCT FROM {{ claims.x }}", json!({"x": []})), None);
+        assert_eq!(render("a IN (lower({{ claims.x }}))", json!({"x": ["a"]})), None);
+        let many: Vec<_> = (0..=MAX_LIST).collect();
+        assert_eq!(render("a IN ({{ claims.x }})", json!({"x": many})), None);
+        assert!(render("a IN ({{ claims.x }})", json!({"x": many[1..]})).is_some());
+    }
+
+    #[test]
+    fn refuses_at_load_what_could_break_out() {
+        for (template, hint) in [
+            ("a = '{{ claims.x }}'", "without quotes"),
+            ("\"{{ claims.x }}\" = 1", "without quotes"),
+            ("a = {{ claims.x", "without `}}`"),
+            ("a = $1", "numbered here"),
+            ("a = $$x$$", "numbered here"),
+            ("a = 1 -- b", "comment"),
+            ("a = 1 /* b */", "comment"),
+            ("a = 1; b", "not allowed"),
+            ("a = E'\\''", "prefixed"),
+            ("(a = 1", "lacks a )"),
+            ("a = 1)", "unbalanced )"),
+            ("a = ARRAY[1)", "unbalanced )"),
+            ("a = 'x", "unbalanced '"),
+            ("a = {{ now }}", "every second"),
+            ("a = {{ claim.x }}", "unknown variable"),
+        ] {
+            let error = Template::compile(template).unwrap_err();
+            assert!(error.contains(hint), "{template}: {error}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The order of decisions: what a request must pass, in one function.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING, USER_AGENT,
+};
+use http::{HeaderValue, Method, Version};
+use pingora::Result;
+use pingora::http::RequestHeader;
+
+use super::Gateway;
+use crate::auth::{BearerError, BearerToken, Principal, TokenError};
+use crate::clock::UnixTime;
+use crate::config::{Limits, Upstream};
+use crate::limits::Place;
+use crate::policy::{Denial, PolicySet};
+use crate::rejection::Rejection;
+use crate::shape::{SHAPE_PATH, ShapeRequest, UpstreamRequest};
+use crate::telemetry::{Record, TokenCheck};
+
+/// What becomes of a request that is not rejected.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// It goes to Electric, rewritten.
+    Admit(Admission),
+    /// It asks what may be asked.
+    Preflight,
+}
+
+/// The proof that a request may go upstream, and what goes.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) upstream: UpstreamRequest,
+    if_none_match: Option<HeaderValue>,
+    expires_at: Option<UnixTime>,
+    /// Held for as long as the request is.
+    _place: Place,
+}
+
+/// Decides, top to bottom; the first check that fails answers.
+pub(super) async fn admit(gate: &Gateway, request: &RequestHeader, record: &mut Record) -> Result<Decision, Rejection> {
+    check_framing(request, &gate.limits)?;
+    let (path, query) = split_target(request, &gate.limits)?;
+    let own_path = resolve_path(path, &gate.policy)?;
+    match request.method {
+        Method::GET => {}
+        Method::OPTIONS => return Ok(Decision::Preflight),
+        _ => return Err(Rejection::MethodNotAllowed(METHODS)),
+    }
+    let principal = authenticate(gate, request, record).await?;
+    let shape = ShapeRequest::parse(own_path, query, gate.policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    gate.metrics.parameters_dropped(shape.dropped());
+    let permit = gate
+        .policy
+        .authorize(principal.as_deref(), &shape, gate.clock.now())
+        .map_err(denied)?;
+    record.rule = Some(permit.rule().clone());
+    shape
+        .check_replica(permit.replica())
+        .map_err(|error| Rejection::InvalidRequest(vec![error]))?;
+    let place = gate
+        .budgets
+        .enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
+    let source_id = gate.upstream.source_id.as_deref();
+    let upstream = UpstreamRequest::build(permit, &shape, source_id).map_err(|_| Rejection::UriTooLong)?;
+    Ok(Decision::Admit(Admission {
+        if_none_match: if_none_match(request, &upstream),
+        upstream,
+        expires_at: principal.map(|principal| principal.expires_at()),
+        _place: place,
+    }))
+}
+
+/// The methods of a shape.
+pub(super) const METHODS: &str = "GET, OPTIONS";
+
+impl Admission {
+    /// Whether the token's time is over.
+    pub(super) fn is_over(&self, now: UnixTime) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// How long the token is still good; at least a moment, since a wait of nothing is no wait.
+    pub(super) fn time_left(&self, now: UnixTime) -> Duration {
+        let left = self.expires_at.map_or(Duration::MAX, |end| end.saturating_since(now));
+        left.max(Duration::from_millis(1))
+    }
+
+    /// The request for the wire, built from empty: nothing of the client but what was parsed.
+    pub(super) fn request_header(&self, upstream: &Upstream, request_id: &str) -> Result<RequestHeader> {
+        let target = self.upstream.target(upstream.secret.as_ref());
+        let mut header = RequestHeader::build(Method::GET, target.expose().as_bytes(), Some(6))?;
+        header.set_version(Version::HTTP_11);
+        header.insert_header(HOST, upstream.authority())?;
+        header.insert_header(USER_AGENT, concat!("shapegate/", env!("CARGO_PKG_VERSION")))?;
+        header.insert_header(ACCEPT, "*/*")?;
+        // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
+        header.insert_header(ACCEPT_ENCODING, "identity")?;
+        header.insert_header("x-request-id", request_id)?;
+        if let Some(etag) = &self.if_none_match {
+            header.insert_header(IF_NONE_MATCH, etag)?;
+        }
+        Ok(header)
+    }
+}
+
+/// Sizes, one of each header that must be one, and no body (SECURITY P4, P8, P11, T16, C17).
+fn check_framing(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
+    let headers = &request.headers;
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if headers.len() > limits.headers || bytes > limits.header_bytes {
+        return Err(Rejection::HeadersTooLarge);
+    }
+    let host = headers.get_all(HOST).iter().count();
+    if host > 1 || (host == 0 && request.version == Version::HTTP_11) {
+        return Err(Rejection::invalid("host", "must stand exactly once"));
+    }
+    if headers.get_all(ORIGIN).iter().count() > 1 {
+        return Err(Rejection::invalid("origin", "stands more than once"));
+    }
+    if headers.contains_key(EXPECT) {
+        return Err(Rejection::invalid("expect", "is not supported"));
+    }
+    let body = headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .any(|length| length.as_bytes() != b"0");
+    if body || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Rejection::ContentTooLarge);
+    }
+    Ok(())
+}
+
+/// Path and query of an origin-form target; every other form is refused (SECURITY Q7).
+fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
+    let target = request.raw_path();
+    if target.len() > limits.uri_bytes {
+        return Err(Rejection::UriTooLong);
+    }
+    let text = std::str::from_utf8(target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
+    if !text.starts_with('/') || text.contains('#') || text.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(Rejection::invalid("target", "must be a path and a query"));
+    }
+    Ok(text.split_once('?').unwrap_or((text, "")))
+}
+
+/// `None` for the shape path, the path itself for a rule's own; matched byte for byte.
+fn resolve_path<'a>(path: &'a str, policy: &PolicySet) -> Result<Option<&'a str>, Rejection> {
+    match path {
+        SHAPE_PATH => Ok(None),
+        _ if policy.has_path(path) => Ok(Some(path)),
+        _ => Err(Rejection::NotFound),
+    }
+}
+
+/// The verified principal; `None` where there is no token and a public rule may yet apply.
+async fn authenticate(
+    gate: &Gateway,
+    request: &RequestHeader,
+    record: &mut Record,
+) -> Result<Option<Arc<Principal>>, Rejection> {
+    let token = match BearerToken::from_headers(&request.headers, gate.limits.token_bytes) {
+        Ok(token) => token,
+        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
+        Err(BearerError::Missing) if gate.policy.has_public() => return Ok(None),
+        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
+        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
+    };
+    match gate.verifier.verify(&token).await {
+        Ok(verified) => {
+            gate.metrics.token_checked(TokenCheck::Accepted(verified.check));
+            record.token = Some(verified.principal.token_hash().into());
+            Ok(Some(verified.principal))
+        }
+        Err(error) => {
+            gate.metrics.token_checked(TokenCheck::Refused(&error));
+            record.token = Some(token.hash().into());
+            Err(match error {
+                TokenError::Expired => Rejection::TokenExpired,
+                TokenError::Invalid(_) => Rejection::TokenInvalid,
+                TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(retry_after),
+            })
+        }
+    }
+}
+
+fn denied(denial: Denial) -> Rejection {
+    match denial {
+        Denial::Forbidden => Rejection::Forbidden,
+        Denial::ShapeNotFound => Rejection::ShapeNotFound,
+        Denial::TokenMissing => Rejection::TokenMissing,
+    }
+}
+
+/// A revalidation goes upstream, except of a live request: there it would end the wait at once (PROTOCOL 4.7).
+fn if_none_match(request: &RequestHeader, upstream: &UpstreamRequest) -> Option<HeaderValue> {
+    let mut values = request.headers.get_all(IF_NONE_MATCH).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let bytes = value.as_bytes();
+    let etag = bytes.len() <= 256 && bytes.len() >= 2 && bytes.starts_with(b"\"") && bytes.ends_with(b"\"");
+    (etag && !upstream.is_live()).then(|| value.clone())
+}

@@ -1,0 +1,82 @@
+//! What one request carries from phase to phase.
+
+use bytes::{Bytes, BytesMut};
+
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
+
+use super::admit::Admission;
+use super::reply::{self, Edge};
+use crate::clock::UnixTime;
+use crate::fault::Fault;
+use crate::telemetry::Record;
+
+/// One request: its state, and what observers are told.
+#[derive(Debug, Default)]
+pub struct RequestCtx {
+    pub(super) phase: Phase,
+    pub(super) edge: Edge,
+    pub(super) record: Record,
+    pub(super) error_body: Option<ErrorBody>,
+    fault: Option<Fault>,
+}
+
+/// How far the request is.
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    /// Admitted: what follows writes only what was built.
+    Admitted(Admission),
+    /// Answered, by Electric or by us.
+    Answered,
+    #[default]
+    Received,
+}
+
+impl RequestCtx {
+    /// The admission; a phase that runs without one fails the request.
+    pub(super) fn admission(&self) -> Result<&Admission> {
+        match &self.phase {
+            Phase::Admitted(admission) => Ok(admission),
+            Phase::Answered | Phase::Received => {
+                Err(Error::explain(ErrorType::InternalError, Fault::WrongPhase.as_str()))
+            }
+        }
+    }
+
+    /// Ends the request with `fault`.
+    pub(super) fn fail(&mut self, fault: Fault) -> Box<Error> {
+        let name = fault.as_str();
+        self.fault = Some(fault);
+        Error::explain(ErrorType::Custom("shapegate"), name)
+    }
+
+    /// Why the request failed: the fault noted, the token's end, or what the error says.
+    pub(super) fn fault(&mut self, error: &Error, now: UnixTime) -> Fault {
+        let over = self.admission().is_ok_and(|admission| admission.is_over(now));
+        match self.fault.take() {
+            Some(fault) => fault,
+            None if over && Fault::of(error) == Fault::UpstreamTimeout => Fault::TokenExpired,
+            None => Fault::of(error),
+        }
+    }
+
+    pub(super) fn preflight(&mut self, request: &RequestHeader) -> Result<ResponseHeader> {
+        self.record.outcome = "preflight";
+        self.edge.preflight_header(request, &self.record.request_id)
+    }
+}
+
+/// The body of Electric's 400, held back until it is whole and then cut to what a client may see (SECURITY Q14).
+#[derive(Debug, Default)]
+pub(super) struct ErrorBody(BytesMut);
+
+impl ErrorBody {
+    /// Takes a chunk; gives the whole answer at the end.
+    pub(super) fn take(&mut self, chunk: Option<Bytes>, end: bool) -> Option<Bytes> {
+        let room = reply::MAX_ERROR_BODY.saturating_sub(self.0.len());
+        if let Some(chunk) = chunk {
+            self.0.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+        end.then(|| reply::refused_parameters(&self.0))
+    }
+}

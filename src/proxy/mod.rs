@@ -1,0 +1,221 @@
+//! The request path on Pingora's phases: [`Gateway`] decides nothing itself.
+//!
+//! `request_filter` calls `admit`, the one function that knows the order of decisions, and answers rejections.
+//! `upstream_request_filter` replaces the whole request by the one that was built; `response_filter` replaces the
+//! whole header by the one that `reply` writes.
+
+mod admit;
+mod context;
+mod cors;
+mod reply;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, Result};
+
+use crate::auth::TokenVerifier;
+use crate::clock::Clock;
+use crate::config::{Limits, Upstream};
+use crate::fault::Fault;
+use crate::limits::Budgets;
+use crate::policy::PolicySet;
+use crate::rejection::Rejection;
+use crate::telemetry::Metrics;
+
+use admit::Decision;
+use context::{ErrorBody, Phase, RequestCtx};
+pub use cors::CorsPolicy;
+use reply::Edge;
+
+/// Everything that answering a request needs.
+pub struct Gateway {
+    /// Checks tokens.
+    pub verifier: Arc<TokenVerifier>,
+    /// Decides.
+    pub policy: PolicySet,
+    /// What browsers are told.
+    pub cors: CorsPolicy,
+    /// Sizes.
+    pub limits: Limits,
+    /// Requests at one time.
+    pub budgets: Arc<Budgets>,
+    /// Where Electric is.
+    pub upstream: Upstream,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestCtx;
+
+    fn new_ctx(&self) -> RequestCtx {
+        RequestCtx::default()
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+        ctx.edge = Edge::of(session.req_header(), &self.cors);
+        match admit::admit(self, session.req_header(), &mut ctx.record).await {
+            Ok(Decision::Admit(admission)) => {
+                ctx.phase = Phase::Admitted(admission);
+                return Ok(false);
+            }
+            Ok(Decision::Preflight) => {
+                self.write_whole(session, ctx.preflight(session.req_header())?, Bytes::new())
+                    .await?
+            }
+            Err(rejection) => self.reject(session, ctx, &rejection).await?,
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+        let admission = ctx.admission()?;
+        let upstream = &self.upstream;
+        let mut peer = HttpPeer::new(
+            (upstream.host.as_str(), upstream.port),
+            upstream.tls,
+            upstream.host.clone(),
+        );
+        peer.options.connection_timeout = Some(upstream.connect_timeout);
+        peer.options.total_connection_timeout = Some(upstream.connect_timeout);
+        // Silence can outlast the token: then the wait ends with it (SECURITY T19).
+        peer.options.read_timeout = Some(upstream.read_timeout.min(admission.time_left(self.clock.now())));
+        peer.options.write_timeout = Some(WRITE_TIMEOUT);
+        peer.options.idle_timeout = Some(upstream.idle_timeout);
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        *request = ctx
+            .admission()?
+            .request_header(&self.upstream, &ctx.record.request_id)?;
+        ctx.record.asked_upstream = Some(std::time::Instant::now());
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        let admission = ctx.admission()?;
+        let status = response.status.as_u16();
+        let rule = admission.upstream.rule().as_str();
+        if let Some(asked) = ctx.record.asked_upstream {
+            self.metrics
+                .upstream_answered(admission.upstream.is_live(), asked.elapsed());
+        }
+        if status >= 400 && status != 409 {
+            self.metrics.upstream_refused(rule, status);
+        }
+        if let Some(fault) = reply::fault_of(response) {
+            return Err(ctx.fail(fault));
+        }
+        *response = ctx.edge.answer_header(response, &ctx.record.request_id)?;
+        ctx.error_body = (status == 400).then(ErrorBody::default);
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut RequestCtx,
+    ) -> Result<Option<Duration>> {
+        if ctx.admission()?.is_over(self.clock.now()) && body.is_some() {
+            return Err(ctx.fail(Fault::TokenExpired));
+        }
+        if let Some(error_body) = &mut ctx.error_body {
+            *body = error_body.take(body.take(), end_of_stream);
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+        let fault = ctx.fault(error, self.clock.now());
+        tracing::warn!(
+            request_id = %ctx.record.request_id,
+            rule = ctx.record.rule_name(),
+            fault = fault.as_str(),
+            cause = %error.etype().as_str(),
+            "{fault}"
+        );
+        ctx.record.outcome = fault.as_str();
+        let answered = session.response_written().is_some();
+        let mut error_code = 0;
+        if let Some(rejection) = fault.rejection().filter(|_| !answered) {
+            error_code = rejection.answer().0.as_u16();
+            if self.reject(session, ctx, &rejection).await.is_err() {
+                error_code = 0;
+            }
+        }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestCtx) {
+        let status = session.response_written().map_or(0, |header| header.status.as_u16());
+        self.metrics
+            .answered(ctx.record.rule_name(), ctx.record.outcome, status);
+        ctx.record.log(status, session.body_bytes_sent());
+        ctx.phase = Phase::Answered;
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &RequestCtx, _error: &Error) -> bool {
+        true // `fail_to_proxy` has written a line without the client's text
+    }
+
+    fn request_summary(&self, _session: &Session, ctx: &RequestCtx) -> String {
+        format!("request {} of rule {}", ctx.record.request_id, ctx.record.rule_name())
+    }
+}
+
+/// A client that does not read, or an Electric that does not, is cut after this.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Gateway {
+    async fn reject(&self, session: &mut Session, ctx: &mut RequestCtx, rejection: &Rejection) -> Result<()> {
+        let (status, code, _) = rejection.answer();
+        if ctx.record.outcome == "served" {
+            ctx.record.outcome = code;
+        }
+        // The rest of a request that was not read must not become the next one (SECURITY P4).
+        if matches!(rejection, Rejection::ContentTooLarge | Rejection::InvalidRequest(_)) || status.is_server_error() {
+            session.set_keepalive(None);
+        }
+        let body = Bytes::from(rejection.body());
+        let header = ctx
+            .edge
+            .rejection_header(rejection, body.len(), &ctx.record.request_id)?;
+        self.write_whole(session, header, body).await
+    }
+
+    async fn write_whole(&self, session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
+        session.write_response_header(Box::new(header), bodiless).await?;
+        if !bodiless {
+            session.write_response_body(Some(body), true).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! The running service: sockets bound first, then the request path, the admin port and the key renewals on one runtime.
+//!
+//! The listeners are Pingora's, on sockets that we bind: a port that is taken is then an error at the start, where
+//! Pingora would log it and stay up without a listener. The drain ends with the last request, not after a fixed time.
+
+mod admin;
+mod readiness;
+mod tls;
+
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use pingora::apps::HttpServerOptions;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::proxy::ProxyServiceBuilder;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{Fds, ListenFds};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use tokio::net::TcpSocket;
+use tokio::sync::watch;
+
+use crate::auth::TokenVerifier;
+use crate::auth::keys::HttpFetch;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::limits::Budgets;
+use crate::proxy::{CorsPolicy, Gateway};
+use crate::telemetry::Metrics;
+
+pub use readiness::Readiness;
+
+/// A service with its sockets bound and nothing running yet.
+pub struct Server {
+    config: config::Server,
+    listen: Vec<BoundSocket>,
+    admin: BoundSocket,
+    gateway: Gateway,
+    verifier: Arc<TokenVerifier>,
+    metrics: Arc<Metrics>,
+    budgets: Arc<Budgets>,
+    readiness: Arc<Readiness>,
+}
+
+struct BoundSocket {
+    address: SocketAddr,
+    listener: std::net::TcpListener,
+}
+
+impl Server {
+    /// Binds every address and prepares everything that can fail.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a certificate that cannot be read, an issuer that cannot be set up.
+    pub fn bind(config: Config) -> anyhow::Result<Self> {
+        Self::bind_at(config, Arc::new(SystemClock))
+    }
+
+    /// As [`Server::bind`], with a clock of the caller's.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        install_crypto();
+        let listen = config
+            .server
+            .listen
+            .iter()
+            .map(|address| bind(*address))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let admin = bind(config.server.admin).context("server.admin")?;
+        let metrics = Arc::new(Metrics::new()?);
+        let verifier = Arc::new(TokenVerifier::new(
+            config.issuers,
+            config.limits.verdicts,
+            Arc::clone(&clock),
+            config.server.state.clone(),
+            Arc::new(HttpFetch::new()?),
+        )?);
+        let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
+        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
+        let gateway = Gateway {
+            verifier: Arc::clone(&verifier),
+            policy: config.policy,
+            cors: CorsPolicy::new(config.cors),
+            limits: config.limits,
+            budgets: Arc::clone(&budgets),
+            upstream: config.upstream,
+            metrics: Arc::clone(&metrics),
+            clock,
+        };
+        Ok(Self {
+            config: config.server,
+            listen,
+            admin,
+            gateway,
+            verifier,
+            metrics,
+            budgets,
+            readiness,
+        })
+    }
+
+    /// The addresses of the client listeners, with the ports they got.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listen.iter().map(|socket| socket.address).collect()
+    }
+
+    /// The address of the admin port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address
+    }
+
+    /// What `/readyz` asks.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
+    /// Serves until `stop` ends, then drains: no new connection, and requests in flight have `server.drain` to finish.
+    ///
+    /// # Errors
+    /// A certificate that cannot be read.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let (shutdown, watch) = watch::channel(false);
+        let conf = Arc::new(server_conf(&self.config, &self.gateway.upstream));
+        let mut proxy = ProxyServiceBuilder::new(&conf, self.gateway)
+            .name("shapegate")
+            .server_options(server_options(&self.config))
+            .build();
+        let fds = Fds::new();
+        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
+        for socket in self.listen {
+            let tls = self.config.tls.as_ref().map(tls::settings).transpose()?;
+            proxy.add_listener(socket.into_listener(&fds, tls));
+        }
+        let mut admin = Service::new(
+            "admin".to_owned(),
+            admin::Admin::new(
+                self.metrics,
+                Arc::clone(&self.verifier),
+                Arc::clone(&self.budgets),
+                self.readiness,
+            ),
+        );
+        admin.add_listener(self.admin.into_listener(&fds, None));
+        let renewals = tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
+        let serving = {
+            let (fds, watch) = (Arc::clone(&fds), watch.clone());
+            tokio::spawn(async move { proxy.start_service(Some(fds), watch, 1).await })
+        };
+        // The admin port stays until the end, so that a drain can be watched.
+        let (admin_shutdown, admin_watch) = watch::channel(false);
+        let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
+        stop.await;
+        shutdown.send_replace(true);
+        drain(&self.budgets, self.config.drain).await;
+        admin_shutdown.send_replace(true);
+        renewals.abort();
+        let _ = tokio::join!(serving, watching);
+        Ok(())
+    }
+}
+
+impl BoundSocket {
+    /// Hands the socket to Pingora, which finds it in `fds` under the name of its address.
+    fn into_listener(self, fds: &ListenFds, tls: Option<pingora::listeners::tls::TlsSettings>) -> ListenerConfig {
+        let name = self.address.to_string();
+        fds.lock().add(name.clone(), self.listener.into_raw_fd());
+        // The default of 64 KiB is held for as long as a client waits.
+        let listener = ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::new(4096, 1024));
+        match tls {
+            Some(tls) => listener.tls(tls),
+            None => listener,
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<BoundSocket> {
+    let listener = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        // A wave of reconnecting clients must find room (the kernel caps this at net.core.somaxconn).
+        socket.listen(65_535)?.into_std()
+    };
+    let listener = listener().with_context(|| format!("cannot listen on {address}"))?;
+    Ok(BoundSocket {
+        address: listener.local_addr()?,
+        listener,
+    })
+}
+
+/// One TLS library has two back ends in this build, so the choice must be made once and out loud.
+pub(crate) fn install_crypto() {
+    // Fails only where it was made before, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn server_conf(server: &config::Server, upstream: &config::Upstream) -> ServerConf {
+    ServerConf {
+        threads: server.threads,
+        upstream_keepalive_pool_size: upstream.pool,
+        // One retry, on a reused connection that Electric had closed (PROTOCOL 4.4).
+        max_retries: 2,
+        ..ServerConf::default()
+    }
+}
+
+fn server_options(server: &config::Server) -> HttpServerOptions {
+    let mut options = HttpServerOptions::default();
+    options.h2c = server.h2c;
+    options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
+    options
+}
+
+/// Pingora's default leaves an idle HTTP/2 connection open for ever.
+const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+async fn drain(budgets: &Budgets, limit: Duration) {
+    let emptied = async {
+        while budgets.in_flight() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(limit, emptied).await.is_err() {
+        tracing::warn!(left = budgets.in_flight(), "drain: requests in flight were cut");
+    }
+}

@@ -1,0 +1,28 @@
+//! The certificate of the client listeners.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use pingora::listeners::tls::TlsSettings;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use crate::config::Tls;
+
+/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+pub(super) fn settings(tls: &Tls) -> anyhow::Result<TlsSettings> {
+    let chain = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key)
+        .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
+    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        .context("server.tls: certificate and key do not fit together")?;
+    // Pingora would read the files itself, but panics where it cannot.
+    let mut settings = TlsSettings::intermediate("", "").map_err(|error| anyhow!("{error}"))?;
+    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    settings.enable_h2();
+    Ok(settings)
+}

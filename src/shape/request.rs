@@ -1,0 +1,380 @@
+//! The client's request, parsed once and strictly.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+
+use percent_encoding::percent_decode_str;
+
+use super::protocol::{Name, ProtocolParam, classify};
+use crate::policy::{Replica, TableName};
+
+/// What a client asks for.
+#[derive(Debug)]
+pub struct ShapeRequest {
+    target: Target,
+    protocol: BTreeMap<ProtocolParam, String>,
+    parameters: Vec<(String, String)>,
+    dropped: usize,
+}
+
+/// How the shape is named.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// By a rule's own path.
+    Path(String),
+    /// By `table=`.
+    Table(TableName),
+}
+
+/// What is wrong with one parameter; neither part ever holds a client's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterError {
+    /// The parameter, in its proper spelling.
+    pub name: Cow<'static, str>,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+/// More parameters than this are refused; Electric's clients send about a dozen.
+const MAX_PARAMETERS: usize = 64;
+
+impl ShapeRequest {
+    /// Parses the query of a request to the shape path (`path` is `None`) or to a rule's own path.
+    ///
+    /// `known` names the parameters that rules read; each other one is dropped and counted.
+    ///
+    /// # Errors
+    /// Every parameter that is reserved, repeated, misspelt or malformed (SECURITY Q1 to Q6).
+    pub fn parse(path: Option<&str>, query: &str, known: &HashSet<String>) -> Result<Self, Vec<ParameterError>> {
+        let mut reader = Reader::new(known);
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        if pairs.clone().count() > MAX_PARAMETERS {
+            return Err(vec![problem("query", "has more than 64 parameters")]);
+        }
+        pairs.for_each(|pair| reader.read(pair));
+        let target = reader.target(path);
+        reader.check_protocol();
+        match target {
+            Some(target) if reader.errors.is_empty() => Ok(Self {
+                target,
+                protocol: reader.protocol,
+                parameters: reader.parameters,
+                dropped: reader.dropped,
+            }),
+            _ => Err(reader.errors),
+        }
+    }
+
+    /// How the shape is named.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The value of a protocol parameter; never empty.
+    pub fn protocol(&self, param: ProtocolParam) -> Option<&str> {
+        self.protocol.get(&param).map(String::as_str)
+    }
+
+    /// Whether the answer may wait for a change.
+    pub fn is_live(&self) -> bool {
+        self.protocol(ProtocolParam::Live) == Some("true")
+    }
+
+    /// Whether changes are streamed as server-sent events.
+    pub fn is_sse(&self) -> bool {
+        self.protocol(ProtocolParam::LiveSse) == Some("true")
+    }
+
+    /// The client's own parameters that rules read.
+    pub fn parameters(&self) -> &[(String, String)] {
+        &self.parameters
+    }
+
+    /// How many parameters nobody reads.
+    pub fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// A client may repeat what its rule says of `replica`, no more: it decides what an update shows.
+    ///
+    /// # Errors
+    /// Where it says something else.
+    pub fn check_replica(&self, allowed: Replica) -> Result<(), ParameterError> {
+        match (self.protocol(ProtocolParam::Replica), allowed) {
+            (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
+            _ => Err(problem("replica", "is set by the rule; leave it out")),
+        }
+    }
+}
+
+struct Reader<'a> {
+    known: &'a HashSet<String>,
+    table: Option<String>,
+    protocol: BTreeMap<ProtocolParam, String>,
+    parameters: Vec<(String, String)>,
+    dropped: usize,
+    errors: Vec<ParameterError>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(known: &'a HashSet<String>) -> Self {
+        let (protocol, parameters, errors) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self {
+            known,
+            table: None,
+            protocol,
+            parameters,
+            dropped: 0,
+            errors,
+        }
+    }
+
+    fn read(&mut self, pair: &str) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (Some(name), Some(value)) = (decode(name), decode(value)) else {
+            return self.fail(
+                "query",
+                "has a part that is not percent-encoded UTF-8, or a control character",
+            );
+        };
+        if name == "table" {
+            return self.read_table(value);
+        }
+        match classify(&name) {
+            Name::Custom if self.known.contains(&name) => self.read_parameter(name, value),
+            Name::Custom => self.dropped += 1,
+            Name::Misspelt => self.fail("query", "has a parameter of Electric's in another spelling"),
+            Name::Protocol(param) => self.read_protocol(param, value),
+            Name::Reserved => {
+                self.fail(
+                    "query",
+                    "has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it",
+                );
+            }
+        }
+    }
+
+    fn read_table(&mut self, value: String) {
+        if self.table.replace(value).is_some() {
+            self.fail("table", REPEATED);
+        }
+    }
+
+    fn read_parameter(&mut self, name: String, value: String) {
+        if self.parameters.iter().any(|(known, _)| *known == name) {
+            return self.fail(name, REPEATED);
+        }
+        self.parameters.push((name, value));
+    }
+
+    fn read_protocol(&mut self, param: ProtocolParam, value: String) {
+        if self.protocol.contains_key(&param) {
+            return self.fail(param.as_str(), REPEATED);
+        }
+        // Electric takes an empty value for none (PROTOCOL 1).
+        if let Err(problem) = if value.is_empty() { Ok(()) } else { param.check(&value) } {
+            self.fail(param.as_str(), problem);
+        }
+        self.protocol.insert(param, value);
+    }
+
+    fn target(&mut self, path: Option<&str>) -> Option<Target> {
+        match (path, self.table.as_deref()) {
+            (Some(path), None) => return Some(Target::Path(path.to_owned())),
+            (Some(_), Some(_)) => self.fail("table", "is named by the path; leave it out"),
+            (None, None | Some("")) => self.fail("table", "can't be blank"),
+            (None, Some(table)) => match TableName::parse(table) {
+                Ok(table) => return Some(Target::Table(table)),
+                Err(_) => self.fail("table", "is not a table name"),
+            },
+        }
+        None
+    }
+
+    /// The combinations that Electric refuses (transcripts 34, 36, 37, 38), refused before they cost a request.
+    fn check_protocol(&mut self) {
+        self.protocol.retain(|_, value| !value.is_empty());
+        let value = |param| self.protocol.get(&param).map(String::as_str);
+        let live = value(ProtocolParam::Live) == Some("true");
+        let sse = value(ProtocolParam::LiveSse) == Some("true");
+        let handle = value(ProtocolParam::Handle).is_some();
+        match value(ProtocolParam::Offset) {
+            None => self.fail("offset", "can't be blank"),
+            Some("-1" | "now") if live => self.fail("live", "can't be true when offset is -1 or now"),
+            Some("-1" | "now") => {}
+            Some(_) if !handle => self.fail("handle", "can't be blank when offset is not -1 or now"),
+            Some(_) => {}
+        }
+        if sse && !live {
+            self.fail("live_sse", "can't be true unless live is also true");
+        }
+    }
+
+    fn fail(&mut self, name: impl Into<Cow<'static, str>>, problem: &'static str) {
+        self.errors.push(ParameterError {
+            name: name.into(),
+            problem,
+        });
+    }
+}
+
+const REPEATED: &str = "stands more than once";
+
+fn problem(name: &'static str, problem: &'static str) -> ParameterError {
+    ParameterError {
+        name: name.into(),
+        problem,
+    }
+}
+
+/// `+` is a space, as for Plug; a `%` without two hex digits, invalid UTF-8 and control characters have no reading.
+fn decode(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let broken = |at: usize| {
+        bytes
+            .get(at + 1..at + 3)
+            .is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit))
+    };
+    if (0..bytes.len()).any(|at| bytes[at] == b'%' && broken(at)) {
+        return None;
+    }
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
+    (!decoded.chars().any(|c| c.is_control() || c == '\u{feff}')).then(|| decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str) -> Result<ShapeRequest, Vec<ParameterError>> {
+        ShapeRequest::parse(None, query, &HashSet::from(["organizationId".to_owned()]))
+    }
+
+    fn errors(query: &str) -> Vec<String> {
+        parse(query)
+            .map(|_| ())
+            .unwrap_err()
+            .iter()
+            .map(|error| format!("{}: {}", error.name, error.problem))
+            .collect()
+    }
+
+    #[test]
+    fn takes_what_a_client_sends() {
+        let request =
+            parse("table=tasks&organizationId=org+1&offset=0_inf&handle=1-2&live=true&cursor=&utm=x&utm=y").unwrap();
+        assert_eq!(request.target(), &Target::Table(TableName::parse("tasks").unwrap()));
+        assert_eq!(
+            request.parameters(),
+            [("organizationId".to_owned(), "org 1".to_owned())]
+        );
+        assert_eq!(request.protocol(ProtocolParam::Offset), Some("0_inf"));
+        assert_eq!(request.protocol(ProtocolParam::Cursor), None);
+        assert_eq!(request.dropped(), 2);
+        assert!(request.is_live() && !request.is_sse());
+    }
+
+    #[test]
+    fn refuses_what_could_reach_the_policy_s_side() {
+        for reserved in [
+            "where=true",
+            "WHERE=true",
+            "%77here=true",
+            "params[1]=x",
+            "columns%5B%5D=x",
+            "subset__where=1",
+            "secret=",
+        ] {
+            let found = errors(&format!("table=tasks&offset=-1&{reserved}"));
+            assert!(found[0].contains("reserved"), "{reserved}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_has_two_readings() {
+        for (query, hint) in [
+            ("table=a&table=b&offset=-1", "table: stands more"),
+            ("%74able=a&table=b&offset=-1", "table: stands more"),
+            ("table=a&offset=-1&offset=now", "offset: stands more"),
+            (
+                "table=a&offset=-1&organizationId=1&organizationId=2",
+                "organizationId: stands more",
+            ),
+            (
+                "table=a&offset=0_0&handle=1-1&live=true&live_sse=true&experimental_live_sse=true",
+                "live_sse: stands more",
+            ),
+            ("table[]=a&offset=-1", "another spelling"),
+            ("TABLE=a&offset=-1", "another spelling"),
+            ("table=a&offset=-1&OFFSET=now", "another spelling"),
+            ("table=a%00&offset=-1", "control character"),
+            ("table=a&offset=-1&x=%0d%0a", "control character"),
+            ("table=a&offset=-1&x=%zz", "percent-encoded"),
+            ("table=a&offset=-1&x=%c0%af", "percent-encoded"),
+            ("table=a&offset=-1&x=%ff", "percent-encoded"),
+            ("table=a&offset=-1&x=%EF%BB%BFy", "percent-encoded"),
+        ] {
+            assert!(
+                errors(query).iter().any(|error| error.contains(hint)),
+                "{query}: {:?}",
+                errors(query)
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_electric_would() {
+        for (query, expected) in [
+            ("", "table: can't be blank"),
+            ("table=&offset=-1", "table: can't be blank"),
+            ("table=a;b&offset=-1", "table: is not a table name"),
+            ("table=a", "offset: can't be blank"),
+            ("table=a&offset=", "offset: can't be blank"),
+            (
+                "table=a&offset=x",
+                "offset: has invalid format: -1, now, or <integer>_<integer>",
+            ),
+            (
+                "table=a&offset=0_0",
+                "handle: can't be blank when offset is not -1 or now",
+            ),
+            (
+                "table=a&offset=-1&live=true",
+                "live: can't be true when offset is -1 or now",
+            ),
+            ("table=a&offset=-1&live=yes", "live: must be true or false"),
+            (
+                "table=a&offset=0_0&handle=1-1&live_sse=true",
+                "live_sse: can't be true unless live is also true",
+            ),
+        ] {
+            assert!(
+                errors(query).contains(&expected.to_owned()),
+                "{query}: {:?}",
+                errors(query)
+            );
+        }
+        let many = format!("table=a&offset=-1{}", "&x=1".repeat(MAX_PARAMETERS));
+        assert_eq!(errors(&many), ["query: has more than 64 parameters"]);
+    }
+
+    #[test]
+    fn a_path_names_its_table() {
+        let parse = |query| ShapeRequest::parse(Some("/api/items"), query, &HashSet::new());
+        assert_eq!(
+            parse("offset=-1").unwrap().target(),
+            &Target::Path("/api/items".to_owned())
+        );
+        assert!(parse("offset=-1&table=items").is_err());
+    }
+
+    #[test]
+    fn replica_may_only_be_repeated() {
+        let ask = |query: &str, allowed| parse(query).unwrap().check_replica(allowed).is_ok();
+        assert!(ask("table=a&offset=-1", Replica::Full));
+        assert!(ask("table=a&offset=-1&replica=full", Replica::Full));
+        assert!(!ask("table=a&offset=-1&replica=full", Replica::Default));
+        assert!(!ask("table=a&offset=-1&replica=default", Replica::Full));
+    }
+}

@@ -1,0 +1,132 @@
+//! The request to Electric: built from empty, in one canonical order.
+
+use aws_lc_rs::digest;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::SHAPE_PATH;
+use super::protocol::ProtocolParam;
+use super::request::ShapeRequest;
+use crate::policy::{Permit, Replica, RuleId};
+use crate::secret::Secret;
+
+/// A request to Electric, whole but for the secret.
+///
+/// Two clients ask for the same bytes exactly when their [`UpstreamRequest::query`] is equal.
+#[derive(Debug)]
+pub struct UpstreamRequest {
+    query: String,
+    rule: RuleId,
+    live: bool,
+}
+
+/// The request line would pass Electric's limit of 9,999 bytes (PROTOCOL 1, Limits; transcript 60).
+#[derive(Debug, thiserror::Error)]
+#[error("the rule's values make the request to Electric longer than 9,999 bytes")]
+pub struct TooLong;
+
+/// Room on Electric's request line for the path, the method, the version and the secret.
+const MAX_QUERY: usize = 9_500;
+
+impl UpstreamRequest {
+    /// Builds the request that `permit` allows, at the point of the log that `request` names.
+    ///
+    /// # Errors
+    /// [`TooLong`] where the bound values do not fit on Electric's request line.
+    pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, TooLong> {
+        let mut query = Query::default();
+        query.push("table", permit.table());
+        query.push_some("where", permit.predicate());
+        for (index, value) in permit.params().iter().enumerate() {
+            query.push(&format!("params[{}]", index + 1), value);
+        }
+        query.push_some("columns", permit.columns());
+        // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2).
+        query.push_some("queryable_columns", permit.columns());
+        if permit.replica() == Replica::Full {
+            query.push("replica", "full");
+        }
+        for param in PASSED {
+            query.push_some(
+                param.as_str(),
+                request.protocol(param).filter(|value| *value != "false"),
+            );
+        }
+        query.push_some("source_id", source_id);
+        if query.0.len() > MAX_QUERY {
+            return Err(TooLong);
+        }
+        Ok(Self {
+            query: query.0,
+            rule: permit.into_rule(),
+            live: request.is_live(),
+        })
+    }
+
+    /// The canonical query without the secret: what two clients must agree on to share an answer.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// The query's SHA-256 in hex, for people: equal exactly where the query is.
+    pub fn key(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, self.query.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The rule that allowed it.
+    pub fn rule(&self) -> &RuleId {
+        &self.rule
+    }
+
+    /// Whether Electric may hold its answer back until something changes.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The request target for the wire, the secret at its end: not for logs.
+    pub fn target(&self, secret: Option<&Secret>) -> Secret {
+        let mut query = Query(self.query.clone());
+        query.push_some("secret", secret.map(Secret::expose));
+        Secret::new(format!("{SHAPE_PATH}?{}", query.0))
+    }
+
+    /// The request target for people.
+    pub fn redacted_target(&self) -> String {
+        format!("{SHAPE_PATH}?{}&secret=…", self.query)
+    }
+}
+
+/// The protocol parameters that go upstream, in their order. `replica` is the rule's.
+const PASSED: [ProtocolParam; 8] = [
+    ProtocolParam::Log,
+    ProtocolParam::Offset,
+    ProtocolParam::Handle,
+    ProtocolParam::Live,
+    ProtocolParam::LiveSse,
+    ProtocolParam::Cursor,
+    ProtocolParam::ExpiredHandle,
+    ProtocolParam::CacheBuster,
+];
+
+/// RFC 3986 section 2.3: everything but the unreserved characters is encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+#[derive(Default)]
+struct Query(String);
+
+impl Query {
+    fn push(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push('&');
+        }
+        self.0.extend(utf8_percent_encode(name, ENCODED));
+        self.0.push('=');
+        self.0.extend(utf8_percent_encode(value, ENCODED));
+    }
+
+    fn push_some(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.push(name, value);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The access log: one line per answer.
+
+use std::time::Instant;
+
+use crate::policy::RuleId;
+
+/// The tracing target of access lines, to filter by.
+pub const TARGET: &str = "shapegate::access";
+
+/// What is known of one request, for observers only: no decision reads it.
+#[derive(Debug)]
+pub struct Record {
+    /// Our own id of the request, also sent as `x-request-id`.
+    pub request_id: String,
+    /// When it arrived.
+    pub started: Instant,
+    /// The rule that allowed it.
+    pub rule: Option<RuleId>,
+    /// A short hash of the token, never the token.
+    pub token: Option<Box<str>>,
+    /// `served`, or the code of our own answer.
+    pub outcome: &'static str,
+    /// When the request went to Electric.
+    pub asked_upstream: Option<Instant>,
+}
+
+impl Record {
+    /// A record of a request that arrives now.
+    pub fn new() -> Self {
+        Self {
+            request_id: format!("{:032x}", rand::random::<u128>()),
+            started: Instant::now(),
+            rule: None,
+            token: None,
+            outcome: "served",
+            asked_upstream: None,
+        }
+    }
+
+    /// The rule's name; `-` where none was reached.
+    pub fn rule_name(&self) -> &str {
+        self.rule.as_ref().map_or("-", RuleId::as_str)
+    }
+
+    /// Writes the line of an answer with `status` (0 where the client left before one) and `bytes` of body.
+    pub fn log(&self, status: u16, bytes: usize) {
+        tracing::info!(
+            target: TARGET,
+            request_id = %self.request_id,
+            rule = self.rule_name(),
+            outcome = self.outcome,
+            status,
+            bytes,
+            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            token = self.token.as_deref().unwrap_or("-"),
+        );
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::new()
+    }
+}
