@@ -1,0 +1,284 @@
+//! The commands, as a person types them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::harness::{AUDIENCE, Answer, Gate, IssuerServer, SECRET};
+
+fn shapegate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shapegate"));
+    command
+        .args(arguments)
+        .env("ELECTRIC_SECRET", SECRET)
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(arguments: &[&str]) -> Output {
+    shapegate(arguments).output().await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A configuration of the issuer and the stand-in of a running gate.
+fn config(folder: &Path, electric: &str, issuer: &str) -> PathBuf {
+    let path = folder.join("shapegate.toml");
+    let rules = crate::harness::RULES;
+    let config = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[upstream]
+url = "{electric}"
+secret = {{ env = "ELECTRIC_SECRET" }}
+[[issuer]]
+issuer = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["EdDSA"]
+jwks = {{ url = "{issuer}/jwks" }}
+{rules}"#
+    );
+    std::fs::write(&path, config).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_and_usage() {
+    let help = output(&["--help"]).await;
+    assert!(help.status.success());
+    assert!(text(&help.stdout).lines().count() <= 24, "{}", text(&help.stdout));
+    for wrong in [&["--nonsense"][..], &[], &["check"], &["explain", "--config"]] {
+        let wrong = output(wrong).await;
+        assert_eq!(
+            (wrong.status.code(), wrong.stdout.len()),
+            (Some(64), 0),
+            "{}",
+            text(&wrong.stderr)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_every_error_and_shows_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let ok = output(&["check", "--config", good.to_str().unwrap()]).await;
+    assert_eq!(ok.status.code(), Some(0), "{}", text(&ok.stderr));
+    assert!(text(&ok.stdout).contains("2 rules"), "{}", text(&ok.stdout));
+    let broken = std::fs::read_to_string(&good)
+        .unwrap()
+        .replace("where = \"none\"", "where = ''")
+        .replace("[server]", "[server]\nlisen = 1");
+    std::fs::write(&good, broken).unwrap();
+    let bad = output(&["check", "--config", good.to_str().unwrap()]).await;
+    let errors = text(&bad.stderr);
+    assert_eq!((bad.status.code(), bad.stdout.len()), (Some(64), 0));
+    assert!(
+        errors.contains("shapegate.toml:3:") && errors.contains("lisen"),
+        "{errors}"
+    );
+    assert!(errors.contains("where") && errors.contains("none"), "{errors}");
+    assert!(!errors.contains(SECRET));
+    let run = output(&["--config", good.to_str().unwrap()]).await;
+    assert_eq!((run.status.code(), text(&run.stderr)), (Some(64), errors));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probes_electric() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let path = path.to_str().unwrap();
+    let probe = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
+    assert_eq!(
+        probe.status.code(),
+        Some(0),
+        "{}{}",
+        text(&probe.stdout),
+        text(&probe.stderr)
+    );
+    assert!(text(&probe.stdout).contains("tasks: ok") && text(&probe.stdout).contains("/api/items: ok"));
+    assert_eq!(gate.electric.request_count(), 2);
+    let lacking = output(&["check", "--config", path, "--probe"]).await;
+    assert_eq!(lacking.status.code(), Some(1));
+    assert!(
+        text(&lacking.stdout).contains("tasks: not asked"),
+        "{}",
+        text(&lacking.stdout)
+    );
+    let wrong = std::fs::read_to_string(path)
+        .unwrap()
+        .replace("\"organization_id\"", "\"organisation\"");
+    std::fs::write(path, wrong).unwrap();
+    let refused = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stdout).contains("unknown reference organisation"),
+        "{}",
+        text(&refused.stdout)
+    );
+    assert!(!text(&refused.stdout).contains(SECRET) && !text(&refused.stderr).contains(SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_what_and_why() {
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
+    let path = path.to_str().unwrap();
+    let token = issuer.token(json!({ "sub": "user-1", "organizationIds": ["org_1"] }));
+    let url = "https://sync.test/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+    let allowed = output(&["explain", "--config", path, "--token", &token, url]).await;
+    let words = text(&allowed.stdout);
+    assert_eq!(allowed.status.code(), Some(0), "{words}{}", text(&allowed.stderr));
+    for part in [
+        "decision: allow",
+        "rule:     tasks",
+        "params%5B1%5D=org_1",
+        "secret=…",
+        "user-1",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(!words.contains(SECRET) && !words.contains(&token));
+    for (url, token, why) in [
+        (
+            "/v1/shape?table=tasks&organizationId=org_2&offset=-1",
+            &*token,
+            "forbidden",
+        ),
+        ("/v1/shape?table=secrets&offset=-1", &token, "shape_not_found"),
+        ("/v1/shape?table=tasks&offset=-1&where=true", &token, "reserved"),
+        ("/other", &token, "not_found"),
+        ("/v1/shape?table=tasks&offset=-1", "a.b.c", "the token is refused"),
+    ] {
+        let denied = output(&["explain", "--config", path, "--token", token, url]).await;
+        assert_eq!(denied.status.code(), Some(1));
+        assert!(
+            text(&denied.stdout).contains("decision: deny") && text(&denied.stdout).contains(why),
+            "{}",
+            text(&denied.stdout)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jwks_makes_a_static_set() {
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
+    let out = folder.path().join("keys.json");
+    let fetched = output(&[
+        "jwks",
+        "--config",
+        path.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .await;
+    assert_eq!(fetched.status.code(), Some(0), "{}", text(&fetched.stderr));
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(&out).unwrap()).unwrap()["keys"][0]["kid"],
+        "key-1"
+    );
+    // and it serves as `jwks.file`, without the issuer
+    issuer.set_up(false);
+    let fixed = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace(&format!("url = \"{}/jwks\"", issuer.url()), "file = \"keys.json\"");
+    std::fs::write(&path, fixed).unwrap();
+    let token = issuer.token(json!({ "organizationIds": ["org_1"] }));
+    let url = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+    let allowed = output(&["explain", "--config", path.to_str().unwrap(), "--token", &token, url]).await;
+    assert_eq!(allowed.status.code(), Some(0), "{}", text(&allowed.stdout));
+    let down = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
+    let failed = output(&[
+        "jwks",
+        "--config",
+        down.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .await;
+    assert_eq!(failed.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_an_error_at_once() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let address = taken.local_addr().unwrap().to_string();
+    let text_of = std::fs::read_to_string(&path)
+        .unwrap()
+        .replacen("127.0.0.1:0", &address, 1);
+    std::fs::write(&path, text_of).unwrap();
+    let failed = output(&["--config", path.to_str().unwrap()]).await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(
+        text(&failed.stderr).contains(&format!("cannot listen on {address}")),
+        "{}",
+        text(&failed.stderr)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_s_curl_lines_work_as_printed() {
+    let mut child = shapegate(&["demo", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut commands, mut page) = (Vec::new(), String::new());
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if let Some(url) = line.trim().strip_prefix("page: ") {
+            page = url.trim().to_owned();
+        }
+        if line.trim_start().starts_with("curl ") {
+            commands.push(line.trim().to_owned());
+        }
+        if commands.len() == 5 {
+            break;
+        }
+    }
+    let mut answers = Vec::new();
+    for command in &commands {
+        let output = Command::new("sh").args(["-c", command]).output().await.unwrap();
+        answers.push(text(&output.stdout));
+    }
+    assert!(
+        answers[0].contains("org-1") && !answers[0].contains("org-2"),
+        "{}",
+        answers[0]
+    );
+    assert!(
+        answers[1].contains("org-2") && !answers[1].contains("org-1"),
+        "{}",
+        answers[1]
+    );
+    assert!(
+        answers[2].contains("403") && answers[2].contains("forbidden"),
+        "{}",
+        answers[2]
+    );
+    assert!(
+        answers[3].contains("401") && answers[3].contains("token_missing"),
+        "{}",
+        answers[3]
+    );
+    assert!(
+        answers[4].contains("electric-cursor") && answers[4].contains("\"insert\""),
+        "{}",
+        answers[4]
+    );
+    let page = Answer::of(reqwest::get(&page).await.unwrap()).await;
+    assert!(page.text().contains("<title>shapegate demo</title>") && !page.text().contains("{{"));
+}

@@ -1,0 +1,190 @@
+//! The real client, `@electric-sql/client` from npm, through shapegate (DESIGN 3; PEERS 1.3).
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shapegate::demo::http::{Reply, Server, Serving};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::harness::{Gate, with_defaults};
+
+/// A test that hangs fails after this; none takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A ShapeStream in a process of its own.
+struct Client {
+    lines: Lines<BufReader<ChildStdout>>,
+    _child: Child,
+}
+
+impl Client {
+    fn start(options: &Value) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+        let mut child = Command::new("node")
+            .args([&format!("{folder}/stream.mjs"), &options.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup"));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { lines, _child: child }
+    }
+
+    async fn line(&mut self) -> Value {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+        let line = line.expect("the client says nothing").unwrap();
+        let line = line.expect("the client ended; are its npm packages there? run .ci/setup");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Reads lines until one satisfies `wanted`.
+    async fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.line().await;
+            if wanted(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// Waits for a row with this title, and says by which operation it came.
+    async fn title(&mut self, title: &str) -> String {
+        let is_row = |message: &Value| message["value"]["title"] == title;
+        let line = self
+            .until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_row)))
+            .await;
+        let message = line["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|message| is_row(message))
+            .unwrap();
+        message["headers"]["operation"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Hands out tokens one after the other, the last one again and again.
+async fn token_server(tokens: Vec<String>) -> (String, Arc<AtomicUsize>, Serving) {
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = format!("http://{}/token", server.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let serving = server.serve(move |_| {
+        let turn = counter.fetch_add(1, Ordering::SeqCst).min(tokens.len() - 1);
+        std::future::ready(Reply::new(200).with_body(tokens[turn].clone()))
+    });
+    (url, asked, serving)
+}
+
+fn options(gate: &Gate, token_url: &str) -> Value {
+    json!({
+        "url": format!("{}/v1/shape", gate.url),
+        "params": { "table": "tasks", "organizationId": "org_1" },
+        "tokenUrl": token_url,
+    })
+}
+
+fn task(gate: &Gate, id: u32, organization: &str, title: &str) {
+    let id = format!("00000000-0000-0000-0000-{id:012}");
+    gate.electric
+        .insert(
+            "tasks",
+            json!({ "id": id, "organization_id": organization, "title": title }),
+        )
+        .unwrap();
+}
+
+async fn syncs(live_sse: bool) {
+    let gate = Gate::start().await;
+    task(&gate, 1, "org_1", "first");
+    task(&gate, 2, "org_2", "foreign");
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["liveSse"] = json!(live_sse);
+    let mut client = Client::start(&options);
+    assert_eq!(client.title("first").await, "insert");
+    gate.electric.wait_for_waiting(1).await;
+    task(&gate, 3, "org_2", "foreign too");
+    task(&gate, 4, "org_1", "second");
+    assert_eq!(client.title("second").await, "insert");
+    let asked: Vec<_> = gate
+        .electric
+        .requests()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
+    assert_eq!(
+        asked.iter().any(|target| target.contains("live_sse=true")),
+        live_sse,
+        "{asked:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn initial_sync_and_live_update_by_long_poll() {
+    syncs(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn initial_sync_and_live_update_by_sse() {
+    syncs(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_409_makes_it_sync_anew() {
+    let gate = Gate::start().await;
+    task(&gate, 1, "org_1", "before");
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut client = Client::start(&options(&gate, &token_url));
+    client.title("before").await;
+    gate.electric.wait_for_waiting(1).await;
+    gate.electric.truncate("tasks").unwrap();
+    let refetch = |line: &Value| {
+        line["messages"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|m| m["headers"]["control"] == "must-refetch"))
+    };
+    client.until(refetch).await;
+    task(&gate, 2, "org_1", "after");
+    client.title("after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_401_makes_it_fetch_a_fresh_token() {
+    let gate = Gate::start().await;
+    task(&gate, 1, "org_1", "first");
+    let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
+    let expired = gate.issuer.keys.sign(&with_defaults(gate.issuer.url(), claims));
+    let (token_url, asked, _serving) = token_server(vec![expired, gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["retry"] = json!([401]);
+    let mut client = Client::start(&options);
+    let error = client.line().await;
+    assert_eq!(
+        (error["error"].as_u64(), error["code"].as_str()),
+        (Some(401), Some("token_expired"))
+    );
+    client.title("first").await;
+    assert!(asked.load(Ordering::SeqCst) >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_403_stops_it() {
+    let gate = Gate::start().await;
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_2"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["retry"] = json!([401]);
+    let mut client = Client::start(&options);
+    let error = client.line().await;
+    assert_eq!(
+        (error["error"].as_u64(), error["code"].as_str()),
+        (Some(403), Some("forbidden"))
+    );
+    assert_eq!(client.line().await["stopped"], 403);
+    assert_eq!(gate.electric.request_count(), 0);
+}

@@ -1,0 +1,66 @@
+//! An issuer whose key set is served over HTTP, counted, and can be taken away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use shapegate::demo::http::{End, Reply, Server, Serving};
+use shapegate::demo::issuer::Issuer;
+
+/// A running issuer.
+pub(crate) struct IssuerServer {
+    pub keys: Issuer,
+    state: Arc<State>,
+    _serving: Serving,
+}
+
+struct State {
+    up: AtomicBool,
+    fetches: AtomicUsize,
+}
+
+impl IssuerServer {
+    pub(crate) async fn start() -> Self {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let keys = Issuer::new(&format!("http://{}", server.local_addr().unwrap())).unwrap();
+        let state = Arc::new(State {
+            up: AtomicBool::new(true),
+            fetches: AtomicUsize::new(0),
+        });
+        let (served, shared) = (keys.clone(), Arc::clone(&state));
+        let serving = server.serve(move |_| {
+            shared.fetches.fetch_add(1, Ordering::SeqCst);
+            let reply = if shared.up.load(Ordering::SeqCst) {
+                Reply::json(200, served.jwks().to_string())
+            } else {
+                Reply::new(500).with_end(End::Reset)
+            };
+            std::future::ready(reply)
+        });
+        Self {
+            keys,
+            state,
+            _serving: serving,
+        }
+    }
+
+    /// The `iss`, and the URL below which `/jwks` is served.
+    pub(crate) fn url(&self) -> &str {
+        self.keys.name()
+    }
+
+    /// Whether the key set is served; if not, every connection is reset.
+    pub(crate) fn set_up(&self, up: bool) {
+        self.state.up.store(up, Ordering::SeqCst);
+    }
+
+    /// How often the key set was asked for.
+    pub(crate) fn fetches(&self) -> usize {
+        self.state.fetches.load(Ordering::SeqCst)
+    }
+
+    /// A token with these claims and the defaults of the tests.
+    pub(crate) fn token(&self, claims: Value) -> String {
+        self.keys.sign(&super::with_defaults(self.url(), claims))
+    }
+}

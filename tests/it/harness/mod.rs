@@ -1,0 +1,197 @@
+//! A real shapegate on loopback, between a client and the stand-in for Electric, with an issuer that can go away.
+
+mod client;
+mod issuer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use shapegate::clock::{Clock, SystemClock};
+use shapegate::config::{Config, Environment};
+use shapegate::demo::electric::{Column, Electric, Options};
+use shapegate::server::Server;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) use client::{Answer, Stream, raw};
+pub(crate) use issuer::IssuerServer;
+
+/// The secret of the stand-in; no byte of it may reach a client.
+pub(crate) const SECRET: &str = "test-secret";
+/// The audience of every test token.
+pub(crate) const AUDIENCE: &str = "https://app.test";
+
+/// The rules most tests use.
+pub(crate) const RULES: &str = r#"
+[[shape]]
+table = "tasks"
+allow = "query.organizationId in claims.organizationIds"
+where = '"organization_id" = {{ query.organizationId }}'
+
+[[shape]]
+path = "/api/items"
+table = "items"
+allow = "'admin' in claims.roles"
+where = "none"
+columns = ["id", "title"]
+"#;
+
+/// A running shapegate with all that is around it.
+pub(crate) struct Gate {
+    pub electric: Electric,
+    pub issuer: IssuerServer,
+    pub url: String,
+    pub admin: String,
+    client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    serving: Option<JoinHandle<()>>,
+}
+
+/// What a test changes before the start.
+pub(crate) struct Setup {
+    pub rules: String,
+    /// More lines of `[server]`, `[upstream]`, `[[issuer]]`; whole sections go to `rules`.
+    pub server: String,
+    pub upstream: String,
+    pub issuer: String,
+    pub jwks: String,
+    pub electric: Options,
+    /// Where shapegate looks for Electric, if not at the stand-in.
+    pub electric_url: Option<String>,
+    pub clock: Arc<dyn Clock>,
+    pub issuer_up: bool,
+    /// The issuer that shapegate knows, if not the one started here.
+    pub issuer_url: Option<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            rules: RULES.to_owned(),
+            server: String::new(),
+            upstream: String::new(),
+            issuer: String::new(),
+            jwks: String::new(),
+            electric: Options::default(),
+            electric_url: None,
+            clock: Arc::new(SystemClock),
+            issuer_up: true,
+            issuer_url: None,
+        }
+    }
+}
+
+impl Gate {
+    /// Starts with [`RULES`].
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// Starts as `setup` says, and waits for nothing: the first request may find the issuer's keys on their way.
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let electric = Electric::start(setup.electric).await.unwrap();
+        let text = |name: &str| Column::new(name, "text");
+        let key = |kind: &str| Column::new("id", kind).not_null().primary_key(0);
+        electric.create_table("tasks", vec![key("uuid"), text("organization_id"), text("title")]);
+        electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
+        let issuer = IssuerServer::start().await;
+        issuer.set_up(setup.issuer_up);
+        let text = format!(
+            r#"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+drain = "2s"
+{server}
+[upstream]
+url = "{electric}"
+secret = {{ env = "ELECTRIC_SECRET" }}
+{upstream}
+[[issuer]]
+issuer = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["EdDSA"]
+leeway = "0s"
+jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
+{issuer_keys}
+{rules}
+"#,
+            server = setup.server,
+            electric = setup.electric_url.unwrap_or_else(|| electric.url()),
+            upstream = setup.upstream,
+            issuer = setup.issuer_url.as_deref().unwrap_or(issuer.url()),
+            jwks = setup.jwks,
+            issuer_keys = setup.issuer,
+            rules = setup.rules,
+        );
+        let environment = Environment::from([("ELECTRIC_SECRET", SECRET)]);
+        let config =
+            Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::bind_at(config, setup.clock).unwrap();
+        let url = format!("http://{}", server.addresses()[0]);
+        let admin = format!("http://{}", server.admin_address());
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            server.run(async { drop(stopped.await) }).await.unwrap();
+        });
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self {
+            electric,
+            issuer,
+            url,
+            admin,
+            client,
+            stop: Some(stop),
+            serving: Some(serving),
+        }
+    }
+
+    /// A token of `organizations`, good for an hour.
+    pub(crate) fn token(&self, organizations: &[&str]) -> String {
+        self.issuer
+            .token(json!({ "sub": "user-1", "organizationIds": organizations }))
+    }
+
+    /// GET with a token.
+    pub(crate) async fn get(&self, target: &str, token: &str) -> Answer {
+        Answer::of(self.request(target, Some(token)).send().await.unwrap()).await
+    }
+
+    /// A GET to be sent, with more headers perhaps.
+    pub(crate) fn request(&self, target: &str, token: Option<&str>) -> reqwest::RequestBuilder {
+        let request = self.client.get(format!("{}{target}", self.url));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// What `/metrics` says of one metric, with its labels as they stand there; 0 where it does not.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// GET on the admin port.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        Answer::of(self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()).await
+    }
+
+    /// Stops as SIGTERM would, and waits for the drain.
+    pub(crate) async fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(serving) = self.serving.take() {
+            serving.await.unwrap();
+        }
+    }
+}
+
+/// The claims that every token needs, below `claims`.
+pub(crate) fn with_defaults(issuer: &str, claims: Value) -> Value {
+    let now = SystemClock.now().as_secs();
+    let mut all = json!({ "iss": issuer, "aud": AUDIENCE, "exp": now + 3600, "iat": now });
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    all
+}

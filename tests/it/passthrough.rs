@@ -1,0 +1,285 @@
+//! What travels: upstream only what was built, downstream only what is allowed, every byte as it comes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use shapegate::clock::{Clock, SystemClock};
+use shapegate::demo::electric::Options;
+use shapegate::demo::http::{Body, End, Reply};
+
+use crate::harness::{Answer, Gate, SECRET, Setup, Stream};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+
+fn insert(gate: &Gate, id: u32, organization: &str, title: &str) {
+    let id = format!("00000000-0000-0000-0000-{id:012}");
+    gate.electric
+        .insert(
+            "tasks",
+            json!({ "id": id, "organization_id": organization, "title": title }),
+        )
+        .unwrap();
+}
+
+/// The live request behind an answer.
+fn live(answer: &Answer) -> String {
+    let (handle, offset) = (answer.header("electric-handle"), answer.header("electric-offset"));
+    format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_permitted_rows() {
+    let gate = Gate::start().await;
+    insert(&gate, 1, "org_1", "mine");
+    insert(&gate, 2, "org_2", "theirs");
+    let answer = gate.get(TASKS, &gate.token(&["org_1", "org_2"])).await;
+    assert_eq!(answer.rows("title"), ["mine"]);
+    let other = gate
+        .get(
+            "/v1/shape?table=tasks&organizationId=org_2&offset=-1",
+            &gate.token(&["org_1", "org_2"]),
+        )
+        .await;
+    assert_eq!(other.rows("title"), ["theirs"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_request_to_electric_is_built_from_empty() {
+    // Q1, Q15, C3, C4, P9
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let request = gate
+        .request(
+            "/v1/shape?offset=-1&utm=x&organizationId=org_1&cache-buster=7&table=tasks",
+            Some(&token),
+        )
+        .header("cookie", "session=1")
+        .header("x-forwarded-for", "10.0.0.1")
+        .header("accept-encoding", "gzip")
+        .header("range", "bytes=0-1")
+        .header("traceparent", "00-1-1-01")
+        .header("connection", "authorization, x-request-id")
+        .header("upgrade", "websocket")
+        .header("origin", "https://app.test");
+    let answer = Answer::of(request.send().await.unwrap()).await;
+    assert_eq!(answer.status, 200);
+    let seen = gate.electric.requests().pop().unwrap();
+    assert_eq!(
+        seen.target,
+        "/v1/shape?table=tasks&where=%22organization_id%22%20%3D%20%241&params%5B1%5D=org_1&offset=-1&cache-buster=7&secret=test-secret"
+    );
+    let names: Vec<_> = seen.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    for name in &names {
+        assert!(
+            ["host", "user-agent", "accept", "accept-encoding", "x-request-id"].contains(&name.as_str()),
+            "{name}"
+        );
+    }
+    assert_eq!(names.len(), 5, "{names:?}");
+    assert_eq!(gate.metric("shapegate_dropped_parameters_total").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
+    let gate = Gate::start().await;
+    let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
+    for name in [
+        "electric-handle",
+        "electric-offset",
+        "electric-schema",
+        "electric-has-data",
+        "etag",
+    ] {
+        assert!(!answer.header(name).is_empty(), "{name}");
+    }
+    assert_eq!(
+        answer.header("cache-control"),
+        "private, max-age=60, stale-while-revalidate=300"
+    );
+    assert_eq!(answer.header("vary"), "accept-encoding, authorization");
+    assert_eq!(answer.header("content-type"), "application/json; charset=utf-8");
+    let exposed = answer.header("access-control-expose-headers");
+    for name in [
+        "electric-cursor",
+        "electric-handle",
+        "electric-has-data",
+        "electric-offset",
+        "electric-schema",
+        "electric-up-to-date",
+        "electric-internal-known-error",
+        "retry-after",
+    ] {
+        assert!(exposed.contains(name), "{name}");
+    }
+    for name in ["electric-server", "access-control-allow-methods", "set-cookie", "via"] {
+        assert!(!answer.headers.contains_key(name), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_stays_here() {
+    // C7, Q15: also one with characters that a query would cut
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for target in [
+        TASKS,
+        "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x",
+        "/nothing",
+    ] {
+        let answer = gate.get(target, &token).await;
+        let all = format!("{:?}{}", answer.headers, answer.text());
+        assert!(!all.contains(SECRET), "{all}");
+    }
+    let metrics = gate.admin("/metrics").await.text();
+    assert!(!metrics.contains(SECRET) && !metrics.contains("org_1"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_waits_and_ends_with_the_change() {
+    let gate = Gate::start().await;
+    insert(&gate, 1, "org_1", "first");
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(TASKS, &token).await;
+    let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
+    assert!(
+        caught_up.headers.contains_key("electric-up-to-date"),
+        "an empty header survives"
+    );
+    let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
+    gate.electric.wait_for_waiting(1).await;
+    insert(&gate, 2, "org_1", "second");
+    let answer = Answer::of(waiting.await.unwrap().unwrap()).await;
+    assert_eq!(answer.rows("title"), ["second"]);
+    assert!(!answer.header("electric-cursor").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_arrive_as_they_are_sent() {
+    let gate = Gate::start().await;
+    insert(&gate, 1, "org_1", "first");
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(TASKS, &token).await;
+    let mut stream = Stream::open(gate.request(&format!("{}&live_sse=true", live(&first)), Some(&token))).await;
+    assert_eq!(
+        (stream.status().as_u16(), stream.header("content-type")),
+        (200, "text/event-stream")
+    );
+    gate.electric.wait_for_waiting(1).await;
+    for title in ["second", "third"] {
+        insert(&gate, title.len() as u32, "org_1", title);
+        // The stream stays open, so what arrives was not held back for its end.
+        stream.until(title).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_is_not_held_back() {
+    let gate = Gate::start().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let reply = Reply {
+        body: Body::Chunks(receiver),
+        ..Reply::new(200)
+    };
+    gate.electric
+        .script(reply.with_header("content-type", "text/event-stream"));
+    let mut stream = Stream::open(gate.request(TASKS, Some(&gate.token(&["org_1"])))).await;
+    for part in ["data: ", "{}", "\n\n"] {
+        sender.send(Bytes::from(part)).await.unwrap();
+        assert_eq!(stream.until(part).await, part);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_answer_is_truncated_for_the_client() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for end in [End::Truncate, End::Reset] {
+        gate.electric
+            .script(Reply::new(200).with_chunks([Bytes::from("[1,")]).with_end(end));
+        let stream = Stream::open(gate.request(TASKS, Some(&token))).await;
+        assert!(stream.rest().await.is_err(), "{end:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_electric_closed_costs_no_request() {
+    // PROTOCOL 4.4: closed after 50 requests, unannounced
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for number in 0..120 {
+        assert_eq!(gate.get(TASKS, &token).await.status, 200, "request {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revalidation_goes_upstream_but_not_of_a_live_request() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(TASKS, &token).await;
+    let ask = |target: &str, etag: &str| gate.request(target, Some(&token)).header("if-none-match", etag).send();
+    let known = Answer::of(ask(TASKS, first.header("etag")).await.unwrap()).await;
+    assert_eq!((known.status.as_u16(), known.body.len()), (304, 0));
+    assert_eq!(known.header("electric-handle"), first.header("electric-handle"));
+    let unknown = Answer::of(ask(TASKS, "\"other\"").await.unwrap()).await;
+    assert_eq!(unknown.status, 200);
+    drop(tokio::spawn(ask(&live(&first), first.header("etag"))));
+    gate.electric.wait_for_waiting(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_with_its_token() {
+    // T19, PEERS 3.3: a poll of 20 s with a token of two
+    let gate = Gate::start().await;
+    let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
+    let exp = SystemClock.now().as_secs() + 2;
+    let token = gate.issuer.token(json!({ "organizationIds": ["org_1"], "exp": exp }));
+    let answer = gate.get(&live(&first), &token).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "token_expired"));
+    assert!(SystemClock.now().as_secs() <= exp + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_after_the_token_s_end() {
+    let gate = Gate::start().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let reply = Reply {
+        body: Body::Chunks(receiver),
+        ..Reply::new(200)
+    };
+    gate.electric
+        .script(reply.with_header("content-type", "text/event-stream"));
+    let exp = SystemClock.now().as_secs() + 2;
+    let token = gate.issuer.token(json!({ "organizationIds": ["org_1"], "exp": exp }));
+    let mut stream = Stream::open(gate.request(TASKS, Some(&token))).await;
+    sender.send(Bytes::from("before")).await.unwrap();
+    stream.until("before").await;
+    while SystemClock.now().as_secs() < exp {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The send may fail: then the silence was already over.
+    let _ = sender.send(Bytes::from("after")).await;
+    drop(sender);
+    assert!(!stream.rest().await.is_ok_and(|rest| rest.contains("after")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_the_waiting_finish() {
+    let electric = Options {
+        hold: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let mut gate = Gate::with(Setup {
+        electric,
+        ..Setup::default()
+    })
+    .await;
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(TASKS, &token).await;
+    let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
+    let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
+    gate.electric.wait_for_waiting(1).await;
+    gate.stop().await;
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert!(gate.request(TASKS, Some(&token)).send().await.is_err());
+}
