@@ -1,5 +1,7 @@
 //! The decision: a verified principal and a parsed request become a permit, or a denial.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

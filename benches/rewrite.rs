@@ -1,5 +1,7 @@
 //! The rewrite: the client's query is parsed, and the request to Electric built.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

@@ -12,6 +12,9 @@ pub enum Fault {
     /// The client itself is gone; there is nobody to answer.
     #[error("the client left")]
     ClientGone,
+    /// The key behind the request's token left its issuer's set while the request waited.
+    #[error("the token's key was withdrawn while the request waited")]
+    KeyGone,
     /// Electric is at its limit of concurrent requests (transcript 90).
     #[error("Electric is overloaded")]
     Overloaded(Duration),
@@ -40,6 +43,7 @@ impl Fault {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
+            Self::KeyGone => "key_gone",
             Self::NotReady(_) => "not_ready",
             Self::Overloaded(_) => "overloaded",
             Self::TokenExpired => "token_expired",
@@ -54,6 +58,7 @@ impl Fault {
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone => return None,
+            Self::KeyGone => Rejection::TokenInvalid,
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
             Self::TokenExpired => Rejection::TokenExpired,

@@ -1,6 +1,5 @@
 //! What the benches share: two rules, and a principal whose token was really verified.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};

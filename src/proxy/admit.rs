@@ -7,13 +7,13 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING, USER_AGENT,
 };
 use http::{HeaderValue, Method, Version};
-use pingora::Result;
 use pingora::http::RequestHeader;
 
 use super::Gateway;
-use crate::auth::{BearerError, BearerToken, Principal, TokenError};
+use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
 use crate::clock::UnixTime;
 use crate::config::{Limits, Upstream};
+use crate::fault::Fault;
 use crate::limits::Place;
 use crate::policy::{Denial, PolicySet};
 use crate::rejection::Rejection;
@@ -34,7 +34,7 @@ pub(super) enum Decision {
 pub(super) struct Admission {
     pub(super) upstream: UpstreamRequest,
     if_none_match: Option<HeaderValue>,
-    expires_at: Option<UnixTime>,
+    principal: Option<Arc<Principal>>,
     /// Held for as long as the request is.
     _place: Place,
 }
@@ -68,7 +68,7 @@ pub(super) async fn admit(gate: &Gateway, request: &RequestHeader, record: &mut 
     Ok(Decision::Admit(Admission {
         if_none_match: if_none_match(request, &upstream),
         upstream,
-        expires_at: principal.map(|principal| principal.expires_at()),
+        principal,
         _place: place,
     }))
 }
@@ -77,19 +77,28 @@ pub(super) async fn admit(gate: &Gateway, request: &RequestHeader, record: &mut 
 pub(super) const METHODS: &str = "GET, OPTIONS";
 
 impl Admission {
-    /// Whether the token's time is over.
-    pub(super) fn is_over(&self, now: UnixTime) -> bool {
-        self.expires_at.is_some_and(|end| end <= now)
+    /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (SECURITY T19, C8).
+    pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
+        let Some(principal) = &self.principal else {
+            return Ok(());
+        };
+        verifier.recheck(principal).map_err(|error| match error {
+            TokenError::Expired => Fault::TokenExpired,
+            TokenError::Invalid(_) | TokenError::KeysUnavailable { .. } => Fault::KeyGone,
+        })
     }
 
     /// How long the token is still good; at least a moment, since a wait of nothing is no wait.
     pub(super) fn time_left(&self, now: UnixTime) -> Duration {
-        let left = self.expires_at.map_or(Duration::MAX, |end| end.saturating_since(now));
+        let left = self
+            .principal
+            .as_ref()
+            .map_or(Duration::MAX, |principal| principal.expires_at().saturating_since(now));
         left.max(Duration::from_millis(1))
     }
 
     /// The request for the wire, built from empty: nothing of the client but what was parsed.
-    pub(super) fn request_header(&self, upstream: &Upstream, request_id: &str) -> Result<RequestHeader> {
+    pub(super) fn request_header(&self, upstream: &Upstream, request_id: &str) -> pingora::Result<RequestHeader> {
         let target = self.upstream.target(upstream.secret.as_ref());
         let mut header = RequestHeader::build(Method::GET, target.expose().as_bytes(), Some(6))?;
         header.set_version(Version::HTTP_11);
@@ -109,6 +118,14 @@ impl Admission {
 /// Sizes, one of each header that must be one, and no body (SECURITY P4, P8, P11, T16, C17).
 fn check_framing(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
     let headers = &request.headers;
+    // First: a body that nobody reads must end the connection, whatever else is wrong.
+    let body = headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .any(|length| length.as_bytes() != b"0");
+    if body || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Rejection::ContentTooLarge);
+    }
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -125,13 +142,6 @@ fn check_framing(request: &RequestHeader, limits: &Limits) -> Result<(), Rejecti
     }
     if headers.contains_key(EXPECT) {
         return Err(Rejection::invalid("expect", "is not supported"));
-    }
-    let body = headers
-        .get_all(CONTENT_LENGTH)
-        .iter()
-        .any(|length| length.as_bytes() != b"0");
-    if body || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Rejection::ContentTooLarge);
     }
     Ok(())
 }

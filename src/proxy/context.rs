@@ -7,7 +7,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::admit::Admission;
 use super::reply::{self, Edge};
-use crate::clock::UnixTime;
+use crate::auth::TokenVerifier;
 use crate::fault::Fault;
 use crate::telemetry::Record;
 
@@ -51,13 +51,19 @@ impl RequestCtx {
     }
 
     /// Why the request failed: the fault noted, the token's end, or what the error says.
-    pub(super) fn fault(&mut self, error: &Error, now: UnixTime) -> Fault {
-        let over = self.admission().is_ok_and(|admission| admission.is_over(now));
-        match self.fault.take() {
-            Some(fault) => fault,
-            None if over && Fault::of(error) == Fault::UpstreamTimeout => Fault::TokenExpired,
-            None => Fault::of(error),
+    pub(super) fn fault(&mut self, error: &Error, verifier: &TokenVerifier) -> Fault {
+        if let Some(fault) = self.fault.take() {
+            return fault;
         }
+        let fault = Fault::of(error);
+        if fault != Fault::UpstreamTimeout {
+            return fault;
+        }
+        // The wait was cut to the token's life, so its end looks like a silent Electric.
+        self.admission()
+            .ok()
+            .and_then(|admission| admission.recheck(verifier).err())
+            .unwrap_or(fault)
     }
 
     pub(super) fn preflight(&mut self, request: &RequestHeader) -> Result<ResponseHeader> {

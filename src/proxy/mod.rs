@@ -23,7 +23,6 @@ use pingora::{Error, Result};
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
 use crate::config::{Limits, Upstream};
-use crate::fault::Fault;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -127,6 +126,7 @@ impl ProxyHttp for Gateway {
         if let Some(fault) = reply::fault_of(response) {
             return Err(ctx.fail(fault));
         }
+        self.recheck(ctx)?;
         *response = ctx.edge.answer_header(response, &ctx.record.request_id)?;
         ctx.error_body = (status == 400).then(ErrorBody::default);
         Ok(())
@@ -139,8 +139,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut RequestCtx,
     ) -> Result<Option<Duration>> {
-        if ctx.admission()?.is_over(self.clock.now()) && body.is_some() {
-            return Err(ctx.fail(Fault::TokenExpired));
+        if body.is_some() {
+            self.recheck(ctx)?;
         }
         if let Some(error_body) = &mut ctx.error_body {
             *body = error_body.take(body.take(), end_of_stream);
@@ -149,7 +149,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
-        let fault = ctx.fault(error, self.clock.now());
+        let fault = ctx.fault(error, &self.verifier);
         tracing::warn!(
             request_id = %ctx.record.request_id,
             rule = ctx.record.rule_name(),
@@ -193,13 +193,19 @@ impl ProxyHttp for Gateway {
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Gateway {
+    fn recheck(&self, ctx: &mut RequestCtx) -> Result<()> {
+        ctx.admission()?
+            .recheck(&self.verifier)
+            .map_err(|fault| ctx.fail(fault))
+    }
+
     async fn reject(&self, session: &mut Session, ctx: &mut RequestCtx, rejection: &Rejection) -> Result<()> {
-        let (status, code, _) = rejection.answer();
+        let (_, code, _) = rejection.answer();
         if ctx.record.outcome == "served" {
             ctx.record.outcome = code;
         }
         // The rest of a request that was not read must not become the next one (SECURITY P4).
-        if matches!(rejection, Rejection::ContentTooLarge | Rejection::InvalidRequest(_)) || status.is_server_error() {
+        if matches!(rejection, Rejection::ContentTooLarge) {
             session.set_keepalive(None);
         }
         let body = Bytes::from(rejection.body());

@@ -45,12 +45,14 @@ impl Edge {
         header.insert_header(CACHE_CONTROL, private_cache_control(&upstream.headers))?;
         // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
         header.insert_header("cdn-cache-control", "no-store")?;
-        let vary = if self.cors.varies {
-            "accept-encoding, authorization, origin"
-        } else {
-            "accept-encoding, authorization"
-        };
-        header.insert_header(VARY, vary)?;
+        header.append_header(
+            VARY,
+            if self.cors.varies {
+                "authorization, origin"
+            } else {
+                "authorization"
+            },
+        )?;
         Ok(header)
     }
 
@@ -138,7 +140,7 @@ fn is_passed(name: &HeaderName) -> bool {
         "electric-snapshot",
         "electric-up-to-date",
     ];
-    [CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING].contains(name) || ELECTRIC.contains(&name.as_str())
+    [CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING, VARY].contains(name) || ELECTRIC.contains(&name.as_str())
 }
 
 /// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9).

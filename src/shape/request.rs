@@ -111,6 +111,7 @@ struct Reader<'a> {
     known: &'a HashSet<String>,
     table: Option<String>,
     protocol: BTreeMap<ProtocolParam, String>,
+    protocol_names: HashSet<String>,
     parameters: Vec<(String, String)>,
     dropped: usize,
     errors: Vec<ParameterError>,
@@ -118,14 +119,14 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(known: &'a HashSet<String>) -> Self {
-        let (protocol, parameters, errors) = (BTreeMap::new(), Vec::new(), Vec::new());
         Self {
             known,
             table: None,
-            protocol,
-            parameters,
+            protocol: BTreeMap::new(),
+            protocol_names: HashSet::new(),
+            parameters: Vec::new(),
             dropped: 0,
-            errors,
+            errors: Vec::new(),
         }
     }
 
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
             Name::Custom if self.known.contains(&name) => self.read_parameter(name, value),
             Name::Custom => self.dropped += 1,
             Name::Misspelt => self.fail("query", "has a parameter of Electric's in another spelling"),
-            Name::Protocol(param) => self.read_protocol(param, value),
+            Name::Protocol(param) => self.read_protocol(param, name, value),
             Name::Reserved => {
                 self.fail(
                     "query",
@@ -167,8 +168,11 @@ impl<'a> Reader<'a> {
         self.parameters.push((name, value));
     }
 
-    fn read_protocol(&mut self, param: ProtocolParam, value: String) {
-        if self.protocol.contains_key(&param) {
+    /// A repeated name is an error; two names of one parameter (the client sends `live_sse` under its old name too)
+    /// must agree.
+    fn read_protocol(&mut self, param: ProtocolParam, name: String, value: String) {
+        let before = self.protocol.get(&param);
+        if before.is_some_and(|before| *before != value) || !self.protocol_names.insert(name) {
             return self.fail(param.as_str(), REPEATED);
         }
         // Electric takes an empty value for none (PROTOCOL 1).
@@ -276,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn the_client_names_sse_twice() {
+        let query = "table=a&offset=0_0&handle=1-1&live=true&experimental_live_sse=true&live_sse=true";
+        assert!(parse(query).unwrap().is_sse());
+        assert!(parse(&query.replace("experimental_", "")).is_err());
+    }
+
+    #[test]
     fn refuses_what_could_reach_the_policy_s_side() {
         for reserved in [
             "where=true",
@@ -302,7 +313,7 @@ mod tests {
                 "organizationId: stands more",
             ),
             (
-                "table=a&offset=0_0&handle=1-1&live=true&live_sse=true&experimental_live_sse=true",
+                "table=a&offset=0_0&handle=1-1&live=true&live_sse=true&experimental_live_sse=false",
                 "live_sse: stands more",
             ),
             ("table[]=a&offset=-1", "another spelling"),

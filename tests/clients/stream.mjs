@@ -16,6 +16,7 @@ const stream = new ShapeStream({
   url: options.url,
   params: options.params,
   headers: { Authorization: token },
+  warnOnHttp: false,
   liveSse: options.liveSse ?? false,
   backoffOptions: { initialDelay: 10, maxDelay: 50, multiplier: 1.3 },
   onError: (error) => {

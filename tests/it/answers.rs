@@ -63,7 +63,7 @@ async fn tokens_401_and_403() {
     assert_answer(&Answer::of(empty).await, 401, "token_missing");
     let expired = gate
         .issuer
-        .token(json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
+        .token(&json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
     assert_answer(&gate.get(TASKS, &expired).await, 401, "token_expired");
     let good = gate.token(&["org_1"]);
     for bad in [
@@ -73,10 +73,10 @@ async fn tokens_401_and_403() {
         &format!("{good}A"),
         &gate
             .issuer
-            .token(json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
+            .token(&json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
         &gate
             .issuer
-            .token(json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
+            .token(&json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
         // an expired token of nobody's is not "expired"
         &expired.replace(&expired[expired.len() - 40..expired.len() - 30], "AAAAAAAAAA"),
     ] {
@@ -84,7 +84,7 @@ async fn tokens_401_and_403() {
     }
     assert_answer(&gate.get(TASKS, &gate.token(&["org_2"])).await, 403, "forbidden");
     assert_answer(
-        &gate.get(TASKS, &gate.issuer.token(json!({ "sub": "u" }))).await,
+        &gate.get(TASKS, &gate.issuer.token(&json!({ "sub": "u" }))).await,
         403,
         "forbidden",
     );
@@ -230,7 +230,7 @@ async fn tables_and_paths_404() {
         assert_answer(&answer, 404, "not_found");
     }
     assert_eq!(gate.electric.request_count(), 0);
-    let admin = gate.issuer.token(json!({ "roles": ["admin"] }));
+    let admin = gate.issuer.token(&json!({ "roles": ["admin"] }));
     assert_eq!(gate.get("/api/items?offset=-1", &admin).await.status, 200);
     assert_eq!(
         gate.get("/v1/shape?table=public.tasks&organizationId=org_1&offset=-1", &token)
@@ -388,7 +388,7 @@ async fn electric_away_502_and_silent_504() {
     .await;
     // the wait ends with the token: one second of it is left
     let exp = SystemClock.now().as_secs() + 1;
-    let token = gate.issuer.token(json!({ "organizationIds": ["org_1"], "exp": exp }));
+    let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     assert_answer(&gate.get(TASKS, &token).await, 504, "upstream_timeout");
 }
 
@@ -420,12 +420,12 @@ async fn too_much_at_one_time_429_and_503() {
     assert_answer(&gate.get(TASKS, &mine).await, 429, "too_many_requests");
     let other = gate
         .issuer
-        .token(json!({ "sub": "user-2", "organizationIds": ["org_1"] }));
+        .token(&json!({ "sub": "user-2", "organizationIds": ["org_1"] }));
     let third = tokio::spawn(gate.request(&live, Some(&other)).send());
     gate.electric.wait_for_waiting(3).await;
     let another = gate
         .issuer
-        .token(json!({ "sub": "user-3", "organizationIds": ["org_1"] }));
+        .token(&json!({ "sub": "user-3", "organizationIds": ["org_1"] }));
     assert_answer(&gate.get(TASKS, &another).await, 503, "overloaded");
     assert_eq!(gate.metric("shapegate_requests_in_flight").await, 3.0);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
@@ -462,7 +462,7 @@ async fn origins_are_told_apart() {
     let allowed = ask("https://app.test").await;
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.test");
     assert_eq!(allowed.header("access-control-allow-credentials"), "true");
-    assert!(allowed.header("vary").contains("origin"));
+    assert!(allowed.all("vary").contains("origin"));
     for other in [
         "null",
         "https://app.test.evil.test",
@@ -473,7 +473,7 @@ async fn origins_are_told_apart() {
     ] {
         let answer = ask(other).await;
         assert!(!answer.headers.contains_key("access-control-allow-origin"), "{other}");
-        assert!(answer.header("vary").contains("origin"), "{other}");
+        assert!(answer.all("vary").contains("origin"), "{other}");
     }
 }
 
@@ -507,7 +507,7 @@ async fn too_many_values_414() {
     .await;
     let ask = async |count: usize| {
         let ids: Vec<_> = (0..count).map(|n| format!("org-{n:06}")).collect();
-        let token = gate.issuer.token(json!({ "organizationIds": ids }));
+        let token = gate.issuer.token(&json!({ "organizationIds": ids }));
         gate.get("/v1/shape?table=tasks&offset=-1", &token).await
     };
     assert_eq!(ask(200).await.status, 200);

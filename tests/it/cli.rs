@@ -133,7 +133,7 @@ async fn explain_says_what_and_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
     let path = path.to_str().unwrap();
-    let token = issuer.token(json!({ "sub": "user-1", "organizationIds": ["org_1"] }));
+    let token = issuer.token(&json!({ "sub": "user-1", "organizationIds": ["org_1"] }));
     let url = "https://sync.test/v1/shape?table=tasks&organizationId=org_1&offset=-1";
     let allowed = output(&["explain", "--config", path, "--token", &token, url]).await;
     let words = text(&allowed.stdout);
@@ -194,7 +194,7 @@ async fn jwks_makes_a_static_set() {
         .unwrap()
         .replace(&format!("url = \"{}/jwks\"", issuer.url()), "file = \"keys.json\"");
     std::fs::write(&path, fixed).unwrap();
-    let token = issuer.token(json!({ "organizationIds": ["org_1"] }));
+    let token = issuer.token(&json!({ "organizationIds": ["org_1"] }));
     let url = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
     let allowed = output(&["explain", "--config", path.to_str().unwrap(), "--token", &token, url]).await;
     assert_eq!(allowed.status.code(), Some(0), "{}", text(&allowed.stdout));

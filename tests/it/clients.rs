@@ -159,7 +159,7 @@ async fn a_401_makes_it_fetch_a_fresh_token() {
     let gate = Gate::start().await;
     task(&gate, 1, "org_1", "first");
     let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
-    let expired = gate.issuer.keys.sign(&with_defaults(gate.issuer.url(), claims));
+    let expired = gate.issuer.keys.sign(&with_defaults(gate.issuer.url(), &claims));
     let (token_url, asked, _serving) = token_server(vec![expired, gate.token(&["org_1"])]).await;
     let mut options = options(&gate, &token_url);
     options["retry"] = json!([401]);

@@ -15,7 +15,7 @@ async fn a_dead_issuer_fails_no_request_with_a_known_key() {
     for user in 0..20 {
         let token = gate
             .issuer
-            .token(json!({ "sub": user.to_string(), "organizationIds": ["org_1"] }));
+            .token(&json!({ "sub": user.to_string(), "organizationIds": ["org_1"] }));
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
 }
@@ -100,7 +100,7 @@ async fn strangers_cannot_make_it_fetch() {
     for _ in 0..100 {
         let token = stranger.sign(&with_defaults(
             gate.issuer.url(),
-            json!({ "organizationIds": ["org_1"] }),
+            &json!({ "organizationIds": ["org_1"] }),
         ));
         assert_eq!(gate.get(TASKS, &token).await.status, 401);
     }

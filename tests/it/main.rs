@@ -1,5 +1,7 @@
 //! The integration suite: a real shapegate on loopback between real clients and the stand-in for Electric.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+
 mod answers;
 mod cli;
 mod clients;

@@ -119,7 +119,7 @@ async fn every_table_denies_a_stranger() {
             "{table}"
         );
     }
-    let nothing = gate.issuer.token(json!({ "sub": "user-1" }));
+    let nothing = gate.issuer.token(&json!({ "sub": "user-1" }));
     assert_eq!(
         gate.get("/v1/shape?offset=-1&table=auth.organizations", &nothing)
             .await

@@ -3,7 +3,6 @@
 //! The transcripts are found by `SHAPEGATE_TRANSCRIPTS`, a folder; without it nothing is compared, and the test says so.
 
 // `allow-unwrap-in-tests` covers test functions only, not what they call.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod compare;
 

@@ -41,6 +41,12 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// Every value of a header that may stand more than once.
+    pub(crate) fn all(&self, name: &str) -> String {
+        let values = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap());
+        values.collect::<Vec<_>>().join(", ")
+    }
+
     /// The rows, by the value of `column`.
     pub(crate) fn rows(&self, column: &str) -> Vec<String> {
         let messages = self.json();

@@ -60,7 +60,7 @@ impl IssuerServer {
     }
 
     /// A token with these claims and the defaults of the tests.
-    pub(crate) fn token(&self, claims: Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         self.keys.sign(&super::with_defaults(self.url(), claims))
     }
 }

@@ -150,7 +150,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
     /// A token of `organizations`, good for an hour.
     pub(crate) fn token(&self, organizations: &[&str]) -> String {
         self.issuer
-            .token(json!({ "sub": "user-1", "organizationIds": organizations }))
+            .token(&json!({ "sub": "user-1", "organizationIds": organizations }))
     }
 
     /// GET with a token.
@@ -189,7 +189,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
 }
 
 /// The claims that every token needs, below `claims`.
-pub(crate) fn with_defaults(issuer: &str, claims: Value) -> Value {
+pub(crate) fn with_defaults(issuer: &str, claims: &Value) -> Value {
     let now = SystemClock.now().as_secs();
     let mut all = json!({ "iss": issuer, "aud": AUDIENCE, "exp": now + 3600, "iat": now });
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
