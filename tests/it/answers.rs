@@ -363,9 +363,10 @@ async fn a_400_of_electric_keeps_what_the_client_can_mend() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn electric_away_502_and_silent_504() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // bound, so that nobody else gets the port, but not listening
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = nobody.local_addr().unwrap();
-    drop(nobody);
     let gate = Gate::with(Setup {
         electric_url: Some(format!("http://{address}")),
         ..Setup::default()
