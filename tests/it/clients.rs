@@ -89,28 +89,18 @@ fn options(gate: &Gate, token_url: &str) -> Value {
     })
 }
 
-fn task(gate: &Gate, id: u32, organization: &str, title: &str) {
-    let id = format!("00000000-0000-0000-0000-{id:012}");
-    gate.electric
-        .insert(
-            "tasks",
-            json!({ "id": id, "organization_id": organization, "title": title }),
-        )
-        .unwrap();
-}
-
 async fn syncs(live_sse: bool) {
     let gate = Gate::start().await;
-    task(&gate, 1, "org_1", "first");
-    task(&gate, 2, "org_2", "foreign");
+    gate.insert_task(1, "org_1", "first");
+    gate.insert_task(2, "org_2", "foreign");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
     let mut options = options(&gate, &token_url);
     options["liveSse"] = json!(live_sse);
     let mut client = Client::start(&options);
     assert_eq!(client.title("first").await, "insert");
     gate.electric.wait_for_waiting(1).await;
-    task(&gate, 3, "org_2", "foreign too");
-    task(&gate, 4, "org_1", "second");
+    gate.insert_task(3, "org_2", "foreign too");
+    gate.insert_task(4, "org_1", "second");
     assert_eq!(client.title("second").await, "insert");
     let asked: Vec<_> = gate
         .electric
@@ -138,7 +128,7 @@ async fn initial_sync_and_live_update_by_sse() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_409_makes_it_sync_anew() {
     let gate = Gate::start().await;
-    task(&gate, 1, "org_1", "before");
+    gate.insert_task(1, "org_1", "before");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
     let mut client = Client::start(&options(&gate, &token_url));
     client.title("before").await;
@@ -150,14 +140,14 @@ async fn a_409_makes_it_sync_anew() {
             .is_some_and(|all| all.iter().any(|m| m["headers"]["control"] == "must-refetch"))
     };
     client.until(refetch).await;
-    task(&gate, 2, "org_1", "after");
+    gate.insert_task(2, "org_1", "after");
     client.title("after").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_401_makes_it_fetch_a_fresh_token() {
     let gate = Gate::start().await;
-    task(&gate, 1, "org_1", "first");
+    gate.insert_task(1, "org_1", "first");
     let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
     let expired = gate.issuer.keys.sign(&with_defaults(gate.issuer.url(), &claims));
     let (token_url, asked, _serving) = token_server(vec![expired, gate.token(&["org_1"])]).await;

@@ -1,5 +1,7 @@
 //! What travels: upstream only what was built, downstream only what is allowed, every byte as it comes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,20 +9,12 @@ use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::demo::electric::Options;
 use shapegate::demo::http::{Body, End, Reply};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::harness::{Answer, Gate, SECRET, Setup, Stream};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
-
-fn insert(gate: &Gate, id: u32, organization: &str, title: &str) {
-    let id = format!("00000000-0000-0000-0000-{id:012}");
-    gate.electric
-        .insert(
-            "tasks",
-            json!({ "id": id, "organization_id": organization, "title": title }),
-        )
-        .unwrap();
-}
 
 /// The live request behind an answer.
 fn live(answer: &Answer) -> String {
@@ -31,8 +25,8 @@ fn live(answer: &Answer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_permitted_rows() {
     let gate = Gate::start().await;
-    insert(&gate, 1, "org_1", "mine");
-    insert(&gate, 2, "org_2", "theirs");
+    gate.insert_task(1, "org_1", "mine");
+    gate.insert_task(2, "org_2", "theirs");
     let answer = gate.get(TASKS, &gate.token(&["org_1", "org_2"])).await;
     assert_eq!(answer.rows("title"), ["mine"]);
     let other = gate
@@ -138,7 +132,7 @@ async fn the_secret_stays_here() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_waits_and_ends_with_the_change() {
     let gate = Gate::start().await;
-    insert(&gate, 1, "org_1", "first");
+    gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
@@ -148,7 +142,7 @@ async fn a_long_poll_waits_and_ends_with_the_change() {
     );
     let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
     gate.electric.wait_for_waiting(1).await;
-    insert(&gate, 2, "org_1", "second");
+    gate.insert_task(2, "org_1", "second");
     let answer = Answer::of(waiting.await.unwrap().unwrap()).await;
     assert_eq!(answer.rows("title"), ["second"]);
     assert!(!answer.header("electric-cursor").is_empty());
@@ -157,7 +151,7 @@ async fn a_long_poll_waits_and_ends_with_the_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_arrive_as_they_are_sent() {
     let gate = Gate::start().await;
-    insert(&gate, 1, "org_1", "first");
+    gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let mut stream = Stream::open(gate.request(&format!("{}&live_sse=true", live(&first)), Some(&token))).await;
@@ -167,7 +161,7 @@ async fn events_arrive_as_they_are_sent() {
     );
     gate.electric.wait_for_waiting(1).await;
     for title in ["second", "third"] {
-        insert(&gate, title.len() as u32, "org_1", title);
+        gate.insert_task(title.len() as u32, "org_1", title);
         // The stream stays open, so what arrives was not held back for its end.
         stream.until(title).await;
     }
@@ -210,6 +204,57 @@ async fn a_connection_that_electric_closed_costs_no_request() {
     for number in 0..120 {
         assert_eq!(gate.get(TASKS, &token).await.status, 200, "request {number}");
     }
+}
+
+/// An upstream that answers the first request of each connection and closes without a word on the second one,
+/// as Electric does when its limit of requests meets a request on its way.
+async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut request = [0; 4096];
+            if answers_on_new && stream.read(&mut request).await.unwrap() > 0 {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
+                    .await
+                    .unwrap();
+            }
+            let _ = stream.read(&mut request).await;
+        }
+    });
+    (url, connections)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() {
+    let (url, connections) = closing_upstream(true).await;
+    let gate = Gate::with(Setup {
+        electric_url: Some(url),
+        ..Setup::default()
+    })
+    .await;
+    let token = gate.token(&["org_1"]);
+    for asked in 1..=3 {
+        assert_eq!(gate.get(TASKS, &token).await.status, 200);
+        assert_eq!(connections.load(Ordering::SeqCst), asked);
+    }
+    let (url, connections) = closing_upstream(false).await;
+    let gate = Gate::with(Setup {
+        electric_url: Some(url),
+        ..Setup::default()
+    })
+    .await;
+    let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.code().as_str()),
+        (502, "upstream_unreachable")
+    );
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,17 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             .token(&json!({ "sub": "user-1", "organizationIds": organizations }))
     }
 
+    /// Writes a row of `tasks`.
+    pub(crate) fn insert_task(&self, id: u32, organization: &str, title: &str) {
+        let id = format!("00000000-0000-0000-0000-{id:012}");
+        self.electric
+            .insert(
+                "tasks",
+                json!({ "id": id, "organization_id": organization, "title": title }),
+            )
+            .unwrap();
+    }
+
     /// GET with a token.
     pub(crate) async fn get(&self, target: &str, token: &str) -> Answer {
         Answer::of(self.request(target, Some(token)).send().await.unwrap()).await
