@@ -63,7 +63,7 @@ pub(super) async fn admit(gate: &Gateway, request: &RequestHeader, record: &mut 
     let place = gate
         .budgets
         .enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
-    let source_id = gate.upstream.source_id.as_deref();
+    let source_id = gate.upstream.config().source_id.as_deref();
     let upstream = UpstreamRequest::build(permit, &shape, source_id).map_err(|_| Rejection::UriTooLong)?;
     Ok(Decision::Admit(Admission {
         if_none_match: if_none_match(request, &upstream),

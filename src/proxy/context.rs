@@ -18,6 +18,8 @@ pub struct RequestCtx {
     pub(super) edge: Edge,
     pub(super) record: Record,
     pub(super) error_body: Option<ErrorBody>,
+    /// Connections to Electric that could not be opened.
+    pub(super) attempts: usize,
     fault: Option<Fault>,
 }
 

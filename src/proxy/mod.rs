@@ -4,10 +4,12 @@
 //! `upstream_request_filter` replaces the whole request by the one that was built; `response_filter` replaces the
 //! whole header by the one that `reply` writes.
 
+mod addresses;
 mod admit;
 mod context;
 mod cors;
 mod reply;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use pingora::{Error, Result};
 
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
-use crate::config::{Limits, Upstream};
+use crate::config::Limits;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -32,6 +34,7 @@ use admit::Decision;
 use context::{ErrorBody, Phase, RequestCtx};
 pub use cors::CorsPolicy;
 use reply::Edge;
+pub use upstream::UpstreamServer;
 
 /// Everything that answering a request needs.
 pub struct Gateway {
@@ -46,7 +49,7 @@ pub struct Gateway {
     /// Requests at one time.
     pub budgets: Arc<Budgets>,
     /// Where Electric is.
-    pub upstream: Upstream,
+    pub upstream: UpstreamServer,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The wall clock.
@@ -62,6 +65,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
         ctx.edge = Edge::of(session.req_header(), &self.cors);
         match admit::admit(self, session.req_header(), &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => {
@@ -78,20 +82,26 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
-        let admission = ctx.admission()?;
-        let upstream = &self.upstream;
-        let mut peer = HttpPeer::new(
-            (upstream.host.as_str(), upstream.port),
-            upstream.tls,
-            upstream.host.clone(),
-        );
-        peer.options.connection_timeout = Some(upstream.connect_timeout);
-        peer.options.total_connection_timeout = Some(upstream.connect_timeout);
         // Silence can outlast the token: then the wait ends with it (SECURITY T19).
-        peer.options.read_timeout = Some(upstream.read_timeout.min(admission.time_left(self.clock.now())));
-        peer.options.write_timeout = Some(WRITE_TIMEOUT);
-        peer.options.idle_timeout = Some(upstream.idle_timeout);
+        let patience = ctx.admission()?.time_left(self.clock.now());
+        let peer = self
+            .upstream
+            .peer(ctx.attempts, patience)
+            .await
+            .map_err(|fault| ctx.fail(fault))?;
         Ok(Box::new(peer))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut RequestCtx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        ctx.attempts += 1;
+        error.set_retry(self.upstream.has_another(ctx.attempts));
+        error
     }
 
     async fn upstream_request_filter(
@@ -102,7 +112,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         *request = ctx
             .admission()?
-            .request_header(&self.upstream, &ctx.record.request_id)?;
+            .request_header(self.upstream.config(), &ctx.record.request_id)?;
         ctx.record.asked_upstream = Some(std::time::Instant::now());
         Ok(())
     }
@@ -158,6 +168,8 @@ impl ProxyHttp for Gateway {
             "{fault}"
         );
         ctx.record.outcome = fault.as_str();
+        // Pingora closes the connection after this, so the answer must say so.
+        session.set_keepalive(None);
         let answered = session.response_written().is_some();
         let mut error_code = 0;
         if let Some(rejection) = fault.rejection().filter(|_| !answered) {
@@ -216,7 +228,6 @@ impl Gateway {
     }
 
     async fn write_whole(&self, session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(header), bodiless).await?;
         if !bodiless {

@@ -28,7 +28,7 @@ use crate::auth::keys::HttpFetch;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::limits::Budgets;
-use crate::proxy::{CorsPolicy, Gateway};
+use crate::proxy::{CorsPolicy, Gateway, UpstreamServer};
 use crate::telemetry::Metrics;
 
 pub use readiness::Readiness;
@@ -88,7 +88,7 @@ impl Server {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             budgets: Arc::clone(&budgets),
-            upstream: config.upstream,
+            upstream: UpstreamServer::new(config.upstream),
             metrics: Arc::clone(&metrics),
             clock,
         };
@@ -125,7 +125,7 @@ impl Server {
     /// A certificate that cannot be read.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
-        let conf = Arc::new(server_conf(&self.config, &self.gateway.upstream));
+        let conf = Arc::new(server_conf(&self.config, self.gateway.upstream.config()));
         let mut proxy = ProxyServiceBuilder::new(&conf, self.gateway)
             .name("shapegate")
             .server_options(server_options(&self.config))
@@ -207,8 +207,8 @@ fn server_conf(server: &config::Server, upstream: &config::Upstream) -> ServerCo
     ServerConf {
         threads: server.threads,
         upstream_keepalive_pool_size: upstream.pool,
-        // One retry, on a reused connection that Electric had closed (PROTOCOL 4.4).
-        max_retries: 2,
+        // One retry on a reused connection that Electric had closed (PROTOCOL 4.4), and one at another address.
+        max_retries: 3,
         ..ServerConf::default()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
-use shapegate::demo::electric::Options;
+use shapegate::demo::electric::{Column, Electric, Options};
 use shapegate::demo::http::{Body, End, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -327,4 +327,40 @@ async fn a_stop_lets_the_waiting_finish() {
     gate.stop().await;
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     assert!(gate.request(TASKS, Some(&token)).send().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_name_is_tried_at_each_of_its_addresses() {
+    // `localhost` is [::1] too on most machines, where the stand-in does not listen
+    let electric = Electric::start(Options::default()).await.unwrap();
+    electric.create_table(
+        "tasks",
+        vec![
+            Column::new("id", "uuid").not_null().primary_key(0),
+            Column::new("organization_id", "text"),
+        ],
+    );
+    let url = format!("http://localhost:{}", electric.addr().port());
+    let gate = Gate::with(Setup {
+        electric_url: Some(url),
+        ..Setup::default()
+    })
+    .await;
+    assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_name_that_nobody_knows_is_502() {
+    let gate = Gate::with(Setup {
+        electric_url: Some("http://electric.invalid:3000".to_owned()),
+        ..Setup::default()
+    })
+    .await;
+    for _ in 0..2 {
+        let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (502, "upstream_unreachable")
+        );
+    }
 }

@@ -1,0 +1,50 @@
+//! Electric as a peer on the network.
+
+use std::time::Duration;
+
+use pingora::upstreams::peer::HttpPeer;
+
+use super::WRITE_TIMEOUT;
+use super::addresses::Addresses;
+use crate::config::Upstream;
+use crate::fault::Fault;
+
+/// The configured Electric and the addresses its name stands for.
+#[derive(Debug)]
+pub struct UpstreamServer {
+    config: Upstream,
+    addresses: Addresses,
+}
+
+impl UpstreamServer {
+    /// Of this configuration; the name is looked up with the first request.
+    pub fn new(config: Upstream) -> Self {
+        Self {
+            addresses: Addresses::of(&config),
+            config,
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Upstream {
+        &self.config
+    }
+
+    /// The peer for attempt `number` of a request that waits no longer than `patience`.
+    pub(super) async fn peer(&self, number: usize, patience: Duration) -> Result<HttpPeer, Fault> {
+        let address = self.addresses.attempt(number).await?;
+        // Given an address, `new` looks nothing up; given a name, it would block, and panic where there is none.
+        let mut peer = HttpPeer::new(address, self.config.tls, self.config.host.clone());
+        peer.options.connection_timeout = Some(self.config.connect_timeout);
+        peer.options.total_connection_timeout = Some(self.config.connect_timeout);
+        peer.options.read_timeout = Some(self.config.read_timeout.min(patience));
+        peer.options.write_timeout = Some(WRITE_TIMEOUT);
+        peer.options.idle_timeout = Some(self.config.idle_timeout);
+        Ok(peer)
+    }
+
+    /// Whether there is another address to try after `attempts`.
+    pub(super) fn has_another(&self, attempts: usize) -> bool {
+        self.addresses.has_another(attempts)
+    }
+}
