@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Usage;
+use super::{USAGE, Usage};
 use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Upstream};
@@ -31,6 +31,10 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(&self.config)?;
+        if let Some(Err(error)) = config.server.tls.as_ref().map(crate::server::check_tls) {
+            eprintln!("{}: {error:#}", self.config.display());
+            return Ok(ExitCode::from(USAGE));
+        }
         println!(
             "{}: ok, {} rules, {} issuers",
             self.config.display(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -11,7 +12,7 @@ use url::Url;
 use super::Usage;
 use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::config::Config;
 use crate::policy::PolicySet;
 use crate::shape::{SHAPE_PATH, ShapeRequest, UpstreamRequest};
@@ -55,7 +56,7 @@ impl Explain {
                 "token:    valid; issuer {}, subject {}, until {}",
                 principal.issuer(),
                 principal.subject().unwrap_or("none"),
-                principal.expires_at().as_secs()
+                date(principal.expires_at())
             ),
         }
         let url = Url::parse("http://client")?
@@ -117,6 +118,10 @@ fn decide(policy: &PolicySet, principal: Option<&Principal>, url: &Url, source_i
             decision("allow", "")
         }
     }
+}
+
+fn date(time: UnixTime) -> String {
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
 }
 
 fn decision(verdict: &str, why: &str) -> ExitCode {

@@ -32,6 +32,7 @@ use crate::proxy::{CorsPolicy, Gateway, UpstreamServer};
 use crate::telemetry::Metrics;
 
 pub use readiness::Readiness;
+pub use tls::check as check_tls;
 
 /// A service with its sockets bound and nothing running yet.
 pub struct Server {

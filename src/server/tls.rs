@@ -11,6 +11,14 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::config::Tls;
 
+/// Whether the certificate and its key can be used.
+///
+/// # Errors
+/// A file that cannot be read, holds no PEM, or does not fit the other.
+pub fn check(tls: &Tls) -> anyhow::Result<()> {
+    settings(tls).map(drop)
+}
+
 /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub(super) fn settings(tls: &Tls) -> anyhow::Result<TlsSettings> {
     let chain = CertificateDer::pem_file_iter(&tls.cert)

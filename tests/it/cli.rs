@@ -282,3 +282,43 @@ async fn the_demo_s_curl_lines_work_as_printed() {
     let page = Answer::of(reqwest::get(&page).await.unwrap()).await;
     assert!(page.text().contains("<title>shapegate demo</title>") && !page.text().contains("{{"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let mut child = shapegate(&["--config", path.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("serving") {}
+    let id = child.id().unwrap().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reads_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let tls = "[server]\ntls = { cert = \"missing.crt\", key = \"missing.key\" }";
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("[server]", tls)).unwrap();
+    let path = path.to_str().unwrap();
+    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 1)] {
+        let failed = output(arguments).await;
+        assert_eq!(failed.status.code(), Some(code));
+        assert!(
+            text(&failed.stderr).contains("server.tls.cert"),
+            "{}",
+            text(&failed.stderr)
+        );
+    }
+}
