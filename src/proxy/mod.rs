@@ -18,13 +18,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::fault::Fault;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -160,13 +161,14 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
         let fault = ctx.fault(error, &self.verifier);
-        tracing::warn!(
-            request_id = %ctx.record.request_id,
-            rule = ctx.record.rule_name(),
-            fault = fault.as_str(),
-            cause = %error.etype().as_str(),
-            "{fault}"
-        );
+        let (request_id, rule) = (&ctx.record.request_id, ctx.record.rule_name());
+        let (name, cause) = (fault.as_str(), error.etype().as_str());
+        match fault {
+            Fault::ClientGone | Fault::TokenExpired => {
+                tracing::debug!(%request_id, rule, fault = name, cause, "{fault}");
+            }
+            _ => tracing::warn!(%request_id, rule, fault = name, cause, "{fault}"),
+        }
         ctx.record.outcome = fault.as_str();
         // Pingora closes the connection after this, so the answer must say so.
         session.set_keepalive(None);
@@ -194,6 +196,18 @@ impl ProxyHttp for Gateway {
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &RequestCtx, _error: &Error) -> bool {
         true // `fail_to_proxy` has written a line without the client's text
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        ctx: &RequestCtx,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        // Electric closes a connection after 50 requests (PROTOCOL 4.4): a retry is everyday life, so it is counted.
+        self.metrics.upstream_retried(ctx.record.rule_name());
+        true
     }
 
     fn request_summary(&self, _session: &Session, ctx: &RequestCtx) -> String {

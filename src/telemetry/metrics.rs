@@ -19,6 +19,7 @@ pub struct Metrics {
     dropped_parameters: IntCounter,
     upstream_seconds: HistogramVec,
     upstream_refusals: IntCounterVec,
+    upstream_retries: IntCounterVec,
     in_flight: IntGauge,
     keys: IntGaugeVec,
     key_set_age: IntGaugeVec,
@@ -71,6 +72,11 @@ impl Metrics {
             "Answers of Electric that are no shape, by rule and status.",
             &["rule", "status"],
         )?;
+        let upstream_retries = counters(
+            "shapegate_upstream_retries_total",
+            "Requests sent to Electric again, on another connection or address.",
+            &["rule"],
+        )?;
         let keys = gauges("shapegate_keys", "Usable keys of an issuer.", &["issuer"])?;
         let key_set_age = gauges(
             "shapegate_key_set_age_seconds",
@@ -113,6 +119,7 @@ impl Metrics {
             dropped_parameters,
             upstream_seconds,
             upstream_refusals,
+            upstream_retries,
             in_flight,
             keys,
             key_set_age,
@@ -151,6 +158,11 @@ impl Metrics {
         self.upstream_refusals
             .with_label_values(&[rule, status_label(status)])
             .inc();
+    }
+
+    /// A request is sent to Electric again.
+    pub fn upstream_retried(&self, rule: &str) {
+        self.upstream_retries.with_label_values(&[rule]).inc();
     }
 
     /// The text of `/metrics`, with the state of keys and budgets as they are now.

@@ -243,6 +243,10 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
         assert_eq!(connections.load(Ordering::SeqCst), asked);
     }
+    assert_eq!(
+        gate.metric("shapegate_upstream_retries_total{rule=\"tasks\"}").await,
+        2.0
+    );
     let (url, connections) = closing_upstream(false).await;
     let gate = Gate::with(Setup {
         electric_url: Some(url),
