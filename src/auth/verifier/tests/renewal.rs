@@ -354,3 +354,73 @@ async fn a_fetch_that_panics_is_a_failed_fetch_and_nobody_waits_for_ever() {
         Some("the fetch was given up")
     );
 }
+
+/// Tokens that outlive the key set, all different, so that no verdict is remembered for them.
+fn long_lived(key: &TestKey, count: usize) -> Vec<BearerToken> {
+    let exp = NOW.as_secs() + 100_000;
+    let sign = |number| key.sign(&with(&json!({ "exp": exp, "jti": number })));
+    (0..count).map(sign).collect()
+}
+
+/// Ten thousand requests at one time, with these tokens in turn.
+fn herd(setup: &Setup, tokens: &[BearerToken]) -> JoinSet<Result<Check, TokenError>> {
+    let mut requests = JoinSet::new();
+    for token in tokens.iter().cycle().take(10_000) {
+        let (verifier, token) = (setup.verifier.clone(), token.clone());
+        requests.spawn(async move { verifier.verify(&token).await.map(|verified| verified.check) });
+    }
+    requests
+}
+
+/// Keys fetched once, and the next fetch hangs from their renewal on.
+async fn setup_with_a_hanging_renewal(key: &TestKey) -> (Setup, watch::Sender<bool>) {
+    let setup = remote_setup(ScriptedFetch::closed([Ok(jwks(&[key]))]));
+    let stop = renew(&setup);
+    setup.fetch.let_through(1);
+    others_ran().await;
+    assert_eq!(setup.fetch.calls(), 1);
+    (setup, stop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn j11_j7_ten_thousand_requests_at_the_set_s_renewal_share_one_fetch_and_none_waits() {
+    let key = TestKey::ed25519("k");
+    let (setup, _stop) = setup_with_a_hanging_renewal(&key).await;
+    let tokens = long_lived(&key, 1_000);
+    pass(&setup, 600).await; // the refresh interval
+    let arrived = tokio::time::Instant::now();
+    let results = herd(&setup, &tokens).join_all().await;
+    assert_eq!((results.len(), arrived.elapsed()), (10_000, Duration::ZERO));
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(setup.fetch.calls(), 2); // and it hangs still
+    assert!(setup.verifier.key_status()[0].age >= Some(Duration::from_secs(600)));
+    setup.fetch.let_through(1);
+    others_ran().await;
+    assert_eq!(setup.verifier.key_status()[0].age, Some(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn j11_ten_thousand_requests_beyond_max_stale_share_one_fetch_and_are_refused_with_it() {
+    let key = TestKey::ed25519("k");
+    let (setup, _stop) = setup_with_a_hanging_renewal(&key).await;
+    let tokens = long_lived(&key, 1_000);
+    setup.fetch.now_answers(Err(FetchError::Timeout));
+    pass(&setup, 3_600).await; // max_stale
+    assert_eq!(setup.fetch.calls(), 2);
+    let mut requests = herd(&setup, &tokens);
+    others_ran().await;
+    assert!(
+        requests.try_join_next().is_none(),
+        "nobody is told before the fetch ends"
+    );
+    setup.fetch.let_through(1);
+    for result in requests.join_all().await {
+        assert!(matches!(result, Err(TokenError::KeysUnavailable { .. })), "{result:?}");
+    }
+    assert_eq!(setup.fetch.calls(), 2);
+    // The twin: the endpoint is back.
+    setup.fetch.now_answers(Ok(jwks(&[&key])));
+    setup.fetch.let_through(1_000_000);
+    pass(&setup, 61).await;
+    assert_eq!(setup.verify(&tokens[0]).await, Ok(Check::New));
+}
