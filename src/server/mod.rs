@@ -39,6 +39,7 @@ pub struct Server {
     config: config::Server,
     listen: Vec<BoundSocket>,
     admin: BoundSocket,
+    certificate: Option<tls::Certificate>,
     gateway: Gateway,
     verifier: Arc<TokenVerifier>,
     metrics: Arc<Metrics>,
@@ -66,6 +67,7 @@ impl Server {
     /// As [`Server::bind`].
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         install_crypto();
+        let certificate = config.server.tls.as_ref().map(tls::Certificate::read).transpose()?;
         let listen = config
             .server
             .listen
@@ -97,6 +99,7 @@ impl Server {
             config: config.server,
             listen,
             admin,
+            certificate,
             gateway,
             verifier,
             metrics,
@@ -123,7 +126,7 @@ impl Server {
     /// Serves until `stop` ends, then drains: no new connection, and requests in flight have `server.drain` to finish.
     ///
     /// # Errors
-    /// A certificate that cannot be read.
+    /// TLS settings that Pingora refuses.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
         let conf = Arc::new(server_conf(&self.config, self.gateway.upstream.config()));
@@ -134,7 +137,7 @@ impl Server {
         let fds = Fds::new();
         let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
         for socket in self.listen {
-            let tls = self.config.tls.as_ref().map(tls::settings).transpose()?;
+            let tls = self.certificate.as_ref().map(tls::Certificate::settings).transpose()?;
             proxy.add_listener(socket.into_listener(&fds, tls));
         }
         let mut admin = Service::new(

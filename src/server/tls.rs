@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use pingora::listeners::tls::TlsSettings;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -16,21 +16,35 @@ use crate::config::Tls;
 /// # Errors
 /// A file that cannot be read, holds no PEM, or does not fit the other.
 pub fn check(tls: &Tls) -> anyhow::Result<()> {
-    settings(tls).map(drop)
+    Certificate::read(tls).map(drop)
 }
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
-pub(super) fn settings(tls: &Tls) -> anyhow::Result<TlsSettings> {
-    let chain = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
-        .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
-        .context("server.tls: certificate and key do not fit together")?;
-    // Pingora would read the files itself, but panics where it cannot.
-    let mut settings = TlsSettings::intermediate("", "").map_err(|error| anyhow!("{error}"))?;
-    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    settings.enable_h2();
-    Ok(settings)
-}
+/// A certificate chain with its key, read and found to fit together.
+pub(super) struct Certificate(Arc<SingleCertAndKey>);
+
+impl Certificate {
+    /// Reads both files once, before anything is served.
+    pub(super) fn read(tls: &Tls) -> anyhow::Result<Self> {
+        let chain = CertificateDer::pem_file_iter(&tls.cert)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
+        ensure!(
+            !chain.is_empty(),
+            "server.tls.cert: no certificate in {}",
+            tls.cert.display()
+        );
+        let key = PrivateKeyDer::from_pem_file(&tls.key)
+            .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+            .context("server.tls: certificate and key do not fit together")?;
+        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+    }
+
+    /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    pub(super) fn settings(&self) -> anyhow::Result<TlsSettings> {
+        // Pingora would read the files itself, but panics where it cannot.
+        let mut settings = TlsSettings::intermediate("", "").map_err(|error| anyhow!("{error}"))?;
+        settings.set_cert_resolver(self.0.clone());
+        settings.enable_h2();
+        Ok(settings)
+    }
