@@ -39,9 +39,14 @@ pub(super) struct Admission {
     _place: Place,
 }
 
-/// Decides, top to bottom; the first check that fails answers.
-pub(super) async fn admit(gate: &Gateway, request: &RequestHeader, record: &mut Record) -> Result<Decision, Rejection> {
-    check_framing(request, &gate.limits)?;
+/// Decides, top to bottom; the first check that fails answers. `bodiless`: the request ends with its header.
+pub(super) async fn admit(
+    gate: &Gateway,
+    request: &RequestHeader,
+    bodiless: bool,
+    record: &mut Record,
+) -> Result<Decision, Rejection> {
+    check_framing(request, bodiless, &gate.limits)?;
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = resolve_path(path, &gate.policy)?;
     match request.method {
@@ -116,14 +121,15 @@ impl Admission {
 }
 
 /// Sizes, one of each header that must be one, and no body (SECURITY P4, P8, P11, T16, C17).
-fn check_framing(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
+fn check_framing(request: &RequestHeader, bodiless: bool, limits: &Limits) -> Result<(), Rejection> {
     let headers = &request.headers;
     // First: a body that nobody reads must end the connection, whatever else is wrong.
-    let body = headers
+    // Over HTTP/2 it needs no header, and Pingora would send it on in chunks.
+    let length = headers
         .get_all(CONTENT_LENGTH)
         .iter()
         .any(|length| length.as_bytes() != b"0");
-    if body || headers.contains_key(TRANSFER_ENCODING) {
+    if !bodiless || length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::ContentTooLarge);
     }
     let bytes: usize = headers

@@ -68,7 +68,8 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         ctx.edge = Edge::of(session.req_header(), &self.cors);
-        match admit::admit(self, session.req_header(), &mut ctx.record).await {
+        let bodiless = session.is_body_empty();
+        match admit::admit(self, session.req_header(), bodiless, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => {
                 ctx.phase = Phase::Admitted(admission);
                 return Ok(false);
