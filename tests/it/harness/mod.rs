@@ -1,5 +1,6 @@
 //! A real shapegate on loopback, between a client and the stand-in for Electric, with an issuer that can go away.
 
+mod certificate;
 mod client;
 mod issuer;
 
@@ -14,6 +15,7 @@ use shapegate::server::Server;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub(crate) use certificate::{Certificate, tls_line};
 pub(crate) use client::{Answer, Stream, raw};
 pub(crate) use issuer::IssuerServer;
 
@@ -63,6 +65,8 @@ pub(crate) struct Setup {
     pub issuer_up: bool,
     /// The issuer that shapegate knows, if not the one started here.
     pub issuer_url: Option<String>,
+    /// Serves HTTPS with it, and the client trusts it.
+    pub certificate: Option<Certificate>,
 }
 
 impl Default for Setup {
@@ -78,31 +82,21 @@ impl Default for Setup {
             clock: Arc::new(SystemClock),
             issuer_up: true,
             issuer_url: None,
+            certificate: None,
         }
     }
 }
 
-impl Gate {
-    /// Starts with [`RULES`].
-    pub(crate) async fn start() -> Self {
-        Self::with(Setup::default()).await
-    }
-
-    /// Starts as `setup` says, and waits for nothing: the first request may find the issuer's keys on their way.
-    pub(crate) async fn with(setup: Setup) -> Self {
-        let electric = Electric::start(setup.electric).await.unwrap();
-        let text = |name: &str| Column::new(name, "text");
-        let key = |kind: &str| Column::new("id", kind).not_null().primary_key(0);
-        electric.create_table("tasks", vec![key("uuid"), text("organization_id"), text("title")]);
-        electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
-        let issuer = IssuerServer::start().await;
-        issuer.set_up(setup.issuer_up);
+impl Setup {
+    /// The configuration, with this Electric and this issuer where no other is set.
+    pub(crate) fn config(&self, electric: &str, issuer: &str) -> Config {
         let text = format!(
             r#"
 [server]
 listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 drain = "2s"
+{tls}
 {server}
 [upstream]
 url = "{electric}"
@@ -117,31 +111,58 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
 {issuer_keys}
 {rules}
 "#,
-            server = setup.server,
-            electric = setup.electric_url.unwrap_or_else(|| electric.url()),
-            upstream = setup.upstream,
-            issuer = setup.issuer_url.as_deref().unwrap_or(issuer.url()),
-            jwks = setup.jwks,
-            issuer_keys = setup.issuer,
-            rules = setup.rules,
+            tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
+            server = self.server,
+            electric = self.electric_url.as_deref().unwrap_or(electric),
+            upstream = self.upstream,
+            issuer = self.issuer_url.as_deref().unwrap_or(issuer),
+            jwks = self.jwks,
+            issuer_keys = self.issuer,
+            rules = self.rules,
         );
         let environment = Environment::from([("ELECTRIC_SECRET", SECRET)]);
-        let config =
-            Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"));
+        Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+fn plain_client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy()
+}
+
+impl Gate {
+    /// Starts with [`RULES`].
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// Starts as `setup` says, and waits for nothing: the first request may find the issuer's keys on their way.
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let electric = Electric::start(setup.electric.clone()).await.unwrap();
+        let text = |name: &str| Column::new(name, "text");
+        let key = |kind: &str| Column::new("id", kind).not_null().primary_key(0);
+        electric.create_table("tasks", vec![key("uuid"), text("organization_id"), text("title")]);
+        electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
+        let issuer = IssuerServer::start().await;
+        issuer.set_up(setup.issuer_up);
+        let config = setup.config(&electric.url(), issuer.url());
         let server = Server::bind_at(config, setup.clock).unwrap();
-        let url = format!("http://{}", server.addresses()[0]);
+        let scheme = if setup.certificate.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", server.addresses()[0]);
         let admin = format!("http://{}", server.admin_address());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = setup
+            .certificate
+            .as_ref()
+            .map_or_else(plain_client, Certificate::client);
         Self {
             electric,
             issuer,
             url,
             admin,
-            client,
+            client: client.build().unwrap(),
             stop: Some(stop),
             serving: Some(serving),
         }
@@ -176,6 +197,11 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+
+    /// The client of [`Self::request`].
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
     }
 
     /// What `/metrics` says of one metric, with its labels as they stand there; 0 where it does not.

@@ -1,0 +1,46 @@
+//! A certificate for 127.0.0.1, made on the spot.
+
+use std::path::{Path, PathBuf};
+
+/// A self-signed certificate and its key, as files for shapegate.
+pub(crate) struct Certificate {
+    folder: tempfile::TempDir,
+    pem: String,
+}
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Self {
+            folder,
+            pem: made.cert.pem(),
+        }
+    }
+
+    pub(crate) fn cert(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
+    /// The line of `[server]` for this certificate.
+    pub(crate) fn line(&self) -> String {
+        tls_line(&self.cert(), &self.key())
+    }
+
+    /// A client that trusts this certificate and no other, and speaks HTTP/2 where it is offered.
+    pub(crate) fn client(&self) -> reqwest::ClientBuilder {
+        let certificate = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
+        reqwest::Client::builder().no_proxy().tls_certs_only([certificate])
+    }
+}
+
+/// The line of `[server]` for these files.
+pub(crate) fn tls_line(cert: &Path, key: &Path) -> String {
+    format!("tls = {{ cert = {cert:?}, key = {key:?} }}")
+}
