@@ -6,13 +6,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// Of Pingora, faults only; of the admin port none, since those lines quote the request, token included (SECURITY C7).
+const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=warn";
+
 /// Starts logging; a second call in one process changes nothing.
 ///
 /// # Errors
 /// Where `log.level` is not a filter.
 pub fn init(log: &Log) -> anyhow::Result<()> {
     // Pingora's own lines on each connection say nothing that the access log does not say better.
-    let directives = format!("pingora_core=warn,pingora_proxy=warn,{}", log.level);
+    let directives = format!("{PINGORA},{}", log.level);
     let mut filter = EnvFilter::try_new(directives)?;
     if !log.access {
         filter = filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?);
