@@ -1,22 +1,12 @@
 //! The commands, as a person types them.
 
-use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{AUDIENCE, Answer, Gate, IssuerServer, SECRET};
-
-fn shapegate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shapegate"));
-    command
-        .args(arguments)
-        .env("ELECTRIC_SECRET", SECRET)
-        .kill_on_drop(true);
-    command
-}
+use crate::harness::{Answer, Gate, IssuerServer, SECRET, config, shapegate};
 
 async fn output(arguments: &[&str]) -> Output {
     shapegate(arguments).output().await.unwrap()
@@ -24,29 +14,6 @@ async fn output(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// A configuration of the issuer and the stand-in of a running gate.
-fn config(folder: &Path, electric: &str, issuer: &str) -> PathBuf {
-    let path = folder.join("shapegate.toml");
-    let rules = crate::harness::RULES;
-    let config = format!(
-        r#"
-[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[upstream]
-url = "{electric}"
-secret = {{ env = "ELECTRIC_SECRET" }}
-[[issuer]]
-issuer = "{issuer}"
-audience = "{AUDIENCE}"
-algorithms = ["EdDSA"]
-jwks = {{ url = "{issuer}/jwks" }}
-{rules}"#
-    );
-    std::fs::write(&path, config).unwrap();
-    path
 }
 
 #[tokio::test(flavor = "multi_thread")]

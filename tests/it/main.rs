@@ -6,6 +6,7 @@ mod answers;
 mod cli;
 mod clients;
 mod harness;
+mod hostile;
 mod http2;
 mod issuers;
 mod passthrough;

@@ -3,6 +3,8 @@
 mod certificate;
 mod client;
 mod issuer;
+mod process;
+mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use tokio::task::JoinHandle;
 pub(crate) use certificate::{Certificate, tls_line};
 pub(crate) use client::{Answer, Stream, raw};
 pub(crate) use issuer::IssuerServer;
+pub(crate) use process::{Process, config, shapegate};
+pub(crate) use wire::Wire;
 
 /// The secret of the stand-in; no byte of it may reach a client.
 pub(crate) const SECRET: &str = "test-secret";

@@ -1,0 +1,60 @@
+//! A connection for exact bytes that is kept for as long as the server keeps it.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::client::{self, Answer};
+
+/// One connection and what was read ahead on it.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Wire {
+    pub(crate) async fn open(url: &str) -> Self {
+        Self {
+            stream: client::connect(url).await,
+            read: Vec::new(),
+        }
+    }
+
+    /// Sends; a server that has closed already is noticed at the answer.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// The next answer, framed by its length (without one, its header); `None` where the server closed before one.
+    pub(crate) async fn answer(&mut self, head_only: bool) -> Option<Answer> {
+        let end = loop {
+            if let Some(end) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.more().await?;
+        };
+        let mut answer = client::parse(&self.read[..end]);
+        let length = match answer.header("content-length") {
+            _ if head_only => 0,
+            "" => 0,
+            length => length.parse().unwrap(),
+        };
+        while self.read.len() < end + length {
+            self.more().await?;
+        }
+        answer.body = self.read[end..end + length].to_vec();
+        self.read.drain(..end + length);
+        Some(answer)
+    }
+
+    /// All else that comes until the server closes; asks it to by closing our side.
+    pub(crate) async fn rest(mut self) -> String {
+        let _ = self.stream.shutdown().await;
+        while self.more().await.is_some() {}
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+
+    async fn more(&mut self) -> Option<()> {
+        let read = self.stream.read_buf(&mut self.read).await.ok()?;
+        (read > 0).then_some(())
+    }
+}

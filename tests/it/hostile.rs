@@ -1,0 +1,331 @@
+//! Clients that mean harm: nothing of theirs reaches Electric, a label or the log.
+
+mod attack;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use shapegate::demo::electric::Electric;
+
+use self::attack::{Attack, Dice, Tokens, attack};
+use crate::harness::{Answer, Gate, IssuerServer, Process, SECRET, Wire, config};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+
+/// Sends on the connection that there is, or on a new one where the server has closed it.
+async fn ask(gate: &Gate, wire: &mut Option<Wire>, attack: &Attack) -> Answer {
+    if let Some(open) = wire {
+        open.send(&attack.bytes).await;
+        if let Some(answer) = open.answer(attack.head_only).await {
+            return answer;
+        }
+    }
+    let open = wire.insert(Wire::open(&gate.url).await);
+    open.send(&attack.bytes).await;
+    let answer = open.answer(attack.head_only).await;
+    answer.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&attack.bytes)))
+}
+
+/// The series of `/metrics`: names and labels, no values.
+async fn series(gate: &Gate) -> BTreeSet<String> {
+    let text = gate.admin("/metrics").await.text();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+}
+
+/// The labels of a series: `name="value"`, in their order.
+fn labels(series: &str) -> Vec<(&str, &str)> {
+    let Some((_, labels)) = series.trim_end_matches('}').split_once('{') else {
+        return Vec::new();
+    };
+    let pairs = labels.split("\",").filter_map(|label| label.split_once("=\""));
+    pairs.map(|(name, value)| (name, value.trim_end_matches('"'))).collect()
+}
+
+fn assert_known(gate: &Gate, series: &str) {
+    let word = |value: &str| value.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+    for (name, value) in labels(series) {
+        let known = match name {
+            "rule" => ["-", "tasks", "/api/items"].contains(&value),
+            "status" => value == "none" || value.parse().is_ok_and(|status: u16| (200..600).contains(&status)),
+            // Of an enum: short, and never with a letter from outside.
+            "outcome" | "result" => word(value) && value.len() < 24,
+            "issuer" => value == gate.issuer.url(),
+            "live" => ["true", "false"].contains(&value),
+            "le" => true,
+            _ => false,
+        };
+        assert!(known, "{series}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifteen_hundred_hostile_requests_get_4xx_and_leave_no_trace() {
+    // P8, P11, T8, T15, T16, Q2 to Q8, C13
+    let gate = Gate::start().await;
+    let tokens = Tokens {
+        good: gate.token(&["org_1"]),
+        other: gate.token(&["org_2"]),
+    };
+    assert_eq!(gate.get(TASKS, &tokens.good).await.status, 200);
+    // The dice meet these two seldom: a refusal that names a rule, and a valid token that is not enough.
+    let replica = format!("{TASKS}&replica=full");
+    assert_eq!(gate.get(&replica, &tokens.good).await.status, 400);
+    assert_eq!(gate.get(TASKS, &tokens.other).await.status, 403);
+    let (mut dice, mut wire, mut early) = (Dice(0x5eed), None, BTreeSet::new());
+    for number in 0..1_500 {
+        if number == 100 {
+            early = series(&gate).await;
+        }
+        let attack = attack(number, &mut dice, &tokens);
+        let answer = ask(&gate, &mut wire, &attack).await;
+        let status = answer.status.as_u16();
+        let refused = [400, 401, 403, 404, 405, 413, 414, 431].contains(&status);
+        assert!(
+            refused,
+            "{number}: {status}: {:?}",
+            String::from_utf8_lossy(&attack.bytes)
+        );
+        if answer.header("connection") == "close" {
+            wire = None;
+        }
+    }
+    assert_eq!(gate.electric.request_count(), 1, "the good one before");
+    let late = series(&gate).await;
+    late.iter().for_each(|series| assert_known(&gate, series));
+    // The reasons of refused tokens are an enum, but which of them the dice meet is chance.
+    let counted = |all: &BTreeSet<String>| {
+        let chance = |series: &&String| !series.starts_with("shapegate_token_checks_total");
+        all.iter().filter(chance).cloned().collect::<BTreeSet<_>>()
+    };
+    assert_eq!(counted(&early), counted(&late));
+    assert_eq!(gate.get(TASKS, &tokens.good).await.status, 200);
+    assert_eq!(gate.electric.request_count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_parsers_could_read_differently_is_one_refused_request() {
+    // P2, P4, P8: behind each, a request that is good if it is taken for one
+    let gate = Gate::start().await;
+    let bearer = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
+    let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n{bearer}\r\n");
+    let length = hidden.len();
+    let line = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n{bearer}");
+    let old = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\n{bearer}");
+    let chunks = "0\r\n\r\n";
+    for (name, request) in [
+        (
+            "1.0 and chunked",
+            format!("{old}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "1.0, kept, chunked",
+            format!("{old}Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "CL.TE",
+            format!("{line}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE.CL",
+            format!("{line}Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE",
+            format!("{line}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE, not last",
+            format!("{line}Transfer-Encoding: chunked, identity\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE twice",
+            format!("{line}Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE unknown",
+            format!("{line}Transfer-Encoding: xchunked\r\n\r\n{hidden}"),
+        ),
+        ("TE empty", format!("{line}Transfer-Encoding:\r\n\r\n{hidden}")),
+        (
+            "TE, tab",
+            format!("{line}Transfer-Encoding:\tchunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE, VT",
+            format!("{line}Transfer-Encoding: \u{b}chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        (
+            "TE, space before colon",
+            format!("{line}Transfer-Encoding : chunked\r\n\r\n{chunks}{hidden}"),
+        ),
+        ("CL", format!("{line}Content-Length: {length}\r\n\r\n{hidden}")),
+        (
+            "CL twice",
+            format!("{line}Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{hidden}"),
+        ),
+        ("CL list", format!("{line}Content-Length: 0, {length}\r\n\r\n{hidden}")),
+        ("CL list of one", format!("{line}Content-Length: 0, 0\r\n\r\n{hidden}")),
+        ("CL, plus", format!("{line}Content-Length: +0\r\n\r\n{hidden}")),
+        ("CL, minus", format!("{line}Content-Length: -1\r\n\r\n{hidden}")),
+        ("CL, hex", format!("{line}Content-Length: 0x0\r\n\r\n{hidden}")),
+        (
+            "CL, overflow",
+            format!("{line}Content-Length: 18446744073709551616\r\n\r\n{hidden}"),
+        ),
+        ("CL, empty", format!("{line}Content-Length:\r\n\r\n{hidden}")),
+        (
+            "CL, space before colon",
+            format!("{line}Content-Length : 0\r\n\r\n{hidden}"),
+        ),
+        (
+            "CL and Expect",
+            format!("{line}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n{hidden}"),
+        ),
+        (
+            "obs-fold",
+            format!("{line}X-A: b\r\n Content-Length: 0\r\n\r\n{hidden}"),
+        ),
+        ("obs-fold, tab", format!("{line}X-A: b\r\n\tc\r\n\r\n{hidden}")),
+        (
+            "fold first",
+            format!("GET {TASKS} HTTP/1.1\r\n Host: gate.test\r\n{bearer}\r\n{hidden}"),
+        ),
+        ("NUL in a value", format!("{line}X-A: a\0b\r\n\r\n{hidden}")),
+        ("NUL in a name", format!("{line}X-\0A: b\r\n\r\n{hidden}")),
+        ("bare CR", format!("{line}X-A: a\rContent-Length: 0\r\n\r\n{hidden}")),
+        (
+            "bare LF and a length",
+            format!("{line}X-A: a\nContent-Length: {length}\r\n\r\n{hidden}"),
+        ),
+        ("no name", format!("{line}: a\r\n\r\n{hidden}")),
+        ("no colon", format!("{line}Content-Length\r\n\r\n{hidden}")),
+        ("0.9", format!("GET {TASKS}\r\n{hidden}")),
+        ("1.2", format!("{}\r\n{hidden}", line.replace("HTTP/1.1", "HTTP/1.2"))),
+        ("2.0", format!("{}\r\n{hidden}", line.replace("HTTP/1.1", "HTTP/2.0"))),
+    ] {
+        let mut wire = Wire::open(&gate.url).await;
+        wire.send(request.as_bytes()).await;
+        let first = wire.answer(false).await.unwrap_or_else(|| panic!("{name}: no answer"));
+        assert!(first.status.is_client_error(), "{name}: {}", first.status);
+        assert_eq!(wire.rest().await, "", "{name}");
+        assert_eq!(gate.electric.request_count(), 0, "{name}");
+    }
+    let mut wire = Wire::open(&gate.url).await;
+    wire.send(hidden.as_bytes()).await;
+    assert_eq!(wire.answer(false).await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_end_in_lf_alone_hide_no_request() {
+    // P8: RFC 9112 section 2.2 allows them, so they may be read, but as one request and with one answer
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let good = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n");
+    for head in [good.replace("\r\n", "\n") + "\n", format!("{good}X-A: b\n\n")] {
+        let mut wire = Wire::open(&gate.url).await;
+        let before = gate.electric.request_count();
+        wire.send(format!("{head}{good}\r\n").as_bytes()).await;
+        assert_eq!(wire.answer(false).await.unwrap().status, 200);
+        assert!(!wire.rest().await.contains("HTTP/1."), "{head:?}");
+        assert_eq!(gate.electric.request_count() - before, 1, "{head:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(TASKS, &token).await;
+    let target = format!(
+        "/v1/shape?table=tasks&organizationId=org_1&offset=0_inf&handle={}&live=true",
+        first.header("electric-handle")
+    );
+    let mut wire = Wire::open(&gate.url).await;
+    let poll = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    wire.send(poll.as_bytes()).await;
+    gate.electric.wait_for_waiting(1).await;
+    assert_eq!(gate.metric("shapegate_requests_in_flight").await, 1.0);
+    drop(wire);
+    // Electric holds a poll for 20 s, so what is free sooner was not freed by its answer.
+    let freed = async { while gate.metric("shapegate_requests_in_flight").await > 0.0 {} };
+    tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    let gone = r#"shapegate_requests_total{outcome="client_gone",rule="tasks",status="none"}"#;
+    let counted = async { while gate.metric(gone).await < 1.0 {} };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+}
+
+/// Exact bytes to a server that may close without an answer.
+async fn send(url: &str, bytes: &str) {
+    let mut wire = Wire::open(url).await;
+    wire.send(bytes.as_bytes()).await;
+    wire.rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
+    // C7, C14
+    let issuer = IssuerServer::start().await;
+    let token = issuer.token(&json!({ "sub": "canary-sub", "organizationIds": ["canary-org"] }));
+    for level in ["debug", "trace"] {
+        let electric = Electric::start(shapegate::demo::electric::Options::default())
+            .await
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = config(folder.path(), &electric.url(), issuer.url());
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            format!("{text}\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n"),
+        )
+        .unwrap();
+        let process = Process::start(&path).await;
+        let target = "/v1/shape?table=tasks&organizationId=canary-org&offset=-1&utm=canary-utm";
+        let head = |target: &str, token: &str| {
+            format!(
+                "GET {target} HTTP/1.1\r\nHost: canary.test\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
+            )
+        };
+        let good = head(target, &token);
+        let requests = [
+            format!("{good}\r\n"),
+            format!("{}\r\n", head(target, "canary.canary.canary")),
+            format!("{}\r\n", head(target, &format!("{token}canary"))),
+            format!("{}\r\n", head(&format!("{target}&where=canary"), &token)),
+            format!("{}\r\n", head("/canary", &token)),
+            format!("{good}X-A: canary\0\r\n\r\n"),
+            format!("{good}canary canary\r\n\r\n"),
+            format!("{good}Content-Length: canary\r\n\r\n"),
+            format!("{good}Content-Length: -1\r\n\r\n"),
+            format!("{good}Transfer-Encoding: canary\r\n\r\n"),
+            format!("{good}Host: canary-other.test\r\n\r\n"),
+            format!("{good}X-A: {}\r\n\r\n", "canary".repeat(200_000)),
+            format!("{good}X-A: canary"),
+            format!("canary {target} canary\r\n\r\n"),
+            "CONNECT canary.test:443 HTTP/1.1\r\nHost: canary.test\r\n\r\n".to_owned(),
+            format!(
+                "GET {target}\u{1b}[31m\u{7f} HTTP/1.1\r\n{}",
+                &good[good.find("Host").unwrap()..]
+            ),
+        ];
+        for request in &requests {
+            send(&process.url, request).await;
+            send(&process.admin, request).await;
+        }
+        drop(electric);
+        send(&process.url, &requests[0]).await;
+        let log = process.stop().await;
+        assert!(
+            log.iter().any(|line| line.contains(r#""outcome":"token_invalid""#)),
+            "{log:#?}"
+        );
+        assert!(log.iter().any(|line| line.contains("upstream_unreachable")), "{log:#?}");
+        for line in &log {
+            let signature = token.rsplit('.').next().unwrap();
+            for secret in [SECRET, "canary", "utm", token.as_str(), signature] {
+                assert!(!line.contains(secret), "{level}: {secret}: {line}");
+            }
+        }
+    }
+}
