@@ -60,10 +60,10 @@ impl Permit {
 }
 
 /// Why there is no permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Rules exist, none of them holds for this bearer and these parameters.
-    Forbidden,
+    /// Rules exist, none of them holds for this bearer and these parameters; the last of them, for observers.
+    Forbidden(RuleId),
     /// No rule serves that table.
     ShapeNotFound,
     /// No public rule serves that table, and there is no token.
@@ -72,9 +72,9 @@ pub enum Denial {
 
 impl Denial {
     /// The code of the answer, as `Rejection` has it.
-    pub const fn as_str(self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Forbidden => "forbidden",
+            Self::Forbidden(_) => "forbidden",
             Self::ShapeNotFound => "shape_not_found",
             Self::TokenMissing => "token_missing",
         }
@@ -156,18 +156,17 @@ impl PolicySet {
             request.parameters(),
             now,
         );
-        let mut usable = candidates
-            .iter()
-            .filter_map(|&index| self.rules.get(index))
-            .filter(|(_, rule)| rule.public || principal.is_some())
-            .peekable();
-        if usable.peek().is_none() {
-            return Err(Denial::TokenMissing);
+        let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
+        let mut denial = Denial::TokenMissing;
+        for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
+            if rule.allows(&scope)
+                && let Some(permit) = permit(id, rule, &scope)
+            {
+                return Ok(permit);
+            }
+            denial = Denial::Forbidden(id.clone());
         }
-        usable
-            .filter(|(_, rule)| rule.allows(&scope))
-            .find_map(|(id, rule)| permit(id, rule, &scope))
-            .ok_or(Denial::Forbidden)
+        Err(denial)
     }
 
     /// What each rule would ask of Electric if its `allow` held: for `check --probe`, never for a client.

@@ -13,8 +13,18 @@ pub(super) struct Template {
 #[derive(Debug)]
 struct Place {
     expression: Expression,
-    /// Whether a list may stand here: directly inside `IN (…)` or `ARRAY[…]`, where an empty one (`NULL`) selects nothing.
-    takes_list: bool,
+    list: ListPlace,
+}
+
+/// Whether a list may stand in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ListPlace {
+    /// Directly inside `ARRAY[…]`; an empty one denies.
+    Array,
+    /// Directly inside `IN (…)`; an empty one selects nothing.
+    In,
+    /// Anywhere else.
+    Nowhere,
 }
 
 /// A rendered `where` and the values of its `$1`, `$2`, ….
@@ -36,13 +46,13 @@ impl Template {
             if end == rest.len() {
                 break;
             }
-            let takes_list = scanner.takes_list();
+            let list = scanner.list_place();
             let (source, after) = split_expression(&rest[end + 2..])?;
             let expression = Expression::compile(source.trim())?;
             if expression.reads_now() {
                 return Err("`now` in `where` would make a new shape every second; use it in `allow`".to_owned());
             }
-            places.push(Place { expression, takes_list });
+            places.push(Place { expression, list });
             scanner.place();
             rest = after;
         }
@@ -65,8 +75,9 @@ impl Template {
                     params.push(value);
                     push_placeholder(&mut sql, params.len());
                 }
-                Bound::Many(values) if !place.takes_list || values.len() > MAX_LIST => return None,
-                // `x IN (NULL)` and `x NOT IN (NULL)` are never true.
+                Bound::Many(values) if place.list == ListPlace::Nowhere || values.len() > MAX_LIST => return None,
+                // `x IN (NULL)` and `x NOT IN (NULL)` are never true; `NOT (x && ARRAY[NULL])` is.
+                Bound::Many(values) if values.is_empty() && place.list == ListPlace::Array => return None,
                 Bound::Many(values) if values.is_empty() => sql.push_str("NULL"),
                 Bound::Many(values) => {
                     for (index, value) in values.into_iter().enumerate() {
@@ -118,7 +129,7 @@ fn split_expression(text: &str) -> Result<(&str, &str), String> {
 #[derive(Debug, Default)]
 struct Scanner {
     /// Each open bracket: the closing one, and whether a list may stand in it.
-    open: Vec<(char, bool)>,
+    open: Vec<(char, ListPlace)>,
     /// The last word or sign before the current point, in upper case.
     last: String,
 }
@@ -126,6 +137,10 @@ struct Scanner {
 impl Scanner {
     /// Reads up to the next `{{` or the end, and says where that is.
     fn scan(&mut self, sql: &str) -> Result<usize, String> {
+        let joins = |c: char| c.is_alphanumeric() || "_$\"'{".contains(c);
+        if self.last == "$" && sql.starts_with(joins) {
+            return Err("something directly behind {{ … }}: put a space between".to_owned());
+        }
         let mut at = 0;
         while let Some(c) = sql[at..].chars().next() {
             let rest = &sql[at..];
@@ -189,10 +204,11 @@ impl Scanner {
     }
 
     fn bracket(&mut self, c: char) -> usize {
-        let (closing, list) = if c == '(' {
-            (')', self.last == "IN")
-        } else {
-            (']', self.last == "ARRAY")
+        let (closing, list) = match (c, self.last.as_str()) {
+            ('(', "IN") => (')', ListPlace::In),
+            ('(', _) => (')', ListPlace::Nowhere),
+            (_, "ARRAY") => (']', ListPlace::Array),
+            (_, _) => (']', ListPlace::Nowhere),
         };
         self.open.push((closing, list));
         self.last = c.to_string();
@@ -209,8 +225,11 @@ impl Scanner {
         }
     }
 
-    fn takes_list(&self) -> bool {
-        matches!(self.open.last(), Some((_, true))) && matches!(self.last.as_str(), "(" | "[" | ",")
+    fn list_place(&self) -> ListPlace {
+        match self.open.last() {
+            Some((_, list)) if matches!(self.last.as_str(), "(" | "[" | ",") => *list,
+            _ => ListPlace::Nowhere,
+        }
     }
 
     fn place(&mut self) {
@@ -273,6 +292,7 @@ mod tests {
         use serde_json::json;
         assert_eq!(render("a = {{ claims.x }}", json!({})), None);
         assert_eq!(render("a = {{ claims.x }}", json!({"x": ["a"]})), None);
+        assert_eq!(render("NOT (a && ARRAY[{{ claims.x }}])", json!({"x": []})), None);
         assert_eq!(render("a IS DISTINCT FROM {{ claims.x }}", json!({"x": []})), None);
         assert_eq!(render("a IN (lower({{ claims.x }}))", json!({"x": ["a"]})), None);
         let many: Vec<_> = (0..=MAX_LIST).collect();
@@ -296,6 +316,8 @@ mod tests {
             ("a = 1)", "unbalanced )"),
             ("a = ARRAY[1)", "unbalanced )"),
             ("a = 'x", "unbalanced '"),
+            ("a = {{ claims.x }}5", "put a space"),
+            ("a = {{ claims.x }}{{ claims.x }}", "put a space"),
             ("a = {{ now }}", "every second"),
             ("a = {{ claim.x }}", "unknown variable"),
         ] {
