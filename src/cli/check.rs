@@ -35,12 +35,12 @@ impl Check {
             eprintln!("{}: {error:#}", self.config.display());
             return Ok(ExitCode::from(USAGE));
         }
-        println!(
+        super::say(format_args!(
             "{}: ok, {} rules, {} issuers",
             self.config.display(),
             config.policy.rule_ids().count(),
             config.issuers.len()
-        );
+        ))?;
         if !self.probe {
             return Ok(ExitCode::SUCCESS);
         }
@@ -56,6 +56,7 @@ impl Check {
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
         let client = reqwest::Client::builder()
             .timeout(config.upstream.read_timeout)
+            .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
         let mut code = ExitCode::SUCCESS;
@@ -70,7 +71,11 @@ impl Check {
             if words.is_err() {
                 code = ExitCode::FAILURE;
             }
-            println!("{}: {}", rule.as_str(), words.unwrap_or_else(|problem| problem));
+            super::say(format_args!(
+                "{}: {}",
+                rule.as_str(),
+                words.unwrap_or_else(|problem| problem)
+            ))?;
         }
         Ok(code)
     }

@@ -115,24 +115,26 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
         format!("curl -si '{shape_url}?{query}'{bearer}")
     };
     let org = |number: u8| format!("table=tasks&organizationId=org-{number}&offset=-1");
-    println!("shapegate demo: a row is written every three seconds, by turns for org-1 and org-2\n");
-    println!("page: {desk}/");
-    println!("metrics: http://{admin}/metrics\n");
-    println!(
+    super::say(format_args!(
+        "shapegate demo: a row is written every three seconds, by turns for org-1 and org-2\n"
+    ))?;
+    super::say(format_args!("page: {desk}/"))?;
+    super::say(format_args!("metrics: http://{admin}/metrics\n"))?;
+    super::say(format_args!(
         "The rows of org-1, and those of org-2:\n  {}\n  {}",
         ask(&org(1), Some("org-1")),
         ask(&org(2), Some("org-2"))
-    );
-    println!(
+    ))?;
+    super::say(format_args!(
         "The rows of org-2 with a token of org-1 (403):\n  {}",
         ask(&org(2), Some("org-1"))
-    );
-    println!("Without a token (401):\n  {}", ask(&org(1), None));
-    println!(
+    ))?;
+    super::say(format_args!("Without a token (401):\n  {}", ask(&org(1), None)))?;
+    super::say(format_args!(
         "A live poll, which waits for the next row of org-1:\n  {}",
         ask(&live, Some("org-1"))
-    );
-    println!("\nStop with Ctrl-C.");
+    ))?;
+    super::say(format_args!("\nStop with Ctrl-C."))?;
     Ok(())
 }
 

@@ -3,19 +3,18 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
-use url::Url;
 
 use super::Usage;
 use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
-use crate::clock::{Clock, SystemClock, UnixTime};
-use crate::config::Config;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Issuer, Upstream};
 use crate::policy::PolicySet;
-use crate::shape::{SHAPE_PATH, ShapeRequest, UpstreamRequest};
+use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest, UpstreamRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -36,38 +35,71 @@ impl Explain {
     }
 
     async fn explain(&self, config: Config) -> anyhow::Result<ExitCode> {
-        let Config {
-            issuers,
-            policy,
-            upstream,
-            ..
-        } = config;
-        let verifier = TokenVerifier::new(issuers, 1, Arc::new(SystemClock), None, Arc::new(HttpFetch::new()?))?;
-        let principal = match self.token()? {
-            None => None,
-            Some(token) => match verifier.verify(&BearerToken::new(&token)?).await {
-                Ok(verified) => Some(verified.principal),
-                Err(error) => return Ok(decision("deny", &format!("the token is refused: {}", error.as_str()))),
-            },
-        };
-        match &principal {
-            None => println!("token:    none"),
-            Some(principal) => println!(
-                "token:    valid; issuer {}, subject {}, until {}",
-                principal.issuer(),
-                principal.subject().unwrap_or("none"),
-                date(principal.expires_at())
-            ),
+        match self.decide(config).await? {
+            Ok(()) => {
+                super::say(format_args!("decision: allow"))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(Denied(why)) => {
+                super::say(format_args!("decision: deny, {why}"))?;
+                Ok(ExitCode::FAILURE)
+            }
         }
-        let url = Url::parse("http://client")?
-            .join(&self.url)
-            .map_err(|_| Usage("URL: give a URL, or a path with a query"))?;
-        Ok(decide(
-            &policy,
-            principal.as_deref(),
-            &url,
-            upstream.source_id.as_deref(),
-        ))
+    }
+
+    /// The order of `proxy::admit`, told step by step.
+    async fn decide(&self, config: Config) -> anyhow::Result<Result<(), Denied>> {
+        let principal = match self.authenticate(config.issuers).await? {
+            Ok(principal) => principal,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let (path, query) = self.target()?;
+        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &config.upstream) {
+            Ok(upstream) => upstream,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
+        let target = upstream.redacted_target(config.upstream.secret.as_ref());
+        super::say(format_args!("upstream: {target}"))?;
+        super::say(format_args!(
+            "sharing:  with every request of the same upstream URL; key {}",
+            upstream.key()
+        ))?;
+        Ok(Ok(()))
+    }
+
+    async fn authenticate(&self, issuers: Vec<Issuer>) -> anyhow::Result<Result<Option<Arc<Principal>>, Denied>> {
+        let Some(token) = self.token()? else {
+            super::say(format_args!("token:    none"))?;
+            return Ok(Ok(None));
+        };
+        let verifier = TokenVerifier::new(issuers, 1, Arc::new(SystemClock), None, Arc::new(HttpFetch::new()?))?;
+        let Ok(token) = BearerToken::new(&token) else {
+            return Ok(Err(Denied("the token is refused: malformed".to_owned())));
+        };
+        let principal = match verifier.verify(&token).await {
+            Ok(verified) => verified.principal,
+            Err(error) => return Ok(Err(Denied(format!("the token is refused: {}", error.as_str())))),
+        };
+        let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
+        let until = UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs());
+        let until = httpdate::fmt_http_date(until);
+        super::say(format_args!(
+            "token:    valid; issuer {issuer}, subject {subject}, until {until}"
+        ))?;
+        Ok(Ok(Some(principal)))
+    }
+
+    /// Path and query as the server would see them: nothing is normalized.
+    fn target(&self) -> Result<(&str, &str), Usage> {
+        let target = match self.url.split_once("://") {
+            None => self.url.as_str(),
+            Some((_, rest)) => rest.find('/').map_or("", |slash| &rest[slash..]),
+        };
+        if !target.starts_with('/') {
+            return Err(Usage("URL: give a URL with a path, or a path with a query"));
+        }
+        Ok(target.split_once('?').unwrap_or((target, "")))
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {
@@ -80,55 +112,35 @@ impl Explain {
     }
 }
 
-fn decide(policy: &PolicySet, principal: Option<&Principal>, url: &Url, source_id: Option<&str>) -> ExitCode {
-    let path = url.path();
-    let own_path = if path == SHAPE_PATH {
-        None
-    } else if policy.has_path(path) {
-        Some(path)
-    } else {
-        return decision("deny", "not_found: nothing is served at this path");
-    };
-    let request = match ShapeRequest::parse(own_path, url.query().unwrap_or_default(), policy.parameters()) {
-        Ok(request) => request,
-        Err(errors) => {
-            let words: Vec<_> = errors
-                .iter()
-                .map(|error| format!("{} {}", error.name, error.problem))
-                .collect();
-            return decision("deny", &format!("invalid_request: {}", words.join("; ")));
-        }
-    };
-    let permit = match policy.authorize(principal, &request, SystemClock.now()) {
-        Ok(permit) => permit,
-        Err(denial) => return decision("deny", denial.as_str()),
-    };
-    if let Err(error) = request.check_replica(permit.replica()) {
-        return decision("deny", &format!("invalid_request: {} {}", error.name, error.problem));
-    }
-    println!("rule:     {}", permit.rule().as_str());
-    match UpstreamRequest::build(permit, &request, source_id) {
-        Err(error) => decision("deny", &format!("uri_too_long: {error}")),
-        Ok(upstream) => {
-            println!("upstream: {}", upstream.redacted_target());
-            println!(
-                "sharing:  with every request of the same upstream URL; key {}",
-                upstream.key()
-            );
-            decision("allow", "")
-        }
-    }
-}
+/// Why the request would not go through, as a code of the answer and words.
+struct Denied(String);
 
-fn date(time: UnixTime) -> String {
-    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
-}
-
-fn decision(verdict: &str, why: &str) -> ExitCode {
-    println!("decision: {verdict}{}{why}", if why.is_empty() { "" } else { ", " });
-    if verdict == "allow" {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+fn rewrite(
+    policy: &PolicySet,
+    principal: Option<&Principal>,
+    path: &str,
+    query: &str,
+    upstream: &Upstream,
+) -> Result<UpstreamRequest, Denied> {
+    let own_path = match path {
+        SHAPE_PATH => None,
+        _ if policy.has_path(path) => Some(path),
+        _ => return Err(Denied("not_found: nothing is served at this path".to_owned())),
+    };
+    let invalid = |errors: Vec<ParameterError>| {
+        let words: Vec<_> = errors
+            .iter()
+            .map(|error| format!("{} {}", error.name, error.problem))
+            .collect();
+        Denied(format!("invalid_request: {}", words.join("; ")))
+    };
+    let request = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(invalid)?;
+    let permit = policy
+        .authorize(principal, &request, SystemClock.now())
+        .map_err(|denial| Denied(denial.as_str().to_owned()))?;
+    request
+        .check_replica(permit.replica())
+        .map_err(|error| invalid(vec![error]))?;
+    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref())
+        .map_err(|error| Denied(format!("uri_too_long: {error}")))
 }

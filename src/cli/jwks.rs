@@ -53,7 +53,12 @@ impl Jwks {
         let set = parsed.set;
         std::fs::write(&self.out, format!("{:#}\n", set.to_json()))
             .with_context(|| format!("--out: cannot write {}", self.out.display()))?;
-        println!("{}: {} keys of {}", self.out.display(), set.len(), issuer.issuer);
+        super::say(format_args!(
+            "{}: {} keys of {}",
+            self.out.display(),
+            set.len(),
+            issuer.issuer
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -9,6 +9,7 @@ mod jwks;
 mod run;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,12 +86,23 @@ fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("{errors}");
         return ExitCode::from(USAGE);
     }
+    let broken_pipe = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+    if error.downcast_ref().is_some_and(broken_pipe) {
+        return ExitCode::FAILURE;
+    }
     eprintln!("shapegate: {error:#}");
     if error.is::<Usage>() {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Writes a line of the result; where nobody reads any more (`| head`), the command ends without a word.
+fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_fmt(line)?;
+    out.write_all(b"\n")
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

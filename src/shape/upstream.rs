@@ -91,8 +91,12 @@ impl UpstreamRequest {
     }
 
     /// The request target for people.
-    pub fn redacted_target(&self) -> String {
-        format!("{SHAPE_PATH}?{}&secret=…", self.query)
+    pub fn redacted_target(&self, secret: Option<&Secret>) -> String {
+        format!(
+            "{SHAPE_PATH}?{}{}",
+            self.query,
+            if secret.is_some() { "&secret=…" } else { "" }
+        )
     }
 }
 
