@@ -12,6 +12,9 @@ pub enum Fault {
     /// The client itself is gone; there is nobody to answer.
     #[error("the client left")]
     ClientGone,
+    /// The key set behind the request's token grew too old while the request waited: the issuer is down.
+    #[error("the issuer's keys became unavailable while the request waited")]
+    KeysUnavailable(Duration),
     /// The key behind the request's token left its issuer's set while the request waited.
     #[error("the token's key was withdrawn while the request waited")]
     KeyGone,
@@ -44,6 +47,7 @@ impl Fault {
         match self {
             Self::ClientGone => "client_gone",
             Self::KeyGone => "key_gone",
+            Self::KeysUnavailable(_) => "keys_unavailable",
             Self::NotReady(_) => "not_ready",
             Self::Overloaded(_) => "overloaded",
             Self::TokenExpired => "token_expired",
@@ -59,6 +63,7 @@ impl Fault {
         Some(match self {
             Self::ClientGone => return None,
             Self::KeyGone => Rejection::TokenInvalid,
+            Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
             Self::TokenExpired => Rejection::TokenExpired,

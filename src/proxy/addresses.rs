@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -20,17 +21,23 @@ pub(super) struct Addresses {
     known: ArcSwapOption<Known>,
     /// Held by the one request that looks up; the others take what is known.
     looking_up: Mutex<()>,
+    /// The place of the address that took the last connection.
+    good: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Known {
+    /// Empty where the name could never be looked up.
     addresses: Vec<SocketAddr>,
     /// `None` for an address that needs no look-up.
-    looked_up: Option<Instant>,
+    until: Option<Instant>,
 }
 
 /// How long a look-up holds; what it gave is kept longer where the next one fails.
 const FRESH: Duration = Duration::from_secs(30);
+
+/// How long a failed one holds, so that those who wait for it do not all repeat it.
+const FAILED: Duration = Duration::from_secs(1);
 
 /// A name server that takes longer is down.
 const LOOK_UP: Duration = Duration::from_secs(5);
@@ -38,10 +45,11 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 impl Addresses {
     pub(super) fn of(upstream: &Upstream) -> Self {
         let literal = upstream.host.parse::<IpAddr>().ok();
+        let addresses = |ip| vec![SocketAddr::new(ip, upstream.port)];
         let known = literal.map(|ip| {
             Arc::new(Known {
-                addresses: vec![SocketAddr::new(ip, upstream.port)],
-                looked_up: None,
+                addresses: addresses(ip),
+                until: None,
             })
         });
         Self {
@@ -49,28 +57,33 @@ impl Addresses {
             port: upstream.port,
             known: ArcSwapOption::new(known),
             looking_up: Mutex::default(),
+            good: AtomicUsize::new(0),
         }
     }
 
-    /// The address for one attempt: a host with several is tried at the next one.
+    /// The address for a connection: the one that took the last.
     ///
     /// # Errors
     /// Where the name cannot be looked up and never could.
-    pub(super) async fn attempt(&self, number: usize) -> Result<SocketAddr, Fault> {
-        let known = self.known().await.ok_or(Fault::UpstreamUnreachable)?;
-        known
-            .addresses
-            .get(number % known.addresses.len().max(1))
-            .copied()
-            .ok_or(Fault::UpstreamUnreachable)
+    pub(super) async fn choose(&self) -> Result<SocketAddr, Fault> {
+        let addresses = &self.known().await.ok_or(Fault::UpstreamUnreachable)?.addresses;
+        let place = self.good.load(Ordering::Relaxed) % addresses.len().max(1);
+        addresses.get(place).copied().ok_or(Fault::UpstreamUnreachable)
     }
 
-    /// Whether there is another address after that many attempts.
-    pub(super) fn has_another(&self, attempts: usize) -> bool {
-        self.known
-            .load()
-            .as_ref()
-            .is_some_and(|known| attempts < known.addresses.len())
+    /// Notes that `failed` takes no connection; says whether there is another address after `attempts` such.
+    pub(super) fn move_on(&self, failed: Option<SocketAddr>, attempts: usize) -> bool {
+        let known = self.known.load();
+        let Some(known) = known.as_ref() else { return false };
+        let good = self.good.load(Ordering::Relaxed);
+        let current = known.addresses.get(good % known.addresses.len().max(1)).copied();
+        if current == failed {
+            // Where another request moved on at the same time, once is enough.
+            let _ = self
+                .good
+                .compare_exchange(good, good.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
+        attempts < known.addresses.len()
     }
 
     async fn known(&self) -> Option<Arc<Known>> {
@@ -94,18 +107,26 @@ impl Addresses {
 
     async fn look_up(&self) {
         let found = timeout(LOOK_UP, lookup_host((self.host.as_str(), self.port))).await;
-        let addresses: Vec<_> = found.into_iter().flatten().flatten().collect();
-        if !addresses.is_empty() {
-            self.known.store(Some(Arc::new(Known {
-                addresses,
-                looked_up: Some(Instant::now()),
-            })));
-        }
+        let found: Vec<_> = found.into_iter().flatten().flatten().collect();
+        let now = Instant::now();
+        let known = if found.is_empty() {
+            let before = self.known.load().as_ref().map(|known| known.addresses.clone());
+            Known {
+                addresses: before.unwrap_or_default(),
+                until: Some(now + FAILED),
+            }
+        } else {
+            Known {
+                addresses: found,
+                until: Some(now + FRESH),
+            }
+        };
+        self.known.store(Some(Arc::new(known)));
     }
 }
 
 impl Known {
     fn is_fresh(&self) -> bool {
-        self.looked_up.is_none_or(|at| at.elapsed() < FRESH)
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 }

@@ -46,21 +46,24 @@ pub(super) async fn admit(
     bodiless: bool,
     record: &mut Record,
 ) -> Result<Decision, Rejection> {
-    check_framing(request, bodiless, &gate.limits)?;
+    check_headers(request, &gate.limits)?;
+    // Whatever its target: a browser shows no answer whose preflight was refused.
+    if request.method == Method::OPTIONS {
+        return Ok(Decision::Preflight);
+    }
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = resolve_path(path, &gate.policy)?;
-    match request.method {
-        Method::GET => {}
-        Method::OPTIONS => return Ok(Decision::Preflight),
-        _ => return Err(Rejection::MethodNotAllowed(METHODS)),
+    if request.method != Method::GET {
+        return Err(Rejection::MethodNotAllowed(METHODS));
     }
+    check_body(request, bodiless)?;
     let principal = authenticate(gate, request, record).await?;
     let shape = ShapeRequest::parse(own_path, query, gate.policy.parameters()).map_err(Rejection::InvalidRequest)?;
     gate.metrics.parameters_dropped(shape.dropped());
     let permit = gate
         .policy
         .authorize(principal.as_deref(), &shape, gate.clock.now())
-        .map_err(denied)?;
+        .map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
     shape
         .check_replica(permit.replica())
@@ -89,7 +92,8 @@ impl Admission {
         };
         verifier.recheck(principal).map_err(|error| match error {
             TokenError::Expired => Fault::TokenExpired,
-            TokenError::Invalid(_) | TokenError::KeysUnavailable { .. } => Fault::KeyGone,
+            TokenError::Invalid(_) => Fault::KeyGone,
+            TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
         })
     }
 
@@ -120,11 +124,9 @@ impl Admission {
     }
 }
 
-/// Sizes, one of each header that must be one, and no body (SECURITY P4, P8, P11, T16, C17).
-fn check_framing(request: &RequestHeader, bodiless: bool, limits: &Limits) -> Result<(), Rejection> {
+/// A shape has no body (SECURITY P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in chunks.
+fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {
     let headers = &request.headers;
-    // First: a body that nobody reads must end the connection, whatever else is wrong.
-    // Over HTTP/2 it needs no header, and Pingora would send it on in chunks.
     let length = headers
         .get_all(CONTENT_LENGTH)
         .iter()
@@ -132,6 +134,12 @@ fn check_framing(request: &RequestHeader, bodiless: bool, limits: &Limits) -> Re
     if !bodiless || length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::ContentTooLarge);
     }
+    Ok(())
+}
+
+/// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
+fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
+    let headers = &request.headers;
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -205,9 +213,12 @@ async fn authenticate(
     }
 }
 
-fn denied(denial: Denial) -> Rejection {
+fn denied(denial: Denial, record: &mut Record) -> Rejection {
     match denial {
-        Denial::Forbidden => Rejection::Forbidden,
+        Denial::Forbidden(rule) => {
+            record.rule = Some(rule);
+            Rejection::Forbidden
+        }
         Denial::ShapeNotFound => Rejection::ShapeNotFound,
         Denial::TokenMissing => Rejection::TokenMissing,
     }
@@ -220,6 +231,9 @@ fn if_none_match(request: &RequestHeader, upstream: &UpstreamRequest) -> Option<
         return None;
     };
     let bytes = value.as_bytes();
-    let etag = bytes.len() <= 256 && bytes.len() >= 2 && bytes.starts_with(b"\"") && bytes.ends_with(b"\"");
+    // One strong entity tag (RFC 9110 section 8.8.3); nothing else of the client's could pass.
+    let inner = bytes.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let is_tag = |b: &u8| matches!(b, 0x21 | 0x23..=0x7e);
+    let etag = inner.is_some_and(|inner| inner.len() <= 256 && inner.iter().all(is_tag));
     (etag && !upstream.is_live()).then(|| value.clone())
 }

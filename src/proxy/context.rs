@@ -6,7 +6,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 
 use super::admit::Admission;
-use super::reply::{self, Edge};
+use super::reply::{self, Edge, RefusedParameters};
 use crate::auth::TokenVerifier;
 use crate::fault::Fault;
 use crate::telemetry::Record;
@@ -19,7 +19,9 @@ pub struct RequestCtx {
     pub(super) record: Record,
     pub(super) error_body: Option<ErrorBody>,
     /// Connections to Electric that could not be opened.
-    pub(super) attempts: usize,
+    pub(super) refusals: usize,
+    /// Whether a connection that Electric had closed was already replaced.
+    pub(super) retried: bool,
     fault: Option<Fault>,
 }
 
@@ -68,6 +70,16 @@ impl RequestCtx {
             .unwrap_or(fault)
     }
 
+    /// Notes a 400 of Electric that is not the client's doing, and gives the body for the client.
+    pub(super) fn record_refusal(&mut self, refused: RefusedParameters) -> Bytes {
+        if let Some(words) = &refused.rule_fault {
+            self.record.outcome = Fault::UpstreamRefused(400).as_str();
+            let (request_id, rule) = (&self.record.request_id, self.record.rule_name());
+            tracing::warn!(%request_id, rule, electric = ?words, "Electric refused what the rule made of a request");
+        }
+        refused.body
+    }
+
     pub(super) fn preflight(&mut self, request: &RequestHeader) -> Result<ResponseHeader> {
         self.record.outcome = "preflight";
         self.edge.preflight_header(request, &self.record.request_id)
@@ -80,7 +92,7 @@ pub(super) struct ErrorBody(BytesMut);
 
 impl ErrorBody {
     /// Takes a chunk; gives the whole answer at the end.
-    pub(super) fn take(&mut self, chunk: Option<Bytes>, end: bool) -> Option<Bytes> {
+    pub(super) fn take(&mut self, chunk: Option<Bytes>, end: bool) -> Option<RefusedParameters> {
         let room = reply::MAX_ERROR_BODY.saturating_sub(self.0.len());
         if let Some(chunk) = chunk {
             self.0.extend_from_slice(&chunk[..chunk.len().min(room)]);

@@ -29,7 +29,7 @@ use crate::fault::Fault;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, SERVED};
 
 use admit::Decision;
 use context::{ErrorBody, Phase, RequestCtx};
@@ -86,23 +86,35 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
         // Silence can outlast the token: then the wait ends with it (SECURITY T19).
         let patience = ctx.admission()?.time_left(self.clock.now());
-        let peer = self
-            .upstream
-            .peer(ctx.attempts, patience)
-            .await
-            .map_err(|fault| ctx.fail(fault))?;
+        let peer = self.upstream.peer(patience).await.map_err(|fault| ctx.fail(fault))?;
         Ok(Box::new(peer))
     }
 
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.attempts += 1;
-        error.set_retry(self.upstream.has_another(ctx.attempts));
+        ctx.refusals += 1;
+        error.set_retry(self.upstream.move_on(peer, ctx.refusals));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut RequestCtx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        // One retry, of a connection that Electric closed before it said anything (PROTOCOL 4.4).
+        error
+            .retry
+            .decide_reuse(client_reused && !ctx.retried && session.response_written().is_none());
+        ctx.retried |= error.retry();
         error
     }
 
@@ -121,7 +133,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
@@ -139,7 +151,13 @@ impl ProxyHttp for Gateway {
             return Err(ctx.fail(fault));
         }
         self.recheck(ctx)?;
-        *response = ctx.edge.answer_header(response, &ctx.record.request_id)?;
+        *response = ctx
+            .edge
+            .answer_header(response, session.req_header().version, &ctx.record.request_id)?;
+        // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
+        if session.is_process_shutting_down() || session.req_header().version == http::Version::HTTP_10 {
+            session.set_keepalive(None);
+        }
         ctx.error_body = (status == 400).then(ErrorBody::default);
         Ok(())
     }
@@ -155,7 +173,8 @@ impl ProxyHttp for Gateway {
             self.recheck(ctx)?;
         }
         if let Some(error_body) = &mut ctx.error_body {
-            *body = error_body.take(body.take(), end_of_stream);
+            let refused = error_body.take(body.take(), end_of_stream);
+            *body = refused.map(|refused| ctx.record_refusal(refused));
         }
         Ok(None)
     }
@@ -170,7 +189,10 @@ impl ProxyHttp for Gateway {
             }
             _ => tracing::warn!(%request_id, rule, fault = name, cause, "{fault}"),
         }
-        ctx.record.outcome = fault.as_str();
+        // An answer of ours that the client did not take is still that answer.
+        if ctx.record.outcome == SERVED {
+            ctx.record.outcome = fault.as_str();
+        }
         // Pingora closes the connection after this, so the answer must say so.
         session.set_keepalive(None);
         let answered = session.response_written().is_some();
@@ -228,11 +250,11 @@ impl Gateway {
 
     async fn reject(&self, session: &mut Session, ctx: &mut RequestCtx, rejection: &Rejection) -> Result<()> {
         let (_, code, _) = rejection.answer();
-        if ctx.record.outcome == "served" {
+        if ctx.record.outcome == SERVED {
             ctx.record.outcome = code;
         }
         // The rest of a request that was not read must not become the next one (SECURITY P4).
-        if matches!(rejection, Rejection::ContentTooLarge) {
+        if !session.is_body_empty() {
             session.set_keepalive(None);
         }
         let body = Bytes::from(rejection.body());
@@ -244,9 +266,19 @@ impl Gateway {
 
     async fn write_whole(&self, session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
-        session.write_response_header(Box::new(header), bodiless).await?;
+        if session.is_process_shutting_down() {
+            session.set_keepalive(None);
+        }
+        // Whoever does not take our answer is a client that left, not a fault of ours.
+        session
+            .write_response_header(Box::new(header), bodiless)
+            .await
+            .map_err(|error| error.into_down())?;
         if !bodiless {
-            session.write_response_body(Some(body), true).await?;
+            session
+                .write_response_body(Some(body), true)
+                .await
+                .map_err(|error| error.into_down())?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, TRANSFER_ENCODING, VARY,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+use serde_json::{Value, json};
 
 use super::admit::METHODS;
 use super::cors::{CorsAnswer, CorsPolicy};
@@ -30,7 +31,12 @@ impl Edge {
     }
 
     /// The header of Electric's answer as the client gets it, built from empty.
-    pub(super) fn answer_header(&self, upstream: &ResponseHeader, request_id: &str) -> Result<ResponseHeader> {
+    pub(super) fn answer_header(
+        &self,
+        upstream: &ResponseHeader,
+        client: Version,
+        request_id: &str,
+    ) -> Result<ResponseHeader> {
         let mut header = self.header(upstream.status, request_id)?;
         for (name, value) in &upstream.headers {
             if is_passed(name) {
@@ -41,6 +47,9 @@ impl Edge {
             // The body is replaced, so its length is not known yet.
             header.remove_header(&CONTENT_LENGTH);
             header.insert_header(TRANSFER_ENCODING, "chunked")?;
+        }
+        if client == Version::HTTP_10 {
+            header.remove_header(&TRANSFER_ENCODING);
         }
         header.insert_header(CACHE_CONTROL, private_cache_control(&upstream.headers))?;
         // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
@@ -111,17 +120,39 @@ pub(super) fn fault_of(response: &ResponseHeader) -> Option<Fault> {
 }
 
 /// The body of a 400: Electric's words on the parameters that a client sets, none on those that the rule does.
-pub(super) fn refused_parameters(body: &[u8]) -> Bytes {
-    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let mut rejection: serde_json::Value =
-        serde_json::from_str(&Rejection::InvalidRequest(Vec::new()).body()).unwrap_or_default();
-    for name in CLIENT_PARAMETERS {
-        if let Some(words) = body["errors"].get(name) {
-            rejection["errors"][name] = words.clone();
-        }
+pub(super) fn refused_parameters(body: &[u8]) -> RefusedParameters {
+    let electric: Value = serde_json::from_slice(body).unwrap_or_default();
+    let named = CLIENT_PARAMETERS
+        .iter()
+        .filter_map(|name| Some((*name, electric["errors"].get(name)?)));
+    let errors: serde_json::Map<_, _> = named.map(|(name, words)| (name.to_owned(), words.clone())).collect();
+    if !errors.is_empty() {
+        let mut ours: Value = serde_json::from_str(&Rejection::InvalidRequest(Vec::new()).body()).unwrap_or_default();
+        ours["errors"] = errors.into();
+        return RefusedParameters {
+            body: ours.to_string().into(),
+            rule_fault: None,
+        };
     }
-    Bytes::from(rejection.to_string())
+    let code = Rejection::InvalidRequest(Vec::new()).answer().1;
+    let ours = json!({ "code": code, "message": "The sync service refused what the rule made of this request." });
+    let words: String = String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect();
+    RefusedParameters {
+        body: ours.to_string().into(),
+        rule_fault: Some(words),
+    }
 }
+
+/// What becomes of a 400.
+#[derive(Debug)]
+pub(super) struct RefusedParameters {
+    pub(super) body: Bytes,
+    /// Electric's words for the log, where the fault is not the client's but the rule's, or a value's.
+    pub(super) rule_fault: Option<String>,
+}
+
+/// Characters of Electric's words that go to the log.
+const MAX_WORDS: usize = 500;
 
 /// Electric's messages are far shorter; what is longer is cut, and then says nothing.
 pub(super) const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -209,12 +240,17 @@ mod tests {
     #[test]
     fn a_400_keeps_the_words_on_the_client_s_parameters_only() {
         let body = br#"{"message":"Invalid request","errors":{"offset":["out of bounds"],"where":["At location 8: secret_column"]}}"#;
-        let answer = String::from_utf8(refused_parameters(body).to_vec()).unwrap();
+        let refused = refused_parameters(body);
+        assert!(refused.rule_fault.is_none());
+        let answer = String::from_utf8(refused.body.to_vec()).unwrap();
         assert!(
             answer.contains("out of bounds") && answer.contains("invalid_request"),
             "{answer}"
         );
         assert!(!answer.contains("secret_column"), "{answer}");
-        assert!(refused_parameters(b"<html>").starts_with(b"{"));
+        let rules = refused_parameters(br#"{"errors":{"where":["At location 8: hidden"]}}"#);
+        assert!(rules.rule_fault.unwrap().contains("hidden") && rules.body.starts_with(b"{"));
+        assert!(!String::from_utf8(rules.body.to_vec()).unwrap().contains("hidden"));
+        assert!(refused_parameters(b"<html>").body.starts_with(b"{"));
     }
 }

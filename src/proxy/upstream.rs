@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::WRITE_TIMEOUT;
 use super::addresses::Addresses;
@@ -30,9 +30,9 @@ impl UpstreamServer {
         &self.config
     }
 
-    /// The peer for attempt `number` of a request that waits no longer than `patience`.
-    pub(super) async fn peer(&self, number: usize, patience: Duration) -> Result<HttpPeer, Fault> {
-        let address = self.addresses.attempt(number).await?;
+    /// The peer for a request that waits no longer than `patience`.
+    pub(super) async fn peer(&self, patience: Duration) -> Result<HttpPeer, Fault> {
+        let address = self.addresses.choose().await?;
         // Given an address, `new` looks nothing up; given a name, it would block, and panic where there is none.
         let mut peer = HttpPeer::new(address, self.config.tls, self.config.host.clone());
         peer.options.connection_timeout = Some(self.config.connect_timeout);
@@ -43,8 +43,8 @@ impl UpstreamServer {
         Ok(peer)
     }
 
-    /// Whether there is another address to try after `attempts`.
-    pub(super) fn has_another(&self, attempts: usize) -> bool {
-        self.addresses.has_another(attempts)
+    /// Notes that `peer` takes no connection; says whether there is another to try after `attempts` such.
+    pub(super) fn move_on(&self, peer: &HttpPeer, attempts: usize) -> bool {
+        self.addresses.move_on(peer.address().as_inet().copied(), attempts)
     }
 }

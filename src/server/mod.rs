@@ -12,7 +12,7 @@ use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use pingora::apps::HttpServerOptions;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::proxy::ProxyServiceBuilder;
@@ -129,6 +129,7 @@ impl Server {
     /// TLS settings that Pingora refuses.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
+        let readiness = self.readiness;
         let conf = Arc::new(server_conf(&self.config, self.gateway.upstream.config()));
         let mut proxy = ProxyServiceBuilder::new(&conf, self.gateway)
             .name("shapegate")
@@ -146,19 +147,24 @@ impl Server {
                 self.metrics,
                 Arc::clone(&self.verifier),
                 Arc::clone(&self.budgets),
-                self.readiness,
+                Arc::clone(&readiness),
             ),
         );
         admin.add_listener(self.admin.into_listener(&fds, None));
         let renewals = tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
-        let serving = {
+        let mut serving = {
             let (fds, watch) = (Arc::clone(&fds), watch.clone());
             tokio::spawn(async move { proxy.start_service(Some(fds), watch, 1).await })
         };
         // The admin port stays until the end, so that a drain can be watched.
         let (admin_shutdown, admin_watch) = watch::channel(false);
         let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
-        stop.await;
+        tokio::select! {
+            () = stop => {}
+            // It ends by itself only where it panicked, and a process without a listener is of no use.
+            _ = &mut serving => bail!("the listeners ended"),
+        }
+        readiness.stop();
         shutdown.send_replace(true);
         drain(&self.budgets, self.config.drain).await;
         admin_shutdown.send_replace(true);

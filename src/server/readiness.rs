@@ -1,6 +1,7 @@
 //! Whether traffic may come.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::auth::TokenVerifier;
@@ -11,6 +12,7 @@ pub struct Readiness {
     verifier: Arc<TokenVerifier>,
     client: reqwest::Client,
     health: String,
+    stopping: AtomicBool,
 }
 
 impl Readiness {
@@ -28,7 +30,13 @@ impl Readiness {
             verifier,
             client,
             health: format!("{}/v1/health", upstream.origin()),
+            stopping: AtomicBool::new(false),
         })
+    }
+
+    /// From here on a balancer should send nobody.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// What is missing, in words; empty where nothing is.
@@ -38,6 +46,11 @@ impl Readiness {
             .map(|status| format!("issuer {}: no usable keys", status.issuer))
             .collect();
         missing.extend(self.upstream_missing().await);
+        missing.extend(
+            self.stopping
+                .load(Ordering::Relaxed)
+                .then(|| "stopping: requests in flight finish".to_owned()),
+        );
         missing
     }
 

@@ -48,3 +48,4 @@ impl Certificate {
         settings.enable_h2();
         Ok(settings)
     }
+}

@@ -7,6 +7,9 @@ use crate::policy::RuleId;
 /// The tracing target of access lines, to filter by.
 pub const TARGET: &str = "shapegate::access";
 
+/// The outcome of a request that Electric answered.
+pub const SERVED: &str = "served";
+
 /// What is known of one request, for observers only: no decision reads it.
 #[derive(Debug)]
 pub struct Record {
@@ -32,7 +35,7 @@ impl Record {
             started: Instant::now(),
             rule: None,
             token: None,
-            outcome: "served",
+            outcome: SERVED,
             asked_upstream: None,
         }
     }

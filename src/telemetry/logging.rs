@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// Of Pingora, faults only; of the admin port none, since those lines quote the request, token included (SECURITY C7).
-const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=warn";
+/// Of Pingora's core, faults only; of its proxy none, since `fail_to_proxy` says more; of the admin port none, since those lines quote the request, token included (SECURITY C7).
+const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
 /// Starts logging; a second call in one process changes nothing.
 ///

@@ -6,6 +6,6 @@ mod access_log;
 mod logging;
 mod metrics;
 
-pub use access_log::{Record, TARGET as ACCESS_TARGET};
+pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use logging::init as init_logging;
 pub use metrics::{Metrics, TokenCheck};
