@@ -515,3 +515,52 @@ async fn too_many_values_414() {
     assert_answer(&ask(400).await, 414, "uri_too_long");
     assert_eq!(gate.electric.request_count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_may_ask_about_any_path_and_then_sees_its_404() {
+    let gate = Gate::start().await;
+    let preflight = "Origin: https://app.test\r\nAccess-Control-Request-Method: GET\r\n";
+    let answer = send(&gate, "OPTIONS /nothing", preflight).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("access-control-allow-origin")),
+        (204, "*")
+    );
+    let token = gate.token(&["org_1"]);
+    assert_answer(&gate.get("/nothing", &token).await, 404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_is_refused_before_its_body() {
+    let gate = Gate::start().await;
+    let token = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
+    let body = format!("{token}Content-Length: 2\r\n\r\n{{}}");
+    assert_answer(
+        &send(&gate, &format!("POST {TASKS}"), &body).await,
+        405,
+        "method_not_allowed",
+    );
+    assert_eq!(gate.electric.request_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_counted_by_its_rule() {
+    let gate = Gate::start().await;
+    assert_answer(&gate.get(TASKS, &gate.token(&["org_2"])).await, 403, "forbidden");
+    let series = r#"shapegate_requests_total{outcome="forbidden",rule="tasks",status="403"}"#;
+    assert_eq!(gate.metric(series).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
+    let gate = Gate::start().await;
+    let words = r#"{"message":"Invalid request","errors":{"where":["At location 8: canary"]}}"#;
+    gate.electric.script(shapegate::demo::http::Reply::json(400, words));
+    let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.code().as_str()),
+        (400, "invalid_request")
+    );
+    assert!(!answer.text().contains("canary") && !answer.text().contains("errors"));
+    let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="tasks",status="400"}"#;
+    assert_eq!(gate.metric(series).await, 1.0);
+}

@@ -12,7 +12,7 @@ use shapegate::demo::http::{Body, End, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{Answer, Gate, SECRET, Setup, Stream};
+use crate::harness::{Answer, Gate, SECRET, Setup, Stream, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -367,4 +367,39 @@ async fn a_host_name_that_nobody_knows_is_502() {
             (502, "upstream_unreachable")
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_gets_no_chunks() {
+    let gate = Gate::start().await;
+    gate.insert_task(1, "org_1", "mine");
+    let token = gate.token(&["org_1"]);
+    let request = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let answer = raw(&gate.url, request.as_bytes()).await;
+    assert!(!answer.headers.contains_key("transfer-encoding"));
+    assert_eq!(answer.rows("title"), ["mine"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_one_entity_tag_passes() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for etag in ["\"a\", \"b\"", "W/\"a\"", "*", "\"a", "\"a b\""] {
+        let request = gate.request(TASKS, Some(&token)).header("if-none-match", etag);
+        assert_eq!(request.send().await.unwrap().status(), 200);
+        assert_eq!(
+            gate.electric.requests().pop().unwrap().header("if-none-match"),
+            None,
+            "{etag}"
+        );
+    }
+    gate.request(TASKS, Some(&token))
+        .header("if-none-match", "\"a\"")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        gate.electric.requests().pop().unwrap().header("if-none-match"),
+        Some("\"a\"")
+    );
 }

@@ -311,6 +311,10 @@ fn cors_and_log() {
         ("[log]\nlevel = 'inof'\n".into(), filter),
         ("[log]\nlevel = 'shapegate=loud'\n".into(), filter),
         (
+            "[log]\nlevel = 'info,pingora_proxy=debug'\n".into(),
+            "2: log.level: names pingora, whose own entries below warn show requests with the upstream's secret: leave it out",
+        ),
+        (
             "[log]\nformat = 'xml'\n".into(),
             r#"2: log.format: unknown word "xml": write "text" or "json""#,
         ),
