@@ -20,11 +20,8 @@ fn authorize(c: &mut Criterion) {
         let query = format!("table={table}&organizationId={organization}&offset=-1");
         ShapeRequest::parse(None, &query, scene.policy.parameters()).unwrap()
     };
-    let (one, list, denied) = (
-        request("tasks", "org-7"),
-        request("organizations", "org-7"),
-        request("tasks", "org-77"),
-    );
+    let (one, list, denied) =
+        (request("tasks", "org-7"), request("organizations", "org-7"), request("tasks", "org-77"));
     c.bench_function("authorize/allow, one value", |b| {
         b.iter(|| scene.policy.authorize(Some(&principal), black_box(&one), now).unwrap());
     });
@@ -32,12 +29,7 @@ fn authorize(c: &mut Criterion) {
         b.iter(|| scene.policy.authorize(Some(&principal), black_box(&list), now).unwrap());
     });
     c.bench_function("authorize/deny", |b| {
-        b.iter(|| {
-            scene
-                .policy
-                .authorize(Some(&principal), black_box(&denied), now)
-                .unwrap_err()
-        });
+        b.iter(|| scene.policy.authorize(Some(&principal), black_box(&denied), now).unwrap_err());
     });
 }
 

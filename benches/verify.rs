@@ -62,11 +62,7 @@ fn token(algorithm: Algorithm, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
         "iss": ISSUER, "aud": AUDIENCE, "sub": "2f6f9a2e-6d5e-4f4e-9d2b-6c8b9d7f0a11", "iat": 1_790_000_000, "exp": 4_000_000_000_u64,
         "jti": "0f3c8a40-91c6-4d3e-8f4a-0d6f3b1c2a77", "organizationIds": ["org-1", "org-2", "org-3"], "roles": ["member"],
     });
-    let message = format!(
-        "{}.{}",
-        encode(header.to_string().as_bytes()),
-        encode(claims.to_string().as_bytes())
-    );
+    let message = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
     format!("{message}.{}", encode(&sign(message.as_bytes())))
 }
 
@@ -75,8 +71,7 @@ fn rs256() -> Sample {
     let public = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
     let sign = |message: &[u8]| {
         let mut signature = vec![0; pair.public_modulus_len()];
-        pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-            .expect("signing");
+        pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).expect("signing");
         signature
     };
     Sample {
@@ -92,12 +87,7 @@ fn rs256() -> Sample {
 fn es256() -> Sample {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("key generation");
     let point = pair.public_key().as_ref().to_vec();
-    let sign = |message: &[u8]| {
-        pair.sign(&SystemRandom::new(), message)
-            .expect("signing")
-            .as_ref()
-            .to_vec()
-    };
+    let sign = |message: &[u8]| pair.sign(&SystemRandom::new(), message).expect("signing").as_ref().to_vec();
     Sample {
         algorithm: Algorithm::Es256,
         token: token(Algorithm::Es256, sign),
@@ -130,10 +120,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
         algorithms: vec![sample.algorithm],
-        keys: KeySource::Published {
-            fixed: Some(parsed.set),
-            remote: None,
-        },
+        keys: KeySource::Published { fixed: Some(parsed.set), remote: None },
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],
@@ -150,19 +137,14 @@ fn library(sample: &Sample, validation: &Validation) {
 fn bare_primitive(sample: &Sample) {
     let (message, signature) = sample.token.rsplit_once('.').expect("three parts");
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
-    sample
-        .primitive
-        .verify_sig(message.as_bytes(), &signature)
-        .expect("a good signature");
+    sample.primitive.verify_sig(message.as_bytes(), &signature).expect("a good signature");
 }
 
 /// Verifies with a key at hand: the future is ready at once, so no runtime's cost is measured along.
 fn check(verifier: &TokenVerifier, text: &str) -> Check {
     let token = BearerToken::new(black_box(text)).expect("token68");
     let verified = pin!(verifier.verify(&token)).poll(&mut Context::from_waker(Waker::noop()));
-    let Poll::Ready(Ok(verified)) = verified else {
-        panic!("a good token and a key at hand")
-    };
+    let Poll::Ready(Ok(verified)) = verified else { panic!("a good token and a key at hand") };
     verified.check
 }
 
@@ -178,12 +160,8 @@ fn verify(c: &mut Criterion) {
 
         group.bench_function(id("library"), |b| b.iter(|| library(&sample, &validation)));
         group.bench_function(id("primitive"), |b| b.iter(|| bare_primitive(&sample)));
-        group.bench_function(id("new"), |b| {
-            b.iter(|| assert_eq!(check(&new, &sample.token), Check::New))
-        });
-        group.bench_function(id("seen"), |b| {
-            b.iter(|| assert_eq!(check(&seen, &sample.token), Check::Seen))
-        });
+        group.bench_function(id("new"), |b| b.iter(|| assert_eq!(check(&new, &sample.token), Check::New)));
+        group.bench_function(id("seen"), |b| b.iter(|| assert_eq!(check(&seen, &sample.token), Check::Seen)));
         let parse = || BearerToken::new(black_box(&sample.token)).expect("token68");
         group.bench_function(id("bearer"), |b| b.iter(parse));
     }

@@ -31,11 +31,7 @@ pub struct Place {
 impl Budgets {
     /// At most `total` requests at one time, and `per_subject` of each subject.
     pub fn new(total: usize, per_subject: usize) -> Arc<Self> {
-        Arc::new(Self {
-            total,
-            per_subject,
-            taken: Mutex::default(),
-        })
+        Arc::new(Self { total, per_subject, taken: Mutex::default() })
     }
 
     /// Takes a place for a request of `subject` (`None` for a public one).
@@ -55,10 +51,7 @@ impl Budgets {
             }
         }
         taken.total += 1;
-        Ok(Place {
-            budgets: Arc::clone(self),
-            subject,
-        })
+        Ok(Place { budgets: Arc::clone(self), subject })
     }
 
     /// How many requests are being answered.

@@ -52,25 +52,18 @@ pub enum Rejection {
 impl Rejection {
     /// One malformed part of the request, outside its parameters.
     pub fn invalid(name: &'static str, problem: &'static str) -> Self {
-        Self::InvalidRequest(vec![ParameterError {
-            name: name.into(),
-            problem,
-        }])
+        Self::InvalidRequest(vec![ParameterError { name: name.into(), problem }])
     }
 
     /// The status and the code, which is also the label of the metric, and words for a person.
     pub const fn answer(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::ContentTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "content_too_large",
-                "A request for a shape has no body.",
-            ),
-            Self::Forbidden => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "No rule allows this shape to the bearer of this token.",
-            ),
+            Self::ContentTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "content_too_large", "A request for a shape has no body.")
+            }
+            Self::Forbidden => {
+                (StatusCode::FORBIDDEN, "forbidden", "No rule allows this shape to the bearer of this token.")
+            }
             Self::HeadersTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
@@ -81,64 +74,42 @@ impl Rejection {
                 "internal",
                 "Something is wrong here; the request id leads to it in the log.",
             ),
-            Self::InvalidRequest(_) => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "The request is not well formed; `errors` says where.",
-            ),
+            Self::InvalidRequest(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_request", "The request is not well formed; `errors` says where.")
+            }
             Self::KeysUnavailable(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "keys_unavailable",
                 "The issuer's keys cannot be had right now; try again.",
             ),
-            Self::MethodNotAllowed(_) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "This path does not take that method.",
-            ),
+            Self::MethodNotAllowed(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take that method.")
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Nothing is served at this path."),
-            Self::NotReady(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not_ready",
-                "The sync service is not ready; try again.",
-            ),
-            Self::Overloaded(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "Too many requests are being answered; try again.",
-            ),
+            Self::NotReady(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The sync service is not ready; try again.")
+            }
+            Self::Overloaded(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are being answered; try again.")
+            }
             Self::ShapeNotFound => (StatusCode::NOT_FOUND, "shape_not_found", "No rule serves this table."),
             Self::TokenExpired => (StatusCode::UNAUTHORIZED, "token_expired", "The token has expired."),
-            Self::TokenInvalid => (
-                StatusCode::UNAUTHORIZED,
-                "token_invalid",
-                "The token is not valid here.",
-            ),
-            Self::TokenMissing => (
-                StatusCode::UNAUTHORIZED,
-                "token_missing",
-                "Send a token: Authorization: Bearer ….",
-            ),
+            Self::TokenInvalid => (StatusCode::UNAUTHORIZED, "token_invalid", "The token is not valid here."),
+            Self::TokenMissing => (StatusCode::UNAUTHORIZED, "token_missing", "Send a token: Authorization: Bearer …."),
             Self::TooManyRequests(_) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_requests",
                 "Too many requests of this subject are being answered; try again.",
             ),
-            Self::UpstreamRefused => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_refused",
-                "The sync service refused the request made for this one.",
-            ),
-            Self::UpstreamTimeout => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream_timeout",
-                "The sync service did not answer in time.",
-            ),
-            Self::UpstreamUnreachable => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_unreachable",
-                "The sync service cannot be reached.",
-            ),
+            Self::UpstreamRefused => {
+                (StatusCode::BAD_GATEWAY, "upstream_refused", "The sync service refused the request made for this one.")
+            }
+            Self::UpstreamTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The sync service did not answer in time.")
+            }
+            Self::UpstreamUnreachable => {
+                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The sync service cannot be reached.")
+            }
             Self::UriTooLong => (
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -188,10 +159,8 @@ impl Rejection {
         if let Self::InvalidRequest(errors) = self {
             let mut by_name = serde_json::Map::new();
             for error in errors {
-                if let Some(list) = by_name
-                    .entry(error.name.as_ref())
-                    .or_insert_with(|| serde_json::json!([]))
-                    .as_array_mut()
+                if let Some(list) =
+                    by_name.entry(error.name.as_ref()).or_insert_with(|| serde_json::json!([])).as_array_mut()
                 {
                     list.push(error.problem.into());
                 }

@@ -47,11 +47,7 @@ where = '"id" IN ({{{{ claims.organizationIds }}}})'
         let config = Config::parse(&text, &folder.path().join("bench.toml"), &Environment::from([])).unwrap();
         let fetch = Arc::new(HttpFetch::new().unwrap());
         let verifier = TokenVerifier::new(config.issuers, 1_000, Arc::new(SystemClock), None, fetch).unwrap();
-        Self {
-            policy: config.policy,
-            issuer,
-            verifier,
-        }
+        Self { policy: config.policy, issuer, verifier }
     }
 
     /// The principal of a token with these claims.
@@ -59,10 +55,7 @@ where = '"id" IN ({{{{ claims.organizationIds }}}})'
         let mut all = json!({ "aud": "bench", "exp": SystemClock.now().as_secs() + 3_600, "sub": "user-1" });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let token = BearerToken::new(&self.issuer.sign(&all)).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(self.verifier.verify(&token)).unwrap().principal
     }
 }

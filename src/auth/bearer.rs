@@ -66,10 +66,7 @@ impl BearerToken {
         if !is_token68(text) {
             return Err(BearerError::Malformed);
         }
-        Ok(Self {
-            text: text.into(),
-            digest: TokenDigest::of(text),
-        })
+        Ok(Self { text: text.into(), digest: TokenDigest::of(text) })
     }
 
     /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
@@ -175,14 +172,8 @@ mod tests {
 
     #[test]
     fn exactly_the_characters_of_token68_are_allowed() {
-        let allowed = (0..=u8::MAX)
-            .filter(|byte| is_token68_byte(*byte))
-            .map(char::from)
-            .collect::<String>();
-        assert_eq!(
-            allowed,
-            "+-./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
-        );
+        let allowed = (0..=u8::MAX).filter(|byte| is_token68_byte(*byte)).map(char::from).collect::<String>();
+        assert_eq!(allowed, "+-./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~");
     }
 
     #[test]
@@ -205,10 +196,7 @@ mod tests {
         for name in ["proxy-authorization", "cookie", "x-authorization"] {
             headers.insert(name, HeaderValue::from_static("Bearer a.b.c"));
         }
-        assert_eq!(
-            BearerToken::from_headers(&headers, 16).unwrap_err(),
-            BearerError::Missing
-        );
+        assert_eq!(BearerToken::from_headers(&headers, 16).unwrap_err(), BearerError::Missing);
     }
 
     #[test]

@@ -50,9 +50,7 @@ impl fmt::Debug for Claims {
 }
 
 fn object(members: &Map<String, Value>) -> Box<dyn Val> {
-    let entries = members
-        .iter()
-        .map(|(name, member)| (CelMapKey::from(name.clone()), value(member)));
+    let entries = members.iter().map(|(name, member)| (CelMapKey::from(name.clone()), value(member)));
     Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
 }
 

@@ -49,11 +49,7 @@ impl Expectations {
         if now >= expires_at {
             return Err(TokenError::Expired);
         }
-        Ok(Accepted {
-            claims,
-            subject,
-            expires_at,
-        })
+        Ok(Accepted { claims, subject, expires_at })
     }
 
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), InvalidReason> {
@@ -65,20 +61,14 @@ impl Expectations {
             }
             _ => return Err(InvalidReason::Audience),
         };
-        let ours = names
-            .iter()
-            .any(|name| self.audience.iter().any(|accepted| accepted == name));
+        let ours = names.iter().any(|name| self.audience.iter().any(|accepted| accepted == name));
         if ours { Ok(()) } else { Err(InvalidReason::Audience) }
     }
 
     fn check_lifetime(&self, issued: Option<UnixTime>, expires: UnixTime) -> Result<(), InvalidReason> {
         let Some(max) = self.max_lifetime else { return Ok(()) };
         let issued = issued.ok_or(InvalidReason::Lifetime)?;
-        if expires.saturating_since(issued) > max {
-            Err(InvalidReason::Lifetime)
-        } else {
-            Ok(())
-        }
+        if expires.saturating_since(issued) > max { Err(InvalidReason::Lifetime) } else { Ok(()) }
     }
 }
 
@@ -119,9 +109,7 @@ mod tests {
             claims[name] = value.clone();
         }
         let claims = claims.as_object().unwrap().clone();
-        expectations
-            .check(claims, UnixTime::from_secs(now))
-            .map(|accepted| accepted.expires_at)
+        expectations.check(claims, UnixTime::from_secs(now)).map(|accepted| accepted.expires_at)
     }
 
     fn check(changes: &Value) -> Result<UnixTime, TokenError> {
@@ -150,16 +138,10 @@ mod tests {
             json!({ "a": 1 }),
         ];
         for value in wrong {
-            for (name, reason) in [
-                ("exp", InvalidReason::Expiry),
-                ("nbf", InvalidReason::NotBefore),
-                ("iat", InvalidReason::IssuedAt),
-            ] {
-                assert_eq!(
-                    check(&json!({ name: value.clone() })),
-                    Err(reason.into()),
-                    "{name} {value}"
-                );
+            for (name, reason) in
+                [("exp", InvalidReason::Expiry), ("nbf", InvalidReason::NotBefore), ("iat", InvalidReason::IssuedAt)]
+            {
+                assert_eq!(check(&json!({ name: value.clone() })), Err(reason.into()), "{name} {value}");
             }
         }
         assert!(check(&json!({ "exp": LATEST_DATE })).is_ok());
@@ -184,11 +166,7 @@ mod tests {
         let bounded = expectations(0, Some(300));
         assert!(check_at(&bounded, &json!({ "iat": NOW - 200 }), NOW).is_ok());
         for changes in [json!({ "iat": NOW - 201 }), json!({})] {
-            assert_eq!(
-                check_at(&bounded, &changes, NOW),
-                Err(InvalidReason::Lifetime.into()),
-                "{changes}"
-            );
+            assert_eq!(check_at(&bounded, &changes, NOW), Err(InvalidReason::Lifetime.into()), "{changes}");
         }
     }
 
@@ -196,13 +174,7 @@ mod tests {
     fn t13_leeway_shifts_every_bound_by_whole_seconds() {
         let lenient = expectations(60, None);
         let exp = NOW + 100;
-        for (now, holds) in [
-            (exp - 1, true),
-            (exp, true),
-            (exp + 59, true),
-            (exp + 60, false),
-            (exp + 61, false),
-        ] {
+        for (now, holds) in [(exp - 1, true), (exp, true), (exp + 59, true), (exp + 60, false), (exp + 61, false)] {
             assert_eq!(check_at(&lenient, &json!({}), now).is_ok(), holds, "{now}");
         }
         let strict = expectations(0, None);
@@ -221,12 +193,7 @@ mod tests {
 
     #[test]
     fn t14_an_audience_is_a_name_or_a_list_of_names() {
-        for aud in [
-            json!("app"),
-            json!(["x", "app"]),
-            json!(["app"]),
-            json!("https://app.example.com"),
-        ] {
+        for aud in [json!("app"), json!(["x", "app"]), json!(["app"]), json!("https://app.example.com")] {
             assert!(check(&json!({ "aud": aud.clone() })).is_ok(), "{aud}");
         }
         let huge = vec!["app"; 10_000];
@@ -246,39 +213,22 @@ mod tests {
             json!(null),
             json!(huge),
         ] {
-            assert_eq!(
-                check(&json!({ "aud": aud.clone() })),
-                Err(InvalidReason::Audience.into()),
-                "{aud}"
-            );
+            assert_eq!(check(&json!({ "aud": aud.clone() })), Err(InvalidReason::Audience.into()), "{aud}");
         }
     }
 
     #[test]
     fn a_subject_is_a_text_that_is_not_empty() {
         for sub in [json!(""), json!(1), json!(null), json!(["u"])] {
-            assert_eq!(
-                check(&json!({ "sub": sub.clone() })),
-                Err(InvalidReason::Subject.into()),
-                "{sub}"
-            );
+            assert_eq!(check(&json!({ "sub": sub.clone() })), Err(InvalidReason::Subject.into()), "{sub}");
         }
     }
 
     #[test]
     fn expired_is_said_only_where_nothing_else_is_wrong() {
         assert_eq!(check(&json!({ "exp": 1 })), Err(TokenError::Expired));
-        assert_eq!(
-            check(&json!({ "exp": 1, "aud": "x" })),
-            Err(InvalidReason::Audience.into())
-        );
-        assert_eq!(
-            check(&json!({ "exp": 1, "nbf": NOW + 1 })),
-            Err(InvalidReason::NotBefore.into())
-        );
-        assert_eq!(
-            check(&json!({ "exp": 1, "sub": 1 })),
-            Err(InvalidReason::Subject.into())
-        );
+        assert_eq!(check(&json!({ "exp": 1, "aud": "x" })), Err(InvalidReason::Audience.into()));
+        assert_eq!(check(&json!({ "exp": 1, "nbf": NOW + 1 })), Err(InvalidReason::NotBefore.into()));
+        assert_eq!(check(&json!({ "exp": 1, "sub": 1 })), Err(InvalidReason::Subject.into()));
     }
 }

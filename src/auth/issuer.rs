@@ -22,10 +22,7 @@ pub(super) struct TrustedIssuer {
 
 /// The keys of one issuer, in use only for its own tokens.
 enum Keys {
-    Published {
-        fixed: Option<KeySet>,
-        remote: Option<Arc<RemoteStore>>,
-    },
+    Published { fixed: Option<KeySet>, remote: Option<Arc<RemoteStore>> },
     Shared(Arc<Key>),
 }
 
@@ -49,15 +46,7 @@ pub enum IssuerError {
 impl TrustedIssuer {
     /// Checks again what the configuration promises; starts from the disk where that is possible. Blocks for the file.
     pub(super) fn new(issuer: config::Issuer, around: &Surroundings) -> Result<Self, IssuerError> {
-        let config::Issuer {
-            issuer: name,
-            audience,
-            algorithms,
-            keys,
-            leeway,
-            max_lifetime,
-            types,
-        } = issuer;
+        let config::Issuer { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types } = issuer;
         if audience.is_empty() {
             return Err(IssuerError::NoAudience);
         }
@@ -67,18 +56,8 @@ impl TrustedIssuer {
         }
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, around)?;
-        let expectations = Expectations {
-            audience,
-            leeway,
-            max_lifetime,
-        };
-        Ok(Self {
-            name,
-            expectations,
-            algorithms,
-            types,
-            keys,
-        })
+        let expectations = Expectations { audience, leeway, max_lifetime };
+        Ok(Self { name, expectations, algorithms, types, keys })
     }
 
     /// Whether a token with this header may be this issuer's at all.
@@ -98,8 +77,7 @@ impl TrustedIssuer {
             (Ok(key), _) => Ok(key),
             (Err(NoKey::Unknown), Some(remote)) => {
                 let demand = remote.demand().await;
-                self.find(header, clock.now())
-                    .map_err(|problem| explain(problem, demand))
+                self.find(header, clock.now()).map_err(|problem| explain(problem, demand))
             }
             (Err(problem), _) => Err(explain(problem, Demand::Current)),
         }
@@ -135,9 +113,9 @@ impl TrustedIssuer {
     /// What it means that this issuer no longer [`holds`](Self::holds) a key: gone, or all keys too old to trust.
     pub(super) fn key_gone(&self, now: UnixTime) -> TokenError {
         match self.remote() {
-            Some(remote) if usable(&remote.load(), now).is_none() => TokenError::KeysUnavailable {
-                retry_after: remote.retry_after(),
-            },
+            Some(remote) if usable(&remote.load(), now).is_none() => {
+                TokenError::KeysUnavailable { retry_after: remote.retry_after() }
+            }
             _ => InvalidReason::UnknownKey.into(),
         }
     }
@@ -156,11 +134,7 @@ impl TrustedIssuer {
         };
         let status = self.remote().map(|remote| remote.status());
         let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
-        KeyStatus {
-            keys: status.keys + permanent,
-            ready: status.ready || permanent > 0,
-            ..status
-        }
+        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0, ..status }
     }
 }
 
@@ -172,19 +146,13 @@ impl Keys {
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
         match source {
-            config::KeySource::Shared(secret) => Ok(Self::Shared(Arc::new(
-                Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?,
-            ))),
-            config::KeySource::Published {
-                fixed: None,
-                remote: None,
-            } => Err(IssuerError::NoKeys),
+            config::KeySource::Shared(secret) => {
+                Ok(Self::Shared(Arc::new(Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?)))
+            }
+            config::KeySource::Published { fixed: None, remote: None } => Err(IssuerError::NoKeys),
             config::KeySource::Published { fixed, remote } => {
                 let store = |remote| RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), around);
-                Ok(Self::Published {
-                    fixed,
-                    remote: remote.map(store).map(Arc::new),
-                })
+                Ok(Self::Published { fixed, remote: remote.map(store).map(Arc::new) })
             }
         }
     }

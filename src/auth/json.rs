@@ -54,9 +54,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("not finite"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not finite"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
@@ -132,12 +130,7 @@ mod tests {
             deep.as_bytes(),
         ];
         for case in cases {
-            assert_eq!(
-                parse_object(case),
-                Err(NotStrict),
-                "{:?}",
-                String::from_utf8_lossy(case)
-            );
+            assert_eq!(parse_object(case), Err(NotStrict), "{:?}", String::from_utf8_lossy(case));
         }
     }
 }

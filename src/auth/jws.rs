@@ -32,18 +32,10 @@ impl<'a> Jws<'a> {
     pub(crate) fn parse(token: &'a str) -> Result<Self, InvalidReason> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidReason::Structure)?;
         let (header, payload) = message.split_once('.').ok_or(InvalidReason::Structure)?;
-        if [header, payload, signature]
-            .iter()
-            .any(|part| part.is_empty() || part.contains('.'))
-        {
+        if [header, payload, signature].iter().any(|part| part.is_empty() || part.contains('.')) {
             return Err(InvalidReason::Structure);
         }
-        Ok(Self {
-            header: JoseHeader::parse(header)?,
-            message,
-            payload,
-            signature,
-        })
+        Ok(Self { header: JoseHeader::parse(header)?, message, payload, signature })
     }
 
     /// The payload's members; they prove nothing before the signature is checked.
@@ -68,18 +60,11 @@ impl JoseHeader {
                 return Err(reason);
             }
         }
-        let name = members
-            .get("alg")
-            .and_then(Value::as_str)
-            .ok_or(InvalidReason::Algorithm)?;
+        let name = members.get("alg").and_then(Value::as_str).ok_or(InvalidReason::Algorithm)?;
         Ok(Self {
             algorithm: name.parse().map_err(|_| InvalidReason::Algorithm)?,
-            kid: optional_text(&members, "kid")
-                .ok_or(InvalidReason::KeyId)?
-                .map(str::to_owned),
-            typ: optional_text(&members, "typ")
-                .ok_or(InvalidReason::Type)?
-                .map(media_type),
+            kid: optional_text(&members, "kid").ok_or(InvalidReason::KeyId)?.map(str::to_owned),
+            typ: optional_text(&members, "typ").ok_or(InvalidReason::Type)?.map(media_type),
         })
     }
 }
@@ -159,10 +144,7 @@ mod tests {
             let result = parse_header(&format!(r#"{{"alg":"ES256","kid":{kid}}}"#));
             assert_eq!(result.unwrap_err(), InvalidReason::KeyId, "{kid}");
         }
-        assert_eq!(
-            parse_header(r#"{"alg":"ES256","kid":"a","kid":"b"}"#).unwrap_err(),
-            InvalidReason::Header
-        );
+        assert_eq!(parse_header(r#"{"alg":"ES256","kid":"a","kid":"b"}"#).unwrap_err(), InvalidReason::Header);
     }
 
     #[test]
@@ -184,18 +166,7 @@ mod tests {
     #[test]
     fn t8_only_three_parts_that_are_not_empty_are_a_token() {
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#);
-        let tokens = [
-            "",
-            "a",
-            "a.b",
-            "a.b.c.d",
-            "a.b.c.d.e",
-            "..",
-            "a..c",
-            "a.b.",
-            ".b.c",
-            r#"{"payload":"e30"}"#,
-        ];
+        let tokens = ["", "a", "a.b", "a.b.c.d", "a.b.c.d.e", "..", "a..c", "a.b.", ".b.c", r#"{"payload":"e30"}"#];
         for token in tokens {
             let token = token.replace('a', &header);
             assert_eq!(Jws::parse(&token).unwrap_err(), InvalidReason::Structure, "{token}");
@@ -208,25 +179,13 @@ mod tests {
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"} "#); // 16 bytes: two trailing characters, loose bits
         let (body, last) = header.split_at(header.len() - 1);
         let loose = char::from(last.as_bytes()[0] + 1);
-        for wrong in [
-            format!("{body}{loose}"),
-            format!("{header}=="),
-            format!("{header}\n"),
-            format!("+{header}"),
-        ] {
-            assert_eq!(
-                Jws::parse(&format!("{wrong}.e30.AA")).unwrap_err(),
-                InvalidReason::Encoding,
-                "{wrong}"
-            );
+        for wrong in [format!("{body}{loose}"), format!("{header}=="), format!("{header}\n"), format!("+{header}")] {
+            assert_eq!(Jws::parse(&format!("{wrong}.e30.AA")).unwrap_err(), InvalidReason::Encoding, "{wrong}");
         }
     }
 
     #[test]
     fn t9_a_type_is_a_text() {
-        assert_eq!(
-            parse_header(r#"{"alg":"ES256","typ":1}"#).unwrap_err(),
-            InvalidReason::Type
-        );
+        assert_eq!(parse_header(r#"{"alg":"ES256","typ":1}"#).unwrap_err(), InvalidReason::Type);
     }
 }

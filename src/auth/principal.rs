@@ -32,28 +32,13 @@ enum Identity {
 
 impl Principal {
     pub(super) fn new(token: &BearerToken, issuer: Arc<str>, key: Arc<Key>, accepted: Accepted) -> Self {
-        let Accepted {
-            claims,
-            subject,
-            expires_at,
-        } = accepted;
+        let Accepted { claims, subject, expires_at } = accepted;
         let identity = match &subject {
             None => Identity::Token(token.digest()),
-            Some(subject) => Identity::Subject {
-                issuer: Arc::clone(&issuer),
-                subject: subject.clone(),
-            },
+            Some(subject) => Identity::Subject { issuer: Arc::clone(&issuer), subject: subject.clone() },
         };
         let (token_hash, subject_key) = (token.hash(), SubjectKey(Arc::new(identity)));
-        Self {
-            issuer,
-            key,
-            subject,
-            claims: Claims::new(claims),
-            expires_at,
-            token_hash,
-            subject_key,
-        }
+        Self { issuer, key, subject, claims: Claims::new(claims), expires_at, token_hash, subject_key }
     }
 
     /// The token's `iss`.

@@ -49,11 +49,7 @@ pub(crate) enum Pair {
 
 impl TestKey {
     pub(crate) fn ed25519(kid: &str) -> Self {
-        Self::new(
-            kid,
-            Algorithm::EdDsa,
-            Pair::Ed(Arc::new(Ed25519KeyPair::generate().unwrap())),
-        )
+        Self::new(kid, Algorithm::EdDsa, Pair::Ed(Arc::new(Ed25519KeyPair::generate().unwrap())))
     }
 
     pub(crate) fn es256(kid: &str) -> Self {
@@ -75,25 +71,15 @@ impl TestKey {
 
     /// The same pair under another `kid`, or none.
     pub(crate) fn named(&self, kid: Option<&str>) -> Self {
-        Self {
-            kid: kid.map(str::to_owned),
-            ..self.clone()
-        }
+        Self { kid: kid.map(str::to_owned), ..self.clone() }
     }
 
     pub(crate) fn hmac(secret: &[u8]) -> Self {
-        Self {
-            kid: None,
-            ..Self::new("", Algorithm::Hs256, Pair::Hmac(secret.to_vec()))
-        }
+        Self { kid: None, ..Self::new("", Algorithm::Hs256, Pair::Hmac(secret.to_vec())) }
     }
 
     fn new(kid: &str, algorithm: Algorithm, pair: Pair) -> Self {
-        Self {
-            kid: Some(kid.to_owned()),
-            algorithm,
-            pair,
-        }
+        Self { kid: Some(kid.to_owned()), algorithm, pair }
     }
 
     /// The public half, with `alg`, `kid` and `use`.
@@ -140,13 +126,10 @@ impl TestKey {
         match &self.pair {
             Pair::Ec(pair, _) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
-            Pair::Hmac(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message)
-                .as_ref()
-                .to_vec(),
+            Pair::Hmac(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(rsa_encoding(self.algorithm), &random, message, &mut signature)
-                    .unwrap();
+                pair.sign(rsa_encoding(self.algorithm), &random, message, &mut signature).unwrap();
                 signature
             }
         }
@@ -183,10 +166,7 @@ pub(crate) fn issuer(keys: KeySource) -> Issuer {
     Issuer {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
-        algorithms: Algorithm::ALL
-            .into_iter()
-            .filter(|algorithm| !algorithm.is_symmetric())
-            .collect(),
+        algorithms: Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect(),
         keys,
         leeway: Duration::ZERO,
         max_lifetime: None,
@@ -195,18 +175,12 @@ pub(crate) fn issuer(keys: KeySource) -> Issuer {
 }
 
 pub(crate) fn shared_issuer(secret: &str) -> Issuer {
-    Issuer {
-        algorithms: vec![Algorithm::Hs256],
-        ..issuer(KeySource::Shared(Secret::new(secret)))
-    }
+    Issuer { algorithms: vec![Algorithm::Hs256], ..issuer(KeySource::Shared(Secret::new(secret))) }
 }
 
 pub(crate) fn fixed(keys: &[&TestKey]) -> KeySource {
     let parsed = KeySet::parse(jwks(keys).as_bytes(), &Algorithm::ALL).unwrap();
-    KeySource::Published {
-        fixed: Some(parsed.set),
-        remote: None,
-    }
+    KeySource::Published { fixed: Some(parsed.set), remote: None }
 }
 
 /// Refresh 10 min, cool-down 30 s, stale after 1 h.
@@ -222,10 +196,7 @@ pub(crate) fn remote_keys() -> RemoteKeys {
 }
 
 pub(crate) fn remote() -> KeySource {
-    KeySource::Published {
-        fixed: None,
-        remote: Some(remote_keys()),
-    }
+    KeySource::Published { fixed: None, remote: Some(remote_keys()) }
 }
 
 /// An endpoint that gives its answers in order, the last one for ever, each when the gate lets it.
@@ -246,11 +217,7 @@ impl ScriptedFetch {
     /// An endpoint that answers when [`let_through`](Self::let_through) says so.
     pub(crate) fn closed(answers: impl IntoIterator<Item = Result<String, FetchError>>) -> Arc<Self> {
         let answers = Mutex::new(answers.into_iter().collect());
-        Arc::new(Self {
-            answers,
-            gate: Semaphore::new(0),
-            calls: AtomicUsize::new(0),
-        })
+        Arc::new(Self { answers, gate: Semaphore::new(0), calls: AtomicUsize::new(0) })
     }
 
     pub(crate) fn let_through(&self, answers: usize) {
@@ -274,15 +241,8 @@ impl JwksFetch for ScriptedFetch {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         let mut answers = self.answers.lock().unwrap();
-        let answer = if answers.len() > 1 {
-            answers.pop_front()
-        } else {
-            answers.front().cloned()
-        };
-        answer.unwrap().map(|body| FetchedKeys {
-            body: body.into_bytes(),
-            max_age: None,
-        })
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        answer.unwrap().map(|body| FetchedKeys { body: body.into_bytes(), max_age: None })
     }
 }
 

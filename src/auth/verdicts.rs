@@ -21,13 +21,7 @@ impl Verdicts {
     /// Remembers up to about `capacity` tokens; 0 remembers none.
     pub(crate) fn new(capacity: usize) -> Self {
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
-        Self(Cache::with(
-            capacity,
-            weight,
-            UnitWeighter,
-            DigestHash::default(),
-            DefaultLifecycle::default(),
-        ))
+        Self(Cache::with(capacity, weight, UnitWeighter, DigestHash::default(), DefaultLifecycle::default()))
     }
 
     pub(crate) fn find(&self, token: TokenDigest) -> Option<Arc<Principal>> {

@@ -120,11 +120,7 @@ impl TokenVerifier {
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let around = Surroundings {
-            clock,
-            fetcher,
-            state: state_dir,
-        };
+        let around = Surroundings { clock, fetcher, state: state_dir };
         let mut trusted: Vec<TrustedIssuer> = Vec::new();
         for issuer in issuers {
             let name = issuer.issuer.clone();
@@ -134,11 +130,7 @@ impl TokenVerifier {
             let issuer = TrustedIssuer::new(issuer, &around);
             trusted.push(issuer.map_err(|reason| VerifierError::Issuer { issuer: name, reason })?);
         }
-        Ok(Self {
-            issuers: trusted,
-            verdicts: Verdicts::new(verdicts),
-            clock: around.clock,
-        })
+        Ok(Self { issuers: trusted, verdicts: Verdicts::new(verdicts), clock: around.clock })
     }
 
     /// Who sent this token.
@@ -149,10 +141,7 @@ impl TokenVerifier {
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
                 Standing::Holds => {
-                    return Ok(Verified {
-                        principal,
-                        check: Check::Seen,
-                    });
+                    return Ok(Verified { principal, check: Check::Seen });
                 }
                 Standing::Expired => return Err(TokenError::Expired),
                 Standing::KeyGone => self.verdicts.forget(token.digest()),
@@ -160,10 +149,7 @@ impl TokenVerifier {
         }
         let principal = Arc::new(self.check(token).await?);
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
-        Ok(Verified {
-            principal,
-            check: Check::New,
-        })
+        Ok(Verified { principal, check: Check::New })
     }
 
     /// Whether a caller verified before may go on: for answers that outlive the request (T19).
@@ -204,13 +190,10 @@ impl TokenVerifier {
     async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
         let jws = Jws::parse(token.as_str())?;
         let claims = jws.unverified_claims()?;
-        let issuer = self
-            .issuer(claims.get("iss").and_then(Value::as_str))
-            .ok_or(InvalidReason::Issuer)?;
+        let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
         issuer.check_header(&jws.header)?;
         let key = issuer.key(&jws.header, &*self.clock).await?;
-        key.verify(jws.message, jws.signature)
-            .map_err(|_| InvalidReason::Signature)?;
+        key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
         let accepted = issuer.expectations.check(claims, self.clock.now())?;
         Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted))
     }

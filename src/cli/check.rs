@@ -71,11 +71,7 @@ impl Check {
             if words.is_err() {
                 code = ExitCode::FAILURE;
             }
-            super::say(format_args!(
-                "{}: {}",
-                rule.as_str(),
-                words.unwrap_or_else(|problem| problem)
-            ))?;
+            super::say(format_args!("{}: {}", rule.as_str(), words.unwrap_or_else(|problem| problem)))?;
         }
         Ok(code)
     }
@@ -86,11 +82,7 @@ async fn ask(client: &reqwest::Client, upstream: &Upstream, request: &UpstreamRe
     let target = request.target(upstream.secret.as_ref());
     let url = format!("{}{}", upstream.origin(), target.expose());
     // The error's own text would show the URL, and with it the secret.
-    let answer = client
-        .get(url)
-        .send()
-        .await
-        .map_err(|error| format!("Electric: {}", error.without_url()))?;
+    let answer = client.get(url).send().await.map_err(|error| format!("Electric: {}", error.without_url()))?;
     let status = answer.status();
     if status.is_success() {
         return Ok("ok".to_owned());

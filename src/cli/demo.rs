@@ -97,11 +97,7 @@ where = '"organization_id" = {{{{ query.organizationId }}}}'
 level = "warn"
 "#
     );
-    Ok(Config::parse(
-        &text,
-        Path::new("demo.toml"),
-        &Environment::from([("ELECTRIC_SECRET", SECRET)]),
-    )?)
+    Ok(Config::parse(&text, Path::new("demo.toml"), &Environment::from([("ELECTRIC_SECRET", SECRET)]))?)
 }
 
 /// Says what there is to see, once it can be seen.
@@ -109,15 +105,12 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
     let desk = scene.issuer_url();
     let live = live_query(desk, shape_url).await?;
     let ask = |query: &str, token: Option<&str>| {
-        let bearer = token.map_or(String::new(), |token| {
-            format!(" -H \"Authorization: Bearer $(curl -s {desk}/token/{token})\"")
-        });
+        let bearer = token
+            .map_or(String::new(), |token| format!(" -H \"Authorization: Bearer $(curl -s {desk}/token/{token})\""));
         format!("curl -si '{shape_url}?{query}'{bearer}")
     };
     let org = |number: u8| format!("table=tasks&organizationId=org-{number}&offset=-1");
-    super::say(format_args!(
-        "shapegate demo: a row is written every three seconds, by turns for org-1 and org-2\n"
-    ))?;
+    super::say(format_args!("shapegate demo: a row is written every three seconds, by turns for org-1 and org-2\n"))?;
     super::say(format_args!("page: {desk}/"))?;
     super::say(format_args!("metrics: http://{admin}/metrics\n"))?;
     super::say(format_args!(
@@ -125,15 +118,9 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
         ask(&org(1), Some("org-1")),
         ask(&org(2), Some("org-2"))
     ))?;
-    super::say(format_args!(
-        "The rows of org-2 with a token of org-1 (403):\n  {}",
-        ask(&org(2), Some("org-1"))
-    ))?;
+    super::say(format_args!("The rows of org-2 with a token of org-1 (403):\n  {}", ask(&org(2), Some("org-1"))))?;
     super::say(format_args!("Without a token (401):\n  {}", ask(&org(1), None)))?;
-    super::say(format_args!(
-        "A live poll, which waits for the next row of org-1:\n  {}",
-        ask(&live, Some("org-1"))
-    ))?;
+    super::say(format_args!("A live poll, which waits for the next row of org-1:\n  {}", ask(&live, Some("org-1"))))?;
     super::say(format_args!("\nStop with Ctrl-C."))?;
     Ok(())
 }
@@ -143,16 +130,10 @@ async fn live_query(desk: &str, shape_url: &str) -> anyhow::Result<String> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let token = client.get(format!("{desk}/token/org-1")).send().await?.text().await?;
     let query = "table=tasks&organizationId=org-1";
-    let answer = client
-        .get(format!("{shape_url}?{query}&offset=now"))
-        .bearer_auth(token)
-        .send()
-        .await?;
+    let answer = client.get(format!("{shape_url}?{query}&offset=now")).bearer_auth(token).send().await?;
     let header = |name: &str| {
         let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
-        value
-            .map(str::to_owned)
-            .with_context(|| format!("the demo's own request got no {name}: {}", answer.status()))
+        value.map(str::to_owned).with_context(|| format!("the demo's own request got no {name}: {}", answer.status()))
     };
     let (handle, offset) = (header("electric-handle")?, header("electric-offset")?);
     Ok(format!("{query}&handle={handle}&offset={offset}&live=true"))

@@ -61,10 +61,7 @@ impl Explain {
         super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
         let target = upstream.redacted_target(config.upstream.secret.as_ref());
         super::say(format_args!("upstream: {target}"))?;
-        super::say(format_args!(
-            "sharing:  with every request of the same upstream URL; key {}",
-            upstream.key()
-        ))?;
+        super::say(format_args!("sharing:  with every request of the same upstream URL; key {}", upstream.key()))?;
         Ok(Ok(()))
     }
 
@@ -84,9 +81,7 @@ impl Explain {
         let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
         let until = UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs());
         let until = httpdate::fmt_http_date(until);
-        super::say(format_args!(
-            "token:    valid; issuer {issuer}, subject {subject}, until {until}"
-        ))?;
+        super::say(format_args!("token:    valid; issuer {issuer}, subject {subject}, until {until}"))?;
         Ok(Ok(Some(principal)))
     }
 
@@ -128,19 +123,14 @@ fn rewrite(
         _ => return Err(Denied("not_found: nothing is served at this path".to_owned())),
     };
     let invalid = |errors: Vec<ParameterError>| {
-        let words: Vec<_> = errors
-            .iter()
-            .map(|error| format!("{} {}", error.name, error.problem))
-            .collect();
+        let words: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
         Denied(format!("invalid_request: {}", words.join("; ")))
     };
     let request = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(invalid)?;
     let permit = policy
         .authorize(principal, &request, SystemClock.now())
         .map_err(|denial| Denied(denial.as_str().to_owned()))?;
-    request
-        .check_replica(permit.replica())
-        .map_err(|error| invalid(vec![error]))?;
+    request.check_replica(permit.replica()).map_err(|error| invalid(vec![error]))?;
     UpstreamRequest::build(permit, &request, upstream.source_id.as_deref())
         .map_err(|error| Denied(format!("uri_too_long: {error}")))
 }

@@ -26,14 +26,9 @@ pub(super) struct Jwks {
 impl Jwks {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(&self.config)?;
-        let candidates: Vec<_> = config
-            .issuers
-            .iter()
-            .filter_map(|issuer| Some((issuer, remote(issuer)?)))
-            .collect();
-        let wanted = candidates
-            .iter()
-            .filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
+        let candidates: Vec<_> = config.issuers.iter().filter_map(|issuer| Some((issuer, remote(issuer)?))).collect();
+        let wanted =
+            candidates.iter().filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
         let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {
             return Err(Usage("choose one issuer that has `jwks.url` by --issuer").into());
         };
@@ -43,22 +38,12 @@ impl Jwks {
         let parsed =
             KeySet::parse(&fetched.body, &issuer.algorithms).map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
         for key in &parsed.rejected {
-            eprintln!(
-                "left out: key {} ({}): {}",
-                key.index,
-                key.kid.as_deref().unwrap_or("no kid"),
-                key.reason
-            );
+            eprintln!("left out: key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason);
         }
         let set = parsed.set;
         std::fs::write(&self.out, format!("{:#}\n", set.to_json()))
             .with_context(|| format!("--out: cannot write {}", self.out.display()))?;
-        super::say(format_args!(
-            "{}: {} keys of {}",
-            self.out.display(),
-            set.len(),
-            issuer.issuer
-        ))?;
+        super::say(format_args!("{}: {} keys of {}", self.out.display(), set.len(), issuer.issuer))?;
         Ok(ExitCode::SUCCESS)
     }
 }

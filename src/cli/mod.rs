@@ -19,12 +19,7 @@ use crate::config::{Config, ConfigErrors};
 
 /// An authorizing, sharing proxy in front of Electric's sync service.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    subcommand_negates_reqs = true,
-    args_conflicts_with_subcommands = true
-)]
+#[command(version, max_term_width = 100, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     /// Run with this configuration
     #[arg(long, value_name = "FILE", required = true)]
@@ -51,11 +46,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
     crate::server::install_crypto();
@@ -91,11 +82,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     eprintln!("shapegate: {error:#}");
-    if error.is::<Usage>() {
-        ExitCode::from(USAGE)
-    } else {
-        ExitCode::FAILURE
-    }
+    if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 /// Writes a line of the result; where nobody reads any more (`| head`), the command ends without a word.
@@ -110,8 +97,5 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
 }

@@ -22,30 +22,19 @@ impl Environment {
 
     /// Where systemd puts this unit's credentials (systemd.exec(5), `LoadCredential=`).
     pub fn credentials_directory(&self) -> Option<PathBuf> {
-        self.variable("CREDENTIALS_DIRECTORY")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
+        self.variable("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     /// Where systemd lets this unit keep state (systemd.exec(5), `StateDirectory=`); the first of several.
     pub fn state_directory(&self) -> Option<PathBuf> {
         let paths = self.variable("STATE_DIRECTORY")?;
-        paths
-            .split(':')
-            .next()
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
+        paths.split(':').next().filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 }
 
 /// A map, for tests: `Environment::from([("NAME", "value")])`.
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(variables: [(&str, &str); N]) -> Self {
-        Self::Map(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        )
+        Self::Map(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 }

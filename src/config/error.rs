@@ -49,12 +49,7 @@ impl ConfigErrors {
 
     pub(super) fn unreadable(file: &Path, cause: &std::io::Error) -> Self {
         let message = format!("cannot be read: {cause}");
-        Self(vec![ConfigError {
-            file: file.to_owned(),
-            line: None,
-            key: String::new(),
-            message,
-        }])
+        Self(vec![ConfigError { file: file.to_owned(), line: None, key: String::new(), message }])
     }
 }
 

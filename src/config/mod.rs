@@ -54,9 +54,8 @@ impl Config {
     pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let document = raw::Document::new(text, file);
         let table = document.table();
-        let config = table
-            .as_ref()
-            .and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
+        let config =
+            table.as_ref().and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
         drop(table);
         document.finish(config)
     }
@@ -117,11 +116,7 @@ impl Upstream {
     /// Host and port as a URL and a `Host` header write them.
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
-        if host.contains(':') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        }
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// Scheme, host and port.

@@ -27,10 +27,7 @@ impl Issuer {
     /// # Errors
     /// Where the system has no randomness.
     pub fn new(name: &str) -> Result<Self, Unspecified> {
-        Ok(Self {
-            name: name.into(),
-            key: Arc::new(Mutex::new(Key::generate(1)?)),
-        })
+        Ok(Self { name: name.into(), key: Arc::new(Mutex::new(Key::generate(1)?)) })
     }
 
     /// The `iss` of its tokens.
@@ -72,10 +69,7 @@ impl Issuer {
 
 impl Key {
     fn generate(number: u32) -> Result<Self, Unspecified> {
-        Ok(Self {
-            id: format!("key-{number}"),
-            pair: Ed25519KeyPair::generate()?,
-        })
+        Ok(Self { id: format!("key-{number}"), pair: Ed25519KeyPair::generate()? })
     }
 }
 

@@ -27,24 +27,13 @@ impl Scene {
     /// # Errors
     /// Where a port cannot be bound, or the system has no randomness.
     pub async fn start(server: Server, shape_url: String) -> io::Result<Self> {
-        let electric = Electric::start(Options {
-            secret: SECRET.to_owned(),
-            ..Options::default()
-        })
-        .await?;
+        let electric = Electric::start(Options { secret: SECRET.to_owned(), ..Options::default() }).await?;
         electric.create_table("tasks", columns());
         let name = format!("http://{}", server.local_addr()?);
         let issuer = Issuer::new(&name).map_err(|_| io::Error::other("no randomness for a key"))?;
-        let desk = Arc::new(Desk {
-            issuer: issuer.clone(),
-            page: PAGE.replace("{{shape_url}}", &shape_url),
-        });
+        let desk = Arc::new(Desk { issuer: issuer.clone(), page: PAGE.replace("{{shape_url}}", &shape_url) });
         let serving = server.serve(move |request| std::future::ready(desk.answer(&request)));
-        Ok(Self {
-            electric,
-            issuer,
-            _serving: serving,
-        })
+        Ok(Self { electric, issuer, _serving: serving })
     }
 
     /// A server for [`Scene::start`], which needs its address before the page can be made.
@@ -52,10 +41,7 @@ impl Scene {
     /// # Errors
     /// Where no port can be bound.
     pub async fn server() -> io::Result<Server> {
-        let limits = Limits {
-            requests: usize::MAX,
-            ..Limits::default()
-        };
+        let limits = Limits { requests: usize::MAX, ..Limits::default() };
         Ok(Server::bind((Ipv4Addr::LOCALHOST, 0).into()).await?.with_limits(limits))
     }
 
@@ -92,14 +78,12 @@ struct Desk {
 impl Desk {
     fn answer(&self, request: &Request) -> Reply {
         match request.path() {
-            "/" => Reply::new(200)
-                .with_header("content-type", "text/html; charset=utf-8")
-                .with_body(self.page.clone()),
+            "/" => Reply::new(200).with_header("content-type", "text/html; charset=utf-8").with_body(self.page.clone()),
             "/jwks" => Reply::json(200, self.issuer.jwks().to_string()),
             path => match path.strip_prefix("/token/") {
-                Some(organization) => Reply::new(200)
-                    .with_header("content-type", "text/plain")
-                    .with_body(self.token(organization)),
+                Some(organization) => {
+                    Reply::new(200).with_header("content-type", "text/plain").with_body(self.token(organization))
+                }
                 None => Reply::new(404).with_body("/ /jwks /token/org-1 /token/org-2\n"),
             },
         }

@@ -102,11 +102,7 @@ impl PolicySet {
                 None => set.by_table.entry(rule.table.clone()).or_default(),
             };
             siblings.push(index);
-            let id = if siblings.len() == 1 {
-                name
-            } else {
-                format!("{name}#{}", siblings.len())
-            };
+            let id = if siblings.len() == 1 { name } else { format!("{name}#{}", siblings.len()) };
             set.parameters.extend(rule.parameters().into_iter().map(str::to_owned));
             set.rules.push((RuleId::new(id), rule));
         }
@@ -151,11 +147,7 @@ impl PolicySet {
         let Some(candidates) = candidates else {
             return Err(principal.map_or(Denial::TokenMissing, |_| Denial::ShapeNotFound));
         };
-        let scope = Scope::new(
-            principal.map(|principal| principal.claims().cel()),
-            request.parameters(),
-            now,
-        );
+        let scope = Scope::new(principal.map(|principal| principal.claims().cel()), request.parameters(), now);
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
         let mut denial = Denial::TokenMissing;
         for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
@@ -176,9 +168,8 @@ impl PolicySet {
 }
 
 fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
-    let (predicate, params) = rule
-        .render(scope)?
-        .map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
+    let (predicate, params) =
+        rule.render(scope)?.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
     Some(Permit {
         rule: id.clone(),
         table: Arc::clone(&rule.table_text),

@@ -28,12 +28,7 @@ impl<'a> Scope<'a> {
     /// `claims` of a verified token (`None` for a public request), the client's own parameters, the current time.
     pub fn new(claims: Option<&'a (dyn Val + 'static)>, parameters: &'a [(String, String)], now: UnixTime) -> Self {
         let now = CelInt::from(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Self {
-            claims,
-            parameters,
-            query: OnceLock::new(),
-            now,
-        }
+        Self { claims, parameters, query: OnceLock::new(), now }
     }
 
     fn query(&self) -> &CelMap<'a> {
@@ -77,16 +72,11 @@ impl Expression {
     /// Compiles `source`; the error says what to write instead.
     pub(super) fn compile(source: &str) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|errors| {
-            let first = errors
-                .errors
-                .first()
-                .map_or_else(String::new, |error| error.msg.clone());
+            let first = errors.errors.first().map_or_else(String::new, |error| error.msg.clone());
             format!("`{source}` is not a CEL expression: {first}")
         })?;
         let mut reads = Reads::default();
-        reads
-            .visit(program.expression(), &mut Vec::new())
-            .map_err(|problem| format!("`{source}`: {problem}"))?;
+        reads.visit(program.expression(), &mut Vec::new()).map_err(|problem| format!("`{source}`: {problem}"))?;
         Ok(Self { program, reads })
     }
 
@@ -105,10 +95,7 @@ impl Expression {
 
     /// Whether it is true; an error (a missing claim, a type that does not fit) and any other value are not.
     pub(super) fn holds(&self, scope: &Scope<'_>) -> bool {
-        self.evaluate(scope, |value| {
-            value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())
-        })
-        .unwrap_or(false)
+        self.evaluate(scope, |value| value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())).unwrap_or(false)
     }
 
     /// Its value as texts to bind.
@@ -138,11 +125,7 @@ impl Bound {
         let Some(list) = value.downcast_ref::<CelList<'_>>() else {
             return text(value).map(Self::One);
         };
-        let mut texts = list
-            .inner()
-            .iter()
-            .map(|item| text(item.as_ref()))
-            .collect::<Option<Vec<_>>>()?;
+        let mut texts = list.inner().iter().map(|item| text(item.as_ref())).collect::<Option<Vec<_>>>()?;
         texts.sort_unstable();
         texts.dedup();
         Some(Self::Many(texts))
@@ -181,23 +164,16 @@ impl Reads {
         }
         let depth = bound.len();
         if let Expr::Comprehension(comprehension) = &node.expr {
-            let names = [
-                Some(&comprehension.iter_var),
-                comprehension.iter_var2.as_ref(),
-                Some(&comprehension.accu_var),
-            ];
+            let names =
+                [Some(&comprehension.iter_var), comprehension.iter_var2.as_ref(), Some(&comprehension.accu_var)];
             for name in names.into_iter().flatten() {
                 if VARIABLES.contains(&name.as_str()) {
-                    return Err(format!(
-                        "`{name}` is the name of a variable; call the element something else"
-                    ));
+                    return Err(format!("`{name}` is the name of a variable; call the element something else"));
                 }
                 bound.push(name.clone());
             }
         }
-        let result = children(&node.expr)
-            .into_iter()
-            .try_for_each(|child| self.visit(child, bound));
+        let result = children(&node.expr).into_iter().try_for_each(|child| self.visit(child, bound));
         bound.truncate(depth);
         result
     }
@@ -216,9 +192,7 @@ impl Reads {
 
     fn parameter(&mut self, name: &str) -> Result<(), String> {
         if protocol::classify(name) != protocol::Name::Custom {
-            return Err(format!(
-                "`query.{name}` belongs to Electric; give the client's parameter another name"
-            ));
+            return Err(format!("`query.{name}` belongs to Electric; give the client's parameter another name"));
         }
         self.parameters.insert(name.to_owned());
         Ok(())
@@ -242,26 +216,12 @@ fn children(expr: &Expr) -> Vec<&IdedExpr> {
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
         Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
         Expr::Comprehension(inner) => {
-            vec![
-                &inner.iter_range,
-                &inner.accu_init,
-                &inner.loop_cond,
-                &inner.loop_step,
-                &inner.result,
-            ]
+            vec![&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result]
         }
         Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map
-            .entries
-            .iter()
-            .flat_map(|entry| entry_children(&entry.expr))
-            .collect(),
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
         Expr::Select(select) => vec![&select.operand],
-        Expr::Struct(inner) => inner
-            .entries
-            .iter()
-            .flat_map(|entry| entry_children(&entry.expr))
-            .collect(),
+        Expr::Struct(inner) => inner.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
     }
 }
 
@@ -273,17 +233,7 @@ fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
 }
 
 const VARIABLES: [&str; 3] = ["claims", "now", "query"];
-const TYPES: [&str; 9] = [
-    "bool",
-    "bytes",
-    "double",
-    "int",
-    "list",
-    "map",
-    "null_type",
-    "string",
-    "uint",
-];
+const TYPES: [&str; 9] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
 const FUNCTIONS: [&str; 17] = [
     "all",
     "bool",
@@ -314,20 +264,13 @@ mod tests {
 
     fn holds(source: &str, json: serde_json::Value, query: &[(&str, &str)]) -> bool {
         let claims = claims(json);
-        let query: Vec<_> = query
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Expression::compile(source)
-            .unwrap()
-            .holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+        let query: Vec<_> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Expression::compile(source).unwrap().holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
     }
 
     fn bind(json: serde_json::Value) -> Option<Bound> {
         let claims = claims(json);
-        Expression::compile("claims.x")
-            .unwrap()
-            .bind(&Scope::new(Some(claims.as_ref()), &[], UnixTime::from_secs(0)))
+        Expression::compile("claims.x").unwrap().bind(&Scope::new(Some(claims.as_ref()), &[], UnixTime::from_secs(0)))
     }
 
     #[test]
@@ -339,22 +282,15 @@ mod tests {
         assert!(!holds(rule, org, &[]));
         assert!(!holds(rule, serde_json::json!({}), &[("organizationId", "org-1")]));
         // `in` on a text would be a substring test
-        assert!(!holds(
-            rule,
-            serde_json::json!({"organizationIds": "org-1,org-2"}),
-            &[("organizationId", "org-1")]
-        ));
+        assert!(!holds(rule, serde_json::json!({"organizationIds": "org-1,org-2"}), &[("organizationId", "org-1")]));
     }
 
     #[test]
     fn only_true_holds() {
         assert!(holds("claims.admin", serde_json::json!({"admin": true}), &[]));
-        for not_true in [
-            serde_json::json!("true"),
-            serde_json::json!(1),
-            serde_json::json!(null),
-            serde_json::json!([]),
-        ] {
+        for not_true in
+            [serde_json::json!("true"), serde_json::json!(1), serde_json::json!(null), serde_json::json!([])]
+        {
             assert!(!holds("claims.admin", serde_json::json!({"admin": not_true}), &[]));
         }
         assert!(holds("claims.until > now", serde_json::json!({"until": 101}), &[]));

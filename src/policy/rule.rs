@@ -52,9 +52,7 @@ impl Rule {
     /// Everything that is wrong with it, by key.
     pub fn compile(source: RuleSource) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
-        let table = TableName::parse(&source.table)
-            .map_err(|error| fail(&mut errors, "table", error.to_string()))
-            .ok();
+        let table = TableName::parse(&source.table).map_err(|error| fail(&mut errors, "table", error.to_string())).ok();
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
         let columns = render_columns(source.columns.as_deref(), &mut errors);
@@ -79,11 +77,7 @@ impl Rule {
 
     /// The client parameters its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
-        self.allow
-            .iter()
-            .chain(self.predicate.expressions())
-            .flat_map(Expression::parameters)
-            .collect()
+        self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
     }
 
     pub(super) fn allows(&self, scope: &Scope<'_>) -> bool {
@@ -113,9 +107,7 @@ fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {
 }
 
 fn compile_allow(source: Option<&str>, errors: &mut Vec<RuleError>) -> Option<Expression> {
-    Expression::compile(source?)
-        .map_err(|message| fail(errors, "allow", message))
-        .ok()
+    Expression::compile(source?).map_err(|message| fail(errors, "allow", message)).ok()
 }
 
 fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> Option<Predicate> {
@@ -123,17 +115,12 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
         PredicateSource::Unfiltered => Some(Predicate::Unfiltered),
         PredicateSource::Template(text) if text.trim().is_empty() => {
             // Electric takes an empty `where` for none at all (transcript 111).
-            fail(
-                errors,
-                "where",
-                "is empty; to serve every row, say where = \"none\"".to_owned(),
-            );
+            fail(errors, "where", "is empty; to serve every row, say where = \"none\"".to_owned());
             None
         }
-        PredicateSource::Template(text) => Template::compile(text)
-            .map(Predicate::Template)
-            .map_err(|message| fail(errors, "where", message))
-            .ok(),
+        PredicateSource::Template(text) => {
+            Template::compile(text).map(Predicate::Template).map_err(|message| fail(errors, "where", message)).ok()
+        }
     }
 }
 
@@ -141,22 +128,11 @@ fn render_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Op
     let columns = columns?;
     let unique: BTreeSet<_> = columns.iter().collect();
     if columns.is_empty() || columns.iter().any(|name| name.is_empty() || name.contains('\0')) {
-        fail(
-            errors,
-            "columns",
-            "name at least one column, the primary key among them".to_owned(),
-        );
+        fail(errors, "columns", "name at least one column, the primary key among them".to_owned());
     } else if unique.len() < columns.len() {
         fail(errors, "columns", "names a column twice".to_owned());
     }
-    Some(
-        columns
-            .iter()
-            .map(|name| ColumnName(name).to_string())
-            .collect::<Vec<_>>()
-            .join(",")
-            .into(),
-    )
+    Some(columns.iter().map(|name| ColumnName(name).to_string()).collect::<Vec<_>>().join(",").into())
 }
 
 fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
@@ -165,11 +141,7 @@ fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
     if !path.starts_with('/') || !path.chars().all(plain) || path.contains("//") || path.contains("/.") {
         fail(errors, "path", "write /segments of letters, digits, - . _ ~".to_owned());
     } else if path == SHAPE_PATH {
-        fail(
-            errors,
-            "path",
-            format!("{SHAPE_PATH} serves the rules without a path; leave it out or choose another"),
-        );
+        fail(errors, "path", format!("{SHAPE_PATH} serves the rules without a path; leave it out or choose another"));
     }
 }
 

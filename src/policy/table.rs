@@ -20,10 +20,7 @@ impl TableName {
     pub fn parse(text: &str) -> Result<Self, TableNameError> {
         let (first, rest) = Self::part(text)?;
         let Some(rest) = rest else {
-            return Ok(Self {
-                schema: "public".to_owned(),
-                name: first,
-            });
+            return Ok(Self { schema: "public".to_owned(), name: first });
         };
         match Self::part(rest)? {
             (name, None) => Ok(Self { schema: first, name }),
@@ -85,15 +82,8 @@ pub(super) struct ColumnName<'a>(pub(super) &'a str);
 impl fmt::Display for ColumnName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = self.0.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && self
-                .0
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if plain {
-            f.write_str(self.0)
-        } else {
-            write!(f, "\"{}\"", self.0.replace('"', "\"\""))
-        }
+            && self.0.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if plain { f.write_str(self.0) } else { write!(f, "\"{}\"", self.0.replace('"', "\"\"")) }
     }
 }
 
@@ -107,13 +97,7 @@ mod tests {
 
     #[test]
     fn one_table_in_all_its_spellings() {
-        for spelling in [
-            "ITEMS",
-            "\"items\"",
-            "public.items",
-            "\"public\".\"items\"",
-            "Public.Items",
-        ] {
+        for spelling in ["ITEMS", "\"items\"", "public.items", "\"public\".\"items\"", "Public.Items"] {
             assert!(same("items", spelling), "{spelling}");
         }
         for other in ["\"Items\"", "auth.items", "item", "\"public.items\"", "\"it\"\"ems\""] {

@@ -182,10 +182,7 @@ impl Scanner {
 
     /// The length of a quoted part; a doubled quote is two parts in a row, which amounts to the same.
     fn quoted(&mut self, rest: &str, quote: char) -> Result<usize, String> {
-        let end = rest[1..]
-            .find(quote)
-            .ok_or_else(|| format!("unbalanced {quote} in `where`"))?
-            + 2;
+        let end = rest[1..].find(quote).ok_or_else(|| format!("unbalanced {quote} in `where`"))? + 2;
         if rest[..end].contains("{{") {
             return Err(format!(
                 "a place inside {quote}…{quote}: write {{{{ … }}}} without quotes around it, the value is bound, not pasted"
@@ -196,9 +193,7 @@ impl Scanner {
     }
 
     fn word(&mut self, rest: &str) -> usize {
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         self.last = rest[..end].to_uppercase();
         end
     }
@@ -237,9 +232,7 @@ impl Scanner {
     }
 
     fn finish(&self) -> Result<(), String> {
-        self.open
-            .last()
-            .map_or(Ok(()), |(closing, _)| Err(format!("`where` lacks a {closing}")))
+        self.open.last().map_or(Ok(()), |(closing, _)| Err(format!("`where` lacks a {closing}")))
     }
 }
 
@@ -255,28 +248,19 @@ mod tests {
     }
 
     fn rendered(sql: &str, params: &[&str]) -> Option<Rendered> {
-        Some(Rendered {
-            sql: sql.to_owned(),
-            params: params.iter().map(|param| (*param).to_owned()).collect(),
-        })
+        Some(Rendered { sql: sql.to_owned(), params: params.iter().map(|param| (*param).to_owned()).collect() })
     }
 
     #[test]
     fn values_become_parameters() {
         use serde_json::json;
         let claims = json!({"org": "o'1", "ids": ["c", "a", "b", "a"], "n": 7, "none": []});
-        assert_eq!(
-            render("\"o\" = {{ claims.org }}", claims.clone()),
-            rendered("\"o\" = $1", &["o'1"])
-        );
+        assert_eq!(render("\"o\" = {{ claims.org }}", claims.clone()), rendered("\"o\" = $1", &["o'1"]));
         assert_eq!(
             render("id IN ({{claims.ids}}) AND n < {{claims.n}}", claims.clone()),
             rendered("id IN ($1,$2,$3) AND n < $4", &["a", "b", "c", "7"])
         );
-        assert_eq!(
-            render("id IN ({{ claims.none }})", claims.clone()),
-            rendered("id IN (NULL)", &[])
-        );
+        assert_eq!(render("id IN ({{ claims.none }})", claims.clone()), rendered("id IN (NULL)", &[]));
         assert_eq!(
             render("ids @> ARRAY[{{ claims.org }}::uuid]", claims.clone()),
             rendered("ids @> ARRAY[$1::uuid]", &["o'1"])

@@ -46,12 +46,7 @@ impl Addresses {
     pub(super) fn of(upstream: &Upstream) -> Self {
         let literal = upstream.host.parse::<IpAddr>().ok();
         let addresses = |ip| vec![SocketAddr::new(ip, upstream.port)];
-        let known = literal.map(|ip| {
-            Arc::new(Known {
-                addresses: addresses(ip),
-                until: None,
-            })
-        });
+        let known = literal.map(|ip| Arc::new(Known { addresses: addresses(ip), until: None }));
         Self {
             host: upstream.host.clone(),
             port: upstream.port,
@@ -79,9 +74,7 @@ impl Addresses {
         let current = known.addresses.get(good % known.addresses.len().max(1)).copied();
         if current == failed {
             // Where another request moved on at the same time, once is enough.
-            let _ = self
-                .good
-                .compare_exchange(good, good.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.good.compare_exchange(good, good.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
         }
         attempts < known.addresses.len()
     }
@@ -111,15 +104,9 @@ impl Addresses {
         let now = Instant::now();
         let known = if found.is_empty() {
             let before = self.known.load().as_ref().map(|known| known.addresses.clone());
-            Known {
-                addresses: before.unwrap_or_default(),
-                until: Some(now + FAILED),
-            }
+            Known { addresses: before.unwrap_or_default(), until: Some(now + FAILED) }
         } else {
-            Known {
-                addresses: found,
-                until: Some(now + FRESH),
-            }
+            Known { addresses: found, until: Some(now + FRESH) }
         };
         self.known.store(Some(Arc::new(known)));
     }

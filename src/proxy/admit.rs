@@ -65,12 +65,8 @@ pub(super) async fn admit(
         .authorize(principal.as_deref(), &shape, gate.clock.now())
         .map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
-    shape
-        .check_replica(permit.replica())
-        .map_err(|error| Rejection::InvalidRequest(vec![error]))?;
-    let place = gate
-        .budgets
-        .enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
+    shape.check_replica(permit.replica()).map_err(|error| Rejection::InvalidRequest(vec![error]))?;
+    let place = gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
     let source_id = gate.upstream.config().source_id.as_deref();
     let upstream = UpstreamRequest::build(permit, &shape, source_id).map_err(|_| Rejection::UriTooLong)?;
     Ok(Decision::Admit(Admission {
@@ -99,10 +95,8 @@ impl Admission {
 
     /// How long the token is still good; at least a moment, since a wait of nothing is no wait.
     pub(super) fn time_left(&self, now: UnixTime) -> Duration {
-        let left = self
-            .principal
-            .as_ref()
-            .map_or(Duration::MAX, |principal| principal.expires_at().saturating_since(now));
+        let left =
+            self.principal.as_ref().map_or(Duration::MAX, |principal| principal.expires_at().saturating_since(now));
         left.max(Duration::from_millis(1))
     }
 
@@ -127,10 +121,7 @@ impl Admission {
 /// A shape has no body (SECURITY P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in chunks.
 fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {
     let headers = &request.headers;
-    let length = headers
-        .get_all(CONTENT_LENGTH)
-        .iter()
-        .any(|length| length.as_bytes() != b"0");
+    let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
     if !bodiless || length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::ContentTooLarge);
     }
@@ -140,10 +131,7 @@ fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> 
 /// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
 fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
     let headers = &request.headers;
-    let bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > limits.headers || bytes > limits.header_bytes {
         return Err(Rejection::HeadersTooLarge);
     }

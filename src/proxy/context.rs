@@ -64,10 +64,7 @@ impl RequestCtx {
             return fault;
         }
         // The wait was cut to the token's life, so its end looks like a silent Electric.
-        self.admission()
-            .ok()
-            .and_then(|admission| admission.recheck(verifier).err())
-            .unwrap_or(fault)
+        self.admission().ok().and_then(|admission| admission.recheck(verifier).err()).unwrap_or(fault)
     }
 
     /// Notes a 400 of Electric that is not the client's doing, and gives the body for the client.

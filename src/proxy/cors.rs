@@ -40,9 +40,9 @@ impl CorsPolicy {
         };
         let allow_origin = match &self.0.origins {
             Origins::Any => Some(HeaderValue::from_static("*")),
-            Origins::List(list) => origin
-                .filter(|origin| list.iter().any(|one| one.as_bytes() == origin.as_bytes()))
-                .cloned(),
+            Origins::List(list) => {
+                origin.filter(|origin| list.iter().any(|one| one.as_bytes() == origin.as_bytes())).cloned()
+            }
         };
         CorsAnswer {
             credentials: self.0.credentials && allow_origin.is_some(),

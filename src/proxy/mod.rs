@@ -75,8 +75,7 @@ impl ProxyHttp for Gateway {
                 return Ok(false);
             }
             Ok(Decision::Preflight) => {
-                self.write_whole(session, ctx.preflight(session.req_header())?, Bytes::new())
-                    .await?
+                self.write_whole(session, ctx.preflight(session.req_header())?, Bytes::new()).await?
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await?,
         }
@@ -111,9 +110,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         // One retry, of a connection that Electric closed before it said anything (PROTOCOL 4.4).
-        error
-            .retry
-            .decide_reuse(client_reused && !ctx.retried && session.response_written().is_none());
+        error.retry.decide_reuse(client_reused && !ctx.retried && session.response_written().is_none());
         ctx.retried |= error.retry();
         error
     }
@@ -124,9 +121,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        *request = ctx
-            .admission()?
-            .request_header(self.upstream.config(), &ctx.record.request_id)?;
+        *request = ctx.admission()?.request_header(self.upstream.config(), &ctx.record.request_id)?;
         ctx.record.asked_upstream = Some(std::time::Instant::now());
         Ok(())
     }
@@ -141,8 +136,7 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         let rule = admission.upstream.rule().as_str();
         if let Some(asked) = ctx.record.asked_upstream {
-            self.metrics
-                .upstream_answered(admission.upstream.is_live(), asked.elapsed());
+            self.metrics.upstream_answered(admission.upstream.is_live(), asked.elapsed());
         }
         if status >= 400 && status != 409 {
             self.metrics.upstream_refused(rule, status);
@@ -151,9 +145,7 @@ impl ProxyHttp for Gateway {
             return Err(ctx.fail(fault));
         }
         self.recheck(ctx)?;
-        *response = ctx
-            .edge
-            .answer_header(response, session.req_header().version, &ctx.record.request_id)?;
+        *response = ctx.edge.answer_header(response, session.req_header().version, &ctx.record.request_id)?;
         // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
         if session.is_process_shutting_down() || session.req_header().version == http::Version::HTTP_10 {
             session.set_keepalive(None);
@@ -203,16 +195,12 @@ impl ProxyHttp for Gateway {
                 error_code = 0;
             }
         }
-        FailToProxy {
-            error_code,
-            can_reuse_downstream: false,
-        }
+        FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestCtx) {
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
-        self.metrics
-            .answered(ctx.record.rule_name(), ctx.record.outcome, status);
+        self.metrics.answered(ctx.record.rule_name(), ctx.record.outcome, status);
         ctx.record.log(status, session.body_bytes_sent());
         ctx.phase = Phase::Answered;
     }
@@ -243,9 +231,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Gateway {
     fn recheck(&self, ctx: &mut RequestCtx) -> Result<()> {
-        ctx.admission()?
-            .recheck(&self.verifier)
-            .map_err(|fault| ctx.fail(fault))
+        ctx.admission()?.recheck(&self.verifier).map_err(|fault| ctx.fail(fault))
     }
 
     async fn reject(&self, session: &mut Session, ctx: &mut RequestCtx, rejection: &Rejection) -> Result<()> {
@@ -258,9 +244,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         let body = Bytes::from(rejection.body());
-        let header = ctx
-            .edge
-            .rejection_header(rejection, body.len(), &ctx.record.request_id)?;
+        let header = ctx.edge.rejection_header(rejection, body.len(), &ctx.record.request_id)?;
         self.write_whole(session, header, body).await
     }
 
@@ -270,15 +254,9 @@ impl Gateway {
             session.set_keepalive(None);
         }
         // Whoever does not take our answer is a client that left, not a fault of ours.
-        session
-            .write_response_header(Box::new(header), bodiless)
-            .await
-            .map_err(|error| error.into_down())?;
+        session.write_response_header(Box::new(header), bodiless).await.map_err(|error| error.into_down())?;
         if !bodiless {
-            session
-                .write_response_body(Some(body), true)
-                .await
-                .map_err(|error| error.into_down())?;
+            session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
         }
         Ok(())
     }

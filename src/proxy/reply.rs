@@ -25,9 +25,7 @@ pub(super) struct Edge {
 
 impl Edge {
     pub(super) fn of(request: &RequestHeader, cors: &CorsPolicy) -> Self {
-        Self {
-            cors: cors.answer(request),
-        }
+        Self { cors: cors.answer(request) }
     }
 
     /// The header of Electric's answer as the client gets it, built from empty.
@@ -54,14 +52,7 @@ impl Edge {
         header.insert_header(CACHE_CONTROL, private_cache_control(&upstream.headers))?;
         // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
         header.insert_header("cdn-cache-control", "no-store")?;
-        header.append_header(
-            VARY,
-            if self.cors.varies {
-                "authorization, origin"
-            } else {
-                "authorization"
-            },
-        )?;
+        header.append_header(VARY, if self.cors.varies { "authorization, origin" } else { "authorization" })?;
         Ok(header)
     }
 
@@ -122,25 +113,17 @@ pub(super) fn fault_of(response: &ResponseHeader) -> Option<Fault> {
 /// The body of a 400: Electric's words on the parameters that a client sets, none on those that the rule does.
 pub(super) fn refused_parameters(body: &[u8]) -> RefusedParameters {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
-    let named = CLIENT_PARAMETERS
-        .iter()
-        .filter_map(|name| Some((*name, electric["errors"].get(name)?)));
+    let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some((*name, electric["errors"].get(name)?)));
     let errors: serde_json::Map<_, _> = named.map(|(name, words)| (name.to_owned(), words.clone())).collect();
     if !errors.is_empty() {
         let mut ours: Value = serde_json::from_str(&Rejection::InvalidRequest(Vec::new()).body()).unwrap_or_default();
         ours["errors"] = errors.into();
-        return RefusedParameters {
-            body: ours.to_string().into(),
-            rule_fault: None,
-        };
+        return RefusedParameters { body: ours.to_string().into(), rule_fault: None };
     }
     let code = Rejection::InvalidRequest(Vec::new()).answer().1;
     let ours = json!({ "code": code, "message": "The sync service refused what the rule made of this request." });
     let words: String = String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect();
-    RefusedParameters {
-        body: ours.to_string().into(),
-        rule_fault: Some(words),
-    }
+    RefusedParameters { body: ours.to_string().into(), rule_fault: Some(words) }
 }
 
 /// What becomes of a 400.
@@ -176,16 +159,12 @@ fn is_passed(name: &HeaderName) -> bool {
 
 /// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9).
 fn private_cache_control(upstream: &HeaderMap) -> String {
-    let directives = upstream
-        .get_all(CACHE_CONTROL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|v| v.split(','));
+    let directives =
+        upstream.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
     let mut private = String::from("private");
     for directive in directives.map(str::trim) {
-        let (name, seconds) = directive
-            .split_once('=')
-            .map_or((directive, None), |(name, value)| (name, value.parse().ok()));
+        let (name, seconds) =
+            directive.split_once('=').map_or((directive, None), |(name, value)| (name, value.parse().ok()));
         match (name, seconds) {
             ("max-age", Some(age)) => private.push_str(&format!(", max-age={}", MAX_AGE.min(age))),
             ("stale-while-revalidate", Some(age)) => private.push_str(&format!(", {name}={}", MAX_STALE.min(age))),
@@ -202,10 +181,7 @@ const MAX_STALE: u64 = 300;
 
 /// Electric's own `retry-after`, in seconds, within bounds.
 fn retry_after(headers: &HeaderMap) -> Duration {
-    let seconds = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5).clamp(1, 60))
 }
 
@@ -229,10 +205,7 @@ mod tests {
             rewritten("public, max-age=5, stale-while-revalidate=5"),
             "private, max-age=5, stale-while-revalidate=5"
         );
-        assert_eq!(
-            rewritten("public, max-age=1, must-revalidate"),
-            "private, max-age=1, must-revalidate"
-        );
+        assert_eq!(rewritten("public, max-age=1, must-revalidate"), "private, max-age=1, must-revalidate");
         assert_eq!(rewritten("no-store"), "private, no-store");
         assert_eq!(rewritten("max-age=x, public"), "private");
     }
@@ -243,10 +216,7 @@ mod tests {
         let refused = refused_parameters(body);
         assert!(refused.rule_fault.is_none());
         let answer = String::from_utf8(refused.body.to_vec()).unwrap();
-        assert!(
-            answer.contains("out of bounds") && answer.contains("invalid_request"),
-            "{answer}"
-        );
+        assert!(answer.contains("out of bounds") && answer.contains("invalid_request"), "{answer}");
         assert!(!answer.contains("secret_column"), "{answer}");
         let rules = refused_parameters(br#"{"errors":{"where":["At location 8: hidden"]}}"#);
         assert!(rules.rule_fault.unwrap().contains("hidden") && rules.body.starts_with(b"{"));

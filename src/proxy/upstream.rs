@@ -19,10 +19,7 @@ pub struct UpstreamServer {
 impl UpstreamServer {
     /// Of this configuration; the name is looked up with the first request.
     pub fn new(config: Upstream) -> Self {
-        Self {
-            addresses: Addresses::of(&config),
-            config,
-        }
+        Self { addresses: Addresses::of(&config), config }
     }
 
     /// The configuration.

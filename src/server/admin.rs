@@ -27,12 +27,7 @@ impl Admin {
         budgets: Arc<Budgets>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self {
-            metrics,
-            verifier,
-            budgets,
-            readiness,
-        }
+        Self { metrics, verifier, budgets, readiness }
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
@@ -40,22 +35,14 @@ impl Admin {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");
-                answer(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    TEXT,
-                    b"metrics cannot be written\n".to_vec(),
-                )
+                answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, b"metrics cannot be written\n".to_vec())
             }
         }
     }
 
     async fn readyz(&self) -> Response<Vec<u8>> {
         let missing = self.readiness.missing().await;
-        let status = if missing.is_empty() {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
+        let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing });
         answer(status, "application/json", format!("{body}\n").into_bytes())
     }

@@ -68,12 +68,7 @@ impl Server {
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         install_crypto();
         let certificate = config.server.tls.as_ref().map(tls::Certificate::read).transpose()?;
-        let listen = config
-            .server
-            .listen
-            .iter()
-            .map(|address| bind(*address))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let listen = config.server.listen.iter().map(|address| bind(*address)).collect::<anyhow::Result<Vec<_>>>()?;
         let admin = bind(config.server.admin).context("server.admin")?;
         let metrics = Arc::new(Metrics::new()?);
         let verifier = Arc::new(TokenVerifier::new(
@@ -95,17 +90,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             clock,
         };
-        Ok(Self {
-            config: config.server,
-            listen,
-            admin,
-            certificate,
-            gateway,
-            verifier,
-            metrics,
-            budgets,
-            readiness,
-        })
+        Ok(Self { config: config.server, listen, admin, certificate, gateway, verifier, metrics, budgets, readiness })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -190,21 +175,14 @@ impl BoundSocket {
 
 fn bind(address: SocketAddr) -> anyhow::Result<BoundSocket> {
     let listener = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         // A wave of reconnecting clients must find room (the kernel caps this at net.core.somaxconn).
         socket.listen(65_535)?.into_std()
     };
     let listener = listener().with_context(|| format!("cannot listen on {address}"))?;
-    Ok(BoundSocket {
-        address: listener.local_addr()?,
-        listener,
-    })
+    Ok(BoundSocket { address: listener.local_addr()?, listener })
 }
 
 /// One TLS library has two back ends in this build, so the choice must be made once and out loud.

@@ -42,15 +42,9 @@ impl Readiness {
     /// What is missing, in words; empty where nothing is.
     pub async fn missing(&self) -> Vec<String> {
         let keyless = self.verifier.key_status().into_iter().filter(|status| !status.ready);
-        let mut missing: Vec<_> = keyless
-            .map(|status| format!("issuer {}: no usable keys", status.issuer))
-            .collect();
+        let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
         missing.extend(self.upstream_missing().await);
-        missing.extend(
-            self.stopping
-                .load(Ordering::Relaxed)
-                .then(|| "stopping: requests in flight finish".to_owned()),
-        );
+        missing.extend(self.stopping.load(Ordering::Relaxed).then(|| "stopping: requests in flight finish".to_owned()));
         missing
     }
 

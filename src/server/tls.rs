@@ -28,11 +28,7 @@ impl Certificate {
         let chain = CertificateDer::pem_file_iter(&tls.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
-        ensure!(
-            !chain.is_empty(),
-            "server.tls.cert: no certificate in {}",
-            tls.cert.display()
-        );
+        ensure!(!chain.is_empty(), "server.tls.cert: no certificate in {}", tls.cert.display());
         let key = PrivateKeyDer::from_pem_file(&tls.key)
             .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())

@@ -49,10 +49,9 @@ impl ProtocolParam {
     /// What is wrong with a value, in words for the client.
     pub(super) fn check(self, value: &str) -> Result<(), &'static str> {
         let (good, problem) = match self {
-            Self::CacheBuster | Self::Cursor | Self::ExpiredHandle | Self::Handle => (
-                is_opaque(value),
-                "has invalid format: up to 128 letters, digits, - _ . : ~",
-            ),
+            Self::CacheBuster | Self::Cursor | Self::ExpiredHandle | Self::Handle => {
+                (is_opaque(value), "has invalid format: up to 128 letters, digits, - _ . : ~")
+            }
             Self::Live | Self::LiveSse => (matches!(value, "true" | "false"), "must be true or false"),
             Self::Log => (matches!(value, "full" | "changes_only"), "must be full or changes_only"),
             Self::Offset => (is_offset(value), "has invalid format: -1, now, or <integer>_<integer>"),
@@ -91,18 +90,13 @@ pub fn classify(name: &str) -> Name {
 }
 
 fn is_opaque(value: &str) -> bool {
-    value.len() <= 128
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.:~".contains(&b))
+    value.len() <= 128 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:~".contains(&b))
 }
 
 fn is_offset(value: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
     matches!(value, "-1" | "now")
-        || value
-            .split_once('_')
-            .is_some_and(|(tx, op)| digits(tx) && (digits(op) || (tx == "0" && op == "inf")))
+        || value.split_once('_').is_some_and(|(tx, op)| digits(tx) && (digits(op) || (tx == "0" && op == "inf")))
 }
 
 const ALL: [ProtocolParam; 9] = [
@@ -140,31 +134,13 @@ mod tests {
     #[test]
     fn names_are_seen_as_electric_sees_them() {
         assert_eq!(classify("offset"), Name::Protocol(ProtocolParam::Offset));
-        assert_eq!(
-            classify("experimental_live_sse"),
-            Name::Protocol(ProtocolParam::LiveSse)
-        );
-        for custom in [
-            "organizationId",
-            "tables",
-            "wherever",
-            "x[where]",
-            "param",
-            "cache_buster",
-        ] {
+        assert_eq!(classify("experimental_live_sse"), Name::Protocol(ProtocolParam::LiveSse));
+        for custom in ["organizationId", "tables", "wherever", "x[where]", "param", "cache_buster"] {
             assert_eq!(classify(custom), Name::Custom, "{custom}");
         }
-        for reserved in [
-            "where",
-            "WHERE",
-            " where",
-            "params[1]",
-            "params",
-            "Columns[]",
-            "subset__where",
-            "subset[where]",
-            "Secret",
-        ] {
+        for reserved in
+            ["where", "WHERE", " where", "params[1]", "params", "Columns[]", "subset__where", "subset[where]", "Secret"]
+        {
             assert_eq!(classify(reserved), Name::Reserved, "{reserved}");
         }
         for misspelt in ["Offset", "offset[]", "TABLE", "table[0]", "live ", "", "[x]"] {
@@ -177,21 +153,9 @@ mod tests {
         for offset in ["-1", "now", "0_0", "0_inf", "27750744_0"] {
             assert!(ProtocolParam::Offset.check(offset).is_ok(), "{offset}");
         }
-        for offset in [
-            "",
-            "-2",
-            "1",
-            "_",
-            "1_",
-            "_1",
-            "1_inf",
-            "1_1_1",
-            "+1_0",
-            "1_-1",
-            "١_0",
-            "NOW",
-            "123456789012345678901_0",
-        ] {
+        for offset in
+            ["", "-2", "1", "_", "1_", "_1", "1_inf", "1_1_1", "+1_0", "1_-1", "١_0", "NOW", "123456789012345678901_0"]
+        {
             assert!(ProtocolParam::Offset.check(offset).is_err(), "{offset}");
         }
         assert!(ProtocolParam::Live.check("true").is_ok() && ProtocolParam::Live.check("1").is_err());

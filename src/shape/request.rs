@@ -55,12 +55,9 @@ impl ShapeRequest {
         let target = reader.target(path);
         reader.check_protocol();
         match target {
-            Some(target) if reader.errors.is_empty() => Ok(Self {
-                target,
-                protocol: reader.protocol,
-                parameters: reader.parameters,
-                dropped: reader.dropped,
-            }),
+            Some(target) if reader.errors.is_empty() => {
+                Ok(Self { target, protocol: reader.protocol, parameters: reader.parameters, dropped: reader.dropped })
+            }
             _ => Err(reader.errors),
         }
     }
@@ -133,10 +130,7 @@ impl<'a> Reader<'a> {
     fn read(&mut self, pair: &str) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (Some(name), Some(value)) = (decode(name), decode(value)) else {
-            return self.fail(
-                "query",
-                "has a part that is not percent-encoded UTF-8, or a control character",
-            );
+            return self.fail("query", "has a part that is not percent-encoded UTF-8, or a control character");
         };
         if name == "table" {
             return self.read_table(value);
@@ -215,30 +209,20 @@ impl<'a> Reader<'a> {
     }
 
     fn fail(&mut self, name: impl Into<Cow<'static, str>>, problem: &'static str) {
-        self.errors.push(ParameterError {
-            name: name.into(),
-            problem,
-        });
+        self.errors.push(ParameterError { name: name.into(), problem });
     }
 }
 
 const REPEATED: &str = "stands more than once";
 
 fn problem(name: &'static str, problem: &'static str) -> ParameterError {
-    ParameterError {
-        name: name.into(),
-        problem,
-    }
+    ParameterError { name: name.into(), problem }
 }
 
 /// `+` is a space, as for Plug; a `%` without two hex digits, invalid UTF-8 and control characters have no reading.
 fn decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
-    let broken = |at: usize| {
-        bytes
-            .get(at + 1..at + 3)
-            .is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit))
-    };
+    let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
     if (0..bytes.len()).any(|at| bytes[at] == b'%' && broken(at)) {
         return None;
     }
@@ -256,12 +240,7 @@ mod tests {
     }
 
     fn errors(query: &str) -> Vec<String> {
-        parse(query)
-            .map(|_| ())
-            .unwrap_err()
-            .iter()
-            .map(|error| format!("{}: {}", error.name, error.problem))
-            .collect()
+        parse(query).map(|_| ()).unwrap_err().iter().map(|error| format!("{}: {}", error.name, error.problem)).collect()
     }
 
     #[test]
@@ -269,10 +248,7 @@ mod tests {
         let request =
             parse("table=tasks&organizationId=org+1&offset=0_inf&handle=1-2&live=true&cursor=&utm=x&utm=y").unwrap();
         assert_eq!(request.target(), &Target::Table(TableName::parse("tasks").unwrap()));
-        assert_eq!(
-            request.parameters(),
-            [("organizationId".to_owned(), "org 1".to_owned())]
-        );
+        assert_eq!(request.parameters(), [("organizationId".to_owned(), "org 1".to_owned())]);
         assert_eq!(request.protocol(ProtocolParam::Offset), Some("0_inf"));
         assert_eq!(request.protocol(ProtocolParam::Cursor), None);
         assert_eq!(request.dropped(), 2);
@@ -288,15 +264,9 @@ mod tests {
 
     #[test]
     fn refuses_what_could_reach_the_policy_s_side() {
-        for reserved in [
-            "where=true",
-            "WHERE=true",
-            "%77here=true",
-            "params[1]=x",
-            "columns%5B%5D=x",
-            "subset__where=1",
-            "secret=",
-        ] {
+        for reserved in
+            ["where=true", "WHERE=true", "%77here=true", "params[1]=x", "columns%5B%5D=x", "subset__where=1", "secret="]
+        {
             let found = errors(&format!("table=tasks&offset=-1&{reserved}"));
             assert!(found[0].contains("reserved"), "{reserved}: {found:?}");
         }
@@ -308,10 +278,7 @@ mod tests {
             ("table=a&table=b&offset=-1", "table: stands more"),
             ("%74able=a&table=b&offset=-1", "table: stands more"),
             ("table=a&offset=-1&offset=now", "offset: stands more"),
-            (
-                "table=a&offset=-1&organizationId=1&organizationId=2",
-                "organizationId: stands more",
-            ),
+            ("table=a&offset=-1&organizationId=1&organizationId=2", "organizationId: stands more"),
             (
                 "table=a&offset=0_0&handle=1-1&live=true&live_sse=true&experimental_live_sse=false",
                 "live_sse: stands more",
@@ -326,11 +293,7 @@ mod tests {
             ("table=a&offset=-1&x=%ff", "percent-encoded"),
             ("table=a&offset=-1&x=%EF%BB%BFy", "percent-encoded"),
         ] {
-            assert!(
-                errors(query).iter().any(|error| error.contains(hint)),
-                "{query}: {:?}",
-                errors(query)
-            );
+            assert!(errors(query).iter().any(|error| error.contains(hint)), "{query}: {:?}", errors(query));
         }
     }
 
@@ -342,29 +305,13 @@ mod tests {
             ("table=a;b&offset=-1", "table: is not a table name"),
             ("table=a", "offset: can't be blank"),
             ("table=a&offset=", "offset: can't be blank"),
-            (
-                "table=a&offset=x",
-                "offset: has invalid format: -1, now, or <integer>_<integer>",
-            ),
-            (
-                "table=a&offset=0_0",
-                "handle: can't be blank when offset is not -1 or now",
-            ),
-            (
-                "table=a&offset=-1&live=true",
-                "live: can't be true when offset is -1 or now",
-            ),
+            ("table=a&offset=x", "offset: has invalid format: -1, now, or <integer>_<integer>"),
+            ("table=a&offset=0_0", "handle: can't be blank when offset is not -1 or now"),
+            ("table=a&offset=-1&live=true", "live: can't be true when offset is -1 or now"),
             ("table=a&offset=-1&live=yes", "live: must be true or false"),
-            (
-                "table=a&offset=0_0&handle=1-1&live_sse=true",
-                "live_sse: can't be true unless live is also true",
-            ),
+            ("table=a&offset=0_0&handle=1-1&live_sse=true", "live_sse: can't be true unless live is also true"),
         ] {
-            assert!(
-                errors(query).contains(&expected.to_owned()),
-                "{query}: {:?}",
-                errors(query)
-            );
+            assert!(errors(query).contains(&expected.to_owned()), "{query}: {:?}", errors(query));
         }
         let many = format!("table=a&offset=-1{}", "&x=1".repeat(MAX_PARAMETERS));
         assert_eq!(errors(&many), ["query: has more than 64 parameters"]);
@@ -373,10 +320,7 @@ mod tests {
     #[test]
     fn a_path_names_its_table() {
         let parse = |query| ShapeRequest::parse(Some("/api/items"), query, &HashSet::new());
-        assert_eq!(
-            parse("offset=-1").unwrap().target(),
-            &Target::Path("/api/items".to_owned())
-        );
+        assert_eq!(parse("offset=-1").unwrap().target(), &Target::Path("/api/items".to_owned()));
         assert!(parse("offset=-1&table=items").is_err());
     }
 

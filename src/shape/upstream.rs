@@ -46,20 +46,13 @@ impl UpstreamRequest {
             query.push("replica", "full");
         }
         for param in PASSED {
-            query.push_some(
-                param.as_str(),
-                request.protocol(param).filter(|value| *value != "false"),
-            );
+            query.push_some(param.as_str(), request.protocol(param).filter(|value| *value != "false"));
         }
         query.push_some("source_id", source_id);
         if query.0.len() > MAX_QUERY {
             return Err(TooLong);
         }
-        Ok(Self {
-            query: query.0,
-            rule: permit.into_rule(),
-            live: request.is_live(),
-        })
+        Ok(Self { query: query.0, rule: permit.into_rule(), live: request.is_live() })
     }
 
     /// The canonical query without the secret: what two clients must agree on to share an answer.
@@ -92,11 +85,7 @@ impl UpstreamRequest {
 
     /// The request target for people.
     pub fn redacted_target(&self, secret: Option<&Secret>) -> String {
-        format!(
-            "{SHAPE_PATH}?{}{}",
-            self.query,
-            if secret.is_some() { "&secret=…" } else { "" }
-        )
+        format!("{SHAPE_PATH}?{}{}", self.query, if secret.is_some() { "&secret=…" } else { "" })
     }
 }
 

@@ -20,15 +20,9 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
     if !log.access {
         filter = filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?);
     }
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let done = match log.format {
-        LogFormat::Json => subscriber
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
     if done.is_err() {

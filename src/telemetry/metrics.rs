@@ -78,26 +78,16 @@ impl Metrics {
             &["rule"],
         )?;
         let keys = gauges("shapegate_keys", "Usable keys of an issuer.", &["issuer"])?;
-        let key_set_age = gauges(
-            "shapegate_key_set_age_seconds",
-            "Age of an issuer's fetched key set.",
-            &["issuer"],
-        )?;
+        let key_set_age = gauges("shapegate_key_set_age_seconds", "Age of an issuer's fetched key set.", &["issuer"])?;
         let key_refreshes = gauges(
             "shapegate_key_refreshes",
             "Fetches of an issuer's key set since the start.",
             &["issuer", "result"],
         )?;
-        let keys_rejected = gauges(
-            "shapegate_keys_rejected",
-            "Keys of an issuer's set that are not used.",
-            &["issuer"],
-        )?;
-        let key_saves_failed = gauges(
-            "shapegate_key_saves_failed",
-            "Writes of an issuer's key set to disk that failed.",
-            &["issuer"],
-        )?;
+        let keys_rejected =
+            gauges("shapegate_keys_rejected", "Keys of an issuer's set that are not used.", &["issuer"])?;
+        let key_saves_failed =
+            gauges("shapegate_key_saves_failed", "Writes of an issuer's key set to disk that failed.", &["issuer"])?;
         let in_flight = IntGauge::new("shapegate_requests_in_flight", "Requests being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
         let dropped_parameters = IntCounter::new(
@@ -131,9 +121,7 @@ impl Metrics {
 
     /// An answer was given.
     pub fn answered(&self, rule: &str, outcome: &str, status: u16) {
-        self.requests
-            .with_label_values(&[rule, outcome, status_label(status)])
-            .inc();
+        self.requests.with_label_values(&[rule, outcome, status_label(status)]).inc();
     }
 
     /// A token was checked.
@@ -148,16 +136,12 @@ impl Metrics {
 
     /// Electric's header came after `elapsed`.
     pub fn upstream_answered(&self, live: bool, elapsed: Duration) {
-        self.upstream_seconds
-            .with_label_values(&[if live { "true" } else { "false" }])
-            .observe(elapsed.as_secs_f64());
+        self.upstream_seconds.with_label_values(&[if live { "true" } else { "false" }]).observe(elapsed.as_secs_f64());
     }
 
     /// Electric answered with an error.
     pub fn upstream_refused(&self, rule: &str, status: u16) {
-        self.upstream_refusals
-            .with_label_values(&[rule, status_label(status)])
-            .inc();
+        self.upstream_refusals.with_label_values(&[rule, status_label(status)]).inc();
     }
 
     /// A request is sent to Electric again.
@@ -176,18 +160,10 @@ impl Metrics {
             if let Some(age) = status.age {
                 self.key_set_age.with_label_values(&[issuer]).set(gauge(age.as_secs()));
             }
-            self.key_refreshes
-                .with_label_values(&[issuer, "ok"])
-                .set(gauge(status.refreshes_ok));
-            self.key_refreshes
-                .with_label_values(&[issuer, "failed"])
-                .set(gauge(status.refreshes_failed));
-            self.keys_rejected
-                .with_label_values(&[issuer])
-                .set(gauge(status.rejected as u64));
-            self.key_saves_failed
-                .with_label_values(&[issuer])
-                .set(gauge(status.saves_failed));
+            self.key_refreshes.with_label_values(&[issuer, "ok"]).set(gauge(status.refreshes_ok));
+            self.key_refreshes.with_label_values(&[issuer, "failed"]).set(gauge(status.refreshes_failed));
+            self.keys_rejected.with_label_values(&[issuer]).set(gauge(status.rejected as u64));
+            self.key_saves_failed.with_label_values(&[issuer]).set(gauge(status.saves_failed));
         }
         self.in_flight.set(gauge(budgets.in_flight() as u64));
         let mut text = Vec::new();
@@ -202,10 +178,7 @@ fn gauge(value: u64) -> i64 {
 
 /// Statuses that are not ours to give are folded, so that Electric cannot make up labels either.
 fn status_label(status: u16) -> &'static str {
-    STATUSES
-        .iter()
-        .find(|(known, _)| *known == status)
-        .map_or("other", |(_, label)| label)
+    STATUSES.iter().find(|(known, _)| *known == status).map_or("other", |(_, label)| label)
 }
 
 const STATUSES: [(u16, &str); 20] = [

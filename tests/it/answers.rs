@@ -12,30 +12,17 @@ const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
 /// Sends a request line and headers as they are, with `Connection: close`.
 async fn send(gate: &Gate, line: &str, headers: &str) -> Answer {
-    raw(
-        &gate.url,
-        format!("{line} HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n{headers}\r\n").as_bytes(),
-    )
-    .await
+    raw(&gate.url, format!("{line} HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n{headers}\r\n").as_bytes()).await
 }
 
 fn assert_answer(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (status, code),
-        "{}",
-        answer.text()
-    );
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{}", answer.text());
     assert!(!answer.json()["message"].as_str().unwrap().is_empty());
     assert_eq!(answer.header("cache-control"), "no-store");
     assert_eq!(answer.header("access-control-allow-origin"), "*");
     assert!(answer.header("access-control-expose-headers").contains("retry-after"));
     assert_eq!(answer.header("x-request-id").len(), 32);
-    assert_eq!(
-        answer.headers.contains_key("retry-after"),
-        status == 429 || status >= 500,
-        "{status}"
-    );
+    assert_eq!(answer.headers.contains_key("retry-after"), status == 429 || status >= 500, "{status}");
     assert_eq!(answer.headers.contains_key("www-authenticate"), status == 401);
 }
 
@@ -54,16 +41,9 @@ async fn tokens_401_and_403() {
     assert_answer(&none, 401, "token_missing");
     assert_eq!(none.header("www-authenticate"), "Bearer");
     // Electric's clients send an empty header before login.
-    let empty = gate
-        .request(TASKS, None)
-        .header("authorization", "")
-        .send()
-        .await
-        .unwrap();
+    let empty = gate.request(TASKS, None).header("authorization", "").send().await.unwrap();
     assert_answer(&Answer::of(empty).await, 401, "token_missing");
-    let expired = gate
-        .issuer
-        .token(&json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
+    let expired = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
     assert_answer(&gate.get(TASKS, &expired).await, 401, "token_expired");
     let good = gate.token(&["org_1"]);
     for bad in [
@@ -71,23 +51,15 @@ async fn tokens_401_and_403() {
         "a.b.c",
         &good[..good.len() - 2],
         &format!("{good}A"),
-        &gate
-            .issuer
-            .token(&json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
-        &gate
-            .issuer
-            .token(&json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
+        &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
+        &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
         // an expired token of nobody's is not "expired"
         &expired.replace(&expired[expired.len() - 40..expired.len() - 30], "AAAAAAAAAA"),
     ] {
         assert_answer(&gate.get(TASKS, bad).await, 401, "token_invalid");
     }
     assert_answer(&gate.get(TASKS, &gate.token(&["org_2"])).await, 403, "forbidden");
-    assert_answer(
-        &gate.get(TASKS, &gate.issuer.token(&json!({ "sub": "u" }))).await,
-        403,
-        "forbidden",
-    );
+    assert_answer(&gate.get(TASKS, &gate.issuer.token(&json!({ "sub": "u" }))).await, 403, "forbidden");
     assert_answer(&gate.get("/api/items?offset=-1", &good).await, 403, "forbidden");
     assert_eq!(gate.electric.request_count(), 0);
 }
@@ -98,37 +70,20 @@ async fn one_token_from_one_place() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (headers, status, code) in [
-        (
-            format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"),
-            401,
-            "token_invalid",
-        ),
-        (
-            format!("Authorization: Bearer {token}, Bearer {token}\r\n"),
-            401,
-            "token_invalid",
-        ),
+        (format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"), 401, "token_invalid"),
+        (format!("Authorization: Bearer {token}, Bearer {token}\r\n"), 401, "token_invalid"),
         (format!("Authorization: Bearer  {token}\r\n"), 401, "token_invalid"),
         (format!("Authorization: Basic {token}\r\n"), 401, "token_invalid"),
         (format!("Proxy-Authorization: Bearer {token}\r\n"), 401, "token_missing"),
         (format!("Cookie: token={token}\r\n"), 401, "token_missing"),
-        (
-            format!("Authorization: Bearer {}\r\n", "A".repeat(8_193)),
-            431,
-            "headers_too_large",
-        ),
+        (format!("Authorization: Bearer {}\r\n", "A".repeat(8_193)), 431, "headers_too_large"),
     ] {
         assert_answer(&send(&gate, &format!("GET {TASKS}"), &headers).await, status, code);
     }
     let query = format!("GET {TASKS}&access_token={token}");
     assert_answer(&send(&gate, &query, "").await, 401, "token_missing");
     assert_eq!(gate.electric.request_count(), 0);
-    let allowed = send(
-        &gate,
-        &format!("GET {TASKS}"),
-        &format!("Authorization: bearer {token}\r\n"),
-    )
-    .await;
+    let allowed = send(&gate, &format!("GET {TASKS}"), &format!("Authorization: bearer {token}\r\n")).await;
     assert_eq!(allowed.status, 200);
 }
 
@@ -173,12 +128,7 @@ async fn parameters_400() {
     ] {
         let answer = gate.get(&format!("{TASKS}&{extra}"), &token).await;
         assert_answer(&answer, 400, "invalid_request");
-        assert!(
-            answer.json()["errors"]
-                .as_object()
-                .is_some_and(|errors| !errors.is_empty()),
-            "{extra}"
-        );
+        assert!(answer.json()["errors"].as_object().is_some_and(|errors| !errors.is_empty()), "{extra}");
     }
     for query in [
         "",
@@ -189,11 +139,7 @@ async fn parameters_400() {
         "?table=tasks%00&offset=-1",
         "?table=t;x&offset=-1",
     ] {
-        assert_answer(
-            &gate.get(&format!("/v1/shape{query}"), &token).await,
-            400,
-            "invalid_request",
-        );
+        assert_answer(&gate.get(&format!("/v1/shape{query}"), &token).await, 400, "invalid_request");
     }
     let many = format!("{TASKS}{}", "&x=1".repeat(64));
     assert_answer(&gate.get(&many, &token).await, 400, "invalid_request");
@@ -221,23 +167,15 @@ async fn tables_and_paths_404() {
         "/v1/health",
         "/api/items/",
     ] {
-        let answer = send(
-            &gate,
-            &format!("GET {path}?table=tasks&offset=-1"),
-            &format!("Authorization: Bearer {token}\r\n"),
-        )
-        .await;
+        let answer =
+            send(&gate, &format!("GET {path}?table=tasks&offset=-1"), &format!("Authorization: Bearer {token}\r\n"))
+                .await;
         assert_answer(&answer, 404, "not_found");
     }
     assert_eq!(gate.electric.request_count(), 0);
     let admin = gate.issuer.token(&json!({ "roles": ["admin"] }));
     assert_eq!(gate.get("/api/items?offset=-1", &admin).await.status, 200);
-    assert_eq!(
-        gate.get("/v1/shape?table=public.tasks&organizationId=org_1&offset=-1", &token)
-            .await
-            .status,
-        200
-    );
+    assert_eq!(gate.get("/v1/shape?table=public.tasks&organizationId=org_1&offset=-1", &token).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,26 +190,12 @@ async fn methods_405_and_bodies_413() {
     }
     let head = send(&gate, &format!("HEAD {TASKS}"), &token).await;
     assert_eq!((head.status.as_u16(), head.body.len()), (405, 0));
-    let body = send(
-        &gate,
-        &format!("GET {TASKS}"),
-        &format!("{token}Content-Length: 2\r\n\r\n{{}}"),
-    )
-    .await;
+    let body = send(&gate, &format!("GET {TASKS}"), &format!("{token}Content-Length: 2\r\n\r\n{{}}")).await;
     assert_answer(&body, 413, "content_too_large");
-    let chunked = send(
-        &gate,
-        &format!("GET {TASKS}"),
-        &format!("{token}Transfer-Encoding: chunked\r\n\r\n0\r\n"),
-    )
-    .await;
+    let chunked =
+        send(&gate, &format!("GET {TASKS}"), &format!("{token}Transfer-Encoding: chunked\r\n\r\n0\r\n")).await;
     assert_answer(&chunked, 413, "content_too_large");
-    let expect = send(
-        &gate,
-        &format!("GET {TASKS}"),
-        &format!("{token}Expect: 100-continue\r\n"),
-    )
-    .await;
+    let expect = send(&gate, &format!("GET {TASKS}"), &format!("{token}Expect: 100-continue\r\n")).await;
     assert_answer(&expect, 400, "invalid_request");
     assert_eq!(gate.electric.request_count(), 0);
 }
@@ -285,33 +209,18 @@ async fn targets_and_headers_400_414_431() {
     let long = format!("GET {TASKS}&x={}", "a".repeat(8_192));
     assert_answer(&send(&gate, &long, &bearer).await, 414, "uri_too_long");
     let many: String = (0..64).map(|n| format!("x-{n}: 1\r\n")).collect();
-    assert_answer(
-        &send(&gate, &format!("GET {TASKS}"), &format!("{bearer}{many}")).await,
-        431,
-        "headers_too_large",
-    );
+    assert_answer(&send(&gate, &format!("GET {TASKS}"), &format!("{bearer}{many}")).await, 431, "headers_too_large");
     let large = format!("{bearer}x-large: {}\r\n", "a".repeat(32 * 1024));
-    assert_answer(
-        &send(&gate, &format!("GET {TASKS}"), &large).await,
-        431,
-        "headers_too_large",
-    );
+    assert_answer(&send(&gate, &format!("GET {TASKS}"), &large).await, 431, "headers_too_large");
     for (line, headers) in [
         (format!("GET http://gate.test{TASKS}"), bearer.clone()),
-        (
-            format!("GET {TASKS}"),
-            format!("{bearer}Origin: https://a.test\r\nOrigin: https://b.test\r\n"),
-        ),
+        (format!("GET {TASKS}"), format!("{bearer}Origin: https://a.test\r\nOrigin: https://b.test\r\n")),
         (format!("GET {TASKS}"), format!("{bearer}Host: other.test\r\n")),
     ] {
         let answer = send(&gate, &line, &headers).await;
         assert_eq!(answer.status, 400, "{line}: {}", answer.text());
     }
-    let no_host = raw(
-        &gate.url,
-        format!("GET {TASKS} HTTP/1.1\r\nConnection: close\r\n{bearer}\r\n").as_bytes(),
-    )
-    .await;
+    let no_host = raw(&gate.url, format!("GET {TASKS} HTTP/1.1\r\nConnection: close\r\n{bearer}\r\n").as_bytes()).await;
     assert_eq!(no_host.status, 400);
     assert_eq!(gate.electric.request_count(), 0);
 }
@@ -329,10 +238,7 @@ async fn electric_s_answers_become_ours() {
         (500, 502, "upstream_refused"),
         (503, 503, "not_ready"),
     ] {
-        gate.electric.script(shapegate::demo::http::Reply::json(
-            status,
-            r#"{"message":"canary-column"}"#,
-        ));
+        gate.electric.script(shapegate::demo::http::Reply::json(status, r#"{"message":"canary-column"}"#));
         let answer = gate.get(TASKS, &token).await;
         assert_answer(&answer, expected, code);
         assert!(!answer.text().contains("canary"), "{}", answer.text());
@@ -350,14 +256,8 @@ async fn a_400_of_electric_keeps_what_the_client_can_mend() {
     let words = r#"{"message":"Invalid request","errors":{"offset":["out of bounds for this shape"],"where":["At location 8: canary"]}}"#;
     gate.electric.script(shapegate::demo::http::Reply::json(400, words));
     let answer = gate.get(TASKS, &token).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (400, "invalid_request")
-    );
-    assert_eq!(
-        answer.json()["errors"],
-        json!({ "offset": ["out of bounds for this shape"] })
-    );
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_request"));
+    assert_eq!(answer.json()["errors"], json!({ "offset": ["out of bounds for this shape"] }));
     assert!(!answer.text().contains("canary"));
 }
 
@@ -367,26 +267,13 @@ async fn electric_away_502_and_silent_504() {
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = nobody.local_addr().unwrap();
-    let gate = Gate::with(Setup {
-        electric_url: Some(format!("http://{address}")),
-        ..Setup::default()
-    })
-    .await;
-    assert_answer(
-        &gate.get(TASKS, &gate.token(&["org_1"])).await,
-        502,
-        "upstream_unreachable",
-    );
+    let gate = Gate::with(Setup { electric_url: Some(format!("http://{address}")), ..Setup::default() }).await;
+    assert_answer(&gate.get(TASKS, &gate.token(&["org_1"])).await, 502, "upstream_unreachable");
     // takes connections (the kernel does) and says nothing
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let electric_url = Some(format!("http://{}", silent.local_addr().unwrap()));
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
-    let gate = Gate::with(Setup {
-        electric_url,
-        clock,
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { electric_url, clock, ..Setup::default() }).await;
     // the wait ends with the token: one second of it is left
     let exp = SystemClock.now().as_secs() + 1;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
@@ -397,16 +284,8 @@ async fn electric_away_502_and_silent_504() {
 async fn too_much_at_one_time_429_and_503() {
     let limits = "[limits]\nrequests = 3\nrequests_per_subject = 2\n";
     let rules = format!("{}\n{limits}", crate::harness::RULES);
-    let electric = Options {
-        hold: std::time::Duration::from_secs(20),
-        ..Options::default()
-    };
-    let gate = Gate::with(Setup {
-        rules,
-        electric,
-        ..Setup::default()
-    })
-    .await;
+    let electric = Options { hold: std::time::Duration::from_secs(20), ..Options::default() };
+    let gate = Gate::with(Setup { rules, electric, ..Setup::default() }).await;
     let mine = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &mine).await;
     let live = format!(
@@ -414,19 +293,13 @@ async fn too_much_at_one_time_429_and_503() {
         "0_inf",
         first.header("electric-handle")
     );
-    let waiting: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(gate.request(&live, Some(&mine)).send()))
-        .collect();
+    let waiting: Vec<_> = (0..2).map(|_| tokio::spawn(gate.request(&live, Some(&mine)).send())).collect();
     gate.electric.wait_for_waiting(2).await;
     assert_answer(&gate.get(TASKS, &mine).await, 429, "too_many_requests");
-    let other = gate
-        .issuer
-        .token(&json!({ "sub": "user-2", "organizationIds": ["org_1"] }));
+    let other = gate.issuer.token(&json!({ "sub": "user-2", "organizationIds": ["org_1"] }));
     let third = tokio::spawn(gate.request(&live, Some(&other)).send());
     gate.electric.wait_for_waiting(3).await;
-    let another = gate
-        .issuer
-        .token(&json!({ "sub": "user-3", "organizationIds": ["org_1"] }));
+    let another = gate.issuer.token(&json!({ "sub": "user-3", "organizationIds": ["org_1"] }));
     assert_answer(&gate.get(TASKS, &another).await, 503, "overloaded");
     assert_eq!(gate.metric("shapegate_requests_in_flight").await, 3.0);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
@@ -450,11 +323,7 @@ async fn preflight_needs_no_token() {
 async fn origins_are_told_apart() {
     // C17
     let cors = "[cors]\norigins = [\"https://app.test\"]\ncredentials = true\n";
-    let gate = Gate::with(Setup {
-        rules: format!("{}\n{cors}", crate::harness::RULES),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { rules: format!("{}\n{cors}", crate::harness::RULES), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let ask = async |origin: &str| {
         let request = gate.request(TASKS, Some(&token)).header("origin", origin);
@@ -481,31 +350,19 @@ async fn origins_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_rule_needs_no_token_and_others_still_do() {
     let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
-    let gate = Gate::with(Setup {
-        rules: format!("{}\n{public}", crate::harness::RULES),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { rules: format!("{}\n{public}", crate::harness::RULES), ..Setup::default() }).await;
     let ask = async |target: &str| Answer::of(gate.request(target, None).send().await.unwrap()).await;
     assert_eq!(ask("/v1/shape?table=items&user=u_1&offset=-1").await.status, 200);
     assert_answer(&ask("/v1/shape?table=items&offset=-1").await, 403, "forbidden");
     assert_answer(&ask(TASKS).await, 401, "token_missing");
     assert_answer(&ask("/v1/shape?table=nothing&offset=-1").await, 401, "token_missing");
-    assert_answer(
-        &gate.get("/v1/shape?table=items&user=u_1&offset=-1", "bad").await,
-        401,
-        "token_invalid",
-    );
+    assert_answer(&gate.get("/v1/shape?table=items&user=u_1&offset=-1", "bad").await, 401, "token_invalid");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_values_414() {
     let rule = "[[shape]]\ntable = \"tasks\"\nwhere = '\"organization_id\" IN ({{ claims.organizationIds }})'\n";
-    let gate = Gate::with(Setup {
-        rules: rule.to_owned(),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { rules: rule.to_owned(), ..Setup::default() }).await;
     let ask = async |count: usize| {
         let ids: Vec<_> = (0..count).map(|n| format!("org-{n:06}")).collect();
         let token = gate.issuer.token(&json!({ "organizationIds": ids }));
@@ -521,10 +378,7 @@ async fn a_browser_may_ask_about_any_path_and_then_sees_its_404() {
     let gate = Gate::start().await;
     let preflight = "Origin: https://app.test\r\nAccess-Control-Request-Method: GET\r\n";
     let answer = send(&gate, "OPTIONS /nothing", preflight).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.header("access-control-allow-origin")),
-        (204, "*")
-    );
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, "*"));
     let token = gate.token(&["org_1"]);
     assert_answer(&gate.get("/nothing", &token).await, 404, "not_found");
 }
@@ -534,11 +388,7 @@ async fn a_method_is_refused_before_its_body() {
     let gate = Gate::start().await;
     let token = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
     let body = format!("{token}Content-Length: 2\r\n\r\n{{}}");
-    assert_answer(
-        &send(&gate, &format!("POST {TASKS}"), &body).await,
-        405,
-        "method_not_allowed",
-    );
+    assert_answer(&send(&gate, &format!("POST {TASKS}"), &body).await, 405, "method_not_allowed");
     assert_eq!(gate.electric.request_count(), 0);
 }
 
@@ -556,10 +406,7 @@ async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
     let words = r#"{"message":"Invalid request","errors":{"where":["At location 8: canary"]}}"#;
     gate.electric.script(shapegate::demo::http::Reply::json(400, words));
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (400, "invalid_request")
-    );
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_request"));
     assert!(!answer.text().contains("canary") && !answer.text().contains("errors"));
     let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="tasks",status="400"}"#;
     assert_eq!(gate.metric(series).await, 1.0);

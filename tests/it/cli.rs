@@ -23,12 +23,7 @@ async fn help_and_usage() {
     assert!(text(&help.stdout).lines().count() <= 24, "{}", text(&help.stdout));
     for wrong in [&["--nonsense"][..], &[], &["check"], &["explain", "--config"]] {
         let wrong = output(wrong).await;
-        assert_eq!(
-            (wrong.status.code(), wrong.stdout.len()),
-            (Some(64), 0),
-            "{}",
-            text(&wrong.stderr)
-        );
+        assert_eq!((wrong.status.code(), wrong.stdout.len()), (Some(64), 0), "{}", text(&wrong.stderr));
     }
 }
 
@@ -47,10 +42,7 @@ async fn check_names_every_error_and_shows_no_secret() {
     let bad = output(&["check", "--config", good.to_str().unwrap()]).await;
     let errors = text(&bad.stderr);
     assert_eq!((bad.status.code(), bad.stdout.len()), (Some(64), 0));
-    assert!(
-        errors.contains("shapegate.toml:3:") && errors.contains("lisen"),
-        "{errors}"
-    );
+    assert!(errors.contains("shapegate.toml:3:") && errors.contains("lisen"), "{errors}");
     assert!(errors.contains("where") && errors.contains("none"), "{errors}");
     assert!(!errors.contains(SECRET));
     let run = output(&["--config", good.to_str().unwrap()]).await;
@@ -64,33 +56,17 @@ async fn check_probes_electric() {
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
     let path = path.to_str().unwrap();
     let probe = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
-    assert_eq!(
-        probe.status.code(),
-        Some(0),
-        "{}{}",
-        text(&probe.stdout),
-        text(&probe.stderr)
-    );
+    assert_eq!(probe.status.code(), Some(0), "{}{}", text(&probe.stdout), text(&probe.stderr));
     assert!(text(&probe.stdout).contains("tasks: ok") && text(&probe.stdout).contains("/api/items: ok"));
     assert_eq!(gate.electric.request_count(), 2);
     let lacking = output(&["check", "--config", path, "--probe"]).await;
     assert_eq!(lacking.status.code(), Some(1));
-    assert!(
-        text(&lacking.stdout).contains("tasks: not asked"),
-        "{}",
-        text(&lacking.stdout)
-    );
-    let wrong = std::fs::read_to_string(path)
-        .unwrap()
-        .replace("\"organization_id\"", "\"organisation\"");
+    assert!(text(&lacking.stdout).contains("tasks: not asked"), "{}", text(&lacking.stdout));
+    let wrong = std::fs::read_to_string(path).unwrap().replace("\"organization_id\"", "\"organisation\"");
     std::fs::write(path, wrong).unwrap();
     let refused = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert!(
-        text(&refused.stdout).contains("unknown reference organisation"),
-        "{}",
-        text(&refused.stdout)
-    );
+    assert!(text(&refused.stdout).contains("unknown reference organisation"), "{}", text(&refused.stdout));
     assert!(!text(&refused.stdout).contains(SECRET) && !text(&refused.stderr).contains(SECRET));
 }
 
@@ -105,22 +81,12 @@ async fn explain_says_what_and_why() {
     let allowed = output(&["explain", "--config", path, "--token", &token, url]).await;
     let words = text(&allowed.stdout);
     assert_eq!(allowed.status.code(), Some(0), "{words}{}", text(&allowed.stderr));
-    for part in [
-        "decision: allow",
-        "rule:     tasks",
-        "params%5B1%5D=org_1",
-        "secret=…",
-        "user-1",
-    ] {
+    for part in ["decision: allow", "rule:     tasks", "params%5B1%5D=org_1", "secret=…", "user-1"] {
         assert!(words.contains(part), "{part}: {words}");
     }
     assert!(!words.contains(SECRET) && !words.contains(&token));
     for (url, token, why) in [
-        (
-            "/v1/shape?table=tasks&organizationId=org_2&offset=-1",
-            &*token,
-            "forbidden",
-        ),
+        ("/v1/shape?table=tasks&organizationId=org_2&offset=-1", &*token, "forbidden"),
         ("/v1/shape?table=secrets&offset=-1", &token, "shape_not_found"),
         ("/v1/shape?table=tasks&offset=-1&where=true", &token, "reserved"),
         ("/other", &token, "not_found"),
@@ -142,14 +108,7 @@ async fn jwks_makes_a_static_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
     let out = folder.path().join("keys.json");
-    let fetched = output(&[
-        "jwks",
-        "--config",
-        path.to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-    ])
-    .await;
+    let fetched = output(&["jwks", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()]).await;
     assert_eq!(fetched.status.code(), Some(0), "{}", text(&fetched.stderr));
     assert_eq!(
         serde_json::from_slice::<serde_json::Value>(&std::fs::read(&out).unwrap()).unwrap()["keys"][0]["kid"],
@@ -166,14 +125,7 @@ async fn jwks_makes_a_static_set() {
     let allowed = output(&["explain", "--config", path.to_str().unwrap(), "--token", &token, url]).await;
     assert_eq!(allowed.status.code(), Some(0), "{}", text(&allowed.stdout));
     let down = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
-    let failed = output(&[
-        "jwks",
-        "--config",
-        down.to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-    ])
-    .await;
+    let failed = output(&["jwks", "--config", down.to_str().unwrap(), "--out", out.to_str().unwrap()]).await;
     assert_eq!(failed.status.code(), Some(1));
 }
 
@@ -183,26 +135,17 @@ async fn a_taken_port_is_an_error_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
     let address = taken.local_addr().unwrap().to_string();
-    let text_of = std::fs::read_to_string(&path)
-        .unwrap()
-        .replacen("127.0.0.1:0", &address, 1);
+    let text_of = std::fs::read_to_string(&path).unwrap().replacen("127.0.0.1:0", &address, 1);
     std::fs::write(&path, text_of).unwrap();
     let failed = output(&["--config", path.to_str().unwrap()]).await;
     assert_eq!(failed.status.code(), Some(1));
-    assert!(
-        text(&failed.stderr).contains(&format!("cannot listen on {address}")),
-        "{}",
-        text(&failed.stderr)
-    );
+    assert!(text(&failed.stderr).contains(&format!("cannot listen on {address}")), "{}", text(&failed.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_s_curl_lines_work_as_printed() {
-    let mut child = shapegate(&["demo", "--listen", "127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        shapegate(&["demo", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let (mut commands, mut page) = (Vec::new(), String::new());
     while let Some(line) = lines.next_line().await.unwrap() {
@@ -221,31 +164,11 @@ async fn the_demo_s_curl_lines_work_as_printed() {
         let output = Command::new("sh").args(["-c", command]).output().await.unwrap();
         answers.push(text(&output.stdout));
     }
-    assert!(
-        answers[0].contains("org-1") && !answers[0].contains("org-2"),
-        "{}",
-        answers[0]
-    );
-    assert!(
-        answers[1].contains("org-2") && !answers[1].contains("org-1"),
-        "{}",
-        answers[1]
-    );
-    assert!(
-        answers[2].contains("403") && answers[2].contains("forbidden"),
-        "{}",
-        answers[2]
-    );
-    assert!(
-        answers[3].contains("401") && answers[3].contains("token_missing"),
-        "{}",
-        answers[3]
-    );
-    assert!(
-        answers[4].contains("electric-cursor") && answers[4].contains("\"insert\""),
-        "{}",
-        answers[4]
-    );
+    assert!(answers[0].contains("org-1") && !answers[0].contains("org-2"), "{}", answers[0]);
+    assert!(answers[1].contains("org-2") && !answers[1].contains("org-1"), "{}", answers[1]);
+    assert!(answers[2].contains("403") && answers[2].contains("forbidden"), "{}", answers[2]);
+    assert!(answers[3].contains("401") && answers[3].contains("token_missing"), "{}", answers[3]);
+    assert!(answers[4].contains("electric-cursor") && answers[4].contains("\"insert\""), "{}", answers[4]);
     let page = Answer::of(reqwest::get(&page).await.unwrap()).await;
     assert!(page.text().contains("<title>shapegate demo</title>") && !page.text().contains("{{"));
 }
@@ -254,21 +177,11 @@ async fn the_demo_s_curl_lines_work_as_printed() {
 async fn sigterm_ends_it_well() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
-    let mut child = shapegate(&["--config", path.to_str().unwrap()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = shapegate(&["--config", path.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     while !lines.next_line().await.unwrap().unwrap().contains("serving") {}
     let id = child.id().unwrap().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .await
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
 }
 
@@ -282,10 +195,6 @@ async fn check_reads_the_certificate() {
     for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 1)] {
         let failed = output(arguments).await;
         assert_eq!(failed.status.code(), Some(code));
-        assert!(
-            text(&failed.stderr).contains("server.tls.cert"),
-            "{}",
-            text(&failed.stderr)
-        );
+        assert!(text(&failed.stderr).contains("server.tls.cert"), "{}", text(&failed.stderr));
     }
 }

@@ -55,15 +55,8 @@ impl Client {
     /// Waits for a row with this title, and says by which operation it came.
     async fn title(&mut self, title: &str) -> String {
         let is_row = |message: &Value| message["value"]["title"] == title;
-        let line = self
-            .until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_row)))
-            .await;
-        let message = line["messages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|message| is_row(message))
-            .unwrap();
+        let line = self.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_row))).await;
+        let message = line["messages"].as_array().unwrap().iter().find(|message| is_row(message)).unwrap();
         message["headers"]["operation"].as_str().unwrap().to_owned()
     }
 }
@@ -102,17 +95,8 @@ async fn syncs(live_sse: bool) {
     gate.insert_task(3, "org_2", "foreign too");
     gate.insert_task(4, "org_1", "second");
     assert_eq!(client.title("second").await, "insert");
-    let asked: Vec<_> = gate
-        .electric
-        .requests()
-        .into_iter()
-        .map(|request| request.target)
-        .collect();
-    assert_eq!(
-        asked.iter().any(|target| target.contains("live_sse=true")),
-        live_sse,
-        "{asked:?}"
-    );
+    let asked: Vec<_> = gate.electric.requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(asked.iter().any(|target| target.contains("live_sse=true")), live_sse, "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,9 +119,7 @@ async fn a_409_makes_it_sync_anew() {
     gate.electric.wait_for_waiting(1).await;
     gate.electric.truncate("tasks").unwrap();
     let refetch = |line: &Value| {
-        line["messages"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|m| m["headers"]["control"] == "must-refetch"))
+        line["messages"].as_array().is_some_and(|all| all.iter().any(|m| m["headers"]["control"] == "must-refetch"))
     };
     client.until(refetch).await;
     gate.insert_task(2, "org_1", "after");
@@ -155,10 +137,7 @@ async fn a_401_makes_it_fetch_a_fresh_token() {
     options["retry"] = json!([401]);
     let mut client = Client::start(&options);
     let error = client.line().await;
-    assert_eq!(
-        (error["error"].as_u64(), error["code"].as_str()),
-        (Some(401), Some("token_expired"))
-    );
+    assert_eq!((error["error"].as_u64(), error["code"].as_str()), (Some(401), Some("token_expired")));
     client.title("first").await;
     assert!(asked.load(Ordering::SeqCst) >= 2);
 }
@@ -171,10 +150,7 @@ async fn a_403_stops_it() {
     options["retry"] = json!([401]);
     let mut client = Client::start(&options);
     let error = client.line().await;
-    assert_eq!(
-        (error["error"].as_u64(), error["code"].as_str()),
-        (Some(403), Some("forbidden"))
-    );
+    assert_eq!((error["error"].as_u64(), error["code"].as_str()), (Some(403), Some("forbidden")));
     assert_eq!(client.line().await["stopped"], 403);
     assert_eq!(gate.electric.request_count(), 0);
 }

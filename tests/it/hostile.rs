@@ -64,10 +64,7 @@ fn assert_known(gate: &Gate, series: &str) {
 async fn fifteen_hundred_hostile_requests_get_4xx_and_leave_no_trace() {
     // P8, P11, T8, T15, T16, Q2 to Q8, C13
     let gate = Gate::start().await;
-    let tokens = Tokens {
-        good: gate.token(&["org_1"]),
-        other: gate.token(&["org_2"]),
-    };
+    let tokens = Tokens { good: gate.token(&["org_1"]), other: gate.token(&["org_2"]) };
     assert_eq!(gate.get(TASKS, &tokens.good).await.status, 200);
     // The dice meet these two seldom: a refusal that names a rule, and a valid token that is not enough.
     let replica = format!("{TASKS}&replica=full");
@@ -82,11 +79,7 @@ async fn fifteen_hundred_hostile_requests_get_4xx_and_leave_no_trace() {
         let answer = ask(&gate, &mut wire, &attack).await;
         let status = answer.status.as_u16();
         let refused = [400, 401, 403, 404, 405, 413, 414, 431].contains(&status);
-        assert!(
-            refused,
-            "{number}: {status}: {:?}",
-            String::from_utf8_lossy(&attack.bytes)
-        );
+        assert!(refused, "{number}: {status}: {:?}", String::from_utf8_lossy(&attack.bytes));
         if answer.header("connection") == "close" {
             wire = None;
         }
@@ -115,90 +108,42 @@ async fn what_two_parsers_could_read_differently_is_one_refused_request() {
     let old = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\n{bearer}");
     let chunks = "0\r\n\r\n";
     for (name, request) in [
-        (
-            "1.0 and chunked",
-            format!("{old}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
-        ),
+        ("1.0 and chunked", format!("{old}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}")),
         (
             "1.0, kept, chunked",
             format!("{old}Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
         ),
-        (
-            "CL.TE",
-            format!("{line}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
-        ),
-        (
-            "TE.CL",
-            format!("{line}Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n{chunks}{hidden}"),
-        ),
-        (
-            "TE",
-            format!("{line}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
-        ),
-        (
-            "TE, not last",
-            format!("{line}Transfer-Encoding: chunked, identity\r\n\r\n{chunks}{hidden}"),
-        ),
+        ("CL.TE", format!("{line}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}")),
+        ("TE.CL", format!("{line}Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n{chunks}{hidden}")),
+        ("TE", format!("{line}Transfer-Encoding: chunked\r\n\r\n{chunks}{hidden}")),
+        ("TE, not last", format!("{line}Transfer-Encoding: chunked, identity\r\n\r\n{chunks}{hidden}")),
         (
             "TE twice",
             format!("{line}Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}{hidden}"),
         ),
-        (
-            "TE unknown",
-            format!("{line}Transfer-Encoding: xchunked\r\n\r\n{hidden}"),
-        ),
+        ("TE unknown", format!("{line}Transfer-Encoding: xchunked\r\n\r\n{hidden}")),
         ("TE empty", format!("{line}Transfer-Encoding:\r\n\r\n{hidden}")),
-        (
-            "TE, tab",
-            format!("{line}Transfer-Encoding:\tchunked\r\n\r\n{chunks}{hidden}"),
-        ),
-        (
-            "TE, VT",
-            format!("{line}Transfer-Encoding: \u{b}chunked\r\n\r\n{chunks}{hidden}"),
-        ),
-        (
-            "TE, space before colon",
-            format!("{line}Transfer-Encoding : chunked\r\n\r\n{chunks}{hidden}"),
-        ),
+        ("TE, tab", format!("{line}Transfer-Encoding:\tchunked\r\n\r\n{chunks}{hidden}")),
+        ("TE, VT", format!("{line}Transfer-Encoding: \u{b}chunked\r\n\r\n{chunks}{hidden}")),
+        ("TE, space before colon", format!("{line}Transfer-Encoding : chunked\r\n\r\n{chunks}{hidden}")),
         ("CL", format!("{line}Content-Length: {length}\r\n\r\n{hidden}")),
-        (
-            "CL twice",
-            format!("{line}Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{hidden}"),
-        ),
+        ("CL twice", format!("{line}Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{hidden}")),
         ("CL list", format!("{line}Content-Length: 0, {length}\r\n\r\n{hidden}")),
         ("CL list of one", format!("{line}Content-Length: 0, 0\r\n\r\n{hidden}")),
         ("CL, plus", format!("{line}Content-Length: +0\r\n\r\n{hidden}")),
         ("CL, minus", format!("{line}Content-Length: -1\r\n\r\n{hidden}")),
         ("CL, hex", format!("{line}Content-Length: 0x0\r\n\r\n{hidden}")),
-        (
-            "CL, overflow",
-            format!("{line}Content-Length: 18446744073709551616\r\n\r\n{hidden}"),
-        ),
+        ("CL, overflow", format!("{line}Content-Length: 18446744073709551616\r\n\r\n{hidden}")),
         ("CL, empty", format!("{line}Content-Length:\r\n\r\n{hidden}")),
-        (
-            "CL, space before colon",
-            format!("{line}Content-Length : 0\r\n\r\n{hidden}"),
-        ),
-        (
-            "CL and Expect",
-            format!("{line}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n{hidden}"),
-        ),
-        (
-            "obs-fold",
-            format!("{line}X-A: b\r\n Content-Length: 0\r\n\r\n{hidden}"),
-        ),
+        ("CL, space before colon", format!("{line}Content-Length : 0\r\n\r\n{hidden}")),
+        ("CL and Expect", format!("{line}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n{hidden}")),
+        ("obs-fold", format!("{line}X-A: b\r\n Content-Length: 0\r\n\r\n{hidden}")),
         ("obs-fold, tab", format!("{line}X-A: b\r\n\tc\r\n\r\n{hidden}")),
-        (
-            "fold first",
-            format!("GET {TASKS} HTTP/1.1\r\n Host: gate.test\r\n{bearer}\r\n{hidden}"),
-        ),
+        ("fold first", format!("GET {TASKS} HTTP/1.1\r\n Host: gate.test\r\n{bearer}\r\n{hidden}")),
         ("NUL in a value", format!("{line}X-A: a\0b\r\n\r\n{hidden}")),
         ("NUL in a name", format!("{line}X-\0A: b\r\n\r\n{hidden}")),
         ("bare CR", format!("{line}X-A: a\rContent-Length: 0\r\n\r\n{hidden}")),
-        (
-            "bare LF and a length",
-            format!("{line}X-A: a\nContent-Length: {length}\r\n\r\n{hidden}"),
-        ),
+        ("bare LF and a length", format!("{line}X-A: a\nContent-Length: {length}\r\n\r\n{hidden}")),
         ("no name", format!("{line}: a\r\n\r\n{hidden}")),
         ("no colon", format!("{line}Content-Length\r\n\r\n{hidden}")),
         ("0.9", format!("GET {TASKS}\r\n{hidden}")),
@@ -269,17 +214,11 @@ async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
     let issuer = IssuerServer::start().await;
     let token = issuer.token(&json!({ "sub": "canary-sub", "organizationIds": ["canary-org"] }));
     for level in ["debug", "trace"] {
-        let electric = Electric::start(shapegate::demo::electric::Options::default())
-            .await
-            .unwrap();
+        let electric = Electric::start(shapegate::demo::electric::Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = config(folder.path(), &electric.url(), issuer.url());
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(
-            &path,
-            format!("{text}\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n"),
-        )
-        .unwrap();
+        std::fs::write(&path, format!("{text}\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n")).unwrap();
         let process = Process::start(&path).await;
         let target = "/v1/shape?table=tasks&organizationId=canary-org&offset=-1&utm=canary-utm";
         let head = |target: &str, token: &str| {
@@ -304,10 +243,7 @@ async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
             format!("{good}X-A: canary"),
             format!("canary {target} canary\r\n\r\n"),
             "CONNECT canary.test:443 HTTP/1.1\r\nHost: canary.test\r\n\r\n".to_owned(),
-            format!(
-                "GET {target}\u{1b}[31m\u{7f} HTTP/1.1\r\n{}",
-                &good[good.find("Host").unwrap()..]
-            ),
+            format!("GET {target}\u{1b}[31m\u{7f} HTTP/1.1\r\n{}", &good[good.find("Host").unwrap()..]),
         ];
         for request in &requests {
             send(&process.url, request).await;
@@ -316,10 +252,7 @@ async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
         drop(electric);
         send(&process.url, &requests[0]).await;
         let log = process.stop().await;
-        assert!(
-            log.iter().any(|line| line.contains(r#""outcome":"token_invalid""#)),
-            "{log:#?}"
-        );
+        assert!(log.iter().any(|line| line.contains(r#""outcome":"token_invalid""#)), "{log:#?}");
         assert!(log.iter().any(|line| line.contains("upstream_unreachable")), "{log:#?}");
         for line in &log {
             let signature = token.rsplit('.').next().unwrap();

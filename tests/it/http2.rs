@@ -19,20 +19,12 @@ const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 async fn https() -> (Gate, reqwest::Client) {
     let certificate = Certificate::new();
     let http1 = certificate.client().http1_only().build().unwrap();
-    let gate = Gate::with(Setup {
-        certificate: Some(certificate),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { certificate: Some(certificate), ..Setup::default() }).await;
     (gate, http1)
 }
 
 async fn h2c() -> Gate {
-    Gate::with(Setup {
-        server: "h2c = true".to_owned(),
-        ..Setup::default()
-    })
-    .await
+    Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await
 }
 
 /// HTTP/2 with prior knowledge: the stream is ours to use wrongly.
@@ -166,15 +158,9 @@ async fn our_own_answers_are_the_same_over_both_versions() {
 async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
-    let (answer, _) = sender
-        .send_request(request(&gate, TASKS).body(()).unwrap(), true)
-        .unwrap();
+    let (answer, _) = sender.send_request(request(&gate, TASKS).body(()).unwrap(), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 200);
-    assert_eq!(
-        gate.get(TASKS, &gate.token(&["org_1"])).await.status,
-        200,
-        "HTTP/1.1 too"
-    );
+    assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200, "HTTP/1.1 too");
 
     let gate = Gate::start().await;
     let refused = async {
@@ -208,10 +194,7 @@ async fn a_body_without_a_length_is_refused_too() {
 
 /// What `Server::bind` says of these files.
 fn bind_error(cert: &Path, key: &Path) -> String {
-    let setup = Setup {
-        server: tls_line(cert, key),
-        ..Setup::default()
-    };
+    let setup = Setup { server: tls_line(cert, key), ..Setup::default() };
     let config = setup.config("http://127.0.0.1:1", "http://127.0.0.1:1");
     let error = Server::bind(config).err();
     error.map_or_else(String::new, |error| format!("{error:#}"))
@@ -227,14 +210,8 @@ async fn a_certificate_that_cannot_serve_is_an_error_before_anything_is_served()
     };
     let missing = folder.path().join("missing.pem");
     let garbage = file("garbage.pem", "no PEM at all");
-    let broken = file(
-        "broken.pem",
-        "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
-    );
-    let no_der = file(
-        "no_der.pem",
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    );
+    let broken = file("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+    let no_der = file("no_der.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let empty = file("empty.pem", "");
     for (cert, key, named) in [
         (&one.cert(), &other.key(), "server.tls:"),
@@ -250,12 +227,7 @@ async fn a_certificate_that_cannot_serve_is_an_error_before_anything_is_served()
         (&one.cert(), &one.cert(), "server.tls.key:"),
     ] {
         let error = bind_error(cert, key);
-        assert!(
-            error.starts_with(named),
-            "{} {}: {error:?}",
-            cert.display(),
-            key.display()
-        );
+        assert!(error.starts_with(named), "{} {}: {error:?}", cert.display(), key.display());
     }
     assert_eq!(bind_error(&one.cert(), &one.key()), "");
 }

@@ -13,34 +13,21 @@ async fn a_dead_issuer_fails_no_request_with_a_known_key() {
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
     gate.issuer.set_up(false);
     for user in 0..20 {
-        let token = gate
-            .issuer
-            .token(&json!({ "sub": user.to_string(), "organizationIds": ["org_1"] }));
+        let token = gate.issuer.token(&json!({ "sub": user.to_string(), "organizationIds": ["org_1"] }));
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_keys_it_is_503_and_not_401() {
-    let gate = Gate::with(Setup {
-        issuer_up: false,
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { issuer_up: false, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let answer = gate.get(TASKS, &token).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (503, "keys_unavailable")
-    );
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "keys_unavailable"));
     assert!(answer.headers.contains_key("retry-after"));
     let ready = gate.admin("/readyz").await;
     assert_eq!(ready.status, 503);
-    assert!(
-        ready.json()["missing"][0].as_str().unwrap().contains("no usable keys"),
-        "{}",
-        ready.text()
-    );
+    assert!(ready.json()["missing"][0].as_str().unwrap().contains("no usable keys"), "{}", ready.text());
     gate.issuer.set_up(true);
     // the renewal backs off from a second; each refused request says when to come again
     while gate.get(TASKS, &token).await.status == 503 {
@@ -54,23 +41,14 @@ async fn without_any_keys_it_is_503_and_not_401() {
 async fn a_start_without_the_issuer_uses_the_keys_on_disk() {
     let state = tempfile::tempdir().unwrap();
     let server = format!("state = \"{}\"", state.path().display());
-    let mut first = Gate::with(Setup {
-        server: server.clone(),
-        ..Setup::default()
-    })
-    .await;
+    let mut first = Gate::with(Setup { server: server.clone(), ..Setup::default() }).await;
     let token = first.token(&["org_1"]);
     assert_eq!(first.get(TASKS, &token).await.status, 200);
     let issuer = first.issuer.url().to_owned();
     first.stop().await;
     first.issuer.set_up(false);
     // the second shapegate knows the same issuer, which is down
-    let second = Gate::with(Setup {
-        server,
-        issuer_url: Some(issuer),
-        ..Setup::default()
-    })
-    .await;
+    let second = Gate::with(Setup { server, issuer_url: Some(issuer), ..Setup::default() }).await;
     assert_eq!(second.get(TASKS, &token).await.status, 200);
 }
 
@@ -98,15 +76,8 @@ async fn strangers_cannot_make_it_fetch() {
     let stranger = Issuer::new(gate.issuer.url()).unwrap();
     stranger.rotate().unwrap();
     for _ in 0..100 {
-        let token = stranger.sign(&with_defaults(
-            gate.issuer.url(),
-            &json!({ "organizationIds": ["org_1"] }),
-        ));
+        let token = stranger.sign(&with_defaults(gate.issuer.url(), &json!({ "organizationIds": ["org_1"] })));
         assert_eq!(gate.get(TASKS, &token).await.status, 401);
     }
-    assert!(
-        gate.issuer.fetches() - before <= 2,
-        "{} fetches",
-        gate.issuer.fetches() - before
-    );
+    assert!(gate.issuer.fetches() - before <= 2, "{} fetches", gate.issuer.fetches() - before);
 }

@@ -29,12 +29,8 @@ async fn exactly_the_permitted_rows() {
     gate.insert_task(2, "org_2", "theirs");
     let answer = gate.get(TASKS, &gate.token(&["org_1", "org_2"])).await;
     assert_eq!(answer.rows("title"), ["mine"]);
-    let other = gate
-        .get(
-            "/v1/shape?table=tasks&organizationId=org_2&offset=-1",
-            &gate.token(&["org_1", "org_2"]),
-        )
-        .await;
+    let other =
+        gate.get("/v1/shape?table=tasks&organizationId=org_2&offset=-1", &gate.token(&["org_1", "org_2"])).await;
     assert_eq!(other.rows("title"), ["theirs"]);
 }
 
@@ -44,10 +40,7 @@ async fn the_request_to_electric_is_built_from_empty() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let request = gate
-        .request(
-            "/v1/shape?offset=-1&utm=x&organizationId=org_1&cache-buster=7&table=tasks",
-            Some(&token),
-        )
+        .request("/v1/shape?offset=-1&utm=x&organizationId=org_1&cache-buster=7&table=tasks", Some(&token))
         .header("cookie", "session=1")
         .header("x-forwarded-for", "10.0.0.1")
         .header("accept-encoding", "gzip")
@@ -65,10 +58,7 @@ async fn the_request_to_electric_is_built_from_empty() {
     );
     let names: Vec<_> = seen.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     for name in &names {
-        assert!(
-            ["host", "user-agent", "accept", "accept-encoding", "x-request-id"].contains(&name.as_str()),
-            "{name}"
-        );
+        assert!(["host", "user-agent", "accept", "accept-encoding", "x-request-id"].contains(&name.as_str()), "{name}");
     }
     assert_eq!(names.len(), 5, "{names:?}");
     assert_eq!(gate.metric("shapegate_dropped_parameters_total").await, 1.0);
@@ -78,19 +68,10 @@ async fn the_request_to_electric_is_built_from_empty() {
 async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
     let gate = Gate::start().await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    for name in [
-        "electric-handle",
-        "electric-offset",
-        "electric-schema",
-        "electric-has-data",
-        "etag",
-    ] {
+    for name in ["electric-handle", "electric-offset", "electric-schema", "electric-has-data", "etag"] {
         assert!(!answer.header(name).is_empty(), "{name}");
     }
-    assert_eq!(
-        answer.header("cache-control"),
-        "private, max-age=60, stale-while-revalidate=300"
-    );
+    assert_eq!(answer.header("cache-control"), "private, max-age=60, stale-while-revalidate=300");
     assert_eq!(answer.all("vary"), "accept-encoding, authorization");
     assert_eq!(answer.header("content-type"), "application/json; charset=utf-8");
     let exposed = answer.header("access-control-expose-headers");
@@ -116,11 +97,7 @@ async fn the_secret_stays_here() {
     // C7, Q15: also one with characters that a query would cut
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
-    for target in [
-        TASKS,
-        "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x",
-        "/nothing",
-    ] {
+    for target in [TASKS, "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x", "/nothing"] {
         let answer = gate.get(target, &token).await;
         let all = format!("{:?}{}", answer.headers, answer.text());
         assert!(!all.contains(SECRET), "{all}");
@@ -136,10 +113,7 @@ async fn a_long_poll_waits_and_ends_with_the_change() {
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
-    assert!(
-        caught_up.headers.contains_key("electric-up-to-date"),
-        "an empty header survives"
-    );
+    assert!(caught_up.headers.contains_key("electric-up-to-date"), "an empty header survives");
     let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
     gate.electric.wait_for_waiting(1).await;
     gate.insert_task(2, "org_1", "second");
@@ -155,10 +129,7 @@ async fn events_arrive_as_they_are_sent() {
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let mut stream = Stream::open(gate.request(&format!("{}&live_sse=true", live(&first)), Some(&token))).await;
-    assert_eq!(
-        (stream.status().as_u16(), stream.header("content-type")),
-        (200, "text/event-stream")
-    );
+    assert_eq!((stream.status().as_u16(), stream.header("content-type")), (200, "text/event-stream"));
     gate.electric.wait_for_waiting(1).await;
     for title in ["second", "third"] {
         gate.insert_task(title.len() as u32, "org_1", title);
@@ -171,12 +142,8 @@ async fn events_arrive_as_they_are_sent() {
 async fn a_chunk_is_not_held_back() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    let reply = Reply {
-        body: Body::Chunks(receiver),
-        ..Reply::new(200)
-    };
-    gate.electric
-        .script(reply.with_header("content-type", "text/event-stream"));
+    let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
+    gate.electric.script(reply.with_header("content-type", "text/event-stream"));
     let mut stream = Stream::open(gate.request(TASKS, Some(&gate.token(&["org_1"])))).await;
     for part in ["data: ", "{}", "\n\n"] {
         sender.send(Bytes::from(part)).await.unwrap();
@@ -189,8 +156,7 @@ async fn a_truncated_answer_is_truncated_for_the_client() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for end in [End::Truncate, End::Reset] {
-        gate.electric
-            .script(Reply::new(200).with_chunks([Bytes::from("[1,")]).with_end(end));
+        gate.electric.script(Reply::new(200).with_chunks([Bytes::from("[1,")]).with_end(end));
         let stream = Stream::open(gate.request(TASKS, Some(&token))).await;
         assert!(stream.rest().await.is_err(), "{end:?}");
     }
@@ -219,10 +185,7 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
             counter.fetch_add(1, Ordering::SeqCst);
             let mut request = [0; 4096];
             if answers_on_new && stream.read(&mut request).await.unwrap() > 0 {
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
-                    .await
-                    .unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.unwrap();
             }
             let _ = stream.read(&mut request).await;
         }
@@ -233,31 +196,17 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() {
     let (url, connections) = closing_upstream(true).await;
-    let gate = Gate::with(Setup {
-        electric_url: Some(url),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     for asked in 1..=3 {
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
         assert_eq!(connections.load(Ordering::SeqCst), asked);
     }
-    assert_eq!(
-        gate.metric("shapegate_upstream_retries_total{rule=\"tasks\"}").await,
-        2.0
-    );
+    assert_eq!(gate.metric("shapegate_upstream_retries_total{rule=\"tasks\"}").await, 2.0);
     let (url, connections) = closing_upstream(false).await;
-    let gate = Gate::with(Setup {
-        electric_url: Some(url),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (502, "upstream_unreachable")
-    );
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
@@ -292,12 +241,8 @@ async fn a_wait_ends_with_its_token() {
 async fn no_event_after_the_token_s_end() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    let reply = Reply {
-        body: Body::Chunks(receiver),
-        ..Reply::new(200)
-    };
-    gate.electric
-        .script(reply.with_header("content-type", "text/event-stream"));
+    let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
+    gate.electric.script(reply.with_header("content-type", "text/event-stream"));
     let exp = SystemClock.now().as_secs() + 2;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut stream = Stream::open(gate.request(TASKS, Some(&token))).await;
@@ -314,15 +259,8 @@ async fn no_event_after_the_token_s_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_the_waiting_finish() {
-    let electric = Options {
-        hold: Duration::from_millis(500),
-        ..Options::default()
-    };
-    let mut gate = Gate::with(Setup {
-        electric,
-        ..Setup::default()
-    })
-    .await;
+    let electric = Options { hold: Duration::from_millis(500), ..Options::default() };
+    let mut gate = Gate::with(Setup { electric, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
@@ -339,33 +277,20 @@ async fn a_host_name_is_tried_at_each_of_its_addresses() {
     let electric = Electric::start(Options::default()).await.unwrap();
     electric.create_table(
         "tasks",
-        vec![
-            Column::new("id", "uuid").not_null().primary_key(0),
-            Column::new("organization_id", "text"),
-        ],
+        vec![Column::new("id", "uuid").not_null().primary_key(0), Column::new("organization_id", "text")],
     );
     let url = format!("http://localhost:{}", electric.addr().port());
-    let gate = Gate::with(Setup {
-        electric_url: Some(url),
-        ..Setup::default()
-    })
-    .await;
+    let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_name_that_nobody_knows_is_502() {
-    let gate = Gate::with(Setup {
-        electric_url: Some("http://electric.invalid:3000".to_owned()),
-        ..Setup::default()
-    })
-    .await;
+    let gate =
+        Gate::with(Setup { electric_url: Some("http://electric.invalid:3000".to_owned()), ..Setup::default() }).await;
     for _ in 0..2 {
         let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.code().as_str()),
-            (502, "upstream_unreachable")
-        );
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
     }
 }
 
@@ -387,19 +312,8 @@ async fn only_one_entity_tag_passes() {
     for etag in ["\"a\", \"b\"", "W/\"a\"", "*", "\"a", "\"a b\""] {
         let request = gate.request(TASKS, Some(&token)).header("if-none-match", etag);
         assert_eq!(request.send().await.unwrap().status(), 200);
-        assert_eq!(
-            gate.electric.requests().pop().unwrap().header("if-none-match"),
-            None,
-            "{etag}"
-        );
+        assert_eq!(gate.electric.requests().pop().unwrap().header("if-none-match"), None, "{etag}");
     }
-    gate.request(TASKS, Some(&token))
-        .header("if-none-match", "\"a\"")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        gate.electric.requests().pop().unwrap().header("if-none-match"),
-        Some("\"a\"")
-    );
+    gate.request(TASKS, Some(&token)).header("if-none-match", "\"a\"").send().await.unwrap();
+    assert_eq!(gate.electric.requests().pop().unwrap().header("if-none-match"), Some("\"a\""));
 }

@@ -37,26 +37,16 @@ async fn gate() -> Gate {
     let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/superset.toml");
     let text = std::fs::read_to_string(conf).unwrap();
     let rules = &text[text.find("\n[[shape]]").unwrap()..];
-    Gate::with(Setup {
-        rules: rules.to_owned(),
-        ..Setup::default()
-    })
-    .await
+    Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await
 }
 
 /// The query that reaches Electric, decoded, without the secret.
 async fn upstream(gate: &Gate, query: &str, organizations: &[&str]) -> String {
     gate.electric.script(Reply::json(200, "[]"));
-    let answer = gate
-        .get(&format!("/v1/shape?offset=-1&{query}"), &gate.token(organizations))
-        .await;
+    let answer = gate.get(&format!("/v1/shape?offset=-1&{query}"), &gate.token(organizations)).await;
     assert_eq!(answer.status, 200, "{query}: {}", answer.text());
     let target = gate.electric.requests().pop().unwrap().target;
-    let target = target
-        .strip_prefix("/v1/shape?")
-        .unwrap()
-        .strip_suffix("&offset=-1&secret=test-secret")
-        .unwrap();
+    let target = target.strip_prefix("/v1/shape?").unwrap().strip_suffix("&offset=-1&secret=test-secret").unwrap();
     percent_decode_str(target).decode_utf8().unwrap().into_owned()
 }
 
@@ -101,10 +91,7 @@ async fn organizations_are_the_bearer_s_own_sorted() {
         format!(r#"{table}&where="id" IN ($1,$2)&params[1]={ORGANIZATION}&params[2]={OTHER}"#)
     );
     // no organization is no rows, never no filter
-    assert_eq!(
-        upstream(&gate, table, &[]).await,
-        format!(r#"{table}&where="id" IN (NULL)"#)
-    );
+    assert_eq!(upstream(&gate, table, &[]).await, format!(r#"{table}&where="id" IN (NULL)"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,18 +100,9 @@ async fn every_table_denies_a_stranger() {
     let rest = ["auth.apikeys", "auth.users", "integration_connections", "subscriptions"];
     for table in BY_ORGANIZATION.into_iter().chain(rest) {
         let target = format!("/v1/shape?offset=-1&table={table}&organizationId={OTHER}");
-        assert_eq!(
-            gate.get(&target, &gate.token(&[ORGANIZATION])).await.code(),
-            "forbidden",
-            "{table}"
-        );
+        assert_eq!(gate.get(&target, &gate.token(&[ORGANIZATION])).await.code(), "forbidden", "{table}");
     }
     let nothing = gate.issuer.token(&json!({ "sub": "user-1" }));
-    assert_eq!(
-        gate.get("/v1/shape?offset=-1&table=auth.organizations", &nothing)
-            .await
-            .code(),
-        "forbidden"
-    );
+    assert_eq!(gate.get("/v1/shape?offset=-1&table=auth.organizations", &nothing).await.code(), "forbidden");
     assert_eq!(gate.electric.request_count(), 0);
 }

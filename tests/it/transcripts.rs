@@ -16,10 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What the stand-in cannot do.
-const NOT_DONE: &[(&str, &str)] = &[
-    ("106 107 108", "no subqueries in `where`"),
-    ("116 117", "answers are never compressed"),
-];
+const NOT_DONE: &[(&str, &str)] =
+    &[("106 107 108", "no subqueries in `where`"), ("116 117", "answers are never compressed")];
 
 /// How the stand-in is set up before and while a request is replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +53,8 @@ use Situation::*;
 
 /// The transcripts by the number in front of their names.
 const SITUATIONS: &[(Situation, &str)] = &[
-    (
-        Quiet,
-        "01 02 03 06 08 09 10 12 18 19 20 21 22 23 24 25 26 27 28 29 30 31 33 34 35 36 37 38 39 40 41 42 43",
-    ),
-    (
-        Quiet,
-        "44 45 46 47 48 49 51 52 53 54 55 56 57 60 61 62 63 64 67 67b 72 72b 76 78 80 81 109 110 111 112",
-    ),
+    (Quiet, "01 02 03 06 08 09 10 12 18 19 20 21 22 23 24 25 26 27 28 29 30 31 33 34 35 36 37 38 39 40 41 42 43"),
+    (Quiet, "44 45 46 47 48 49 51 52 53 54 55 56 57 60 61 62 63 64 67 67b 72 72b 76 78 80 81 109 110 111 112"),
     (Quiet, "113 118 121 122 123 124 125 126"),
     (AtTail, "05 07 13 13b 14 14b 32 50 58 59 99 102 102b 119 120"),
     (Behind, "04 11 17 105 114 114b"),
@@ -95,11 +87,7 @@ impl Situation {
                 _ => Duration::from_millis(500),
             },
             not_ready_wait: Duration::from_millis(20),
-            chunk_bytes: if matches!(self, SmallChunks | FarBehind) {
-                20_000
-            } else {
-                10 << 20
-            },
+            chunk_bytes: if matches!(self, SmallChunks | FarBehind) { 20_000 } else { 10 << 20 },
             allow_delete: self != DeleteForbidden,
             ..Options::default()
         }
@@ -109,9 +97,7 @@ impl Situation {
     fn before(self, electric: &Electric, query: &str) {
         let logged = matches!(self, AtTail | Behind | ChangeWhileWaiting | DatabaseLostWhileWaiting);
         if logged && !query.contains("offset=0_") {
-            electric
-                .insert("items", json!({"id": 900_000, "title": "earlier", "user_id": "user_1"}))
-                .unwrap();
+            electric.insert("items", json!({"id": 900_000, "title": "earlier", "user_id": "user_1"})).unwrap();
         }
     }
 
@@ -122,9 +108,7 @@ impl Situation {
             FarBehind => {
                 let title = "y".repeat(200);
                 let row = |id| Change::Insert("items".into(), json!({"id": id, "title": title, "user_id": "user_x"}));
-                electric
-                    .transaction(&(810_001..810_200).map(row).collect::<Vec<_>>())
-                    .unwrap();
+                electric.transaction(&(810_001..810_200).map(row).collect::<Vec<_>>()).unwrap();
             }
             ShapeDeleted => assert!(electric.delete_shape(handle)),
             NeverReady => electric.set_readiness(Readiness::Waiting),
@@ -155,10 +139,7 @@ impl Situation {
 fn changes_of(electric: &Electric, name: &str) {
     let outcome = match name.split('_').next().unwrap() {
         "04" | "11" => electric.transaction(&[
-            Change::Insert(
-                "items".into(),
-                json!({"id": 900_001, "title": "catchup row", "user_id": "user_1"}),
-            ),
+            Change::Insert("items".into(), json!({"id": 900_001, "title": "catchup row", "user_id": "user_1"})),
             Change::Update("items".into(), json!({"id": 1, "title": "changed"})),
             Change::Delete("items".into(), json!({"id": 2})),
         ]),
@@ -198,27 +179,12 @@ async fn set_up(situation: Situation) -> Electric {
 }
 
 fn create_types(electric: &Electric) {
-    let plain = [
-        ("b", "bool"),
-        ("by", "bytea"),
-        ("d", "date"),
-        ("f", "float8"),
-        ("i2", "int2"),
-        ("j", "jsonb"),
-    ];
+    let plain = [("b", "bool"), ("by", "bytea"), ("d", "date"), ("f", "float8"), ("i2", "int2"), ("j", "jsonb")];
     let rest = [("nn", "text"), ("ts", "timestamp"), ("tz", "timestamptz")];
-    let mut columns: Vec<_> = plain
-        .into_iter()
-        .chain(rest)
-        .map(|(name, kind)| Column::new(name, kind))
-        .collect();
+    let mut columns: Vec<_> = plain.into_iter().chain(rest).map(|(name, kind)| Column::new(name, kind)).collect();
     columns.push(Column::new("arr", "text").modifier("dims", 1));
     columns.push(Column::new("id", "int8").primary_key(0));
-    columns.push(
-        Column::new("n", "numeric")
-            .modifier("precision", 10)
-            .modifier("scale", 2),
-    );
+    columns.push(Column::new("n", "numeric").modifier("precision", 10).modifier("scale", 2));
     columns.push(Column::new("vc", "varchar").modifier("max_length", 20));
     electric.create_table("types_t", columns);
     let row = json!({
@@ -234,10 +200,7 @@ async fn answers_as_the_transcripts_do() {
         eprintln!("SKIPPED: SHAPEGATE_TRANSCRIPTS names no folder; the stand-in was not compared with Electric");
         return;
     };
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.sort();
     assert!(!files.is_empty(), "the folder has no transcripts");
@@ -260,12 +223,7 @@ async fn answers_as_the_transcripts_do() {
             failures.push(format!("{name}: {difference}"));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} differences:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
     eprintln!("{compared} transcripts compared");
 }
 
@@ -285,10 +243,7 @@ async fn replay(name: &str, situation: Situation, transcript: &Value) -> Vec<Str
         known.tail = Known::of(&electric, Quiet, query).await.tail;
     }
     let bytes = known.request(request);
-    let (answer, ()) = tokio::join!(
-        exchange(&electric, &bytes),
-        situation.during(&electric, name, &known.handle)
-    );
+    let (answer, ()) = tokio::join!(exchange(&electric, &bytes), situation.during(&electric, name, &known.handle));
     compare(transcript, &answer, request["method"] == "HEAD")
 }
 
@@ -303,11 +258,7 @@ struct Known {
 impl Known {
     async fn of(electric: &Electric, situation: Situation, query: &str) -> Self {
         let definition = "table where params columns queryable_columns replica log secret api_secret";
-        let base = |pair: &&str| {
-            definition
-                .split(' ')
-                .any(|name| Some(name) == pair.split(['=', '%', '[']).next())
-        };
+        let base = |pair: &&str| definition.split(' ').any(|name| Some(name) == pair.split(['=', '%', '[']).next());
         let own = query.split('&').filter(base).collect::<Vec<_>>().join("&");
         let now = async |query: &str| {
             let target = format!("GET /v1/shape?{query}&offset=now HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -323,31 +274,19 @@ impl Known {
         now(shape).await;
         situation.before(electric, query);
         let (handle, offset) = now(shape).await;
-        Self {
-            handle,
-            tail: offset.clone(),
-            offset,
-        }
+        Self { handle, tail: offset.clone(), offset }
     }
 
     fn request(&self, request: &Value) -> Vec<u8> {
         let query = request["query"].as_str().unwrap_or_default();
         let query: Vec<_> = query.split('&').map(|pair| self.parameter(pair)).collect();
         let path = request["path"].as_str().unwrap();
-        let target = if query == [""] {
-            path.to_owned()
-        } else {
-            format!("{path}?{}", query.join("&"))
-        };
+        let target = if query == [""] { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
         let mut head = format!("{} {target} HTTP/1.1\r\n", request["method"].as_str().unwrap());
         let mut length = 0;
         for pair in request["headers"].as_array().unwrap() {
             let (name, value) = (pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
-            let value = if name == "If-None-Match" {
-                self.etag(value)
-            } else {
-                value.to_owned()
-            };
+            let value = if name == "If-None-Match" { self.etag(value) } else { value.to_owned() };
             if name == "Content-Length" {
                 length = value.parse().unwrap();
             }
@@ -369,19 +308,13 @@ impl Known {
     }
 
     fn offset(&self, recorded: &str) -> String {
-        let real = recorded
-            .split_once('_')
-            .is_some_and(|(tx, _)| tx.len() > 4 && tx != "99999999999");
+        let real = recorded.split_once('_').is_some_and(|(tx, _)| tx.len() > 4 && tx != "99999999999");
         if real { self.offset.clone() } else { recorded.to_owned() }
     }
 
     fn etag(&self, recorded: &str) -> String {
         let parts: Vec<_> = recorded.trim_matches('"').split(':').collect();
-        let to = if parts[1] == parts[2] {
-            self.offset(parts[2])
-        } else {
-            parts[2].to_owned()
-        };
+        let to = if parts[1] == parts[2] { self.offset(parts[2]) } else { parts[2].to_owned() };
         let to = if to.len() > 8 { self.tail.clone() } else { to };
         format!("\"{}:{}:{to}\"", self.handle, self.offset(parts[1]))
     }
@@ -397,11 +330,7 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> String {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
-            .unwrap_or_default()
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap_or_default()
     }
 }
 
@@ -416,9 +345,7 @@ async fn exchange(electric: &Electric, request: &[u8]) -> Answer {
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|line| line.split_once(": ").unwrap_or((line.trim_end_matches(':'), "")));
-    let headers: Vec<_> = headers
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let has = |name| headers.iter().any(|(known, _)| known == name);
     let (framing, body) = match () {
         () if request.starts_with(b"HEAD") || status == 304 || status == 204 => ("none", body.to_owned()),
@@ -426,12 +353,7 @@ async fn exchange(electric: &Electric, request: &[u8]) -> Answer {
         () if has("content-length") => ("content-length", body.to_owned()),
         () => ("close", body.to_owned()),
     };
-    Answer {
-        status,
-        headers,
-        framing,
-        body,
-    }
+    Answer { status, headers, framing, body }
 }
 
 fn dechunk(mut rest: &str) -> String {

@@ -38,18 +38,9 @@ impl DiskCopy {
     pub(crate) fn new(directory: &Path, issuer: &str, url: &Url) -> Self {
         // An `iss` holds no newline next to a URL's scheme, so the two cannot run into each other.
         let digest = digest::digest(&digest::SHA256, format!("{issuer}\n{url}").as_bytes());
-        let name: String = digest
-            .as_ref()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let name: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let path = directory.join(format!("jwks-{name}.json"));
-        Self {
-            path,
-            issuer: issuer.to_owned(),
-            url: url.to_string(),
-        }
+        Self { path, issuer: issuer.to_owned(), url: url.to_string() }
     }
 
     /// The kept set, where there is one of this issuer and URL that was not fetched after `now`.
@@ -176,10 +167,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let loaded = saved(directory.path()).load(&ALGORITHMS, NOW).unwrap();
         assert_eq!(loaded.set.len(), 1);
-        assert_eq!(
-            (loaded.fetched_at, loaded.max_age),
-            (NOW, Some(Duration::from_secs(60)))
-        );
+        assert_eq!((loaded.fetched_at, loaded.max_age), (NOW, Some(Duration::from_secs(60))));
     }
 
     #[test]
@@ -213,11 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let copy = saved(directory.path());
         let other_issuer = DiskCopy::new(directory.path(), "https://other.example.com", &url());
-        let other_url = DiskCopy::new(
-            directory.path(),
-            "https://auth.example.com",
-            &"https://x/".parse().unwrap(),
-        );
+        let other_url = DiskCopy::new(directory.path(), "https://auth.example.com", &"https://x/".parse().unwrap());
         for other in [other_issuer, other_url] {
             assert_ne!(other.path, copy.path);
             fs::copy(&copy.path, &other.path).unwrap();

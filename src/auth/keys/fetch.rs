@@ -64,25 +64,15 @@ pub struct HttpFetch {
 impl HttpFetch {
     /// Sets up TLS with the system's trust store; fails where there is none.
     pub fn new() -> Result<Self, FetchError> {
-        Ok(Self {
-            public: client(GuardedResolver::PublicAddresses)?,
-            private: client(GuardedResolver::AnyAddress)?,
-        })
+        Ok(Self { public: client(GuardedResolver::PublicAddresses)?, private: client(GuardedResolver::AnyAddress)? })
     }
 
     async fn fetch_unbounded(&self, remote: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
-        let client = if remote.private_address {
-            &self.private
-        } else {
-            &self.public
-        };
+        let client = if remote.private_address { &self.private } else { &self.public };
         let response = client.get(remote.url.clone()).send().await.map_err(network)?;
         check_head(response.status(), response.headers())?;
         let max_age = max_age(response.headers());
-        Ok(FetchedKeys {
-            body: read_body(response).await?,
-            max_age,
-        })
+        Ok(FetchedKeys { body: read_body(response).await?, max_age })
     }
 }
 
@@ -90,9 +80,7 @@ impl HttpFetch {
 impl JwksFetch for HttpFetch {
     async fn fetch(&self, remote: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
         let limit = remote.timeout.min(LONGEST_FETCH);
-        tokio::time::timeout(limit, self.fetch_unbounded(remote))
-            .await
-            .map_err(|_| FetchError::Timeout)?
+        tokio::time::timeout(limit, self.fetch_unbounded(remote)).await.map_err(|_| FetchError::Timeout)?
     }
 }
 
@@ -112,10 +100,7 @@ fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError>
     if status != StatusCode::OK {
         return Err(FetchError::Status(status.as_u16()));
     }
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
-    {
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(FetchError::Compressed);
     }
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
@@ -126,11 +111,7 @@ fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError>
     // Object stores serve a set under the last three.
     let others = ["application/octet-stream", "binary/octet-stream", "text/plain"];
     let is_json = media_type == "application/json" || media_type.ends_with("+json");
-    if is_json || others.contains(&media_type) {
-        Ok(())
-    } else {
-        Err(FetchError::ContentType)
-    }
+    if is_json || others.contains(&media_type) { Ok(()) } else { Err(FetchError::ContentType) }
 }
 
 /// Reads piece by piece, so that neither a lying length nor an endless body fills the memory (J4).
@@ -147,10 +128,7 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
 
 /// The shortest of all `max-age` directives (RFC 9111 section 5.2.2.1).
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
-    let values = headers
-        .get_all(CACHE_CONTROL)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let seconds = values.flat_map(|value| value.split(',')).filter_map(|directive| {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
         match name.trim().to_ascii_lowercase().as_str() {

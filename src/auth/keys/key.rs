@@ -102,12 +102,7 @@ impl Key {
         let algorithm = choose_algorithm(jwk, kind, algorithms)?;
         let material = kind.material(jwk)?;
         let public = Some(public_members(jwk, kind, algorithm));
-        Ok(Self {
-            algorithm,
-            kid,
-            material,
-            public,
-        })
+        Ok(Self { algorithm, kid, material, public })
     }
 
     /// A shared secret for HS256 (T4).
@@ -128,12 +123,7 @@ impl Key {
     /// An HMAC key of any bytes: published test vectors are no text.
     #[cfg(test)]
     pub(crate) fn for_vectors(secret: &[u8]) -> Self {
-        Self {
-            algorithm: Algorithm::Hs256,
-            kid: None,
-            material: DecodingKey::from_secret(secret),
-            public: None,
-        }
+        Self { algorithm: Algorithm::Hs256, kid: None, material: DecodingKey::from_secret(secret), public: None }
     }
 
     pub(crate) const fn algorithm(&self) -> Algorithm {
@@ -158,12 +148,8 @@ impl Key {
     /// HMACs are compared in constant time by the primitive (T20).
     #[allow(clippy::disallowed_methods)] // the one place
     pub(crate) fn verify(&self, message: &str, signature: &str) -> Result<(), BadSignature> {
-        match jsonwebtoken::crypto::verify(
-            signature,
-            message.as_bytes(),
-            &self.material,
-            library_name(self.algorithm),
-        ) {
+        match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.material, library_name(self.algorithm))
+        {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(BadSignature),
         }
@@ -242,19 +228,11 @@ fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyRejection> {
     if jwk.get("use").is_some_and(|usage| usage != "sig") {
         return Err(KeyRejection::Use);
     }
-    let verifies = |operations: &Value| {
-        operations
-            .as_array()
-            .is_some_and(|list| list.iter().any(|op| op == "verify"))
-    };
+    let verifies = |operations: &Value| operations.as_array().is_some_and(|list| list.iter().any(|op| op == "verify"));
     if jwk.get("key_ops").is_some_and(|operations| !verifies(operations)) {
         return Err(KeyRejection::KeyOperations);
     }
-    if jwk.contains_key("d") {
-        Err(KeyRejection::Private)
-    } else {
-        Ok(())
-    }
+    if jwk.contains_key("d") { Err(KeyRejection::Private) } else { Ok(()) }
 }
 
 /// The one algorithm of a key: its own `alg`, or else the only one of the issuer's that fits.
@@ -267,15 +245,9 @@ fn choose_algorithm(jwk: &Map<String, Value>, kind: Kind, accepted: &[Algorithm]
         }
     };
     let fits = |candidate: &Algorithm| kind.fits(*candidate) && named.is_none_or(|named| named == *candidate);
-    let mut candidates = Algorithm::ALL
-        .into_iter()
-        .filter(|algorithm| accepted.contains(algorithm) && fits(algorithm));
+    let mut candidates = Algorithm::ALL.into_iter().filter(|algorithm| accepted.contains(algorithm) && fits(algorithm));
     let algorithm = candidates.next().ok_or(KeyRejection::Algorithm)?;
-    if candidates.next().is_some() {
-        Err(KeyRejection::AlgorithmAmbiguous)
-    } else {
-        Ok(algorithm)
-    }
+    if candidates.next().is_some() { Err(KeyRejection::AlgorithmAmbiguous) } else { Ok(algorithm) }
 }
 
 fn elliptic(
@@ -305,27 +277,20 @@ fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
 }
 
 fn coordinate(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>, KeyRejection> {
-    Some(bytes(jwk, name)?)
-        .filter(|bytes| bytes.len() == length)
-        .ok_or(KeyRejection::Point)
+    Some(bytes(jwk, name)?).filter(|bytes| bytes.len() == length).ok_or(KeyRejection::Point)
 }
 
 fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeyRejection> {
     let text = jwk.get(name).and_then(Value::as_str).ok_or(KeyRejection::Malformed)?;
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyRejection::Malformed)?;
-    if bytes.is_empty() {
-        Err(KeyRejection::Malformed)
-    } else {
-        Ok(bytes)
-    }
+    if bytes.is_empty() { Err(KeyRejection::Malformed) } else { Ok(bytes) }
 }
 
 fn public_members(jwk: &Map<String, Value>, kind: Kind, algorithm: Algorithm) -> Map<String, Value> {
     let names = ["kid", "kty"].iter().chain(kind.members());
     let read = names.filter_map(|name| Some(((*name).to_owned(), jwk.get(*name)?.clone())));
     let ours = [("alg", algorithm.as_str()), ("use", "sig")];
-    read.chain(ours.map(|(name, value)| (name.to_owned(), value.into())))
-        .collect()
+    read.chain(ours.map(|(name, value)| (name.to_owned(), value.into()))).collect()
 }
 
 const fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {

@@ -79,10 +79,7 @@ impl RenewalPolicy {
 
     fn backoff(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);
-        FIRST_BACKOFF
-            .saturating_mul(1 << doublings)
-            .min(LONGEST_BACKOFF)
-            .mul_f64(self.spread)
+        FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF).mul_f64(self.spread)
     }
 }
 
@@ -99,11 +96,8 @@ impl Renewal {
 mod tests {
     use super::*;
 
-    const POLICY: RenewalPolicy = RenewalPolicy {
-        refresh: Duration::from_secs(600),
-        cooldown: Duration::from_secs(30),
-        spread: 1.0,
-    };
+    const POLICY: RenewalPolicy =
+        RenewalPolicy { refresh: Duration::from_secs(600), cooldown: Duration::from_secs(30), spread: 1.0 };
 
     const fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -125,43 +119,20 @@ mod tests {
             (ago(0), ago(0), Wait(secs(30))),     // J12
             (ago(0), ago(7200), Wait(secs(600))), // never later than `refresh`
         ] {
-            let age = Age {
-                success,
-                max_age,
-                ..Age::default()
-            };
+            let age = Age { success, max_age, ..Age::default() };
             assert_eq!(POLICY.decide(age, Cause::Schedule), expected, "{age:?}");
         }
-        let patient = RenewalPolicy {
-            refresh: secs(86_400),
-            ..POLICY
-        };
-        let age = Age {
-            success: ago(0),
-            max_age: ago(86_400),
-            ..Age::default()
-        };
+        let patient = RenewalPolicy { refresh: secs(86_400), ..POLICY };
+        let age = Age { success: ago(0), max_age: ago(86_400), ..Age::default() };
         assert_eq!(patient.decide(age, Cause::Schedule), Wait(secs(3600))); // J12
     }
 
     #[test]
     fn failures_double_the_wait_up_to_a_minute() {
         for (failures, wait) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (u32::MAX, 60)] {
-            let age = Age {
-                success: ago(5),
-                failure: ago(0),
-                failures,
-                ..Age::default()
-            };
-            assert_eq!(
-                POLICY.decide(age, Cause::Schedule),
-                Renewal::Wait(secs(wait)),
-                "{failures}"
-            );
-            let later = Age {
-                failure: ago(wait),
-                ..age
-            };
+            let age = Age { success: ago(5), failure: ago(0), failures, ..Age::default() };
+            assert_eq!(POLICY.decide(age, Cause::Schedule), Renewal::Wait(secs(wait)), "{failures}");
+            let later = Age { failure: ago(wait), ..age };
             assert_eq!(POLICY.decide(later, Cause::Schedule), Renewal::Fetch, "{failures}");
         }
     }
@@ -180,13 +151,7 @@ mod tests {
             (ago(1), ago(10), 0, None, Fetch), // but not those before a success
             (None, ago(30), 9, ago(31), Fetch),
         ] {
-            let age = Age {
-                success,
-                failure,
-                demand,
-                failures,
-                max_age: None,
-            };
+            let age = Age { success, failure, demand, failures, max_age: None };
             assert_eq!(POLICY.decide(age, Cause::UnknownKey), expected, "{age:?}");
         }
     }
@@ -194,10 +159,7 @@ mod tests {
     #[test]
     fn a_spread_renews_before_expiry() {
         let early = RenewalPolicy { spread: 0.75, ..POLICY };
-        let age = Age {
-            success: ago(0),
-            ..Age::default()
-        };
+        let age = Age { success: ago(0), ..Age::default() };
         assert_eq!(early.decide(age, Cause::Schedule), Renewal::Wait(secs(450)));
     }
 }

@@ -31,9 +31,7 @@ impl Resolve for GuardedResolver {
         let resolver = *self;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found
-                .filter(|found| resolver.allows(name.as_str(), found.ip()))
-                .collect();
+            let allowed: Vec<SocketAddr> = found.filter(|found| resolver.allows(name.as_str(), found.ip())).collect();
             if allowed.is_empty() {
                 return Err("the name has no address that may be asked (see `private_address`)".into());
             }
@@ -94,13 +92,7 @@ mod tests {
     #[test]
     fn j6_only_public_addresses_are_asked() {
         let guard = GuardedResolver::PublicAddresses;
-        for address in [
-            "8.8.8.8",
-            "2606:4700::1111",
-            "::ffff:8.8.8.8",
-            "64:ff9b::808:808",
-            "2002:808:808::1",
-        ] {
+        for address in ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"] {
             assert!(guard.allows("auth.example.com", address.parse().unwrap()), "{address}");
         }
         for address in [
@@ -131,10 +123,7 @@ mod tests {
             "::127.0.0.1",
         ] {
             assert!(!guard.allows("auth.example.com", address.parse().unwrap()), "{address}");
-            assert!(
-                GuardedResolver::AnyAddress.allows("auth.example.com", address.parse().unwrap()),
-                "{address}"
-            );
+            assert!(GuardedResolver::AnyAddress.allows("auth.example.com", address.parse().unwrap()), "{address}");
         }
     }
 

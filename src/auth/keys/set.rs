@@ -76,10 +76,7 @@ impl KeySet {
             return Err(KeySetError::TooLarge);
         }
         let document = json::parse_object(bytes).map_err(|_| KeySetError::Malformed)?;
-        let listed = document
-            .get("keys")
-            .and_then(Value::as_array)
-            .ok_or(KeySetError::Malformed)?;
+        let listed = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::Malformed)?;
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
@@ -87,24 +84,15 @@ impl KeySet {
         for (index, jwk) in listed.iter().enumerate() {
             match Key::from_jwk(jwk, algorithms) {
                 Ok(key) => usable.push((index, Arc::new(key))),
-                Err(reason) => rejected.push(RejectedKey {
-                    index,
-                    kid: kid_of(jwk),
-                    reason,
-                }),
+                Err(reason) => rejected.push(RejectedKey { index, kid: kid_of(jwk), reason }),
             }
         }
         drop_duplicates(&mut usable, &mut rejected);
         if usable.is_empty() {
-            return Err(KeySetError::NoUsableKey(
-                rejected.first().map(|rejected| rejected.reason),
-            ));
+            return Err(KeySetError::NoUsableKey(rejected.first().map(|rejected| rejected.reason)));
         }
         let keys = usable.into_iter().map(|(_, key)| key).collect();
-        Ok(ParsedKeys {
-            set: Self { keys },
-            rejected,
-        })
+        Ok(ParsedKeys { set: Self { keys }, rejected })
     }
 
     /// The kept keys as a JSON Web Key Set, public members only.
@@ -135,20 +123,12 @@ impl KeySet {
         let mut keys = sets.iter().flat_map(|set| &set.keys);
         if kid.is_some() {
             let key = keys.find(|key| key.kid() == kid).ok_or(NoKey::Unknown)?;
-            return if key.algorithm() == algorithm {
-                Ok(Arc::clone(key))
-            } else {
-                Err(NoKey::Mismatch)
-            };
+            return if key.algorithm() == algorithm { Ok(Arc::clone(key)) } else { Err(NoKey::Mismatch) };
         }
         let mut fitting = keys.filter(|key| key.algorithm() == algorithm);
         let key = fitting.next().ok_or(NoKey::Unknown)?;
         // The same key in the fixed and in the remote set is one key.
-        if fitting.any(|other| !other.is(key)) {
-            Err(NoKey::Ambiguous)
-        } else {
-            Ok(Arc::clone(key))
-        }
+        if fitting.any(|other| !other.is(key)) { Err(NoKey::Ambiguous) } else { Ok(Arc::clone(key)) }
     }
 }
 
@@ -158,14 +138,10 @@ fn kid_of(jwk: &Value) -> Option<String> {
 
 /// J1: which of two keys a `kid` means would be chance, so neither is used.
 fn drop_duplicates(usable: &mut Vec<(usize, Arc<Key>)>, rejected: &mut Vec<RejectedKey>) {
-    let kids: Vec<_> = usable
-        .iter()
-        .filter_map(|(_, key)| key.kid().map(str::to_owned))
-        .collect();
-    let (duplicates, unique) = std::mem::take(usable).into_iter().partition(|(_, key)| {
-        key.kid()
-            .is_some_and(|kid| kids.iter().filter(|other| *other == kid).count() > 1)
-    });
+    let kids: Vec<_> = usable.iter().filter_map(|(_, key)| key.kid().map(str::to_owned)).collect();
+    let (duplicates, unique) = std::mem::take(usable)
+        .into_iter()
+        .partition(|(_, key)| key.kid().is_some_and(|kid| kids.iter().filter(|other| *other == kid).count() > 1));
     *usable = unique;
     let report = |(index, key): (usize, Arc<Key>)| RejectedKey {
         index,

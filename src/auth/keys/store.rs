@@ -188,13 +188,7 @@ impl RemoteStore {
             due
         });
         if renewal == Renewal::Fetch {
-            tokio::spawn(
-                Attempt {
-                    store: Arc::clone(self),
-                    outcome: Err("the fetch was given up".to_owned()),
-                }
-                .run(),
-            );
+            tokio::spawn(Attempt { store: Arc::clone(self), outcome: Err("the fetch was given up".to_owned()) }.run());
         }
         renewal
     }
@@ -205,11 +199,8 @@ impl RemoteStore {
     }
 
     async fn fetch(&self) -> Result<(), String> {
-        let FetchedKeys { body, max_age } = self
-            .fetcher
-            .fetch(&self.remote)
-            .await
-            .map_err(|error| error.to_string())?;
+        let FetchedKeys { body, max_age } =
+            self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
         for RejectedKey { index, kid, reason } in &parsed.rejected {
             tracing::warn!(issuer = %self.issuer, index, kid = ?kid, %reason, "key not used");
@@ -225,14 +216,7 @@ impl RemoteStore {
             Some(before) => before.generation + 1,
         };
         let usable_until = fetched_at.saturating_add(self.remote.max_stale);
-        let snapshot = Snapshot {
-            set,
-            rejected,
-            fetched_at,
-            max_age,
-            generation,
-            usable_until,
-        };
+        let snapshot = Snapshot { set, rejected, fetched_at, max_age, generation, usable_until };
         self.current.store(Some(Arc::new(snapshot)));
     }
 
@@ -271,9 +255,7 @@ impl RemoteStore {
             issuer: self.issuer.to_string(),
             keys,
             rejected: current.as_ref().map_or(0, |snapshot| snapshot.rejected),
-            age: current
-                .as_ref()
-                .map(|snapshot| now.saturating_since(snapshot.fetched_at)),
+            age: current.as_ref().map(|snapshot| now.saturating_since(snapshot.fetched_at)),
             refreshes_ok: progress.succeeded,
             refreshes_failed: progress.failed,
             saves_failed: progress.saves_failed,
@@ -286,10 +268,7 @@ impl RemoteStore {
 
 /// The keys of a snapshot, where it is not too old at `now`.
 pub(crate) fn usable(snapshot: &Option<Arc<Snapshot>>, now: UnixTime) -> Option<&KeySet> {
-    snapshot
-        .as_ref()
-        .filter(|snapshot| now < snapshot.usable_until)
-        .map(|snapshot| &snapshot.set)
+    snapshot.as_ref().filter(|snapshot| now < snapshot.usable_until).map(|snapshot| &snapshot.set)
 }
 
 impl Progress {

@@ -28,23 +28,13 @@ struct Setup {
 }
 
 fn try_new(issuers: Vec<Issuer>) -> Result<TokenVerifier, VerifierError> {
-    TokenVerifier::new(
-        issuers,
-        100,
-        Arc::new(ManualClock::at(NOW)),
-        None,
-        ScriptedFetch::open([]),
-    )
+    TokenVerifier::new(issuers, 100, Arc::new(ManualClock::at(NOW)), None, ScriptedFetch::open([]))
 }
 
 fn setup_with(issuers: Vec<Issuer>, verdicts: usize, fetch: Arc<ScriptedFetch>) -> Setup {
     let clock = Arc::new(ManualClock::at(NOW));
     let verifier = TokenVerifier::new(issuers, verdicts, clock.clone(), None, fetch.clone()).unwrap();
-    Setup {
-        verifier: Arc::new(verifier),
-        clock,
-        fetch,
-    }
+    Setup { verifier: Arc::new(verifier), clock, fetch }
 }
 
 fn setup(issuers: Vec<Issuer>) -> Setup {
@@ -64,8 +54,7 @@ impl Setup {
     }
 
     fn pass(&self, seconds: u64) {
-        self.clock
-            .set(self.clock.now().saturating_add(Duration::from_secs(seconds)));
+        self.clock.set(self.clock.now().saturating_add(Duration::from_secs(seconds)));
     }
 }
 
@@ -80,10 +69,7 @@ fn with(changes: &Value) -> Value {
 #[tokio::test]
 async fn a_token_of_every_algorithm_is_accepted_and_then_seen() {
     let mut keys = vec![TestKey::ed25519("ed"), TestKey::es256("p256"), TestKey::es384("p384")];
-    for algorithm in Algorithm::ALL
-        .into_iter()
-        .filter(|algorithm| algorithm.as_str().as_bytes()[1] == b'S')
-    {
+    for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| algorithm.as_str().as_bytes()[1] == b'S') {
         if matches!(algorithm.as_str().as_bytes()[0], b'R' | b'P') {
             keys.push(TestKey::rsa(algorithm.as_str(), algorithm));
         }
@@ -96,39 +82,27 @@ async fn a_token_of_every_algorithm_is_accepted_and_then_seen() {
         assert_eq!(setup.verify(&token).await, Ok(Check::Seen), "{}", key.algorithm);
     }
     let shared = self::setup(vec![shared_issuer(SECRET)]);
-    assert_eq!(
-        shared.verify(&TestKey::hmac(SECRET.as_bytes()).sign(&claims())).await,
-        Ok(Check::New)
-    );
+    assert_eq!(shared.verify(&TestKey::hmac(SECRET.as_bytes()).sign(&claims())).await, Ok(Check::New));
     assert_eq!(setup.fetch.calls() + shared.fetch.calls(), 0);
 }
 
 #[tokio::test]
 async fn a_principal_carries_what_the_token_proves() {
     let key = TestKey::ed25519("k");
-    let setup = setup(vec![Issuer {
-        leeway: Duration::from_secs(10),
-        ..issuer(fixed(&[&key]))
-    }]);
+    let setup = setup(vec![Issuer { leeway: Duration::from_secs(10), ..issuer(fixed(&[&key])) }]);
     let token = key.sign(&with(&json!({ "orgs": ["a"] })));
     let principal = setup.verifier.verify(&token).await.unwrap().principal;
     assert_eq!((principal.issuer(), principal.subject()), (ISSUER, Some("user-1")));
     assert_eq!(principal.expires_at(), NOW.saturating_add(Duration::from_secs(110)));
     assert_eq!(principal.token_hash(), token.hash());
     assert_eq!(principal.claims().json()["orgs"], json!(["a"]));
-    assert_eq!(
-        format!("{principal:?}"),
-        format!("Principal({} by {ISSUER})", token.hash())
-    );
+    assert_eq!(format!("{principal:?}"), format!("Principal({} by {ISSUER})", token.hash()));
 }
 
 #[tokio::test]
 async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
     let (key, other) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
-    let second = Issuer {
-        issuer: "https://other".to_owned(),
-        ..issuer(fixed(&[&other]))
-    };
+    let second = Issuer { issuer: "https://other".to_owned(), ..issuer(fixed(&[&other])) };
     let setup = setup(vec![issuer(fixed(&[&key])), second]);
     let mut anonymous = claims();
     anonymous.as_object_mut().unwrap().remove("sub");
@@ -144,16 +118,7 @@ async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
     ];
     let mut subjects = Vec::new();
     for token in &tokens {
-        subjects.push(
-            setup
-                .verifier
-                .verify(token)
-                .await
-                .unwrap()
-                .principal
-                .subject_key()
-                .clone(),
-        );
+        subjects.push(setup.verifier.verify(token).await.unwrap().principal.subject_key().clone());
     }
     assert!(subjects[0] == subjects[1]);
     assert_eq!(subjects.into_iter().collect::<HashSet<_>>().len(), 5);
@@ -161,24 +126,9 @@ async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
 
 #[test]
 fn t4_weak_secrets_stop_the_start() {
-    for secret in [
-        "",
-        "a",
-        &SECRET[..31],
-        &"a".repeat(64),
-        "a-string-secret-at-least-256-bits-long",
-    ] {
+    for secret in ["", "a", &SECRET[..31], &"a".repeat(64), "a-string-secret-at-least-256-bits-long"] {
         let error = try_new(vec![shared_issuer(secret)]).err().unwrap();
-        assert!(
-            matches!(
-                error,
-                VerifierError::Issuer {
-                    reason: IssuerError::WeakSecret,
-                    ..
-                }
-            ),
-            "{secret}"
-        );
+        assert!(matches!(error, VerifierError::Issuer { reason: IssuerError::WeakSecret, .. }), "{secret}");
     }
     assert!(try_new(vec![shared_issuer(SECRET)]).is_ok());
 }
@@ -189,51 +139,12 @@ fn an_issuer_that_cannot_work_stops_the_start() {
     let good = || issuer(fixed(&[&key]));
     let shared = || KeySource::Shared(Secret::new(SECRET));
     let cases = [
-        (
-            Issuer {
-                algorithms: vec![],
-                ..good()
-            },
-            IssuerError::Algorithms,
-        ),
-        (
-            Issuer {
-                algorithms: vec![Algorithm::Hs256],
-                ..good()
-            },
-            IssuerError::Algorithms,
-        ),
-        (
-            Issuer {
-                algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256],
-                ..good()
-            },
-            IssuerError::Algorithms,
-        ),
-        (
-            Issuer {
-                keys: shared(),
-                ..good()
-            },
-            IssuerError::Algorithms,
-        ),
-        (
-            Issuer {
-                audience: vec![],
-                ..good()
-            },
-            IssuerError::NoAudience,
-        ),
-        (
-            Issuer {
-                keys: KeySource::Published {
-                    fixed: None,
-                    remote: None,
-                },
-                ..good()
-            },
-            IssuerError::NoKeys,
-        ),
+        (Issuer { algorithms: vec![], ..good() }, IssuerError::Algorithms),
+        (Issuer { algorithms: vec![Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
+        (Issuer { algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
+        (Issuer { keys: shared(), ..good() }, IssuerError::Algorithms),
+        (Issuer { audience: vec![], ..good() }, IssuerError::NoAudience),
+        (Issuer { keys: KeySource::Published { fixed: None, remote: None }, ..good() }, IssuerError::NoKeys),
     ];
     for (issuer, expected) in cases {
         match try_new(vec![issuer]).err() {
@@ -262,18 +173,8 @@ async fn t14_issuer_and_audience_are_compared_exactly() {
     without.as_object_mut().unwrap().remove("iss");
     assert_eq!(setup.invalid(&key.sign(&without)).await, InvalidReason::Issuer);
     let slash = format!("{ISSUER}/");
-    for iss in [
-        json!([ISSUER]),
-        json!(1),
-        json!(null),
-        json!(slash),
-        json!(ISSUER.to_uppercase()),
-        json!(""),
-    ] {
-        assert_eq!(
-            setup.invalid(&key.sign(&with(&json!({ "iss": iss })))).await,
-            InvalidReason::Issuer
-        );
+    for iss in [json!([ISSUER]), json!(1), json!(null), json!(slash), json!(ISSUER.to_uppercase()), json!("")] {
+        assert_eq!(setup.invalid(&key.sign(&with(&json!({ "iss": iss })))).await, InvalidReason::Issuer);
     }
     let mut without = claims();
     without.as_object_mut().unwrap().remove("aud");
@@ -282,19 +183,9 @@ async fn t14_issuer_and_audience_are_compared_exactly() {
 
 #[tokio::test]
 async fn t14_a_key_counts_for_its_own_issuer_only() {
-    let (a, b, shared) = (
-        TestKey::ed25519("k"),
-        TestKey::ed25519("k"),
-        TestKey::hmac(SECRET.as_bytes()),
-    );
-    let second = Issuer {
-        issuer: "https://b".to_owned(),
-        ..issuer(fixed(&[&b]))
-    };
-    let third = Issuer {
-        issuer: "https://c".to_owned(),
-        ..shared_issuer(SECRET)
-    };
+    let (a, b, shared) = (TestKey::ed25519("k"), TestKey::ed25519("k"), TestKey::hmac(SECRET.as_bytes()));
+    let second = Issuer { issuer: "https://b".to_owned(), ..issuer(fixed(&[&b])) };
+    let third = Issuer { issuer: "https://c".to_owned(), ..shared_issuer(SECRET) };
     let setup = setup(vec![issuer(fixed(&[&a])), second, third]);
     let from = |iss: &str| with(&json!({ "iss": iss }));
     for (key, own) in [(&a, ISSUER), (&b, "https://b"), (&shared, "https://c")] {
@@ -313,8 +204,5 @@ async fn t14_a_key_counts_for_its_own_issuer_only() {
 fn every_reason_has_its_own_label() {
     let labels = [InvalidReason::Algorithm, InvalidReason::UnknownKey].map(InvalidReason::as_str);
     assert_eq!(labels, ["algorithm", "unknown_key"]);
-    assert_eq!(
-        TokenError::from(InvalidReason::Audience).to_string(),
-        "the token is invalid: audience"
-    );
+    assert_eq!(TokenError::from(InvalidReason::Audience).to_string(), "the token is invalid: audience");
 }

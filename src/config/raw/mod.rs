@@ -29,11 +29,7 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     /// A file without errors so far.
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self {
-            text,
-            file,
-            errors: RefCell::new(Vec::new()),
-        }
+        Self { text, file, errors: RefCell::new(Vec::new()) }
     }
 
     /// The root table; where the text is not TOML, an error for each line that is at fault.

@@ -30,25 +30,14 @@ impl<'a> Section<'a> {
         at: usize,
         table: Option<&'a DeTable<'a>>,
     ) -> Self {
-        Self {
-            document,
-            name,
-            at,
-            table,
-            asked: Vec::new(),
-        }
+        Self { document, name, at, table, asked: Vec::new() }
     }
 
     /// The value of a key.
     pub(in crate::config) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.asked.push(key);
         let (_, value) = self.table?.get_key_value(key)?;
-        Some(Value::new(
-            self.document,
-            self.path(key),
-            self.position(key),
-            value.get_ref(),
-        ))
+        Some(Value::new(self.document, self.path(key), self.position(key), value.get_ref()))
     }
 
     /// The value of a key that must be there; `remedy` says what to write.
@@ -85,9 +74,7 @@ impl<'a> Section<'a> {
 
     /// A number.
     pub(in crate::config) fn integer(&mut self, key: &'static str, default: usize, bounds: Bounds<usize>) -> usize {
-        self.value(key)
-            .and_then(|value| value.integer(bounds))
-            .unwrap_or(default)
+        self.value(key).and_then(|value| value.integer(bounds)).unwrap_or(default)
     }
 
     /// A length of time.
@@ -97,9 +84,7 @@ impl<'a> Section<'a> {
         default: Duration,
         bounds: Bounds<Duration>,
     ) -> Duration {
-        self.value(key)
-            .and_then(|value| value.duration(bounds))
-            .unwrap_or(default)
+        self.value(key).and_then(|value| value.duration(bounds)).unwrap_or(default)
     }
 
     /// A number of bytes.
@@ -133,11 +118,7 @@ impl<'a> Section<'a> {
     }
 
     fn path(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.name)
-        }
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
     fn unknown(&self, key: &str) -> String {
@@ -183,12 +164,7 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, steps) in [
-            ("where", "where", 0),
-            ("where", "were", 1),
-            ("url", "urls", 1),
-            ("", "abc", 3),
-        ] {
+        for (a, b, steps) in [("where", "where", 0), ("where", "were", 1), ("url", "urls", 1), ("", "abc", 3)] {
             assert_eq!((distance(a, b), distance(b, a)), (steps, steps), "{a} {b}");
         }
     }

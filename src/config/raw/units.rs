@@ -7,15 +7,8 @@ pub(in crate::config) const KIB: usize = 1024;
 /// Bytes in a mebibyte.
 pub(in crate::config) const MIB: usize = 1024 * KIB;
 
-const UNITS: [(&str, usize); 7] = [
-    ("B", 1),
-    ("KB", 1000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("KiB", KIB),
-    ("MiB", MIB),
-    ("GiB", 1024 * MIB),
-];
+const UNITS: [(&str, usize); 7] =
+    [("B", 1), ("KB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("KiB", KIB), ("MiB", MIB), ("GiB", 1024 * MIB)];
 
 /// The least and the most a value may be, both included.
 #[derive(Clone, Copy)]
@@ -28,11 +21,7 @@ pub(in crate::config) struct Bounds<T> {
 
 impl<T: Copy> Bounds<T> {
     pub(in crate::config) const fn new(least: T, most: T) -> Self {
-        Self {
-            least,
-            most,
-            reason: "",
-        }
+        Self { least, most, reason: "" }
     }
 
     /// The same bounds; errors end with `reason`.
@@ -57,18 +46,8 @@ pub(super) fn parse_size(text: &str) -> Option<usize> {
 
 /// In the largest unit that divides it, as it would be written.
 pub(super) fn show_duration(duration: Duration) -> String {
-    const MILLIS: [(&str, u128); 5] = [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
-    if duration.is_zero() {
-        "0s".to_owned()
-    } else {
-        show(duration.as_millis(), &MILLIS)
-    }
+    const MILLIS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    if duration.is_zero() { "0s".to_owned() } else { show(duration.as_millis(), &MILLIS) }
 }
 
 /// In the largest unit that divides it, as it would be written.
@@ -87,52 +66,22 @@ mod tests {
 
     #[test]
     fn durations_carry_a_unit() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("25s", 25_000),
-            ("1m30s", 90_000),
-            ("1m 30s", 90_000),
-            ("0s", 0),
-        ] {
+        for (text, millis) in [("500ms", 500), ("25s", 25_000), ("1m30s", 90_000), ("1m 30s", 90_000), ("0s", 0)] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in [
-            "",
-            "25",
-            "0",
-            "s",
-            "-1s",
-            "1.5s5",
-            "25 parsecs",
-            "99999999999999999999s",
-        ] {
+        for text in ["", "25", "0", "s", "-1s", "1.5s5", "25 parsecs", "99999999999999999999s"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn sizes_carry_a_unit() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("512B", 512),
-            ("8KiB", 8192),
-            ("8 KiB", 8192),
-            ("1MB", 1_000_000),
-        ] {
+        for (text, bytes) in [("0B", 0), ("512B", 512), ("8KiB", 8192), ("8 KiB", 8192), ("1MB", 1_000_000)] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
-        for text in [
-            "",
-            "8",
-            "KiB",
-            "8kib",
-            "8K",
-            "-8KiB",
-            "1.5MiB",
-            "8KiB8",
-            "99999999999999999999B",
-            "18014398509481984KiB",
-        ] {
+        for text in
+            ["", "8", "KiB", "8kib", "8K", "-8KiB", "1.5MiB", "8KiB8", "99999999999999999999B", "18014398509481984KiB"]
+        {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }

@@ -71,11 +71,7 @@ impl<'a> Value<'a> {
 
     /// One string or a list of them, not empty, none blank.
     pub(in crate::config) fn texts(&self) -> Option<Vec<String>> {
-        let texts: Vec<_> = self
-            .list()?
-            .iter()
-            .map(|value| value.text().map(str::to_owned))
-            .collect();
+        let texts: Vec<_> = self.list()?.iter().map(|value| value.text().map(str::to_owned)).collect();
         texts.into_iter().collect()
     }
 
@@ -83,12 +79,7 @@ impl<'a> Value<'a> {
     pub(super) fn elements(&self) -> Vec<Self> {
         let elements = self.raw.as_array().into_iter().flatten().enumerate();
         let value = |(index, element): (usize, &'a Spanned<DeValue<'a>>)| {
-            Self::new(
-                self.document,
-                format!("{}[{index}]", self.key),
-                element.span().start,
-                element.get_ref(),
-            )
+            Self::new(self.document, format!("{}[{index}]", self.key), element.span().start, element.get_ref())
         };
         elements.map(value).collect()
     }
@@ -151,10 +142,7 @@ impl<'a> Value<'a> {
     /// The meaning of one of a few words.
     pub(in crate::config) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
-        let meaning = words
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, meaning)| *meaning);
+        let meaning = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
         if meaning.is_none() {
             let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             self.error(format!("unknown word {text:?}: write {}", known.join(" or ")));

@@ -36,19 +36,10 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
 
     let audience = audience.and_then(|value| value.texts());
     let max_lifetime = max_lifetime.and_then(|value| value.duration(Bounds::new(secs(1), hours(24 * 365))));
-    let types = types
-        .and_then(|value| token_types(&value))
-        .unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
+    let types =
+        types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
     let (keys, algorithms) = keys?;
-    Some(Issuer {
-        issuer: name?.to_owned(),
-        audience: audience?,
-        algorithms,
-        keys,
-        leeway,
-        max_lifetime,
-        types,
-    })
+    Some(Issuer { issuer: name?.to_owned(), audience: audience?, algorithms, keys, leeway, max_lifetime, types })
 }
 
 /// The keys and the algorithms they are for, of one kind.
@@ -56,10 +47,7 @@ fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySour
     let jwks = section.value("jwks");
     let shared = section.value("hs256");
     let algorithms = match &shared {
-        None => section.required(
-            "algorithms",
-            r#"write those the issuer signs with, as in ["EdDSA", "ES256"]"#,
-        ),
+        None => section.required("algorithms", r#"write those the issuer signs with, as in ["EdDSA", "ES256"]"#),
         Some(_) => section.value("algorithms"),
     };
     let listed = |symmetric| algorithms.as_ref().and_then(|value| algorithm_list(value, symmetric));
@@ -71,10 +59,7 @@ fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySour
         }
         (None, Some(shared)) => {
             listed(true);
-            Some((
-                KeySource::Shared(secret(shared, SHARED_SECRET_BYTES, environment)?),
-                vec![Algorithm::Hs256],
-            ))
+            Some((KeySource::Shared(secret(shared, SHARED_SECRET_BYTES, environment)?), vec![Algorithm::Hs256]))
         }
         _ => {
             section.error_here("takes exactly one of `jwks` (public keys) and `hs256` (one shared secret)");
@@ -109,9 +94,5 @@ fn mismatch(algorithm: Algorithm) -> String {
 /// `typ` values as they are compared: lower case, without `application/` (RFC 7515 section 4.1.9).
 fn token_types(value: &Value<'_>) -> Option<Vec<String>> {
     let types = value.texts()?.into_iter().map(|name| name.to_ascii_lowercase());
-    Some(
-        types
-            .map(|name| name.strip_prefix("application/").unwrap_or(&name).to_owned())
-            .collect(),
-    )
+    Some(types.map(|name| name.strip_prefix("application/").unwrap_or(&name).to_owned()).collect())
 }

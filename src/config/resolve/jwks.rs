@@ -9,14 +9,8 @@ use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{KeySource, RemoteKeys};
 
 /// Keys that mean nothing without `url`.
-const REMOTE: [&str; 6] = [
-    "refresh",
-    "cooldown",
-    "timeout",
-    "max_stale",
-    "danger_plain_http",
-    "danger_private_address",
-];
+const REMOTE: [&str; 6] =
+    ["refresh", "cooldown", "timeout", "max_stale", "danger_plain_http", "danger_private_address"];
 
 /// `algorithms` is `None` where they have an error of their own; the file is then not looked at.
 pub(super) fn published(mut section: Section<'_>, algorithms: Option<&[Algorithm]>) -> KeySource {
@@ -31,9 +25,7 @@ pub(super) fn published(mut section: Section<'_>, algorithms: Option<&[Algorithm
 }
 
 fn key_set(value: &Value<'_>, algorithms: &[Algorithm]) -> Option<KeySet> {
-    let bytes = std::fs::read(value.path()?)
-        .map_err(|cause| value.error(format!("cannot be read: {cause}")))
-        .ok()?;
+    let bytes = std::fs::read(value.path()?).map_err(|cause| value.error(format!("cannot be read: {cause}"))).ok()?;
     KeySet::parse(&bytes, algorithms)
         .map_err(|cause| value.error(format!("holds no usable key set: {cause}")))
         .map(|parsed| parsed.set)
@@ -55,28 +47,16 @@ fn remote(section: &mut Section<'_>, url: Option<Value<'_>>) -> Option<RemoteKey
         return None;
     };
     if max_stale < refresh {
-        section.error(
-            "max_stale",
-            "is shorter than `refresh` (default 10m): no set would live until it is refreshed",
-        );
+        section.error("max_stale", "is shorter than `refresh` (default 10m): no set would live until it is refreshed");
     }
     let url = endpoint(&url, plain_http)?;
     let private_address = private_address || is_private(&url);
-    Some(RemoteKeys {
-        url,
-        refresh,
-        cooldown,
-        timeout,
-        max_stale,
-        private_address,
-    })
+    Some(RemoteKeys { url, refresh, cooldown, timeout, max_stale, private_address })
 }
 
 /// The errors do not show the URL, which may hold a password.
 fn endpoint(value: &Value<'_>, plain_http: bool) -> Option<Url> {
-    let parsed = Url::parse(value.text()?)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https"));
+    let parsed = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed else {
         value.error(r#"no URL: write it whole, as in "https://auth.example.com/.well-known/jwks.json""#);
         return None;

@@ -7,11 +7,7 @@ use crate::config::raw::{Section, Value};
 use crate::config::{Log, LogFormat};
 
 pub(super) fn log(mut section: Section<'_>) -> Log {
-    let format = section.choice(
-        "format",
-        LogFormat::Text,
-        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
-    );
+    let format = section.choice("format", LogFormat::Text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     let level = section.value("level");
     let access = section.boolean("access", true);
     let level = level.and_then(|value| filter(&value)).unwrap_or("info").to_owned();

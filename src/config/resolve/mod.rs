@@ -28,16 +28,10 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let log = log::log(root.section("log"));
 
     if shapes.count == 0 {
-        root.error(
-            "shape",
-            "missing: write at least one [[shape]] table; without a rule every request is denied",
-        );
+        root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
     }
     if issuers.as_ref().is_some_and(Vec::is_empty) && !shapes.all_public {
-        root.error(
-            "issuer",
-            "missing: write an [[issuer]] table, or `public = true` in every [[shape]]",
-        );
+        root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
     Some(Config {
         server: server?,

@@ -38,11 +38,7 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
 fn variable(name: &str, environment: &Environment) -> Result<String, String> {
     environment.variable(name).ok_or_else(|| {
         let conventional = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        let shown = if name.chars().all(conventional) {
-            name
-        } else {
-            "of this name"
-        };
+        let shown = if name.chars().all(conventional) { name } else { "of this name" };
         format!("the environment variable {shown} is not set, or is not UTF-8")
     })
 }

@@ -24,11 +24,7 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     Some(Server {
         listen,
         admin,
-        threads: if threads == 0 {
-            available_parallelism().map_or(1, usize::from)
-        } else {
-            threads
-        },
+        threads: if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads },
         drain,
         tls,
         h2c,
@@ -58,9 +54,7 @@ fn address(value: &Value<'_>, taken: &[SocketAddr]) -> Option<SocketAddr> {
         return None;
     };
     if address.port() != 0 && taken.contains(&address) {
-        value.error(format!(
-            "{address} is listened on twice (`listen` and `admin` together): give each its own port"
-        ));
+        value.error(format!("{address} is listened on twice (`listen` and `admin` together): give each its own port"));
         return None;
     }
     Some(address)

@@ -23,11 +23,7 @@ pub(super) fn shapes(sections: Vec<Section<'_>>) -> Shapes {
         rules.push(source(&mut section, public).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    Shapes {
-        count,
-        all_public,
-        policy: rules.map(PolicySet::new),
-    }
+    Shapes { count, all_public, policy: rules.map(PolicySet::new) }
 }
 
 /// An optional key with an error reads as absent here: nothing comes of a file with an error.
@@ -37,11 +33,8 @@ fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
     let allow = section.value("allow");
     let predicate = section.required("where", r#"write a predicate, or where = "none" to serve every row"#);
     let columns = section.value("columns");
-    let replica = section.choice(
-        "replica",
-        Replica::Default,
-        &[("default", Replica::Default), ("full", Replica::Full)],
-    );
+    let replica =
+        section.choice("replica", Replica::Default, &[("default", Replica::Default), ("full", Replica::Full)]);
 
     let table = table.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());

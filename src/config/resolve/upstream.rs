@@ -16,16 +16,8 @@ pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> O
     let secret = upstream_secret(&mut section, environment);
     let source_id = section.value("source_id");
     let connect_timeout = section.duration("connect_timeout", secs(5), Bounds::new(millis(100), secs(60)));
-    let read_timeout = section.duration(
-        "read_timeout",
-        secs(30),
-        Bounds::new(secs(22), secs(300)).because(SILENCE),
-    );
-    let idle_timeout = section.duration(
-        "idle_timeout",
-        secs(50),
-        Bounds::new(secs(1), secs(59)).because(CLOSING),
-    );
+    let read_timeout = section.duration("read_timeout", secs(30), Bounds::new(secs(22), secs(300)).because(SILENCE));
+    let idle_timeout = section.duration("idle_timeout", secs(50), Bounds::new(secs(1), secs(59)).because(CLOSING));
     let pool = section.integer("pool", 1024, Bounds::new(1, 65_536));
 
     let source_id = source_id.and_then(|value| value.text());
@@ -48,9 +40,7 @@ fn upstream_secret(section: &mut Section<'_>, environment: &Environment) -> Opti
     const REMEDY: &str =
         r#"write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#;
     if !section.boolean("danger_no_secret", false) {
-        return section
-            .required("secret", REMEDY)
-            .and_then(|value| secret(value, 1, environment));
+        return section.required("secret", REMEDY).and_then(|value| secret(value, 1, environment));
     }
     if let Some(value) = section.value("secret") {
         value.error("contradicts `danger_no_secret = true`: leave one of them out");
@@ -60,9 +50,7 @@ fn upstream_secret(section: &mut Section<'_>, environment: &Environment) -> Opti
 
 /// Host, port and whether it is `https`. The errors do not show the URL, which may hold a password.
 fn origin(value: &Value<'_>) -> Option<(String, u16, bool)> {
-    let parsed = Url::parse(value.text()?)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https"));
+    let parsed = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed else {
         value.error(r#"no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#);
         return None;

@@ -3,13 +3,7 @@
 use super::{accepted, errors};
 
 /// Section, key, inside, outside, and what the error says to write.
-type Row = (
-    &'static str,
-    &'static str,
-    [&'static str; 2],
-    [&'static str; 2],
-    &'static str,
-);
+type Row = (&'static str, &'static str, [&'static str; 2], [&'static str; 2], &'static str);
 
 const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
 const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'";
@@ -48,10 +42,7 @@ fn inside_and_outside() {
         }
         for value in outside {
             let found = errors(&format!("{section}\n{key} = {value}\n"));
-            assert!(
-                found.ends_with(&format!("{key}: out of bounds: write {bounds}")),
-                "{value}: {found}"
-            );
+            assert!(found.ends_with(&format!("{key}: out of bounds: write {bounds}")), "{value}: {found}");
         }
     }
 }
@@ -60,14 +51,8 @@ fn inside_and_outside() {
 fn units_are_required() {
     for (section, key, inside, ..) in ROWS.iter().filter(|row| row.2[0].starts_with('\'')) {
         let found = errors(&format!("{section}\n{key} = 30\n"));
-        assert!(
-            found.contains(" with its unit, as in ") && found.ends_with(", found an integer"),
-            "{found}"
-        );
+        assert!(found.contains(" with its unit, as in ") && found.ends_with(", found an integer"), "{found}");
         let found = errors(&format!("{section}\n{key} = '30'\n"));
-        assert!(
-            found.contains(": write a ") && found.contains("number and its unit"),
-            "{inside:?}: {found}"
-        );
+        assert!(found.contains(": write a ") && found.contains("number and its unit"), "{inside:?}: {found}");
     }
 }

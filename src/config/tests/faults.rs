@@ -25,31 +25,21 @@ fn all_errors_come_at_once_in_the_order_of_the_file() {
 fn an_empty_file_lists_what_is_needed() {
     let found = Config::parse("", "x.toml".as_ref(), &environment()).unwrap_err();
     let keys: Vec<_> = found.iter().map(|error| (error.line, error.key.as_str())).collect();
-    assert_eq!(
-        keys,
-        ["server.listen", "upstream.url", "upstream.secret", "shape"].map(|key| (Some(1), key))
-    );
+    assert_eq!(keys, ["server.listen", "upstream.url", "upstream.secret", "shape"].map(|key| (Some(1), key)));
 }
 
 #[test]
 fn a_value_of_a_wrong_type_is_the_only_fault() {
     let text = include_str!("../../../conf/shapegate.full.toml");
     let lines: Vec<&str> = text.lines().collect();
-    let settings = lines
-        .iter()
-        .enumerate()
-        .filter(|(_, line)| !line.starts_with('#') && line.contains(" = "));
+    let settings = lines.iter().enumerate().filter(|(_, line)| !line.starts_with('#') && line.contains(" = "));
     for (index, line) in settings {
         let (key, _) = line.split_once(" = ").unwrap();
         let wrong = format!("{key} = 1979-05-27");
         let mut lines = lines.clone();
         lines[index] = &wrong;
         let parsed = Config::parse(&lines.join("\n"), "x.toml".as_ref(), &environment());
-        let found: Vec<_> = parsed
-            .unwrap_err()
-            .iter()
-            .map(|error| (error.line, error.key.clone()))
-            .collect();
+        let found: Vec<_> = parsed.unwrap_err().iter().map(|error| (error.line, error.key.clone())).collect();
         assert!(
             matches!(&found[..], [(Some(at), name)] if *at == index + 1 && name.ends_with(key)),
             "{line}: {found:?}"
@@ -61,14 +51,8 @@ fn a_value_of_a_wrong_type_is_the_only_fault() {
 fn syntax() {
     each(&[
         ("[server\n".into(), "1: not TOML: unclosed table, expected `]`"),
-        (
-            "[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(),
-            "3: not TOML: duplicate key",
-        ),
-        (
-            "[server]\nlisten = localhost\n".into(),
-            "2: not TOML: string values must be quoted, expected literal string",
-        ),
+        ("[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(), "3: not TOML: duplicate key"),
+        ("[server]\nlisten = localhost\n".into(), "2: not TOML: string values must be quoted, expected literal string"),
     ]);
 }
 
@@ -76,10 +60,7 @@ fn syntax() {
 fn server() {
     let server = |rest: &str| format!("[server]\n{rest}\n");
     each(&[
-        (
-            server(""),
-            r#"1: server.listen: missing: write the addresses for clients, as in ["0.0.0.0:8080"]"#,
-        ),
+        (server(""), r#"1: server.listen: missing: write the addresses for clients, as in ["0.0.0.0:8080"]"#),
         (server("listen = []"), "2: server.listen: is empty: name at least one"),
         (
             server("listen = 'localhost:80'"),
@@ -97,18 +78,9 @@ fn server() {
             server("listen = '[::]:0'\ntls = { cert = 'a' }"),
             "3: server.tls.key: missing: write the path of the private key (PEM)",
         ),
-        (
-            server("listen = '[::]:0'\ntls = 'a'"),
-            "3: server.tls: expected a table, found a string",
-        ),
-        (
-            server("listen = '[::]:0'\nh2c = 'yes'"),
-            "3: server.h2c: expected true or false, found a string",
-        ),
-        (
-            server("listen = '[::]:0'\nadmni = 1"),
-            "3: server.admni: unknown key; did you mean `admin`?",
-        ),
+        (server("listen = '[::]:0'\ntls = 'a'"), "3: server.tls: expected a table, found a string"),
+        (server("listen = '[::]:0'\nh2c = 'yes'"), "3: server.h2c: expected true or false, found a string"),
+        (server("listen = '[::]:0'\nadmni = 1"), "3: server.admni: unknown key; did you mean `admin`?"),
         (
             server("listen = '[::]:0'\ncolour = 1"),
             "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, state",
@@ -139,14 +111,8 @@ fn upstream() {
             upstream("http://e") + "secret = { env = 'ELECTRIC_SECRET' }\n",
             "4: upstream.secret: contradicts `danger_no_secret = true`: leave one of them out",
         ),
-        (
-            upstream("http://e") + "urls = []\n",
-            "4: upstream.urls: unknown key; did you mean `url`?",
-        ),
-        (
-            upstream("http://e") + "source_id = ''\n",
-            "4: upstream.source_id: is empty: write a value",
-        ),
+        (upstream("http://e") + "urls = []\n", "4: upstream.urls: unknown key; did you mean `url`?"),
+        (upstream("http://e") + "source_id = ''\n", "4: upstream.source_id: is empty: write a value"),
     ]);
 }
 
@@ -171,18 +137,12 @@ fn issuer() {
             format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),
             "2: issuer[0].issuer: is empty: write a value",
         ),
-        (
-            format!("{JWKS}{url}{JWKS}{url}"),
-            "7: issuer[1].issuer: the same issuer as on line 2: one table for each",
-        ),
+        (format!("{JWKS}{url}{JWKS}{url}"), "7: issuer[1].issuer: the same issuer as on line 2: one table for each"),
         (
             format!("{ISSUER}{url}"),
             r#"1: issuer[0].algorithms: missing: write those the issuer signs with, as in ["EdDSA", "ES256"]"#,
         ),
-        (
-            format!("{ISSUER}algorithms = []\n{url}"),
-            "4: issuer[0].algorithms: is empty: name at least one",
-        ),
+        (format!("{ISSUER}algorithms = []\n{url}"), "4: issuer[0].algorithms: is empty: name at least one"),
         (format!("{ISSUER}algorithms = ['ES256', 'none']\n{url}"), &unknown),
         (format!("{ISSUER}algorithms = ['ES256', 'es256']\n{url}"), &unknown),
         (
@@ -211,10 +171,7 @@ fn jwks() {
     let bare = "5: issuer[0].jwks.url: takes no user, password or fragment: leave them out";
     let jwks = |inner: &str| format!("{JWKS}jwks = {{ {inner} }}\n");
     each(&[
-        (
-            jwks(""),
-            "5: issuer[0].jwks: needs a source: write `url`, `file` or both",
-        ),
+        (jwks(""), "5: issuer[0].jwks: needs a source: write `url`, `file` or both"),
         (jwks("url = 'http://auth.example/jwks'"), plain),
         (jwks("url = 'http://10.0.0.1/jwks'"), plain),
         (jwks("url = 'http://localhost.example/jwks'"), plain),
@@ -226,10 +183,7 @@ fn jwks() {
             jwks("url = 'https://e', refresh = '1h', max_stale = '59m'"),
             "5: issuer[0].jwks.max_stale: is shorter than `refresh` (default 10m): no set would live until it is refreshed",
         ),
-        (
-            jwks("file = '/no/such'"),
-            "5: issuer[0].jwks.file: cannot be read: No such file or directory (os error 2)",
-        ),
+        (jwks("file = '/no/such'"), "5: issuer[0].jwks.file: cannot be read: No such file or directory (os error 2)"),
         (
             jwks("refresh = '1h'"),
             "5: issuer[0].jwks: needs a source: write `url`, `file` or both\n\
@@ -247,29 +201,17 @@ fn shape() {
     let every = format!("3: shape[0].where: {none}");
     let shape = |rest: &str| format!("[[shape]]\ntable = 'tasks'\n{rest}\n");
     each(&[
-        (
-            shape(""),
-            r#"1: shape[0].where: missing: write a predicate, or where = "none" to serve every row"#,
-        ),
+        (shape(""), r#"1: shape[0].where: missing: write a predicate, or where = "none" to serve every row"#),
         (shape("where = ' '"), &format!("3: shape[0].where: is empty: {none}")),
         (shape("where = 'None'"), &every),
         (shape("where = ' none'"), &every),
-        (
-            shape("where = true"),
-            "3: shape[0].where: expected a string, found a boolean",
-        ),
+        (shape("where = true"), "3: shape[0].where: expected a string, found a boolean"),
         (
             "[[shape]]\nwhere = 'none'\n".into(),
             r#"1: shape[0].table: missing: write the table, as in "tasks" or "auth.users""#,
         ),
-        (
-            shape("where = 'none'\nallow = ''"),
-            "4: shape[0].allow: is empty: write a value",
-        ),
-        (
-            shape("where = 'none'\ncolumns = []"),
-            "4: shape[0].columns: is empty: name at least one",
-        ),
+        (shape("where = 'none'\nallow = ''"), "4: shape[0].allow: is empty: write a value"),
+        (shape("where = 'none'\ncolumns = []"), "4: shape[0].columns: is empty: name at least one"),
         (
             shape("where = 'none'\nreplica = 'all'"),
             r#"4: shape[0].replica: unknown word "all": write "default" or "full""#,
@@ -281,10 +223,7 @@ fn shape() {
     ]);
     let second = shape("where = 'none'") + &shape("allow = 'true'\nwhere = '\"a\" = {{ nosuch.b }}'");
     let found = errors(&second);
-    assert!(
-        found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"),
-        "{found}"
-    );
+    assert!(found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"), "{found}");
 }
 
 #[test]
@@ -300,10 +239,7 @@ fn cors_and_log() {
         (origins("'https://a.example/b?c'"), exact),
         (origins("'null'"), none),
         (origins("'a.example'"), none),
-        (
-            origins("'https://b.example', '*'"),
-            r#"2: cors.origins[1]: "*" allows every origin and so stands alone"#,
-        ),
+        (origins("'https://b.example', '*'"), r#"2: cors.origins[1]: "*" allows every origin and so stands alone"#),
         (
             "[cors]\ncredentials = true\n".into(),
             r#"2: cors.credentials: needs a list of `origins`: browsers refuse credentials with "*""#,
@@ -314,16 +250,9 @@ fn cors_and_log() {
             "[log]\nlevel = 'info,pingora_proxy=debug'\n".into(),
             "2: log.level: names pingora, whose own entries below warn show requests with the upstream's secret: leave it out",
         ),
-        (
-            "[log]\nformat = 'xml'\n".into(),
-            r#"2: log.format: unknown word "xml": write "text" or "json""#,
-        ),
+        ("[log]\nformat = 'xml'\n".into(), r#"2: log.format: unknown word "xml": write "text" or "json""#),
     ]);
-    for text in [
-        "origins = '*'",
-        "origins = 'https://a.example:8443'",
-        "origins = ['capacitor://localhost']",
-    ] {
+    for text in ["origins = '*'", "origins = 'https://a.example:8443'", "origins = ['capacitor://localhost']"] {
         accepted(&format!("[cors]\n{text}\n"));
     }
     for level in ["info", "shapegate=debug,warn", "OFF"] {

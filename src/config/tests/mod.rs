@@ -12,10 +12,7 @@ use super::{Config, ConfigErrors, Environment};
 /// What follows the section under test, unless that section is one of these.
 const REST: [(&str, &str); 4] = [
     ("[server]", "[server]\nlisten = '127.0.0.1:0'\n"),
-    (
-        "[upstream]",
-        "[upstream]\nurl = 'http://127.0.0.1:3000'\nsecret = { env = 'ELECTRIC_SECRET' }\n",
-    ),
+    ("[upstream]", "[upstream]\nurl = 'http://127.0.0.1:3000'\nsecret = { env = 'ELECTRIC_SECRET' }\n"),
     (
         "[[issuer]]",
         "[[issuer]]\nissuer = 'https://a.example'\naudience = 'app'\nalgorithms = ['ES256']\n\
@@ -35,10 +32,7 @@ fn environment() -> Environment {
 
 /// Parses `text`, then the sections that it leaves out: its own lines count from 1.
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    let rest = REST
-        .iter()
-        .filter(|(header, _)| !text.contains(header))
-        .map(|(_, section)| *section);
+    let rest = REST.iter().filter(|(header, _)| !text.contains(header)).map(|(_, section)| *section);
     let whole: String = std::iter::once(text).chain(rest).collect();
     Config::parse(&whole, Path::new("x.toml"), &environment())
 }

@@ -15,9 +15,7 @@ fn conf(name: &str) -> Config {
 
 fn remote(config: &Config) -> &RemoteKeys {
     match &config.issuers[0].keys {
-        KeySource::Published {
-            remote: Some(remote), ..
-        } => remote,
+        KeySource::Published { remote: Some(remote), .. } => remote,
         other => panic!("{other:?}"),
     }
 }
@@ -25,9 +23,7 @@ fn remote(config: &Config) -> &RemoteKeys {
 #[test]
 fn every_sample_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
-    let names = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let samples: Vec<_> = names.filter(|name| name.ends_with(".toml")).collect();
     assert!(samples.len() >= 3, "{samples:?}");
     for sample in samples {
@@ -41,14 +37,8 @@ fn the_full_sample_shows_the_defaults() {
     let show = |config: &Config| {
         let (server, upstream) = (&config.server, &config.upstream);
         let keys = format!("{:?} {:?}", remote(config), config.issuers[0].types);
-        let rest = format!(
-            "{:?} {:?} {:?} {upstream:?} {keys}",
-            config.cors, config.limits, config.log
-        );
-        format!(
-            "{} {} {:?} {:?} {} {rest}",
-            server.admin, server.threads, server.drain, server.tls, server.h2c
-        )
+        let rest = format!("{:?} {:?} {:?} {upstream:?} {keys}", config.cors, config.limits, config.log);
+        format!("{} {} {:?} {:?} {} {rest}", server.admin, server.threads, server.drain, server.tls, server.h2c)
     };
     assert_eq!(show(&full), show(&minimal));
 }
@@ -68,10 +58,7 @@ fn defaults() {
     assert_eq!(config.server.drain, Duration::from_secs(25));
     assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.h2c);
     let upstream = &config.upstream;
-    assert_eq!(
-        (upstream.host.as_str(), upstream.port, upstream.tls, upstream.pool),
-        ("127.0.0.1", 3000, false, 1024)
-    );
+    assert_eq!((upstream.host.as_str(), upstream.port, upstream.tls, upstream.pool), ("127.0.0.1", 3000, false, 1024));
     assert_eq!(upstream.secret.as_ref().unwrap().expose(), "electric-secret-canary");
     let issuer = &config.issuers[0];
     assert_eq!((issuer.leeway, issuer.max_lifetime), (Duration::from_secs(5), None));
@@ -79,14 +66,8 @@ fn defaults() {
     assert_eq!(remote(&config).max_stale, Duration::from_secs(24 * 3600));
     assert!(!remote(&config).private_address);
     assert!(matches!(config.cors.origins, Origins::Any));
-    assert_eq!(
-        (config.limits.header_bytes, config.limits.verdicts),
-        (32 * 1024, 100_000)
-    );
-    assert_eq!(
-        (config.log.format, config.log.level.as_str(), config.log.access),
-        (LogFormat::Text, "info", true)
-    );
+    assert_eq!((config.limits.header_bytes, config.limits.verdicts), (32 * 1024, 100_000));
+    assert_eq!((config.log.format, config.log.level.as_str(), config.log.access), (LogFormat::Text, "info", true));
 }
 
 #[test]
@@ -116,9 +97,7 @@ fn a_url_that_names_a_private_host_may_reach_it() {
         let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\n";
         let config = accepted(&format!("{issuer}jwks = {{ url = '{url}' }}\n"));
         assert_eq!(remote(&config).private_address, private, "{url}");
-        let config = accepted(&format!(
-            "{issuer}jwks = {{ url = '{url}', danger_private_address = true }}\n"
-        ));
+        let config = accepted(&format!("{issuer}jwks = {{ url = '{url}', danger_private_address = true }}\n"));
         assert!(remote(&config).private_address);
     }
 }
@@ -127,24 +106,17 @@ fn a_url_that_names_a_private_host_may_reach_it() {
 fn paths_start_at_the_folder_of_the_file() {
     let text = "[server]\nlisten = '[::]:0'\nstate = 'state'\ntls = { cert = '/etc/a.crt', key = 'a.key' }\n\
                 [upstream]\nurl = 'http://e'\ndanger_no_secret = true\n[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
-    let server = Config::parse(text, Path::new("/etc/shapegate/x.toml"), &environment())
-        .unwrap()
-        .server;
+    let server = Config::parse(text, Path::new("/etc/shapegate/x.toml"), &environment()).unwrap().server;
     let tls = server.tls.unwrap();
     assert_eq!(server.state, Some(PathBuf::from("/etc/shapegate/state")));
-    assert_eq!(
-        (tls.cert, tls.key),
-        (PathBuf::from("/etc/a.crt"), PathBuf::from("/etc/shapegate/a.key"))
-    );
+    assert_eq!((tls.cert, tls.key), (PathBuf::from("/etc/a.crt"), PathBuf::from("/etc/shapegate/a.key")));
 }
 
 #[test]
 fn systemd_names_the_state_directory() {
     let text = include_str!("../../../conf/shapegate.minimal.toml");
-    let environment = Environment::from([
-        ("ELECTRIC_SECRET", "s"),
-        ("STATE_DIRECTORY", "/var/lib/shapegate:/var/lib/b"),
-    ]);
+    let environment =
+        Environment::from([("ELECTRIC_SECRET", "s"), ("STATE_DIRECTORY", "/var/lib/shapegate:/var/lib/b")]);
     let config = Config::parse(text, Path::new("x.toml"), &environment).unwrap();
     assert_eq!(config.server.state, Some(PathBuf::from("/var/lib/shapegate")));
 }
@@ -162,13 +134,7 @@ fn an_issuer_with_a_shared_secret_or_a_key_file() {
     std::fs::write(&file, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
     let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['EdDSA']\ntypes = 'application/AT+JWT'\n";
     let config = accepted(&format!("{issuer}jwks.file = '{}'\n", file.display()));
-    assert!(matches!(
-        config.issuers[0].keys,
-        KeySource::Published {
-            fixed: Some(_),
-            remote: None
-        }
-    ));
+    assert!(matches!(config.issuers[0].keys, KeySource::Published { fixed: Some(_), remote: None }));
     assert_eq!(config.issuers[0].types, ["at+jwt"]);
 }
 
@@ -176,20 +142,10 @@ fn an_issuer_with_a_shared_secret_or_a_key_file() {
 fn no_issuer_where_all_is_public() {
     let text = "[server]\nlisten = '[::]:0'\n[upstream]\nurl = 'http://e'\ndanger_no_secret = true\n\
                 [[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
-    assert!(
-        Config::parse(text, Path::new("x.toml"), &environment())
-            .unwrap()
-            .issuers
-            .is_empty()
-    );
+    assert!(Config::parse(text, Path::new("x.toml"), &environment()).unwrap().issuers.is_empty());
     let text = format!("{text}[[shape]]\ntable = 'u'\nwhere = 'none'\n");
-    let errors = Config::parse(&text, Path::new("x.toml"), &environment())
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        errors,
-        "x.toml:1: issuer: missing: write an [[issuer]] table, or `public = true` in every [[shape]]"
-    );
+    let errors = Config::parse(&text, Path::new("x.toml"), &environment()).unwrap_err().to_string();
+    assert_eq!(errors, "x.toml:1: issuer: missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
 }
 
 #[test]
@@ -197,15 +153,7 @@ fn load_reads_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.toml");
     let errors = Config::load(&file).unwrap_err().to_string();
-    assert!(
-        errors.starts_with(&format!("{}: cannot be read: ", file.display())),
-        "{errors}"
-    );
+    assert!(errors.starts_with(&format!("{}: cannot be read: ", file.display())), "{errors}");
     std::fs::write(&file, "listen = 1").unwrap();
-    assert!(
-        Config::load(&file)
-            .unwrap_err()
-            .to_string()
-            .starts_with(&format!("{}:1: ", file.display()))
-    );
+    assert!(Config::load(&file).unwrap_err().to_string().starts_with(&format!("{}:1: ", file.display())));
 }

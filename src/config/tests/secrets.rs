@@ -26,33 +26,14 @@ fn wrong_sources() {
         ("['canary']", &inline),
         ("{}", &one),
         ("{ env = 'ELECTRIC_SECRET', file = '/canary' }", &one),
-        (
-            "{ env = 'NO_SUCH' }",
-            "the environment variable NO_SUCH is not set, or is not UTF-8",
-        ),
-        (
-            "{ env = 'canary' }",
-            "the environment variable of this name is not set, or is not UTF-8",
-        ),
+        ("{ env = 'NO_SUCH' }", "the environment variable NO_SUCH is not set, or is not UTF-8"),
+        ("{ env = 'canary' }", "the environment variable of this name is not set, or is not UTF-8"),
         ("{ env = 'BLANK_SECRET' }", "the secret is empty"),
-        (
-            "{ file = '/no/such/canary' }",
-            "the secret's file cannot be read: No such file or directory (os error 2)",
-        ),
-        (
-            "{ credential = 'canary' }",
-            "$CREDENTIALS_DIRECTORY is not set: add LoadCredential= to the systemd unit",
-        ),
-        (
-            "{ credential = '../canary' }",
-            "the name of a credential is one file name, without `/`",
-        ),
+        ("{ file = '/no/such/canary' }", "the secret's file cannot be read: No such file or directory (os error 2)"),
+        ("{ credential = 'canary' }", "$CREDENTIALS_DIRECTORY is not set: add LoadCredential= to the systemd unit"),
+        ("{ credential = '../canary' }", "the name of a credential is one file name, without `/`"),
     ] {
-        assert_eq!(
-            errors(&upstream(secret)),
-            format!("x.toml:3: upstream.secret: {message}"),
-            "{secret}"
-        );
+        assert_eq!(errors(&upstream(secret)), format!("x.toml:3: upstream.secret: {message}"), "{secret}");
     }
 }
 
@@ -119,9 +100,7 @@ fn errors_show_no_secret() {
         "ftp://canary",
         "http://ca nary:x/",
     ] {
-        texts.push(format!(
-            "[upstream]\nurl = '{url}'\nsecret = {{ env = 'ELECTRIC_SECRET' }}\n"
-        ));
+        texts.push(format!("[upstream]\nurl = '{url}'\nsecret = {{ env = 'ELECTRIC_SECRET' }}\n"));
         let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']";
         texts.push(format!("{issuer}\njwks.url = '{url}'\njwks.secret = 'canary'\n"));
     }

@@ -29,9 +29,7 @@ pub(super) struct Echo {
 
 impl Echo {
     pub(super) fn of(request: &Request) -> Self {
-        let given = request
-            .header("x-request-id")
-            .filter(|id| (20..=200).contains(&id.len()));
+        let given = request.header("x-request-id").filter(|id| (20..=200).contains(&id.len()));
         Self {
             origin: request.header("origin").unwrap_or("*").to_owned(),
             request_id: given.map_or_else(random_id, str::to_owned),
@@ -42,8 +40,7 @@ impl Echo {
     /// A shape answer that passed authentication.
     pub(super) fn shape(&self, status: u16, cache_control: &str) -> Reply {
         let cache_control = if self.uncached { "no-cache" } else { cache_control };
-        self.cors(self.plain(status, cache_control), SHAPE_METHODS)
-            .with_header("content-type", JSON)
+        self.cors(self.plain(status, cache_control), SHAPE_METHODS).with_header("content-type", JSON)
     }
 
     pub(super) fn event_stream(&self) -> Reply {
@@ -57,9 +54,7 @@ impl Echo {
     }
 
     fn identified(&self, reply: Reply) -> Reply {
-        reply
-            .with_header("x-request-id", &self.request_id)
-            .with_header("electric-server", SERVER)
+        reply.with_header("x-request-id", &self.request_id).with_header("electric-server", SERVER)
     }
 
     fn cors(&self, reply: Reply, methods: &str) -> Reply {
@@ -69,13 +64,11 @@ impl Echo {
     }
 
     pub(super) fn unauthorized(&self) -> Reply {
-        self.plain(401, PLUG_DEFAULT)
-            .with_body(r#"{"message":"Unauthorized - Invalid API secret"}"#)
+        self.plain(401, PLUG_DEFAULT).with_body(r#"{"message":"Unauthorized - Invalid API secret"}"#)
     }
 
     pub(super) fn not_found(&self) -> Reply {
-        self.cors(self.plain(404, PLUG_DEFAULT), "GET, HEAD")
-            .with_body("Not found")
+        self.cors(self.plain(404, PLUG_DEFAULT), "GET, HEAD").with_body("Not found")
     }
 
     pub(super) fn root(&self) -> Reply {
@@ -83,9 +76,7 @@ impl Echo {
     }
 
     pub(super) fn health(&self, status: u16, state: &str) -> Reply {
-        let reply = self
-            .cors(self.plain(status, NEVER), "GET, HEAD")
-            .with_header("content-type", JSON);
+        let reply = self.cors(self.plain(status, NEVER), "GET, HEAD").with_header("content-type", JSON);
         reply.with_body(format!(r#"{{"status":"{state}"}}"#))
     }
 
@@ -113,28 +104,20 @@ impl Echo {
     /// An error that no cache may keep.
     fn error(&self, status: u16) -> Reply {
         let reply = self.shape(status, "no-store");
-        if self.uncached {
-            reply
-        } else {
-            reply.with_header("surrogate-control", "no-store")
-        }
+        if self.uncached { reply } else { reply.with_header("surrogate-control", "no-store") }
     }
 
     pub(super) fn invalid(&self, errors: &str) -> Reply {
-        self.error(400)
-            .with_body(format!(r#"{{"message":"Invalid request","errors":{errors}}}"#))
+        self.error(400).with_body(format!(r#"{{"message":"Invalid request","errors":{errors}}}"#))
     }
 
     /// An answer to DELETE, all of which are alike.
     pub(super) fn message(&self, status: u16, message: &str) -> Reply {
-        self.shape(status, "no-cache")
-            .with_body(format!(r#"{{"message":"{message}"}}"#))
+        self.shape(status, "no-cache").with_body(format!(r#"{{"message":"{message}"}}"#))
     }
 
     pub(super) fn deleted(&self) -> Reply {
-        self.shape(202, "no-cache")
-            .with_header("electric-has-data", "true")
-            .with_body("")
+        self.shape(202, "no-cache").with_header("electric-has-data", "true").with_body("")
     }
 
     pub(super) fn unavailable(&self, message: &str, retry_after: u32) -> Reply {
@@ -146,24 +129,21 @@ impl Echo {
         let retry_after = rand::rng().random_range(6..=10).to_string();
         let reply = self.error(503).with_header("electric-internal-known-error", "true");
         let message = format!("Concurrent {kind} request limit exceeded (limit: {limit}), please retry");
-        reply.with_header("retry-after", &retry_after).with_body(format!(
-            r#"{{"code":"concurrent_request_limit_exceeded","message":"{message}"}}"#
-        ))
+        reply
+            .with_header("retry-after", &retry_after)
+            .with_body(format!(r#"{{"code":"concurrent_request_limit_exceeded","message":"{message}"}}"#))
     }
 
     /// The client's handle is not this shape's: it shall start over with the one given here.
     pub(super) fn must_refetch(&self, handle: &str) -> Reply {
         let reply = self.shape(409, "public, max-age=60, must-revalidate");
-        let reply = reply
-            .with_header("etag", &format!("\"{handle}::\""))
-            .with_header("electric-handle", handle);
+        let reply = reply.with_header("etag", &format!("\"{handle}::\"")).with_header("electric-handle", handle);
         reply.with_body(MUST_REFETCH)
     }
 
     /// The shape went away while the client waited.
     pub(super) fn gone(&self) -> Reply {
-        self.shape(409, "public, max-age=1, must-revalidate")
-            .with_body(MUST_REFETCH)
+        self.shape(409, "public, max-age=1, must-revalidate").with_body(MUST_REFETCH)
     }
 }
 
@@ -186,9 +166,7 @@ impl State {
         if let Some(cursor) = self.cursor {
             reply = reply.with_header("electric-cursor", &cursor.to_string());
         }
-        reply = reply
-            .with_header("etag", &self.etag)
-            .with_header("electric-handle", &self.handle);
+        reply = reply.with_header("etag", &self.etag).with_header("electric-handle", &self.handle);
         if let Some(schema) = &self.schema {
             reply = reply.with_header("electric-schema", schema);
         }
@@ -201,9 +179,7 @@ impl State {
 
     /// Whether the client has this already; strong comparison only.
     pub(super) fn matches(&self, request: &Request) -> bool {
-        let mut tags = request
-            .headers_named("if-none-match")
-            .flat_map(|value| value.split(','));
+        let mut tags = request.headers_named("if-none-match").flat_map(|value| value.split(','));
         tags.any(|tag| tag.trim() == self.etag)
     }
 }
@@ -235,7 +211,5 @@ pub(super) fn array(items: &[Bytes]) -> Vec<Bytes> {
 fn random_id() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = rand::rng();
-    (0..20)
-        .map(|_| char::from(ALPHABET[random.random_range(0..64)]))
-        .collect()
+    (0..20).map(|_| char::from(ALPHABET[random.random_range(0..64)])).collect()
 }

@@ -6,15 +6,7 @@ use super::database::quote;
 use crate::demo::http::Request;
 
 /// What a flat body says of its subset; every other key replaces the query parameter of that name.
-const SUBSET_KEYS: [&str; 7] = [
-    "where",
-    "order_by",
-    "limit",
-    "offset",
-    "params",
-    "where_expr",
-    "order_by_expr",
-];
+const SUBSET_KEYS: [&str; 7] = ["where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"];
 
 /// Why a body is refused: the status, and the JSON that says so.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,12 +17,7 @@ pub(super) struct BadBody {
 
 /// Merges the body of `request` into `params`, as `merge_body_params` of Electric's `serve_shape_plug.ex` does.
 pub(super) fn merge(params: &mut Map<String, Value>, request: &Request) -> Result<(), BadBody> {
-    let bad = |status, json: &str| {
-        Err(BadBody {
-            status,
-            json: json.to_owned(),
-        })
-    };
+    let bad = |status, json: &str| Err(BadBody { status, json: json.to_owned() });
     if request.body_too_large {
         return bad(413, r#"{"error":"Request body too large"}"#);
     }
@@ -69,10 +56,7 @@ fn details(body: &[u8], error: &serde_json::Error) -> String {
     let position = before + error.column().saturating_sub(1);
     match body.get(position) {
         Some(byte) if !error.is_eof() => {
-            format!(
-                "unexpected byte at position {position}: 0x{byte:X} ({:?})",
-                char::from(*byte).to_string()
-            )
+            format!("unexpected byte at position {position}: 0x{byte:X} ({:?})", char::from(*byte).to_string())
         }
         _ => format!("unexpected end of input at position {}", body.len()),
     }
@@ -85,13 +69,8 @@ mod tests {
     use super::*;
 
     fn merged(query: Value, body: &str) -> Value {
-        let Value::Object(mut params) = query else {
-            panic!("not an object")
-        };
-        let request = Request {
-            body: body.to_owned().into(),
-            ..Request::default()
-        };
+        let Value::Object(mut params) = query else { panic!("not an object") };
+        let request = Request { body: body.to_owned().into(), ..Request::default() };
         merge(&mut params, &request).unwrap();
         Value::Object(params)
     }
@@ -106,10 +85,7 @@ mod tests {
     #[test]
     fn a_body_with_a_subset_replaces_the_where_too() {
         let expected = json!({"where": "true", "subset": {}});
-        assert_eq!(
-            merged(json!({"where": "mine"}), r#"{"where":"true","subset":{}}"#),
-            expected
-        );
+        assert_eq!(merged(json!({"where": "mine"}), r#"{"where":"true","subset":{}}"#), expected);
     }
 
     #[test]

@@ -46,12 +46,7 @@ impl Control {
     pub(super) fn new() -> Self {
         let (seen, script) = (VecDeque::new(), VecDeque::new());
         Self {
-            inner: Mutex::new(Inner {
-                seen,
-                script,
-                readiness: Readiness::Active,
-                overload: None,
-            }),
+            inner: Mutex::new(Inner { seen, script, readiness: Readiness::Active, overload: None }),
             count: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             held: watch::Sender::new(false),

@@ -18,13 +18,7 @@ impl Column {
     /// A column of a Postgres type (`int4`, `text`, ...) that may be NULL.
     pub fn new(name: &str, pg_type: &str) -> Self {
         let (name, pg_type) = (name.to_owned(), pg_type.to_owned());
-        Self {
-            name,
-            pg_type,
-            not_null: false,
-            pk_index: None,
-            modifiers: Vec::new(),
-        }
+        Self { name, pg_type, not_null: false, pk_index: None, modifiers: Vec::new() }
     }
 
     /// Forbids NULL.
@@ -36,11 +30,7 @@ impl Column {
     /// Makes it part of the primary key, at this place.
     #[must_use]
     pub fn primary_key(self, index: u32) -> Self {
-        Self {
-            not_null: true,
-            pk_index: Some(index),
-            ..self
-        }
+        Self { not_null: true, pk_index: Some(index), ..self }
     }
 
     /// Adds a modifier such as `max_length`, `precision`, `scale` or `dims`.
@@ -89,10 +79,7 @@ impl TableName {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = identifiers(text, '.')?;
         match (parts.pop(), parts.pop(), parts.pop()) {
-            (Some(name), None, None) => Ok(Self {
-                schema: "public".to_owned(),
-                name,
-            }),
+            (Some(name), None, None) => Ok(Self { schema: "public".to_owned(), name }),
             (Some(name), Some(schema), None) => Ok(Self { schema, name }),
             _ => Err("Invalid table name".to_owned()),
         }
@@ -127,9 +114,7 @@ pub(super) fn identifiers(text: &str, separator: char) -> Result<Vec<String>, St
         }
     }
     if inside {
-        return Err(format!(
-            "Invalid unquoted identifier contains special characters: {text}"
-        ));
+        return Err(format!("Invalid unquoted identifier contains special characters: {text}"));
     }
     finish(&mut current, &mut quoted)?;
     Ok(list)
@@ -149,9 +134,7 @@ impl Row {
     pub(super) fn json(&self, wanted: impl Fn(&str) -> bool) -> String {
         let entries = self.0.iter().filter(|(name, _)| wanted(name));
         let text = |value: &Option<String>| value.as_deref().map_or_else(|| "null".to_owned(), quote);
-        let entries: Vec<_> = entries
-            .map(|(name, value)| format!("{}:{}", quote(name), text(value)))
-            .collect();
+        let entries: Vec<_> = entries.map(|(name, value)| format!("{}:{}", quote(name), text(value))).collect();
         format!("{{{}}}", entries.join(","))
     }
 }
@@ -200,12 +183,7 @@ pub enum ChangeError {
 /// What a change did to a table.
 #[derive(Debug)]
 pub(super) enum Effect {
-    Row {
-        table: TableName,
-        key: String,
-        before: Option<Row>,
-        after: Option<Row>,
-    },
+    Row { table: TableName, key: String, before: Option<Row>, after: Option<Row> },
     Truncated(TableName),
 }
 
@@ -221,13 +199,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(name: TableName, columns: Vec<Column>) -> Self {
-        Self {
-            name,
-            columns,
-            rows: BTreeMap::new(),
-            places: HashMap::new(),
-            next_place: 0,
-        }
+        Self { name, columns, rows: BTreeMap::new(), places: HashMap::new(), next_place: 0 }
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
@@ -235,21 +207,16 @@ impl Table {
     }
 
     pub(super) fn primary_key(&self) -> Vec<&str> {
-        let mut columns: Vec<_> = self
-            .columns
-            .iter()
-            .filter_map(|c| c.pk_index.map(|at| (at, c.name.as_str())))
-            .collect();
+        let mut columns: Vec<_> =
+            self.columns.iter().filter_map(|c| c.pk_index.map(|at| (at, c.name.as_str()))).collect();
         columns.sort_unstable();
         columns.into_iter().map(|(_, name)| name).collect()
     }
 
     /// `"public"."items"/"1"`, which names a row in messages.
     pub(super) fn key(&self, row: &Row) -> String {
-        let parts = self
-            .primary_key()
-            .into_iter()
-            .map(|column| format!("/\"{}\"", row.text(column).unwrap_or_default()));
+        let parts =
+            self.primary_key().into_iter().map(|column| format!("/\"{}\"", row.text(column).unwrap_or_default()));
         self.name.quoted() + &parts.collect::<String>()
     }
 
@@ -273,12 +240,7 @@ impl Table {
             (Change::Delete(..) | Change::Truncate(_), _) => None,
         };
         self.replace(&key, place, after.clone());
-        Ok(Effect::Row {
-            table: self.name.clone(),
-            key,
-            before,
-            after,
-        })
+        Ok(Effect::Row { table: self.name.clone(), key, before, after })
     }
 
     fn replace(&mut self, key: &str, place: Option<u64>, after: Option<Row>) {
@@ -307,9 +269,7 @@ impl Table {
     }
 
     fn known_columns(&self, values: &Map<String, Value>) -> Result<(), ChangeError> {
-        let unknown = values
-            .keys()
-            .find(|name| self.columns.iter().all(|column| column.name != **name));
+        let unknown = values.keys().find(|name| self.columns.iter().all(|column| column.name != **name));
         unknown.map_or(Ok(()), |name| Err(ChangeError::NoSuchColumn(name.clone())))
     }
 

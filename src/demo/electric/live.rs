@@ -53,30 +53,21 @@ impl Service {
 
     /// The header at once, then events as they come.
     pub(super) fn event_stream(self: Arc<Self>, asked: Asked, from: Offset) -> Reply {
-        let slice = Slice {
-            items: Vec::new(),
-            to: from,
-            up_to_date: true,
-        };
+        let slice = Slice { items: Vec::new(), to: from, up_to_date: true };
         let state = asked.state(&format!("{from}:{from}"), &slice, Some(self.cursor(&asked)));
         if state.matches(&asked.request) {
             let state = State { schema: None, ..state };
             return state.write(asked.echo.shape(304, "public, max-age=59"));
         }
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
-        let reply = state
-            .write(asked.echo.event_stream())
-            .with_header("connection", "keep-alive");
+        let reply = state.write(asked.echo.event_stream()).with_header("connection", "keep-alive");
         let waiting = self.control.wait();
         tokio::spawn(async move {
             let _waiting = waiting;
             // An error means that the client is gone.
             let _ = self.stream(&asked, from, &sender).await;
         });
-        Reply {
-            body: Body::Chunks(receiver),
-            ..reply
-        }
+        Reply { body: Body::Chunks(receiver), ..reply }
     }
 
     async fn stream(

@@ -85,18 +85,12 @@ impl Electric {
     /// # Errors
     /// Where the port cannot be bound.
     pub async fn start(options: Options) -> io::Result<Self> {
-        let server = Server::bind((Ipv4Addr::LOCALHOST, options.port).into())
-            .await?
-            .with_limits(options.limits);
+        let server = Server::bind((Ipv4Addr::LOCALHOST, options.port).into()).await?.with_limits(options.limits);
         let addr = server.local_addr()?;
         let service = Arc::new(Service::new(options));
         let handler = Arc::clone(&service);
         let serving = server.serve(move |request| Arc::clone(&handler).answer(request));
-        Ok(Self {
-            service,
-            addr,
-            _serving: serving,
-        })
+        Ok(Self { service, addr, _serving: serving })
     }
 
     /// Where it listens.

@@ -71,16 +71,14 @@ impl ShapeParams {
     pub(super) fn check(params: &Map<String, Value>, database: &Database) -> Result<Self, Refusal> {
         let fields = Fields(params);
         fields.cast()?;
-        let offset = fields
-            .text("offset")?
-            .ok_or_else(|| Refusal::field("offset", "can't be blank"))?;
+        let offset = fields.text("offset")?.ok_or_else(|| Refusal::field("offset", "can't be blank"))?;
         let position: Position = offset.parse().map_err(|message| Refusal::field("offset", message))?;
         let live = fields.flag("live");
         let handle = match position {
             Position::Start | Position::Now => String::new(),
-            Position::At(_) => fields
-                .text("handle")?
-                .ok_or_else(|| Refusal::field("handle", "can't be blank when offset != -1"))?,
+            Position::At(_) => {
+                fields.text("handle")?.ok_or_else(|| Refusal::field("handle", "can't be blank when offset != -1"))?
+            }
         };
         match position {
             Position::Start if live => return Err(Refusal::field("live", "can't be true when offset == -1")),
@@ -94,15 +92,7 @@ impl ShapeParams {
         let (definition, table) = fields.definition(database)?;
         let subset = fields.subset(table).map_err(Refusal::in_subset)?;
         let cursor = fields.0.get("cursor").and_then(Value::as_str).map(str::to_owned);
-        Ok(Self {
-            definition,
-            position,
-            handle,
-            live,
-            sse,
-            cursor,
-            subset,
-        })
+        Ok(Self { definition, position, handle, live, sse, cursor, subset })
     }
 }
 
@@ -113,20 +103,11 @@ impl DeleteParams {
         let handle = fields.text("handle")?;
         if fields.text("table")?.is_some() {
             let (definition, _) = fields.definition(database)?;
-            return Ok(Self {
-                definition: Some(definition),
-                handle,
-            });
+            return Ok(Self { definition: Some(definition), handle });
         }
         match handle {
-            Some(_) => Ok(Self {
-                definition: None,
-                handle,
-            }),
-            None => Err(Refusal::field(
-                "handle",
-                "can't be blank when shape definition is missing",
-            )),
+            Some(_) => Ok(Self { definition: None, handle }),
+            None => Err(Refusal::field("handle", "can't be blank when shape definition is missing")),
         }
     }
 }
@@ -195,9 +176,7 @@ impl<'a> Fields<'a> {
                 items.collect::<Option<_>>().ok_or_else(invalid).map(Some)
             }
             _ => match self.text(name)? {
-                Some(text) => identifiers(&text, ',')
-                    .map(Some)
-                    .map_err(|message| Refusal::field(name, &message)),
+                Some(text) => identifiers(&text, ',').map(Some).map_err(|message| Refusal::field(name, &message)),
                 None => Ok(None),
             },
         }
@@ -209,9 +188,7 @@ impl<'a> Fields<'a> {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
             Some(Value::String(text)) if text.is_empty() => Ok(BTreeMap::new()),
             Some(Value::Object(params)) => {
-                let texts = params
-                    .iter()
-                    .map(|(key, value)| value.as_str().map(|text| (key.clone(), text.to_owned())));
+                let texts = params.iter().map(|(key, value)| value.as_str().map(|text| (key.clone(), text.to_owned())));
                 let texts = texts.collect::<Option<Vec<_>>>();
                 numbered(texts.ok_or_else(|| Refusal::field("params", "is invalid"))?)
             }
@@ -220,9 +197,7 @@ impl<'a> Fields<'a> {
     }
 
     fn definition(self, database: &Database) -> Result<(Definition, &Table), Refusal> {
-        let text = self
-            .text("table")?
-            .ok_or_else(|| Refusal::field("table", "can't be blank"))?;
+        let text = self.text("table")?.ok_or_else(|| Refusal::field("table", "can't be blank"))?;
         let name = TableName::parse(&text).map_err(|message| Refusal::field("table", &message))?;
         let table = database.table(&name).ok_or_else(|| {
             let hint = "If the table name contains capitals or special characters you must quote it.";
@@ -237,16 +212,7 @@ impl<'a> Fields<'a> {
         columns.dedup();
         let full_replica = self.text("replica")?.as_deref() == Some("full");
         let changes_only = self.text("log")?.as_deref() == Some("changes_only");
-        Ok((
-            Definition {
-                table: name,
-                condition,
-                columns,
-                full_replica,
-                changes_only,
-            },
-            table,
-        ))
+        Ok((Definition { table: name, condition, columns, full_replica, changes_only }, table))
     }
 
     fn condition(self, text: &str, scope: &Scope) -> Result<Condition, Refusal> {
@@ -261,23 +227,13 @@ impl<'a> Fields<'a> {
         };
         let queryable = queryable.unwrap_or_else(|| known.iter().map(|name| (*name).to_owned()).collect());
         let found = |column: &&String| known.contains(&column.as_str()) && queryable.contains(column);
-        let missing: Vec<_> = columns
-            .iter()
-            .filter(|column| !found(column))
-            .map(String::as_str)
-            .collect();
+        let missing: Vec<_> = columns.iter().filter(|column| !found(column)).map(String::as_str).collect();
         if !missing.is_empty() {
-            let message = format!(
-                "The following columns are not found on the table: {}",
-                missing.join(", ")
-            );
+            let message = format!("The following columns are not found on the table: {}", missing.join(", "));
             return Err(Refusal::field("columns", &message));
         }
         let needed = table.primary_key();
-        let missing: Vec<_> = needed
-            .into_iter()
-            .filter(|key| columns.iter().all(|column| column != key))
-            .collect();
+        let missing: Vec<_> = needed.into_iter().filter(|key| columns.iter().all(|column| column != key)).collect();
         if !missing.is_empty() {
             let text = "The list of columns must include all primary key columns, missing: ";
             return Err(Refusal::field("columns", &(text.to_owned() + &missing.join(", "))));
@@ -287,10 +243,8 @@ impl<'a> Fields<'a> {
 
     /// `subset__where=..` and `subset[where]=..` are one.
     fn subset(self, table: &Table) -> Result<Option<Subset>, Refusal> {
-        let flat = self
-            .0
-            .iter()
-            .filter_map(|(name, value)| Some((name.strip_prefix("subset__")?.to_owned(), value.clone())));
+        let flat =
+            self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix("subset__")?.to_owned(), value.clone())));
         let mut parts: Map<String, Value> = flat.collect();
         match self.0.get("subset") {
             Some(Value::Object(nested)) => parts.extend(nested.clone()),
@@ -303,25 +257,14 @@ impl<'a> Fields<'a> {
         let offset = parts.number("offset", 0, "must be greater than or equal to 0")?;
         let order_by = parts.text("order_by")?;
         if order_by.is_none() && (limit.is_some() || offset.is_some()) {
-            return Err(Refusal::field(
-                "order_by",
-                "order_by is required when limit or offset is present",
-            ));
+            return Err(Refusal::field("order_by", "order_by is required when limit or offset is present"));
         }
         let queryable = self.columns("queryable_columns")?;
         let scope = scope(table, queryable.as_deref(), parts.subset_params()?);
         let order_by = order_by.map(|text| OrderBy::parse(&text, &scope)).transpose();
         let order_by = order_by.map_err(|error| Refusal::sql("order_by", error))?;
-        let condition = parts
-            .text("where")?
-            .map(|text| self.condition(&text, &scope))
-            .transpose()?;
-        Ok(Some(Subset {
-            condition,
-            order_by,
-            limit,
-            offset: offset.unwrap_or_default(),
-        }))
+        let condition = parts.text("where")?.map(|text| self.condition(&text, &scope)).transpose()?;
+        Ok(Some(Subset { condition, order_by, limit, offset: offset.unwrap_or_default() }))
     }
 
     /// In a subset the parameters may be a JSON text, and values of other types are made texts.
@@ -346,18 +289,13 @@ impl<'a> Fields<'a> {
 
 fn numbered(params: Vec<(String, String)>) -> Result<BTreeMap<u32, String>, Refusal> {
     let count = params.len();
-    let numbers = params
-        .into_iter()
-        .map(|(key, value)| key.parse::<u32>().map(|number| (number, value)));
+    let numbers = params.into_iter().map(|(key, value)| key.parse::<u32>().map(|number| (number, value)));
     let numbers = numbers.collect::<Result<BTreeMap<_, _>, _>>();
     let numbers = numbers.map_err(|_| Refusal::field("params", "Parameters can only use numbers as keys"))?;
     if numbers.len() == count && numbers.keys().zip(1..).all(|(number, expected)| *number == expected) {
         return Ok(numbers);
     }
-    Err(Refusal::field(
-        "params",
-        "Parameters must be numbered sequentially, starting from 1",
-    ))
+    Err(Refusal::field("params", "Parameters must be numbered sequentially, starting from 1"))
 }
 
 /// What a condition may name: `only` these columns where it is given.
@@ -365,8 +303,5 @@ fn scope(table: &Table, only: Option<&[String]>, params: BTreeMap<u32, String>) 
     let allowed = |name: &String| only.is_none_or(|only| only.contains(name));
     let columns = table.columns.iter().filter(|column| allowed(&column.name));
     let columns = columns.map(|column| (column.name.clone(), Kind::of(&column.full_type())));
-    Scope {
-        columns: columns.collect(),
-        params,
-    }
+    Scope { columns: columns.collect(), params }
 }

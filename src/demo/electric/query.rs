@@ -21,17 +21,11 @@ pub(super) fn parse(query: &str) -> Result<Map<String, Value>, NotUtf8> {
 /// `+` is a space; what is no valid percent escape stays as it is.
 pub(super) fn decode(text: &str) -> Result<String, NotUtf8> {
     let spaced = text.replace('+', " ");
-    percent_decode(spaced.as_bytes())
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| NotUtf8)
+    percent_decode(spaced.as_bytes()).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| NotUtf8)
 }
 
 fn insert(params: &mut Map<String, Value>, name: &str, value: String) {
-    let Some((base, rest)) = name
-        .split_once('[')
-        .filter(|(base, rest)| !base.is_empty() && rest.ends_with(']'))
-    else {
+    let Some((base, rest)) = name.split_once('[').filter(|(base, rest)| !base.is_empty() && rest.ends_with(']')) else {
         params.insert(name.to_owned(), Value::String(value));
         return;
     };
@@ -88,24 +82,15 @@ mod tests {
 
     #[test]
     fn brackets_make_objects_and_lists() {
-        assert_eq!(
-            parsed("params%5B1%5D=x&params[2]=y"),
-            json!({"params": {"1": "x", "2": "y"}})
-        );
+        assert_eq!(parsed("params%5B1%5D=x&params[2]=y"), json!({"params": {"1": "x", "2": "y"}}));
         assert_eq!(parsed("c[]=a&c[]=b"), json!({"c": ["a", "b"]}));
-        assert_eq!(
-            parsed("s[params][1]=a&s[where]=w"),
-            json!({"s": {"params": {"1": "a"}, "where": "w"}})
-        );
+        assert_eq!(parsed("s[params][1]=a&s[where]=w"), json!({"s": {"params": {"1": "a"}, "where": "w"}}));
         assert_eq!(parsed("[x]=a&b]=c"), json!({"[x]": "a", "b]": "c"}));
     }
 
     #[test]
     fn decodes_as_plug_does() {
-        assert_eq!(
-            parsed("a=x+y%20z&b=%zz&c=%00"),
-            json!({"a": "x y z", "b": "%zz", "c": "\0"})
-        );
+        assert_eq!(parsed("a=x+y%20z&b=%zz&c=%00"), json!({"a": "x y z", "b": "%zz", "c": "\0"}));
         assert_eq!(parse("a=%FF"), Err(NotUtf8));
     }
 

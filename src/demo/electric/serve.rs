@@ -65,22 +65,14 @@ impl Asked {
             let state = State { schema: None, ..state };
             return state.write(self.echo.shape(304, cache_control));
         }
-        state
-            .write(self.echo.shape(200, cache_control))
-            .with_chunks(array(items))
+        state.write(self.echo.shape(200, cache_control)).with_chunks(array(items))
     }
 }
 
 impl Service {
     pub(super) fn new(options: Options) -> Self {
         let store = Mutex::new(Store::new(options.chunk_bytes));
-        Self {
-            options,
-            control: Control::new(),
-            store,
-            changes: watch::Sender::new(()),
-            started: Instant::now(),
-        }
+        Self { options, control: Control::new(), store, changes: watch::Sender::new(()), started: Instant::now() }
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
@@ -190,13 +182,7 @@ impl Service {
         }
         let table = store.database.table(&params.definition.table);
         let schema = table.map(|table| params.definition.schema(table)).unwrap_or_default();
-        Ok(Asked {
-            request,
-            echo,
-            params,
-            handle,
-            schema,
-        })
+        Ok(Asked { request, echo, params, handle, schema })
     }
 
     async fn shape(self: Arc<Self>, asked: Asked) -> Reply {
@@ -231,32 +217,21 @@ impl Service {
         let Some(to) = store.existing(&asked.params.definition).map(Shape::last) else {
             return asked.echo.gone();
         };
-        let slice = Slice {
-            items: Vec::new(),
-            to,
-            up_to_date: true,
-        };
+        let slice = Slice { items: Vec::new(), to, up_to_date: true };
         let state = asked.state(&format!("now:{to}:{}", self.monotonic()), &slice, None);
         self.nothing_new(asked, state, SHORT, store.lsn)
     }
 
     /// Only the control message, in one piece.
     pub(super) fn nothing_new(&self, asked: &Asked, state: State, cache_control: &str, lsn: u64) -> Reply {
-        let state = State {
-            has_data: false,
-            ..state
-        };
+        let state = State { has_data: false, ..state };
         let body = format!("[{}]", String::from_utf8_lossy(&up_to_date(lsn)));
         state.write(asked.echo.shape(200, cache_control)).with_body(body)
     }
 
     fn catch_up(&self, asked: &Asked, from: Offset) -> Reply {
         match self.slice(asked, from) {
-            Some(slice) => asked.reply(
-                asked.state(&format!("{from}:{}", slice.to), &slice, None),
-                SHORT,
-                &slice.items,
-            ),
+            Some(slice) => asked.reply(asked.state(&format!("{from}:{}", slice.to), &slice, None), SHORT, &slice.items),
             None => asked.echo.gone(),
         }
     }
@@ -279,27 +254,14 @@ impl Service {
 
     /// A live answer after the whole hold.
     pub(super) fn live_timeout(&self, asked: &Asked, from: Offset, to: Offset) -> Reply {
-        let slice = Slice {
-            items: Vec::new(),
-            to,
-            up_to_date: true,
-        };
-        let state = asked.state(
-            &format!("{from}:{to}:{}", self.monotonic()),
-            &slice,
-            Some(self.cursor(asked)),
-        );
+        let slice = Slice { items: Vec::new(), to, up_to_date: true };
+        let state = asked.state(&format!("{from}:{to}:{}", self.monotonic()), &slice, Some(self.cursor(asked)));
         self.nothing_new(asked, state, LIVE, self.store().lsn)
     }
 
     pub(super) fn cursor(&self, asked: &Asked) -> u64 {
         let jump = rand::rng().random_range(1..=3600);
-        cursor::next(
-            SystemClock.now(),
-            self.options.cursor_interval,
-            asked.params.cursor.as_deref(),
-            jump,
-        )
+        cursor::next(SystemClock.now(), self.options.cursor_interval, asked.params.cursor.as_deref(), jump)
     }
 
     fn monotonic(&self) -> i128 {
@@ -323,10 +285,7 @@ impl Service {
             (Position::Now, Some(shape)) => shape.last(),
             (Position::Start | Position::At(_) | Position::Now, _) => Offset::new(0, 0),
         };
-        let reply = asked
-            .echo
-            .shape(200, "no-cache")
-            .with_header("electric-snapshot", "true");
+        let reply = asked.echo.shape(200, "no-cache").with_header("electric-snapshot", "true");
         let mut reply = reply.with_header("electric-handle", &asked.handle);
         if !asked.params.live {
             reply = reply.with_header("electric-schema", &asked.schema);
@@ -334,9 +293,7 @@ impl Service {
         let mut chunks: Vec<Bytes> = vec![r#"{"metadata":"#.into(), metadata.into(), r#", "data": "#.into()];
         chunks.extend(array(&items));
         chunks.push("}".into());
-        reply
-            .with_header("electric-offset", &to.to_string())
-            .with_chunks(chunks)
+        reply.with_header("electric-offset", &to.to_string()).with_chunks(chunks)
     }
 
     fn delete(&self, echo: &Echo, params: &Map<String, Value>) -> Reply {
@@ -385,18 +342,12 @@ fn subset_items(store: &Store, definition: &Definition, subset: &Subset, mark: u
     if let Some(order_by) = &subset.order_by {
         rows.sort_by(|left, right| order_by.compare(left, right));
     }
-    let rows = rows
-        .into_iter()
-        .skip(subset.offset)
-        .take(subset.limit.unwrap_or(usize::MAX));
-    rows.map(|row| definition.snapshot_item(table, row, Some(mark)))
-        .collect()
+    let rows = rows.into_iter().skip(subset.offset).take(subset.limit.unwrap_or(usize::MAX));
+    rows.map(|row| definition.snapshot_item(table, row, Some(mark))).collect()
 }
 
 /// The parts of a path, decoded; empty ones are dropped, so that `//v1/shape/` is `/v1/shape`.
 fn segments(path: &str) -> Vec<String> {
     let parts = path.split('/').filter(|part| !part.is_empty());
-    parts
-        .map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned())
-        .collect()
+    parts.map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect()
 }

@@ -79,10 +79,7 @@ impl Definition {
     /// The same text for the same shape.
     pub(super) fn canonical(&self) -> String {
         let condition = self.condition.as_ref().map(Condition::canonical);
-        format!(
-            "{:?} {condition:?} {:?} {} {}",
-            self.table, self.columns, self.full_replica, self.changes_only
-        )
+        format!("{:?} {condition:?} {:?} {} {}", self.table, self.columns, self.full_replica, self.changes_only)
     }
 
     pub(super) fn selects(&self, column: &str) -> bool {
@@ -95,25 +92,14 @@ impl Definition {
 
     /// The value of `electric-schema`.
     pub(super) fn schema(&self, table: &Table) -> String {
-        let mut columns: Vec<_> = table
-            .columns
-            .iter()
-            .filter(|column| self.selects(&column.name))
-            .collect();
+        let mut columns: Vec<_> = table.columns.iter().filter(|column| self.selects(&column.name)).collect();
         columns.sort_by(|left, right| left.name.cmp(&right.name));
-        let entries: Vec<_> = columns
-            .iter()
-            .map(|c| format!("{}:{}", quote(&c.name), c.schema()))
-            .collect();
+        let entries: Vec<_> = columns.iter().map(|c| format!("{}:{}", quote(&c.name), c.schema())).collect();
         format!("{{{}}}", entries.join(","))
     }
 
     fn relation(&self) -> String {
-        format!(
-            r#""relation":[{},{}]"#,
-            quote(&self.table.schema),
-            quote(&self.table.name)
-        )
+        format!(r#""relation":[{},{}]"#, quote(&self.table.schema), quote(&self.table.name))
     }
 
     /// A row of a snapshot; `mark` is the mark of a subset snapshot.
@@ -147,12 +133,7 @@ impl Definition {
         let after = after.filter(|row| self.includes(row));
         let selected = |column: &str| self.selects(column);
         let primary_key = table.primary_key();
-        let item = |operation, value| LogItem {
-            operation,
-            key: quote(key),
-            value,
-            old_value: None,
-        };
+        let item = |operation, value| LogItem { operation, key: quote(key), value, old_value: None };
         match (before, after) {
             (None, None) => None,
             (None, Some(after)) => Some(item("insert", after.json(selected))),
@@ -164,33 +145,19 @@ impl Definition {
                     return None;
                 }
                 let sent = |column: &str| changed(column) || primary_key.contains(&column);
-                let value = if self.full_replica {
-                    after.json(selected)
-                } else {
-                    after.json(sent)
-                };
+                let value = if self.full_replica { after.json(selected) } else { after.json(sent) };
                 let old_value = self.full_replica.then(|| before.json(changed));
-                Some(LogItem {
-                    old_value,
-                    ..item("update", value)
-                })
+                Some(LogItem { old_value, ..item("update", value) })
             }
         }
     }
 
     /// The JSON of `item` at its place in the log.
     pub(super) fn log_item(&self, item: &LogItem, offset: Offset, txid: u64, last: bool) -> Bytes {
-        let LogItem {
-            operation,
-            key,
-            value,
-            old_value,
-        } = item;
+        let LogItem { operation, key, value, old_value } = item;
         let (last, relation) = (if last { r#""last":true,"# } else { "" }, self.relation());
         let place = format!(r#""lsn":"{}","txids":[{txid}],"op_position":{}"#, offset.tx, offset.op);
-        let old = old_value
-            .as_ref()
-            .map_or_else(String::new, |old| format!(r#","old_value":{old}"#));
+        let old = old_value.as_ref().map_or_else(String::new, |old| format!(r#","old_value":{old}"#));
         let headers = format!(r#"{{{last}{relation},"operation":"{operation}",{place}}}"#);
         format!(r#"{{"value":{value},"key":{key},"headers":{headers}{old}}}"#).into()
     }
@@ -222,9 +189,7 @@ impl Shape {
         definition.canonical().hash(&mut hasher);
         // Electric's number is an Erlang phash2: 27 bits, the same for the same definition.
         let handle = format!("{}-{micros}", hasher.finish() % (1 << 27));
-        let rows = table
-            .rows()
-            .filter(|row| !definition.changes_only && definition.includes(row));
+        let rows = table.rows().filter(|row| !definition.changes_only && definition.includes(row));
         let mut snapshot = vec![Vec::new()];
         let mut size = 0;
         for row in rows {
@@ -238,12 +203,7 @@ impl Shape {
         let end =
             format!(r#"{{"headers":{{"control":"snapshot-end","xip_list":[],"xmax":"{xmin}","xmin":"{xmin}"}}}}"#);
         push_last(&mut snapshot, end.into());
-        Self {
-            handle,
-            definition,
-            snapshot,
-            log: Vec::new(),
-        }
+        Self { handle, definition, snapshot, log: Vec::new() }
     }
 
     pub(super) fn append(&mut self, offset: Offset, item: Bytes) {
@@ -262,34 +222,18 @@ impl Shape {
     /// The first part of the snapshot.
     pub(super) fn start(&self) -> Slice {
         let items = self.snapshot.first().cloned().unwrap_or_default();
-        Slice {
-            items,
-            to: Offset::new(0, 0),
-            up_to_date: false,
-        }
+        Slice { items, to: Offset::new(0, 0), up_to_date: false }
     }
 
     /// What follows `from`: a part of the snapshot, or changes up to `chunk_bytes`.
     pub(super) fn after(&self, from: Offset, chunk_bytes: usize) -> Slice {
         let next = from.op.saturating_add(1);
-        if let Some(items) = usize::try_from(next)
-            .ok()
-            .filter(|_| from.tx == 0)
-            .and_then(|at| self.snapshot.get(at))
-        {
-            return Slice {
-                items: items.clone(),
-                to: Offset::new(0, next),
-                up_to_date: false,
-            };
+        if let Some(items) = usize::try_from(next).ok().filter(|_| from.tx == 0).and_then(|at| self.snapshot.get(at)) {
+            return Slice { items: items.clone(), to: Offset::new(0, next), up_to_date: false };
         }
         let start = self.log.partition_point(|(offset, _)| *offset <= from);
         let mut size = 0;
-        let mut slice = Slice {
-            items: Vec::new(),
-            to: self.last().max(from),
-            up_to_date: true,
-        };
+        let mut slice = Slice { items: Vec::new(), to: self.last().max(from), up_to_date: true };
         for (offset, item) in &self.log[start..] {
             if size >= chunk_bytes {
                 slice.up_to_date = false;

@@ -122,17 +122,8 @@ impl Store {
         if self.shapes.len() < MAX_SHAPES {
             return;
         }
-        let made = |shape: &Shape| {
-            shape
-                .handle
-                .split_once('-')
-                .and_then(|(_, micros)| micros.parse::<u64>().ok())
-        };
-        let oldest = self
-            .shapes
-            .iter()
-            .min_by_key(|(_, shape)| made(shape))
-            .map(|(canonical, _)| canonical.clone());
+        let made = |shape: &Shape| shape.handle.split_once('-').and_then(|(_, micros)| micros.parse::<u64>().ok());
+        let oldest = self.shapes.iter().min_by_key(|(_, shape)| made(shape)).map(|(canonical, _)| canonical.clone());
         oldest.and_then(|canonical| self.shapes.remove(&canonical));
     }
 
@@ -148,13 +139,7 @@ impl Store {
 fn items(database: &Database, definition: &Definition, effects: &[Effect]) -> Vec<(u64, LogItem)> {
     let mut items = Vec::new();
     for (at, effect) in effects.iter().enumerate() {
-        let Effect::Row {
-            table,
-            key,
-            before,
-            after,
-        } = effect
-        else {
+        let Effect::Row { table, key, before, after } = effect else {
             continue;
         };
         let Some(known) = database.table(table).filter(|_| *table == definition.table) else {

@@ -7,18 +7,10 @@ use crate::demo::http::End;
 
 async fn electric(options: Options) -> Electric {
     let electric = Electric::start(options).await.unwrap();
-    let columns = [
-        Column::new("id", "int4").primary_key(0),
-        Column::new("title", "text"),
-        Column::new("org", "text"),
-    ];
+    let columns = [Column::new("id", "int4").primary_key(0), Column::new("title", "text"), Column::new("org", "text")];
     electric.create_table("items", columns.to_vec());
-    electric
-        .insert("items", json!({"id": 1, "title": "one", "org": "a"}))
-        .unwrap();
-    electric
-        .insert("items", json!({"id": 2, "title": "two", "org": "b"}))
-        .unwrap();
+    electric.insert("items", json!({"id": 1, "title": "one", "org": "a"})).unwrap();
+    electric.insert("items", json!({"id": 2, "title": "two", "org": "b"})).unwrap();
     electric
 }
 
@@ -32,21 +24,13 @@ async fn send(addr: SocketAddr, method: &str, target: &str) -> String {
 }
 
 async fn get(electric: &Electric, query: &str) -> String {
-    send(
-        electric.addr(),
-        "GET",
-        &format!("/v1/shape?secret=test-secret&table=items&{query}"),
-    )
-    .await
+    send(electric.addr(), "GET", &format!("/v1/shape?secret=test-secret&table=items&{query}")).await
 }
 
 fn header(answer: &str, name: &str) -> String {
     let prefix = format!("{name}: ");
     let mut lines = answer.lines();
-    lines
-        .find_map(|line| line.strip_prefix(&prefix))
-        .unwrap_or_else(|| panic!("no {name} in {answer}"))
-        .to_owned()
+    lines.find_map(|line| line.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {name} in {answer}")).to_owned()
 }
 
 /// The query of a live request at the end of the shape's log.
@@ -68,22 +52,14 @@ async fn only_a_change_of_the_shape_wakes_who_waits() {
         electric.insert("items", json!({"id": 4, "org": "a"})).unwrap();
     };
     let (answer, ()) = tokio::join!(get(&electric, &query), changes);
-    assert!(
-        answer.contains(r#""id":"4""#) && !answer.contains(r#""id":"3""#),
-        "{answer}"
-    );
+    assert!(answer.contains(r#""id":"4""#) && !answer.contains(r#""id":"3""#), "{answer}");
     electric.wait_for_waiting(0).await;
 }
 
 #[tokio::test]
 async fn an_event_comes_in_three_chunks() {
     let (sse_keep_alive, sse_life) = (Duration::from_millis(50), Duration::from_millis(500));
-    let electric = electric(Options {
-        sse_keep_alive,
-        sse_life,
-        ..Options::default()
-    })
-    .await;
+    let electric = electric(Options { sse_keep_alive, sse_life, ..Options::default() }).await;
     let query = live(&electric, "where=org='a'").await + "&live_sse=true";
     let change = async {
         electric.wait_for_waiting(1).await;
@@ -91,10 +67,7 @@ async fn an_event_comes_in_three_chunks() {
     };
     let (answer, ()) = tokio::join!(get(&electric, &query), change);
     assert_eq!(answer.matches("\r\n6\r\ndata: \r\n").count(), 2, "{answer}");
-    assert!(
-        answer.contains("\r\n2\r\n\n\n\r\n") && answer.contains("e\r\n: keep-alive\n\n\r\n"),
-        "{answer}"
-    );
+    assert!(answer.contains("\r\n2\r\n\n\n\r\n") && answer.contains("e\r\n: keep-alive\n\n\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n0\r\n\r\n"));
 }
 
@@ -112,11 +85,7 @@ async fn a_row_enters_and_leaves_a_shape() {
 
 #[tokio::test]
 async fn a_stream_goes_on_from_its_last_lsn() {
-    let electric = electric(Options {
-        hold: Duration::from_millis(40),
-        ..Options::default()
-    })
-    .await;
+    let electric = electric(Options { hold: Duration::from_millis(40), ..Options::default() }).await;
     let query = live(&electric, "where=org='a'").await;
     let lsn = electric.insert("items", json!({"id": 3, "org": "b"})).unwrap();
     let at = |lsn: u64| query.replace("offset=0_inf", &format!("offset={lsn}_0"));
@@ -135,10 +104,7 @@ async fn holds_answers_back_and_counts_requests() {
     let (first, second, ()) = tokio::join!(get(&electric, "offset=-1"), get(&electric, "offset=-1"), release);
     assert!(first.starts_with("HTTP/1.1 200") && second.starts_with("HTTP/1.1 200"));
     assert_eq!(electric.request_count(), 2);
-    assert_eq!(
-        electric.requests()[0].target,
-        "/v1/shape?secret=test-secret&table=items&offset=-1"
-    );
+    assert_eq!(electric.requests()[0].target, "/v1/shape?secret=test-secret&table=items&offset=-1");
 }
 
 #[tokio::test]
@@ -173,18 +139,11 @@ async fn reaches_the_shape_by_its_aliases_only() {
 async fn spellings_of_one_shape_share_its_handle() {
     let electric = electric(Options::default()).await;
     let mut handles = Vec::new();
-    for query in [
-        "table=items",
-        "table=ITEMS",
-        "table=\"items\"",
-        "table=public.items",
-        "table=items&columns=title,id,org",
-    ] {
+    for query in
+        ["table=items", "table=ITEMS", "table=\"items\"", "table=public.items", "table=items&columns=title,id,org"]
+    {
         let query = query.replace('"', "%22");
-        handles.push(header(
-            &get(&electric, &format!("{query}&offset=-1")).await,
-            "electric-handle",
-        ));
+        handles.push(header(&get(&electric, &format!("{query}&offset=-1")).await, "electric-handle"));
     }
     handles.dedup();
     assert_eq!(handles.len(), 1);
@@ -197,14 +156,8 @@ async fn changes_that_cannot_be_made_are_refused() {
     let electric = electric(Options::default()).await;
     let refused = |outcome: Result<u64, ChangeError>| outcome.unwrap_err().to_string();
     assert_eq!(refused(electric.insert("nope", json!({}))), "no table nope");
-    assert_eq!(
-        refused(electric.insert("items", json!({"title": "x"}))),
-        "the row has no primary key"
-    );
-    assert_eq!(
-        refused(electric.insert("items", json!({"id": 1, "x": 1}))),
-        "no column x"
-    );
+    assert_eq!(refused(electric.insert("items", json!({"title": "x"}))), "the row has no primary key");
+    assert_eq!(refused(electric.insert("items", json!({"id": 1, "x": 1}))), "no column x");
     assert!(refused(electric.insert("items", json!({"id": 1}))).starts_with("there is a row"));
     assert!(refused(electric.delete("items", json!({"id": 9}))).starts_with("no row"));
     assert!(electric.delete("items", json!({"id": 1})).is_ok());

@@ -34,9 +34,7 @@ pub struct Request {
 impl Request {
     /// The target before its first `?`.
     pub fn path(&self) -> &str {
-        self.target
-            .split_once('?')
-            .map_or(self.target.as_str(), |(path, _)| path)
+        self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
     }
 
     /// The target behind its first `?`; empty where there is none.
@@ -51,10 +49,7 @@ impl Request {
 
     /// The values of all headers with this name.
     pub fn headers_named(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers
-            .iter()
-            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -115,29 +110,17 @@ pub struct Reply {
 impl Reply {
     /// An answer without headers or body.
     pub const fn new(status: u16) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: Body::Empty,
-            end: End::KeepAlive,
-            bare: false,
-            http_1_0: false,
-        }
+        Self { status, headers: Vec::new(), body: Body::Empty, end: End::KeepAlive, bare: false, http_1_0: false }
     }
 
     /// A complete JSON answer.
     pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self::new(status)
-            .with_header("content-type", "application/json; charset=utf-8")
-            .with_body(body)
+        Self::new(status).with_header("content-type", "application/json; charset=utf-8").with_body(body)
     }
 
     /// An answer that is only a status and `connection: close`, as Bandit gives to what it cannot read.
     pub(crate) fn refusal(status: u16) -> Self {
-        let reply = Self {
-            bare: true,
-            ..Self::new(status)
-        };
+        let reply = Self { bare: true, ..Self::new(status) };
         reply.with_header("connection", "close").with_end(End::Close)
     }
 
@@ -151,19 +134,13 @@ impl Reply {
     /// Sets a complete body.
     #[must_use]
     pub fn with_body(self, body: impl Into<Bytes>) -> Self {
-        Self {
-            body: Body::Full(body.into()),
-            ..self
-        }
+        Self { body: Body::Full(body.into()), ..self }
     }
 
     /// Sets a chunked body whose chunks are all known.
     #[must_use]
     pub fn with_chunks(self, parts: impl IntoIterator<Item = Bytes>) -> Self {
-        Self {
-            body: Body::chunks(parts),
-            ..self
-        }
+        Self { body: Body::chunks(parts), ..self }
     }
 
     /// Sets how the answer ends.
@@ -220,10 +197,7 @@ impl Server {
     /// # Errors
     /// Where the address cannot be bound.
     pub async fn bind(addr: SocketAddr) -> io::Result<Self> {
-        Ok(Self {
-            listener: TcpListener::bind(addr).await?,
-            limits: Limits::default(),
-        })
+        Ok(Self { listener: TcpListener::bind(addr).await?, limits: Limits::default() })
     }
 
     /// Replaces the limits.

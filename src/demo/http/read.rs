@@ -33,12 +33,7 @@ enum Framing {
 
 impl Reader {
     pub(super) fn new(stream: TcpStream, limits: Limits) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::with_capacity(4096),
-            limits,
-            keep_alive: true,
-        }
+        Self { stream, buffer: BytesMut::with_capacity(4096), limits, keep_alive: true }
     }
 
     pub(super) const fn stream(&mut self) -> &mut TcpStream {
@@ -66,10 +61,7 @@ impl Reader {
         let head_end = loop {
             if let Some(status) = self.oversized() {
                 // Bandit gives up before it has read a version, and so answers as HTTP/1.0.
-                return Ok(Incoming::Refused(Reply {
-                    http_1_0: true,
-                    ..Reply::refusal(status)
-                }));
+                return Ok(Incoming::Refused(Reply { http_1_0: true, ..Reply::refusal(status) }));
             }
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                 break at + 4;
@@ -187,12 +179,8 @@ fn parse_head(head: &[u8]) -> Option<(Request, u8)> {
     let mut slots = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut slots);
     parsed.parse(head).ok().filter(httparse::Status::is_complete)?;
-    let owned = |header: &httparse::Header<'_>| {
-        (
-            header.name.to_owned(),
-            String::from_utf8_lossy(header.value).into_owned(),
-        )
-    };
+    let owned =
+        |header: &httparse::Header<'_>| (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned());
     let request = Request {
         method: parsed.method?.to_owned(),
         target: parsed.path?.to_owned(),
@@ -227,7 +215,5 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 /// The lines of a head, without their ends; the last may be incomplete.
 fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    bytes
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }

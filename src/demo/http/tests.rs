@@ -3,10 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 async fn serve(limits: Limits) -> (SocketAddr, Serving) {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap())
-        .await
-        .unwrap()
-        .with_limits(limits);
+    let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap().with_limits(limits);
     let addr = server.local_addr().unwrap();
     let serving = server.serve(|request: Request| async move {
         match request.path() {
@@ -49,22 +46,13 @@ async fn frames_bodies() {
 async fn leaves_bodies_incomplete_on_purpose() {
     let (addr, _serving) = serve(Limits::default()).await;
     assert!(exchange(addr, &get("/cut")).await.unwrap().ends_with("2\r\nab\r\n"));
-    assert!(
-        exchange(addr, &get("/short"))
-            .await
-            .unwrap()
-            .ends_with("content-length: 3\r\n\r\nab")
-    );
+    assert!(exchange(addr, &get("/short")).await.unwrap().ends_with("content-length: 3\r\n\r\nab"));
     assert!(exchange(addr, &get("/reset")).await.is_err());
 }
 
 #[tokio::test]
 async fn reads_bodies_up_to_the_limit() {
-    let (addr, _serving) = serve(Limits {
-        body: 5,
-        ..Limits::default()
-    })
-    .await;
+    let (addr, _serving) = serve(Limits { body: 5, ..Limits::default() }).await;
     let post = |framing: &str, body: &str| {
         format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{framing}\r\n\r\n{body}")
     };
@@ -72,29 +60,16 @@ async fn reads_bodies_up_to_the_limit() {
     assert!(sized.ends_with("5 false"));
     let long = exchange(addr, &post("content-length: 6", "abcdef")).await.unwrap();
     assert!(long.ends_with("5 true"));
-    let chunked = exchange(
-        addr,
-        &post("transfer-encoding: chunked", "2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n"),
-    )
-    .await
-    .unwrap();
+    let chunked =
+        exchange(addr, &post("transfer-encoding: chunked", "2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n")).await.unwrap();
     assert!(chunked.ends_with("3 false"));
-    let both = exchange(
-        addr,
-        &post("content-length: 3\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
-    )
-    .await
-    .unwrap();
+    let both = exchange(addr, &post("content-length: 3\r\ntransfer-encoding: chunked", "0\r\n\r\n")).await.unwrap();
     assert!(both.starts_with("HTTP/1.1 400"));
 }
 
 #[tokio::test]
 async fn closes_unannounced_after_its_requests() {
-    let (addr, _serving) = serve(Limits {
-        requests: 3,
-        ..Limits::default()
-    })
-    .await;
+    let (addr, _serving) = serve(Limits { requests: 3, ..Limits::default() }).await;
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let answers = exchange(addr, &request.repeat(4)).await.unwrap();
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 3);
@@ -103,11 +78,7 @@ async fn closes_unannounced_after_its_requests() {
 
 #[tokio::test]
 async fn closes_an_idle_connection() {
-    let (addr, _serving) = serve(Limits {
-        idle: Duration::from_millis(20),
-        ..Limits::default()
-    })
-    .await;
+    let (addr, _serving) = serve(Limits { idle: Duration::from_millis(20), ..Limits::default() }).await;
     assert_eq!(exchange(addr, "GET / HT").await.unwrap(), "");
 }
 
@@ -127,8 +98,5 @@ async fn bounds_the_head() {
     let long = get("/").replace("host", &format!("x: {}\r\nhost", "y".repeat(10_000)));
     assert!(exchange(addr, &long).await.unwrap().starts_with("HTTP/1.0 431"));
     let hostless = "GET / HTTP/1.1\r\n\r\n";
-    assert_eq!(
-        exchange(addr, hostless).await.unwrap(),
-        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"
-    );
+    assert_eq!(exchange(addr, hostless).await.unwrap(), "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
 }

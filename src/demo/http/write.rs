@@ -47,18 +47,12 @@ async fn write_chunks(stream: &mut TcpStream, mut chunks: mpsc::Receiver<Bytes>,
         stream.write_all(&framed).await?;
         stream.flush().await?;
     }
-    if cut {
-        Ok(())
-    } else {
-        stream.write_all(b"0\r\n\r\n").await
-    }
+    if cut { Ok(()) } else { stream.write_all(b"0\r\n\r\n").await }
 }
 
 fn head(reply: &Reply, head_only: bool) -> String {
     let version = if reply.http_1_0 { "1.0" } else { "1.1" };
-    let reason = http::StatusCode::from_u16(reply.status)
-        .ok()
-        .and_then(|status| status.canonical_reason());
+    let reason = http::StatusCode::from_u16(reply.status).ok().and_then(|status| status.canonical_reason());
     let mut head = format!("HTTP/{version} {} {}\r\n", reply.status, reason.unwrap_or_default());
     if !reply.bare {
         for (name, value) in framing(reply, head_only) {
@@ -73,10 +67,7 @@ fn head(reply: &Reply, head_only: bool) -> String {
 
 /// `date` and the framing header, in Bandit's order.
 fn framing(reply: &Reply, head_only: bool) -> Vec<(&'static str, String)> {
-    let date = (
-        "date",
-        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(SystemClock.now().as_secs())),
-    );
+    let date = ("date", httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(SystemClock.now().as_secs())));
     match &reply.body {
         Body::Chunks(_) if !head_only => vec![("transfer-encoding", "chunked".to_owned()), date],
         Body::Empty | Body::Chunks(_) => vec![date],

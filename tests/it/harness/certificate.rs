@@ -14,10 +14,7 @@ impl Certificate {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
         std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        Self {
-            folder,
-            pem: made.cert.pem(),
-        }
+        Self { folder, pem: made.cert.pem() }
     }
 
     pub(crate) fn cert(&self) -> PathBuf {

@@ -16,11 +16,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) async fn of(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
-        Self {
-            status,
-            headers,
-            body: response.bytes().await.unwrap().to_vec(),
-        }
+        Self { status, headers, body: response.bytes().await.unwrap().to_vec() }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -50,11 +46,7 @@ impl Answer {
     /// The rows, by the value of `column`.
     pub(crate) fn rows(&self, column: &str) -> Vec<String> {
         let messages = self.json();
-        let values = messages
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(|message| message["value"][column].as_str());
+        let values = messages.as_array().unwrap().iter().filter_map(|message| message["value"][column].as_str());
         values.map(str::to_owned).collect()
     }
 }
@@ -81,16 +73,9 @@ pub(super) fn parse(bytes: &[u8]) -> Answer {
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|line| {
         let (name, value) = line.split_once(':').unwrap();
-        (
-            name.parse::<http::HeaderName>().unwrap(),
-            value.trim().parse::<http::HeaderValue>().unwrap(),
-        )
+        (name.parse::<http::HeaderName>().unwrap(), value.trim().parse::<http::HeaderValue>().unwrap())
     });
-    Answer {
-        status,
-        headers: headers.collect(),
-        body: bytes[end + 4..].to_vec(),
-    }
+    Answer { status, headers: headers.collect(), body: bytes[end + 4..].to_vec() }
 }
 
 /// An answer read as it comes.
@@ -100,9 +85,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) async fn open(request: reqwest::RequestBuilder) -> Self {
-        Self {
-            response: request.send().await.unwrap(),
-        }
+        Self { response: request.send().await.unwrap() }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -110,10 +93,7 @@ impl Stream {
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.response
-            .headers()
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// Reads until `text` has come.

@@ -23,10 +23,7 @@ impl IssuerServer {
     pub(crate) async fn start() -> Self {
         let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let keys = Issuer::new(&format!("http://{}", server.local_addr().unwrap())).unwrap();
-        let state = Arc::new(State {
-            up: AtomicBool::new(true),
-            fetches: AtomicUsize::new(0),
-        });
+        let state = Arc::new(State { up: AtomicBool::new(true), fetches: AtomicUsize::new(0) });
         let (served, shared) = (keys.clone(), Arc::clone(&state));
         let serving = server.serve(move |_| {
             shared.fetches.fetch_add(1, Ordering::SeqCst);
@@ -37,11 +34,7 @@ impl IssuerServer {
             };
             std::future::ready(reply)
         });
-        Self {
-            keys,
-            state,
-            _serving: serving,
-        }
+        Self { keys, state, _serving: serving }
     }
 
     /// The `iss`, and the URL below which `/jwks` is served.

@@ -157,36 +157,19 @@ impl Gate {
         let serving = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        let client = setup
-            .certificate
-            .as_ref()
-            .map_or_else(plain_client, Certificate::client);
-        Self {
-            electric,
-            issuer,
-            url,
-            admin,
-            client: client.build().unwrap(),
-            stop: Some(stop),
-            serving: Some(serving),
-        }
+        let client = setup.certificate.as_ref().map_or_else(plain_client, Certificate::client);
+        Self { electric, issuer, url, admin, client: client.build().unwrap(), stop: Some(stop), serving: Some(serving) }
     }
 
     /// A token of `organizations`, good for an hour.
     pub(crate) fn token(&self, organizations: &[&str]) -> String {
-        self.issuer
-            .token(&json!({ "sub": "user-1", "organizationIds": organizations }))
+        self.issuer.token(&json!({ "sub": "user-1", "organizationIds": organizations }))
     }
 
     /// Writes a row of `tasks`.
     pub(crate) fn insert_task(&self, id: u32, organization: &str, title: &str) {
         let id = format!("00000000-0000-0000-0000-{id:012}");
-        self.electric
-            .insert(
-                "tasks",
-                json!({ "id": id, "organization_id": organization, "title": title }),
-            )
-            .unwrap();
+        self.electric.insert("tasks", json!({ "id": id, "organization_id": organization, "title": title })).unwrap();
     }
 
     /// GET with a token.

@@ -12,10 +12,7 @@ use super::{AUDIENCE, RULES, SECRET};
 
 pub(crate) fn shapegate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shapegate"));
-    command
-        .args(arguments)
-        .env("ELECTRIC_SECRET", SECRET)
-        .kill_on_drop(true);
+    command.args(arguments).env("ELECTRIC_SECRET", SECRET).kill_on_drop(true);
     command
 }
 

@@ -13,10 +13,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn open(url: &str) -> Self {
-        Self {
-            stream: client::connect(url).await,
-            read: Vec::new(),
-        }
+        Self { stream: client::connect(url).await, read: Vec::new() }
     }
 
     /// Sends; a server that has closed already is noticed at the answer.

@@ -93,10 +93,7 @@ fn reserved(dice: &mut Dice) -> String {
     let name = dice.pick(&NAMES);
     let spelt: String = name.chars().map(|letter| spelling(dice, letter)).collect();
     let brackets = dice.pick(&["", "", "[]", "[1]", "[where]", "%5B%5D", "%5b1]", "[1][2]"]);
-    format!(
-        "{spelt}{brackets}={}",
-        dice.pick(&["", "x", "true", "1%3D1", "%7B%7D", "org_2"])
-    )
+    format!("{spelt}{brackets}={}", dice.pick(&["", "x", "true", "1%3D1", "%7B%7D", "org_2"]))
 }
 
 fn spelling(dice: &mut Dice, letter: char) -> String {
@@ -118,16 +115,12 @@ fn random_query(dice: &mut Dice, token: &str) -> Attack {
         bytes.extend(random.iter().flat_map(|byte| format!("%{byte:02x}").into_bytes()));
     }
     bytes.extend(format!(" HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes());
-    Attack {
-        bytes,
-        head_only: false,
-    }
+    Attack { bytes, head_only: false }
 }
 
 fn odd_method(dice: &mut Dice, token: &str) -> Attack {
-    const METHODS: [&str; 12] = [
-        "POST", "PUT", "PATCH", "DELETE", "TRACE", "HEAD", "CONNECT", "get", "Get", "PRI", "GETT", "X-Y!",
-    ];
+    const METHODS: [&str; 12] =
+        ["POST", "PUT", "PATCH", "DELETE", "TRACE", "HEAD", "CONNECT", "get", "Get", "PRI", "GETT", "X-Y!"];
     let method = dice.pick(&METHODS);
     request(method, TASKS, &format!("Authorization: Bearer {token}\r\n"))
 }
@@ -156,12 +149,7 @@ fn mutated(dice: &mut Dice, token: &str) -> String {
         2 => format!("{}.{}.{}", parts[1], parts[0], parts[2]),
         3 => format!("{}.{}.{}", parts[0], parts[2], parts[1]),
         4 => format!("{}.{}", &token[..at], &token[at..]),
-        5 => format!(
-            "{}{}{}",
-            &token[..at],
-            dice.pick(&[" ", "\t", ",", "=", "\u{e9}", "%2e"]),
-            &token[at..]
-        ),
+        5 => format!("{}{}{}", &token[..at], dice.pick(&[" ", "\t", ",", "=", "\u{e9}", "%2e"]), &token[at..]),
         6 => token[..at].to_owned(),
         _ => format!("{}{token}", dice.pick(&[" ", ".", "Bearer ", "a", "\"", ","])),
     }
@@ -170,10 +158,7 @@ fn mutated(dice: &mut Dice, token: &str) -> String {
 /// Another character of the alphabet at this place, or one of no alphabet.
 fn flipped(dice: &mut Dice, token: &str, at: usize) -> String {
     let mut bytes = token.as_bytes().to_vec();
-    let others: Vec<_> = b"ABCDwxyz0189-_.~+/"
-        .iter()
-        .filter(|other| **other != bytes[at])
-        .collect();
+    let others: Vec<_> = b"ABCDwxyz0189-_.~+/".iter().filter(|other| **other != bytes[at]).collect();
     bytes[at] = *others[dice.below(others.len())];
     String::from_utf8(bytes).unwrap()
 }
@@ -208,33 +193,9 @@ fn odd_target(dice: &mut Dice) -> String {
 
 /// Q3, Q4, Q6: a name that may stand, with a value or in a number that may not.
 fn bad_value(dice: &mut Dice) -> String {
-    let again = [
-        "organizationId=org_1",
-        "organizationId=",
-        "offset=-1",
-        "table=tasks",
-        "table=",
-    ];
-    let broken = [
-        "x=%",
-        "x=%0",
-        "x=%zz",
-        "x=%00",
-        "x=%0d%0a",
-        "x=%ff",
-        "x=%c0%af",
-        "x=%ed%a0%80",
-        "%ef%bb%bf=x",
-    ];
-    let protocol = [
-        "handle=a%00b",
-        "live=yes",
-        "live=TRUE",
-        "log=none",
-        "replica=full",
-        "Offset=-1",
-        "cursor=x%0a",
-    ];
+    let again = ["organizationId=org_1", "organizationId=", "offset=-1", "table=tasks", "table="];
+    let broken = ["x=%", "x=%0", "x=%zz", "x=%00", "x=%0d%0a", "x=%ff", "x=%c0%af", "x=%ed%a0%80", "%ef%bb%bf=x"];
+    let protocol = ["handle=a%00b", "live=yes", "live=TRUE", "log=none", "replica=full", "Offset=-1", "cursor=x%0a"];
     match dice.below(4) {
         0 => dice.pick(&again).to_owned(),
         1 => dice.pick(&broken).to_owned(),

@@ -16,17 +16,8 @@ pub(super) fn compare(transcript: &Value, answer: &Answer, head: bool) -> Vec<St
         }
     };
     same("status", recorded["status"].to_string(), answer.status.to_string());
-    same(
-        "framing",
-        transcript["meta"]["framing"].as_str().unwrap().to_owned(),
-        answer.framing.to_owned(),
-    );
-    let pair = |pair: &Value| {
-        (
-            pair[0].as_str().unwrap().to_owned(),
-            pair[1].as_str().unwrap().to_owned(),
-        )
-    };
+    same("framing", transcript["meta"]["framing"].as_str().unwrap().to_owned(), answer.framing.to_owned());
+    let pair = |pair: &Value| (pair[0].as_str().unwrap().to_owned(), pair[1].as_str().unwrap().to_owned());
     let theirs: Vec<_> = recorded["headers"].as_array().unwrap().iter().map(pair).collect();
     same("headers", normal_headers(&theirs), normal_headers(&answer.headers));
     let body = recorded["body"].as_str().unwrap_or_default();
@@ -69,14 +60,11 @@ fn normal_headers(headers: &[(String, String)]) -> String {
 }
 
 fn is_handle(text: &str) -> bool {
-    text.split_once('-')
-        .is_some_and(|(hash, micros)| hash.parse::<u32>().is_ok() && micros.len() == 16)
+    text.split_once('-').is_some_and(|(hash, micros)| hash.parse::<u32>().is_ok() && micros.len() == 16)
 }
 
 fn normal_offset(offset: &str) -> String {
-    let real = offset
-        .split_once('_')
-        .is_some_and(|(tx, op)| tx.len() > 4 && op.parse::<u64>().is_ok());
+    let real = offset.split_once('_').is_some_and(|(tx, op)| tx.len() > 4 && op.parse::<u64>().is_ok());
     if real { "O".to_owned() } else { offset.to_owned() }
 }
 

@@ -12,9 +12,7 @@ async fn serve<F: Future<Output = ()> + Send>(
     answer: impl Fn(TcpStream) -> F + Send + Sync + 'static,
 ) -> (Arc<AtomicUsize>, RemoteKeys) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/jwks", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
+    let url = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
     let counter = connections.clone();
     tokio::spawn(async move {
@@ -27,14 +25,7 @@ async fn serve<F: Future<Output = ()> + Send>(
             answer(stream).await;
         }
     });
-    (
-        connections,
-        RemoteKeys {
-            url,
-            timeout: Duration::from_millis(300),
-            ..remote_keys()
-        },
-    )
+    (connections, RemoteKeys { url, timeout: Duration::from_millis(300), ..remote_keys() })
 }
 
 async fn fetch_text(text: impl Into<String>) -> Result<FetchedKeys, FetchError> {
@@ -50,23 +41,14 @@ async fn fetch_text(text: impl Into<String>) -> Result<FetchedKeys, FetchError> 
 }
 
 fn ok(headers: &str, body: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
 }
 
 #[tokio::test]
 async fn a_set_is_fetched_with_its_max_age() {
-    let answer = ok(
-        "content-type: application/json\r\ncache-control: public, max-age=90\r\n",
-        "{}",
-    );
+    let answer = ok("content-type: application/json\r\ncache-control: public, max-age=90\r\n", "{}");
     let fetched = fetch_text(answer).await.unwrap();
-    assert_eq!(
-        (fetched.body.as_slice(), fetched.max_age),
-        (b"{}".as_slice(), Some(Duration::from_secs(90)))
-    );
+    assert_eq!((fetched.body.as_slice(), fetched.max_age), (b"{}".as_slice(), Some(Duration::from_secs(90))));
     assert_eq!(fetch_text(ok("", "{}")).await.unwrap().max_age, None);
 }
 
@@ -93,12 +75,9 @@ fn j12_the_shortest_of_all_directives_counts() {
 
 #[tokio::test]
 async fn j5_only_200_counts() {
-    for (line, status) in [
-        ("204 No Content", 204),
-        ("304 Not Modified", 304),
-        ("404 Not Found", 404),
-        ("503 Oops", 503),
-    ] {
+    for (line, status) in
+        [("204 No Content", 204), ("304 Not Modified", 304), ("404 Not Found", 404), ("503 Oops", 503)]
+    {
         let result = fetch_text(format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n")).await;
         assert_eq!(result.unwrap_err(), FetchError::Status(status));
     }
@@ -106,28 +85,12 @@ async fn j5_only_200_counts() {
 
 #[tokio::test]
 async fn j5_other_content_is_refused() {
-    for content_type in [
-        "text/html",
-        "text/html; charset=utf-8",
-        "application/xml",
-        "image/png",
-        "",
-        "json",
-    ] {
+    for content_type in ["text/html", "text/html; charset=utf-8", "application/xml", "image/png", "", "json"] {
         let result = fetch_text(ok(&format!("content-type: {content_type}\r\n"), "{}")).await;
         assert_eq!(result.unwrap_err(), FetchError::ContentType, "{content_type}");
     }
-    for content_type in [
-        "Application/JSON; charset=utf-8",
-        "application/jwk-set+json",
-        "text/plain",
-    ] {
-        assert!(
-            fetch_text(ok(&format!("content-type: {content_type}\r\n"), "{}"))
-                .await
-                .is_ok(),
-            "{content_type}"
-        );
+    for content_type in ["Application/JSON; charset=utf-8", "application/jwk-set+json", "text/plain"] {
+        assert!(fetch_text(ok(&format!("content-type: {content_type}\r\n"), "{}")).await.is_ok(), "{content_type}");
     }
 }
 
@@ -143,14 +106,8 @@ async fn j5_nothing_is_decompressed() {
 async fn j6_a_redirect_is_not_followed() {
     let (connections, target) = serve(|_| async {}).await;
     for status in ["301", "302", "307", "308"] {
-        let answer = format!(
-            "HTTP/1.1 {status} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
-            target.url
-        );
-        assert_eq!(
-            fetch_text(answer).await.unwrap_err(),
-            FetchError::Status(status.parse().unwrap())
-        );
+        let answer = format!("HTTP/1.1 {status} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", target.url);
+        assert_eq!(fetch_text(answer).await.unwrap_err(), FetchError::Status(status.parse().unwrap()));
     }
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
@@ -160,27 +117,15 @@ async fn j4_a_huge_body_is_cut_while_it_streams() {
     let endless = |head: &'static str| {
         serve(move |mut stream| async move {
             let _ = stream.write_all(head.as_bytes()).await;
-            while stream
-                .write_all(format!("4000\r\n{}\r\n", "x".repeat(0x4000)).as_bytes())
-                .await
-                .is_ok()
-            {}
+            while stream.write_all(format!("4000\r\n{}\r\n", "x".repeat(0x4000)).as_bytes()).await.is_ok() {}
         })
     };
-    for head in [
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n",
-    ] {
+    for head in
+        ["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"]
+    {
         let (_, remote) = endless(head).await;
-        let patient = RemoteKeys {
-            timeout: LONGEST_FETCH,
-            ..remote
-        };
-        assert_eq!(
-            HttpFetch::new().unwrap().fetch(&patient).await.unwrap_err(),
-            FetchError::TooLarge,
-            "{head}"
-        );
+        let patient = RemoteKeys { timeout: LONGEST_FETCH, ..remote };
+        assert_eq!(HttpFetch::new().unwrap().fetch(&patient).await.unwrap_err(), FetchError::TooLarge, "{head}");
     }
 }
 
@@ -192,11 +137,7 @@ async fn a_truncated_body_is_no_body() {
 
 #[tokio::test]
 async fn j7_the_whole_fetch_is_bounded_in_time() {
-    for head in [
-        "",
-        "HTTP/1.1 200 OK\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
-    ] {
+    for head in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"] {
         let (_, remote) = serve(move |mut stream| async move {
             let _ = stream.write_all(head.as_bytes()).await;
             // Slower than the limit in all, faster in each piece.
@@ -209,11 +150,7 @@ async fn j7_the_whole_fetch_is_bounded_in_time() {
         })
         .await;
         let begun = tokio::time::Instant::now();
-        assert_eq!(
-            HttpFetch::new().unwrap().fetch(&remote).await.unwrap_err(),
-            FetchError::Timeout,
-            "{head}"
-        );
+        assert_eq!(HttpFetch::new().unwrap().fetch(&remote).await.unwrap_err(), FetchError::Timeout, "{head}");
         assert!(begun.elapsed() < Duration::from_secs(3));
     }
 }
@@ -237,8 +174,6 @@ async fn an_error_names_no_url() {
     let mut remote = serve(|_| async {}).await.1;
     remote.url.set_port(Some(1)).unwrap();
     remote.url.set_query(Some("key=canary"));
-    let FetchError::Network(text) = HttpFetch::new().unwrap().fetch(&remote).await.unwrap_err() else {
-        panic!()
-    };
+    let FetchError::Network(text) = HttpFetch::new().unwrap().fetch(&remote).await.unwrap_err() else { panic!() };
     assert!(!text.contains("canary") && !text.contains("127.0.0.1/"), "{text}");
 }

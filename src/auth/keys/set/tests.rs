@@ -5,10 +5,7 @@ use super::*;
 use crate::auth::testing::{TestKey, jwks};
 
 fn parse(keys: &Value) -> Result<ParsedKeys, KeySetError> {
-    let public: Vec<_> = Algorithm::ALL
-        .into_iter()
-        .filter(|algorithm| !algorithm.is_symmetric())
-        .collect();
+    let public: Vec<_> = Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect();
     KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), &public)
 }
 
@@ -46,42 +43,24 @@ fn good_keys_of_every_kind_are_kept() {
     let parsed = parse(&json!(keys.each_ref().map(TestKey::jwk))).unwrap();
     assert_eq!((parsed.set.len(), parsed.rejected), (5, vec![]));
     for key in &keys {
-        assert!(
-            KeySet::find(&[&parsed.set], key.kid.as_deref(), key.algorithm).is_ok(),
-            "{}",
-            key.algorithm
-        );
+        assert!(KeySet::find(&[&parsed.set], key.kid.as_deref(), key.algorithm).is_ok(), "{}", key.algorithm);
     }
 }
 
 #[test]
 fn j1_of_two_keys_with_one_kid_neither_is_used() {
-    let (a, b, c) = (
-        TestKey::ed25519("twice"),
-        TestKey::es256("twice"),
-        TestKey::ed25519("once"),
-    );
+    let (a, b, c) = (TestKey::ed25519("twice"), TestKey::es256("twice"), TestKey::ed25519("once"));
     let parsed = parse(&json!([a.jwk(), b.jwk(), c.jwk()])).unwrap();
     assert_eq!(parsed.set.len(), 1);
-    let reported: Vec<_> = parsed
-        .rejected
-        .iter()
-        .map(|it| (it.index, it.kid.as_deref(), it.reason))
-        .collect();
+    let reported: Vec<_> = parsed.rejected.iter().map(|it| (it.index, it.kid.as_deref(), it.reason)).collect();
     let duplicate = KeyRejection::DuplicateKid;
     assert_eq!(reported, [(0, Some("twice"), duplicate), (1, Some("twice"), duplicate)]);
-    assert_eq!(
-        KeySet::find(&[&parsed.set], Some("twice"), Algorithm::EdDsa).unwrap_err(),
-        NoKey::Unknown
-    );
+    assert_eq!(KeySet::find(&[&parsed.set], Some("twice"), Algorithm::EdDsa).unwrap_err(), NoKey::Unknown);
 }
 
 #[test]
 fn j1_keys_without_kid_are_no_duplicates() {
-    let keys = [
-        TestKey::ed25519("").named(None).jwk(),
-        TestKey::es256("").named(None).jwk(),
-    ];
+    let keys = [TestKey::ed25519("").named(None).jwk(), TestKey::es256("").named(None).jwk()];
     assert_eq!(parse(&json!(keys)).unwrap().set.len(), 2);
 }
 
@@ -91,13 +70,7 @@ fn j2_j3_keys_for_another_purpose_are_left_out() {
     for usage in [json!("enc"), json!(""), json!("SIG"), json!(1), json!(["sig"])] {
         assert_rejected(&changed(&key, "use", usage), KeyRejection::Use);
     }
-    for operations in [
-        json!(["encrypt"]),
-        json!(["sign"]),
-        json!([]),
-        json!("verify"),
-        json!(1),
-    ] {
+    for operations in [json!(["encrypt"]), json!(["sign"]), json!([]), json!("verify"), json!(1)] {
         assert_rejected(&changed(&key, "key_ops", operations), KeyRejection::KeyOperations);
     }
     assert_rejected(&changed(&key, "d", json!("AA")), KeyRejection::Private);
@@ -109,37 +82,16 @@ fn j2_j3_keys_for_another_purpose_are_left_out() {
 #[test]
 fn j2_j3_a_key_is_for_the_algorithm_it_names_and_the_curve_it_has() {
     let key = TestKey::es256("k");
-    for alg in [
-        json!("ES384"),
-        json!("EdDSA"),
-        json!("RS256"),
-        json!("HS256"),
-        json!("none"),
-        json!("x"),
-        json!(1),
-    ] {
+    for alg in [json!("ES384"), json!("EdDSA"), json!("RS256"), json!("HS256"), json!("none"), json!("x"), json!(1)] {
         assert_rejected(&changed(&key, "alg", alg), KeyRejection::Algorithm);
     }
-    for curve in [
-        json!("P-521"),
-        json!("secp256k1"),
-        json!("Ed25519"),
-        json!("p-256"),
-        json!(1),
-        json!(null),
-    ] {
+    for curve in [json!("P-521"), json!("secp256k1"), json!("Ed25519"), json!("p-256"), json!(1), json!(null)] {
         assert_rejected(&changed(&key, "crv", curve), KeyRejection::Curve);
     }
-    let as_es384 = TestKey {
-        algorithm: Algorithm::Es384,
-        ..key
-    };
+    let as_es384 = TestKey { algorithm: Algorithm::Es384, ..key };
     assert_rejected(&changed(&as_es384, "crv", json!("P-384")), KeyRejection::Point);
     for curve in ["X25519", "Ed448", "X448"] {
-        assert_rejected(
-            &changed(&TestKey::ed25519("k"), "crv", json!(curve)),
-            KeyRejection::Curve,
-        );
+        assert_rejected(&changed(&TestKey::ed25519("k"), "crv", json!(curve)), KeyRejection::Curve);
     }
 }
 
@@ -151,10 +103,7 @@ fn t2_j2_a_published_set_gives_no_shared_secret() {
         assert_rejected(&changed(&TestKey::es256("k"), "kty", kty), KeyRejection::KeyType);
     }
     let everything = KeySet::parse(json!({ "keys": [secret] }).to_string().as_bytes(), &Algorithm::ALL);
-    assert_eq!(
-        everything.unwrap_err(),
-        KeySetError::NoUsableKey(Some(KeyRejection::KeyType))
-    );
+    assert_eq!(everything.unwrap_err(), KeySetError::NoUsableKey(Some(KeyRejection::KeyType)));
 }
 
 #[test]
@@ -164,28 +113,16 @@ fn j2_rsa_keys_have_2048_to_8192_bits_and_a_small_odd_exponent() {
     let even = [&n[..n.len() - 1], &[n[n.len() - 1] & 0xfe]].concat();
     let odd = |length: usize| [vec![0x80], vec![0x55; length - 2], vec![1]].concat();
     let short = [&[0x7f], &n[1..]].concat(); // 2,047 bits
-    for n in [
-        even,
-        short,
-        odd(128),
-        odd(255),
-        odd(1025),
-        [vec![0], n.clone()].concat(),
-        vec![1],
-    ] {
+    for n in [even, short, odd(128), odd(255), odd(1025), [vec![0], n.clone()].concat(), vec![1]] {
         assert_rejected(&changed(&key, "n", encode(&n)), KeyRejection::Modulus);
     }
     let huge = [vec![1], vec![0; 3], vec![1]].concat();
     for e in [vec![1], vec![2], vec![0], vec![1, 0, 0], vec![0, 1, 0, 1], huge] {
         assert_rejected(&changed(&key, "e", encode(&e)), KeyRejection::Exponent);
     }
-    for (name, value) in [
-        ("n", json!(null)),
-        ("e", json!(null)),
-        ("n", json!("")),
-        ("e", json!("A")),
-        ("e", json!("AQAB=")),
-    ] {
+    for (name, value) in
+        [("n", json!(null)), ("e", json!(null)), ("n", json!("")), ("e", json!("A")), ("e", json!("AQAB="))]
+    {
         assert_rejected(&changed(&key, name, value), KeyRejection::Malformed);
     }
     assert!(parse(&json!([changed(&key, "e", encode(&[3]))])).is_ok());
@@ -197,44 +134,25 @@ fn j2_points_are_on_their_curve_and_of_the_right_length() {
     for key in [TestKey::es256("k"), TestKey::es384("k")] {
         let y = URL_SAFE_NO_PAD.decode(key.jwk()["y"].as_str().unwrap()).unwrap();
         let off_curve = [&y[..y.len() - 1], &[y[y.len() - 1] ^ 1]].concat();
-        for y in [
-            off_curve,
-            y[1..].to_vec(),
-            [vec![0], y.clone()].concat(),
-            vec![0; y.len()],
-            vec![0xff; y.len()],
-        ] {
+        for y in [off_curve, y[1..].to_vec(), [vec![0], y.clone()].concat(), vec![0; y.len()], vec![0xff; y.len()]] {
             assert_rejected(&changed(&key, "y", encode(&y)), KeyRejection::Point);
         }
         assert_rejected(&changed(&key, "y", json!(null)), KeyRejection::Malformed);
     }
     for length in [0, 31, 33, 57] {
         let x = changed(&TestKey::ed25519("k"), "x", encode(&vec![9; length]));
-        assert_rejected(
-            &x,
-            if length == 0 {
-                KeyRejection::Malformed
-            } else {
-                KeyRejection::Point
-            },
-        );
+        assert_rejected(&x, if length == 0 { KeyRejection::Malformed } else { KeyRejection::Point });
     }
 }
 
 #[test]
 fn a_key_without_alg_is_for_the_only_algorithm_that_fits() {
-    let (rsa, ed) = (
-        changed(&TestKey::rsa("r", Algorithm::Rs256), "alg", json!(null)),
-        TestKey::ed25519("e").jwk(),
-    );
+    let (rsa, ed) = (changed(&TestKey::rsa("r", Algorithm::Rs256), "alg", json!(null)), TestKey::ed25519("e").jwk());
     let document = json!({ "keys": [rsa, ed] }).to_string();
     let parse = |algorithms: &[Algorithm]| KeySet::parse(document.as_bytes(), algorithms);
     let one = parse(&[Algorithm::Ps256, Algorithm::Es256]).unwrap();
     assert!(KeySet::find(&[&one.set], Some("r"), Algorithm::Ps256).is_ok());
-    assert_eq!(
-        KeySet::find(&[&one.set], Some("r"), Algorithm::Rs256).unwrap_err(),
-        NoKey::Mismatch
-    );
+    assert_eq!(KeySet::find(&[&one.set], Some("r"), Algorithm::Rs256).unwrap_err(), NoKey::Mismatch);
     assert_eq!(one.rejected[0].reason, KeyRejection::Algorithm); // EdDSA is not this issuer's
     let several = parse(&[Algorithm::Ps256, Algorithm::Rs256, Algorithm::EdDsa]).unwrap();
     assert_eq!(several.rejected[0].reason, KeyRejection::AlgorithmAmbiguous);
@@ -243,31 +161,19 @@ fn a_key_without_alg_is_for_the_only_algorithm_that_fits() {
 
 #[test]
 fn j4_a_huge_set_is_no_set() {
-    let keys: Vec<_> = (0..101)
-        .map(|number| changed(&TestKey::ed25519("k"), "kid", number.to_string().into()))
-        .collect();
+    let keys: Vec<_> =
+        (0..101).map(|number| changed(&TestKey::ed25519("k"), "kid", number.to_string().into())).collect();
     assert_eq!(parse(&json!(keys)).unwrap_err(), KeySetError::TooManyKeys);
     assert_eq!(parse(&json!(keys[..100])).unwrap().set.len(), 100);
     let padded = jwks(&[&TestKey::ed25519("k")]) + &" ".repeat(MAX_SET_BYTES);
-    assert_eq!(
-        KeySet::parse(padded.as_bytes(), &Algorithm::ALL).unwrap_err(),
-        KeySetError::TooLarge
-    );
+    assert_eq!(KeySet::parse(padded.as_bytes(), &Algorithm::ALL).unwrap_err(), KeySetError::TooLarge);
     assert!(KeySet::parse(&padded.as_bytes()[..MAX_SET_BYTES], &Algorithm::ALL).is_ok());
 }
 
 #[test]
 fn j5_what_is_no_set_is_an_error() {
-    for text in [
-        "",
-        "<html></html>",
-        "[]",
-        "null",
-        "{}",
-        r#"{"keys":{}}"#,
-        r#"{"keys":1}"#,
-        r#"{"keys":[],"keys":[]}"#,
-    ] {
+    for text in ["", "<html></html>", "[]", "null", "{}", r#"{"keys":{}}"#, r#"{"keys":1}"#, r#"{"keys":[],"keys":[]}"#]
+    {
         let result = KeySet::parse(text.as_bytes(), &Algorithm::ALL);
         assert_eq!(result.unwrap_err(), KeySetError::Malformed, "{text}");
     }

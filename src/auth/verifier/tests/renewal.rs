@@ -45,20 +45,13 @@ async fn the_first_token_fetches_the_keys_and_the_next_does_not() {
     let key = TestKey::ed25519("k");
     let setup = remote_setup(ScriptedFetch::open([Ok(jwks(&[&key]))]));
     assert_eq!(setup.verify(&key.sign(&claims())).await, Ok(Check::New));
-    assert_eq!(
-        setup.verify(&key.sign(&with(&json!({ "jti": 1 })))).await,
-        Ok(Check::New)
-    );
+    assert_eq!(setup.verify(&key.sign(&with(&json!({ "jti": 1 })))).await, Ok(Check::New));
     assert_eq!(setup.fetch.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn j11_t6_ten_thousand_requests_share_one_fetch() {
-    let (old, new, forged) = (
-        TestKey::ed25519("old"),
-        TestKey::ed25519("new"),
-        TestKey::ed25519("forged"),
-    );
+    let (old, new, forged) = (TestKey::ed25519("old"), TestKey::ed25519("new"), TestKey::ed25519("forged"));
     let fetch = ScriptedFetch::closed([Ok(jwks(&[&old])), Ok(jwks(&[&old, &new]))]);
     let setup = remote_setup(fetch);
     let stop = renew(&setup);
@@ -69,11 +62,7 @@ async fn j11_t6_ten_thousand_requests_share_one_fetch() {
     let mut requests = JoinSet::new();
     for number in 0..10_000 {
         let key = if number % 2 == 0 { &new } else { &forged };
-        let token = if number < 100 {
-            key.sign(&with(&json!({ "jti": number })))
-        } else {
-            key.sign(&claims())
-        };
+        let token = if number < 100 { key.sign(&with(&json!({ "jti": number }))) } else { key.sign(&claims()) };
         let (verifier, accepted, refused) = (setup.verifier.clone(), accepted.clone(), refused.clone());
         requests.spawn(async move {
             match verifier.verify(&token).await {
@@ -89,10 +78,7 @@ async fn j11_t6_ten_thousand_requests_share_one_fetch() {
     others_ran().await;
     setup.fetch.let_through(1_000_000);
     requests.join_all().await;
-    assert_eq!(
-        (accepted.load(Ordering::SeqCst), refused.load(Ordering::SeqCst)),
-        (5_000, 5_000)
-    );
+    assert_eq!((accepted.load(Ordering::SeqCst), refused.load(Ordering::SeqCst)), (5_000, 5_000));
     assert_eq!(setup.fetch.calls(), 2);
     drop(stop);
 }
@@ -174,10 +160,7 @@ async fn t18_t19_j8_a_key_that_leaves_takes_its_verdicts_with_it() {
     assert_eq!(setup.verify(&gone).await, Ok(Check::Seen));
     assert_eq!(setup.verifier.recheck(&principal), Ok(()));
     pass(&setup, 601).await; // the refresh interval and 1 s
-    assert_eq!(
-        setup.verifier.recheck(&principal),
-        Err(InvalidReason::UnknownKey.into())
-    );
+    assert_eq!(setup.verifier.recheck(&principal), Err(InvalidReason::UnknownKey.into()));
     assert_eq!(setup.invalid(&gone).await, InvalidReason::UnknownKey);
     assert_eq!(setup.verify(&kept).await, Ok(Check::Seen));
     setup.pass(10_000);
@@ -210,10 +193,7 @@ async fn j9_without_a_set_nothing_is_accepted_and_nothing_refused() {
     assert_eq!((status.keys, status.refreshes_failed), (0, 1));
     assert_eq!(status.last_error.as_deref(), Some("no complete answer in time"));
     // A token that cannot be right whatever the keys are is told so, and asks nobody.
-    assert_eq!(
-        setup.invalid(&key.sign(&with(&json!({ "iss": "x" })))).await,
-        InvalidReason::Issuer
-    );
+    assert_eq!(setup.invalid(&key.sign(&with(&json!({ "iss": "x" })))).await, InvalidReason::Issuer);
     setup.fetch.now_answers(Ok(jwks(&[&key])));
     let _stop = renew(&setup);
     pass(&setup, 61).await;
@@ -236,22 +216,13 @@ async fn j5_a_bad_answer_keeps_the_last_good_set_until_it_is_stale() {
     let principal = setup.verifier.verify(&token).await.unwrap().principal;
     pass(&setup, 3_000).await;
     let status = &setup.verifier.key_status()[0];
-    assert!(
-        status.ready && status.refreshes_ok == 1 && status.refreshes_failed > 10,
-        "{status:?}"
-    );
-    assert_eq!(
-        status.last_error.as_deref(),
-        Some("no usable key, first problem: the set is empty")
-    );
+    assert!(status.ready && status.refreshes_ok == 1 && status.refreshes_failed > 10, "{status:?}");
+    assert_eq!(status.last_error.as_deref(), Some("no usable key, first problem: the set is empty"));
     assert_eq!(setup.verify(&token).await, Ok(Check::Seen));
     pass(&setup, 600).await; // 3,600 s: max_stale
     let recheck = setup.verifier.recheck(&principal);
     assert!(matches!(recheck, Err(TokenError::KeysUnavailable { .. })));
-    assert!(matches!(
-        setup.verify(&token).await,
-        Err(TokenError::KeysUnavailable { .. })
-    ));
+    assert!(matches!(setup.verify(&token).await, Err(TokenError::KeysUnavailable { .. })));
     assert!(!setup.verifier.key_status()[0].ready);
     setup.fetch.now_answers(Ok(jwks(&[&key])));
     pass(&setup, 61).await;
@@ -283,10 +254,7 @@ async fn j10_an_issuer_that_is_down_is_bridged_by_the_disk() {
     let long = with(&json!({ "exp": NOW.as_secs() + 100_000 }));
     let first = start(ScriptedFetch::open([Ok(jwks(&[&key]))]));
     assert!(first.verify(&key.sign(&long)).await.is_ok());
-    while std::fs::read_dir(state.path())
-        .unwrap()
-        .all(|entry| entry.unwrap().path().extension().unwrap() != "json")
-    {
+    while std::fs::read_dir(state.path()).unwrap().all(|entry| entry.unwrap().path().extension().unwrap() != "json") {
         tokio::task::yield_now().await;
     }
     let down = ScriptedFetch::open([Err(FetchError::Timeout)]);
@@ -297,10 +265,7 @@ async fn j10_an_issuer_that_is_down_is_bridged_by_the_disk() {
     clock.set(NOW.saturating_add(remote_keys().max_stale));
     let third = start(down);
     assert!(!third.key_status()[0].ready);
-    assert!(matches!(
-        third.verify(&key.sign(&long)).await,
-        Err(TokenError::KeysUnavailable { .. })
-    ));
+    assert!(matches!(third.verify(&key.sign(&long)).await, Err(TokenError::KeysUnavailable { .. })));
 }
 
 #[tokio::test]
@@ -320,13 +285,8 @@ async fn a_full_disk_is_counted_and_hurts_nobody() {
 async fn a_fixed_set_is_asked_first_and_a_remote_one_for_the_rest() {
     let (in_file, remote_only) = (TestKey::ed25519("file"), TestKey::ed25519("remote"));
     let both = || {
-        let KeySource::Published { fixed, .. } = fixed(&[&in_file]) else {
-            unreachable!()
-        };
-        vec![issuer(KeySource::Published {
-            fixed,
-            remote: Some(remote_keys()),
-        })]
+        let KeySource::Published { fixed, .. } = fixed(&[&in_file]) else { unreachable!() };
+        vec![issuer(KeySource::Published { fixed, remote: Some(remote_keys()) })]
     };
     let setup = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&in_file, &remote_only]))]));
     assert!(setup.verifier.key_status()[0].ready);
@@ -349,10 +309,7 @@ async fn a_fetch_that_panics_is_a_failed_fetch_and_nobody_waits_for_ever() {
     let verifier = TokenVerifier::new(vec![issuer(remote())], 1, clock, None, Arc::new(PanickingFetch)).unwrap();
     let result = verifier.verify(&key.sign(&claims())).await;
     assert!(matches!(result, Err(TokenError::KeysUnavailable { .. })));
-    assert_eq!(
-        verifier.key_status()[0].last_error.as_deref(),
-        Some("the fetch was given up")
-    );
+    assert_eq!(verifier.key_status()[0].last_error.as_deref(), Some("the fetch was given up"));
 }
 
 /// Tokens that outlive the key set, all different, so that no verdict is remembered for them.
@@ -409,10 +366,7 @@ async fn j11_ten_thousand_requests_beyond_max_stale_share_one_fetch_and_are_refu
     assert_eq!(setup.fetch.calls(), 2);
     let mut requests = herd(&setup, &tokens);
     others_ran().await;
-    assert!(
-        requests.try_join_next().is_none(),
-        "nobody is told before the fetch ends"
-    );
+    assert!(requests.try_join_next().is_none(), "nobody is told before the fetch ends");
     setup.fetch.let_through(1);
     for result in requests.join_all().await {
         assert!(matches!(result, Err(TokenError::KeysUnavailable { .. })), "{result:?}");

@@ -29,17 +29,9 @@ const REFUSED: &[(&str, u64, &str)] = &[
 
 /// Vectors called invalid that we accept: (file, tcId, why).
 const ACCEPTED: &[(&str, u64, &str)] = &[
-    (
-        CRYPTO,
-        46,
-        "ROCA is a fault in how the issuer made its key, which we do not look for",
-    ),
+    (CRYPTO, 46, "ROCA is a fault in how the issuer made its key, which we do not look for"),
     (KEY, 7, "ROCA, as above"),
-    (
-        SIGNATURE,
-        367,
-        "the padding it speaks of is not in the vector: it is byte for byte a good token",
-    ),
+    (SIGNATURE, 367, "the padding it speaks of is not in the vector: it is byte for byte a good token"),
     (SIGNATURE, 370, "the same token again"),
 ];
 
@@ -106,10 +98,7 @@ fn check_wycheproof(file: &str) {
             let valid = test["result"] == "valid" && compact.is_some();
             let expected = (valid && !listed(REFUSED)) || listed(ACCEPTED);
             if accepts(keys, test.get("jwe").and_then(Value::as_str).unwrap_or(&text)) != expected {
-                wrong.push(format!(
-                    "{id} {} {} {}",
-                    group["comment"], test["comment"], test["result"]
-                ));
+                wrong.push(format!("{id} {} {} {}", group["comment"], test["comment"], test["result"]));
             }
         }
     }
@@ -134,11 +123,7 @@ fn t1_t3_t8_wycheproof_json_web_crypto() {
 
 #[test]
 fn jose_cookbook_signatures_hold() {
-    for path in [
-        "jws/4_1.rsa_v15_signature.json",
-        "jws/4_2.rsa-pss_signature.json",
-        "curve25519/jws.json",
-    ] {
+    for path in ["jws/4_1.rsa_v15_signature.json", "jws/4_2.rsa-pss_signature.json", "curve25519/jws.json"] {
         let Some(example) = corpus(&format!("jose-cookbook/{path}")) else {
             return;
         };

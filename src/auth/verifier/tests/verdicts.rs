@@ -6,10 +6,7 @@ use super::*;
 async fn t12_t13_a_token_ends_at_exp_and_leeway_whether_seen_or_not() {
     let key = TestKey::ed25519("k");
     for verdicts in [0, 100] {
-        let issuers = vec![Issuer {
-            leeway: Duration::from_secs(5),
-            ..issuer(fixed(&[&key]))
-        }];
+        let issuers = vec![Issuer { leeway: Duration::from_secs(5), ..issuer(fixed(&[&key])) }];
         let setup = setup_with(issuers, verdicts, ScriptedFetch::open([]));
         let token = key.sign(&claims());
         assert!(setup.verify(&token).await.is_ok());
@@ -29,10 +26,7 @@ async fn t18_a_verdict_is_for_one_token_to_the_last_character() {
     let token = key.sign(&claims());
     assert_eq!(setup.verify(&token).await, Ok(Check::New));
     let (message, _) = token.as_str().rsplit_once('.').unwrap();
-    let forged = bearer(&format!(
-        "{message}.{}",
-        URL_SAFE_NO_PAD.encode(testing::random_bytes(64))
-    ));
+    let forged = bearer(&format!("{message}.{}", URL_SAFE_NO_PAD.encode(testing::random_bytes(64))));
     assert_eq!(setup.invalid(&forged).await, InvalidReason::Signature);
     assert_eq!(setup.verify(&token).await, Ok(Check::Seen));
 }
@@ -50,36 +44,23 @@ async fn t18_verdicts_are_bounded_and_never_negative() {
     for number in 0..500 {
         assert!(setup.verify(&key.sign(&with(&json!({ "jti": number })))).await.is_ok());
     }
-    assert!(
-        (1..=128).contains(&setup.verifier.verdicts()),
-        "{}",
-        setup.verifier.verdicts()
-    );
+    assert!((1..=128).contains(&setup.verifier.verdicts()), "{}", setup.verifier.verdicts());
 }
 
 #[tokio::test]
 async fn t18_a_cache_changes_no_answer() {
     let (key, stranger) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
-    let (on, off) = (
-        setup(vec![issuer(fixed(&[&key]))]),
-        setup_with(vec![issuer(fixed(&[&key]))], 0, ScriptedFetch::open([])),
-    );
+    let (on, off) =
+        (setup(vec![issuer(fixed(&[&key]))]), setup_with(vec![issuer(fixed(&[&key]))], 0, ScriptedFetch::open([])));
     let mut tokens = vec![key.sign(&claims()), stranger.sign(&claims())];
-    for changes in [
-        json!({ "exp": NOW.as_secs() + 3 }),
-        json!({ "aud": "x" }),
-        json!({ "nbf": NOW.as_secs() + 5 }),
-    ] {
+    for changes in [json!({ "exp": NOW.as_secs() + 3 }), json!({ "aud": "x" }), json!({ "nbf": NOW.as_secs() + 5 })] {
         tokens.push(key.sign(&with(&changes)));
     }
     for _second in 0..10 {
         for token in &tokens {
             let (seen, new) = (on.verifier.verify(token).await, off.verifier.verify(token).await);
             assert_eq!(seen.as_ref().err(), new.as_ref().err());
-            assert_eq!(
-                seen.ok().map(|it| it.principal.expires_at()),
-                new.ok().map(|it| it.principal.expires_at())
-            );
+            assert_eq!(seen.ok().map(|it| it.principal.expires_at()), new.ok().map(|it| it.principal.expires_at()));
         }
         on.pass(1);
         off.pass(1);

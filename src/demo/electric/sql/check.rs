@@ -59,17 +59,9 @@ impl<'a> Checker<'a> {
                 Expr::Contains(left.into(), right.into())
             }
             NodeKind::IsNull(inner) => Expr::IsNull(self.expr(*inner)?.into()),
-            NodeKind::Like {
-                value,
-                pattern,
-                ignore_case,
-            } => {
+            NodeKind::Like { value, pattern, ignore_case } => {
                 let value = self.coerced(*value, &Kind::Text)?.into();
-                Expr::Like {
-                    value,
-                    pattern: self.coerced(*pattern, &Kind::Text)?.into(),
-                    ignore_case,
-                }
+                Expr::Like { value, pattern: self.coerced(*pattern, &Kind::Text)?.into(), ignore_case }
             }
         })
     }
@@ -83,10 +75,7 @@ impl<'a> Checker<'a> {
     }
 
     fn array(&self, items: Vec<Node>) -> Result<Expr, SqlError> {
-        let items: Vec<Expr> = items
-            .into_iter()
-            .map(|item| self.expr(item))
-            .collect::<Result<_, _>>()?;
+        let items: Vec<Expr> = items.into_iter().map(|item| self.expr(item)).collect::<Result<_, _>>()?;
         Ok(Expr::Array(items))
     }
 

@@ -19,9 +19,7 @@ pub(super) fn evaluate(expr: &Expr, row: &Row) -> Value {
         Expr::Compare(left, operator, right) => compare(&evaluate(left, row), *operator, &evaluate(right, row)),
         Expr::In(value, list) => {
             let value = evaluate(value, row);
-            any(list
-                .iter()
-                .map(|item| compare(&value, Operator::Equal, &evaluate(item, row))))
+            any(list.iter().map(|item| compare(&value, Operator::Equal, &evaluate(item, row))))
         }
         Expr::Any(value, operator, array) => match (evaluate(value, row), evaluate(array, row)) {
             (value, Value::Array(items)) => any(items.iter().map(|item| compare(&value, *operator, item))),
@@ -32,11 +30,7 @@ pub(super) fn evaluate(expr: &Expr, row: &Row) -> Value {
             _ => Value::Null,
         },
         Expr::IsNull(inner) => Value::Bool(evaluate(inner, row) == Value::Null),
-        Expr::Like {
-            value,
-            pattern,
-            ignore_case,
-        } => match (evaluate(value, row), evaluate(pattern, row)) {
+        Expr::Like { value, pattern, ignore_case } => match (evaluate(value, row), evaluate(pattern, row)) {
             (Value::Text(value), Value::Text(pattern)) => Value::Bool(like(&value, &pattern, *ignore_case)),
             _ => Value::Null,
         },
@@ -100,11 +94,7 @@ fn both(left: &Value, right: &Value, decisive: bool) -> Value {
     if *left == Value::Bool(decisive) || *right == Value::Bool(decisive) {
         return Value::Bool(decisive);
     }
-    if *left == Value::Null || *right == Value::Null {
-        Value::Null
-    } else {
-        Value::Bool(!decisive)
-    }
+    if *left == Value::Null || *right == Value::Null { Value::Null } else { Value::Bool(!decisive) }
 }
 
 fn any(results: impl Iterator<Item = Value>) -> Value {
@@ -126,10 +116,7 @@ pub(super) fn order(left: &Value, right: &Value) -> Option<Ordering> {
         (Value::Text(left), Value::Text(right)) => Some(left.cmp(right)),
         (Value::Array(left), Value::Array(right)) => {
             let pairs = left.iter().zip(right).map(|(left, right)| order(left, right));
-            let decided = pairs
-                .take_while(Option::is_some)
-                .flatten()
-                .find(|ordering| ordering.is_ne());
+            let decided = pairs.take_while(Option::is_some).flatten().find(|ordering| ordering.is_ne());
             Some(decided.unwrap_or_else(|| left.len().cmp(&right.len())))
         }
         _ => None,
@@ -139,11 +126,7 @@ pub(super) fn order(left: &Value, right: &Value) -> Option<Ordering> {
 /// LIKE: `%` is any run, `_` any one character, a backslash takes the next literally.
 fn like(value: &str, pattern: &str, ignore_case: bool) -> bool {
     let fold = |text: &str| {
-        if ignore_case {
-            text.to_lowercase()
-        } else {
-            text.to_owned()
-        }
+        if ignore_case { text.to_lowercase() } else { text.to_owned() }
     };
     let value: Vec<char> = fold(value).chars().collect();
     let pattern: Vec<char> = fold(pattern).chars().collect();

@@ -136,19 +136,13 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         self.at += 1;
         let number = self.take(|c| c.is_ascii_digit()).parse();
-        number
-            .map(TokenKind::Param)
-            .map_err(|_| SqlError::at(start, "syntax error at or near \"$\""))
+        number.map(TokenKind::Param).map_err(|_| SqlError::at(start, "syntax error at or near \"$\""))
     }
 
     /// The longest run of operator characters that does not begin a comment.
     fn operator(&mut self) -> &'a str {
         let run = self.take(|c| OPERATOR.contains(c));
-        let end = [run.find("--"), run.find("/*")]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(run.len());
+        let end = [run.find("--"), run.find("/*")].into_iter().flatten().min().unwrap_or(run.len());
         let mut operator = &run[..end];
         // Postgres: a run may end in + or - only with one of these in it, so that `1=-1` is `= -1`.
         while operator.len() > 1

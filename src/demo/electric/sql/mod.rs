@@ -89,11 +89,7 @@ enum Expr {
     Any(Box<Self>, Operator, Box<Self>),
     Contains(Box<Self>, Box<Self>),
     IsNull(Box<Self>),
-    Like {
-        value: Box<Self>,
-        pattern: Box<Self>,
-        ignore_case: bool,
-    },
+    Like { value: Box<Self>, pattern: Box<Self>, ignore_case: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,12 +160,7 @@ impl OrderBy {
                 .get(&term.column)
                 .cloned()
                 .ok_or_else(|| SqlError::at(term.location, format!("unknown reference {}", term.column)))?;
-            terms.push(Term {
-                column: term.column,
-                kind,
-                descending: term.descending,
-                nulls_first: term.nulls_first,
-            });
+            terms.push(Term { column: term.column, kind, descending: term.descending, nulls_first: term.nulls_first });
         }
         Ok(Self(terms))
     }

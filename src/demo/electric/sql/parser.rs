@@ -31,11 +31,7 @@ pub(super) enum NodeKind {
     Any(Box<Node>, Operator, Box<Node>),
     Contains(Box<Node>, Box<Node>),
     IsNull(Box<Node>),
-    Like {
-        value: Box<Node>,
-        pattern: Box<Node>,
-        ignore_case: bool,
-    },
+    Like { value: Box<Node>, pattern: Box<Node>, ignore_case: bool },
 }
 
 /// One term of an `order_by` as written.
@@ -55,12 +51,7 @@ pub(super) struct Parser {
 
 impl Parser {
     pub(super) fn new(text: &str) -> Result<Self, SqlError> {
-        Ok(Self {
-            tokens: tokens(text)?,
-            at: 0,
-            depth: 0,
-            end: text.len(),
-        })
+        Ok(Self { tokens: tokens(text)?, at: 0, depth: 0, end: text.len() })
     }
 
     /// The whole text as a condition.
@@ -84,35 +75,18 @@ impl Parser {
             let location = self.location();
             let column = self.name()?;
             let descending = !self.word("asc") && self.word("desc");
-            let nulls_first = if self.word("nulls") {
-                self.nulls_first()?
-            } else {
-                descending
-            };
-            terms.push(OrderTerm {
-                column,
-                location,
-                descending,
-                nulls_first,
-            });
+            let nulls_first = if self.word("nulls") { self.nulls_first()? } else { descending };
+            terms.push(OrderTerm { column, location, descending, nulls_first });
             if !self.mark(',') {
                 break;
             }
         }
-        if self.peek().is_some() {
-            Err(self.unexpected())
-        } else {
-            Ok(terms)
-        }
+        if self.peek().is_some() { Err(self.unexpected()) } else { Ok(terms) }
     }
 
     fn nulls_first(&mut self) -> Result<bool, SqlError> {
         let first = self.word("first");
-        if first || self.word("last") {
-            Ok(first)
-        } else {
-            Err(self.unexpected())
-        }
+        if first || self.word("last") { Ok(first) } else { Err(self.unexpected()) }
     }
 
     fn or(&mut self) -> Result<Node, SqlError> {
@@ -166,11 +140,7 @@ impl Parser {
             Some(TokenKind::Word(word)) => word.as_str(),
             _ => "",
         };
-        let next = if word(self.at) == "not" {
-            word(self.at + 1)
-        } else {
-            word(self.at)
-        };
+        let next = if word(self.at) == "not" { word(self.at + 1) } else { word(self.at) };
         matches!(next, "in" | "like" | "ilike" | "between")
     }
 
@@ -198,10 +168,7 @@ impl Parser {
             self.expect(')')?;
             return Ok(node(location, NodeKind::Any(left.into(), operator, array.into())));
         }
-        Ok(node(
-            location,
-            NodeKind::Compare(left.into(), operator, self.operand()?.into()),
-        ))
+        Ok(node(location, NodeKind::Compare(left.into(), operator, self.operand()?.into())))
     }
 
     fn is(&mut self, left: Node) -> Result<Node, SqlError> {
@@ -217,10 +184,7 @@ impl Parser {
         let null = node(location, NodeKind::IsNull(left.clone().into()));
         let known = node(location, NodeKind::Not(null.into()));
         let constant = node(location, NodeKind::Bool(wanted));
-        let equal = node(
-            location,
-            NodeKind::Compare(left.into(), Operator::Equal, constant.into()),
-        );
+        let equal = node(location, NodeKind::Compare(left.into(), Operator::Equal, constant.into()));
         Ok(node(location, NodeKind::And(known.into(), equal.into())))
     }
 
@@ -239,10 +203,7 @@ impl Parser {
             let high = self.operand()?;
             let from = NodeKind::Compare(left.clone().into(), Operator::GreaterOrEqual, low.into());
             let to = NodeKind::Compare(left.into(), Operator::LessOrEqual, high.into());
-            return Ok(node(
-                location,
-                NodeKind::And(node(location, from).into(), node(location, to).into()),
-            ));
+            return Ok(node(location, NodeKind::And(node(location, from).into(), node(location, to).into())));
         }
         let ignore_case = self.word("ilike");
         if !ignore_case && !self.word("like") {
@@ -253,14 +214,7 @@ impl Parser {
 
     fn like(&mut self, left: Node, ignore_case: bool) -> Result<Node, SqlError> {
         let pattern = self.operand()?.into();
-        Ok(node(
-            left.location,
-            NodeKind::Like {
-                value: left.into(),
-                pattern,
-                ignore_case,
-            },
-        ))
+        Ok(node(left.location, NodeKind::Like { value: left.into(), pattern, ignore_case }))
     }
 
     fn operand(&mut self) -> Result<Node, SqlError> {
@@ -370,11 +324,7 @@ impl Parser {
     }
 
     fn expect(&mut self, mark: char) -> Result<(), SqlError> {
-        if self.mark(mark) {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
+        if self.mark(mark) { Ok(()) } else { Err(self.unexpected()) }
     }
 
     fn location(&self) -> usize {
@@ -394,9 +344,5 @@ const fn node(location: usize, kind: NodeKind) -> Node {
 }
 
 fn negate(negated: bool, inner: Node) -> Node {
-    if negated {
-        node(inner.location, NodeKind::Not(inner.into()))
-    } else {
-        inner
-    }
+    if negated { node(inner.location, NodeKind::Not(inner.into())) } else { inner }
 }

@@ -3,19 +3,11 @@ use serde_json::json;
 use super::*;
 use crate::demo::electric::database::{Change, Column, Database, TableName};
 
-const COLUMNS: [(&str, &str); 5] = [
-    ("id", "int4"),
-    ("name", "text"),
-    ("done", "bool"),
-    ("tags", "text[]"),
-    ("Owner", "uuid"),
-];
+const COLUMNS: [(&str, &str); 5] =
+    [("id", "int4"), ("name", "text"), ("done", "bool"), ("tags", "text[]"), ("Owner", "uuid")];
 
 fn scope() -> Scope {
-    let columns = COLUMNS
-        .iter()
-        .map(|(name, pg_type)| ((*name).to_owned(), Kind::of(pg_type)))
-        .collect();
+    let columns = COLUMNS.iter().map(|(name, pg_type)| ((*name).to_owned(), Kind::of(pg_type))).collect();
     let params = BTreeMap::from([(1, "ann".to_owned()), (2, "{1,7}".to_owned()), (3, "ann\0x".to_owned())]);
     Scope { columns, params }
 }
@@ -24,10 +16,7 @@ fn row() -> Row {
     let name = TableName::parse("t").unwrap();
     let mut database = Database::default();
     let columns = COLUMNS.iter().map(|(name, pg_type)| Column::new(name, pg_type));
-    database.create(
-        name.clone(),
-        columns.chain([Column::new("k", "int4").primary_key(0)]).collect(),
-    );
+    database.create(name.clone(), columns.chain([Column::new("k", "int4").primary_key(0)]).collect());
     let owner = "00000000-0000-0000-0000-0000000000AB";
     let row = json!({"k": 1, "id": 7, "name": "ann", "done": null, "tags": "{x,\"y z\"}", "Owner": owner});
     database.apply(&Change::Insert("t".to_owned(), row)).unwrap();
@@ -66,10 +55,7 @@ fn conditions_that_hold_and_their_twins() {
         ("name NOT LIKE 'b%'", "name LIKE 'a\\%'"),
         ("id BETWEEN 1 AND 7", "id NOT BETWEEN 1 AND 7"),
         ("(id = 7)", "(id = 7) AND (false)"),
-        (
-            "\"Owner\" = '00000000-0000-0000-0000-0000000000ab'",
-            "\"Owner\" = '00000000-0000-0000-0000-0000000000ac'",
-        ),
+        ("\"Owner\" = '00000000-0000-0000-0000-0000000000ab'", "\"Owner\" = '00000000-0000-0000-0000-0000000000ac'"),
         ("name = 'ann'::text", "name = 'O''ann'"),
         ("true", "false"),
         ("(id = 7) IS TRUE", "done IS TRUE"),
@@ -82,14 +68,7 @@ fn conditions_that_hold_and_their_twins() {
 
 #[test]
 fn null_is_neither_true_nor_false() {
-    for text in [
-        "done",
-        "NOT done",
-        "done = true",
-        "done <> true",
-        "done IN (true)",
-        "NOT (done IN (true))",
-    ] {
+    for text in ["done", "NOT done", "done = true", "done <> true", "done IN (true)", "NOT (done IN (true))"] {
         assert!(!holds(text), "{text}");
     }
     assert!(holds("done OR true"));
@@ -121,18 +100,7 @@ fn refusals_are_in_electrics_words() {
     assert_eq!(error("nope=1"), "At location 0: unknown reference nope");
     assert_eq!(error("id===1"), "At location 2: unknown binary operator \"===\"");
     assert_eq!(error("name=$9"), "At location 5: parameter $9 was not provided");
-    for text in [
-        "",
-        "id =",
-        "id = 7;",
-        "(true",
-        "true)",
-        "id = 'seven'",
-        "id IN ()",
-        "'x' AND true",
-        "id",
-        "$1",
-    ] {
+    for text in ["", "id =", "id = 7;", "(true", "true)", "id = 'seven'", "id IN ()", "'x' AND true", "id", "$1"] {
         error(text);
     }
     error("id IN (SELECT 1)");
