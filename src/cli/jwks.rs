@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Usage;
 use crate::auth::keys::{HttpFetch, JwksFetch, KeySet};
-use crate::config::{Issuer, KeySource, RemoteKeys};
+use crate::config::{Config, Issuer, KeySource, RemoteKeys};
 
 #[derive(Debug, Args)]
 pub(super) struct Jwks {
@@ -25,8 +25,8 @@ pub(super) struct Jwks {
 
 impl Jwks {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = super::load(&self.config)?;
-        let candidates: Vec<_> = config.issuers.iter().filter_map(|issuer| Some((issuer, remote(issuer)?))).collect();
+        let issuers = Config::load_issuers(&self.config)?;
+        let candidates: Vec<_> = issuers.iter().filter_map(|issuer| Some((issuer, remote(issuer)?))).collect();
         let wanted =
             candidates.iter().filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
         let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {

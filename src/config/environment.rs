@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 /// Where variables are looked up. It holds secrets, so it has no `Debug`.
 pub enum Environment {
+    /// That of a deploy step, where neither secrets nor key files are yet: none is looked for. What is resolved so is
+    /// good for its issuers' addresses alone.
+    Deploy,
     /// The environment of this process.
     Process,
     /// These variables and no others, for tests.
@@ -12,9 +15,14 @@ pub enum Environment {
 }
 
 impl Environment {
+    pub(super) const fn is_deploy(&self) -> bool {
+        matches!(self, Self::Deploy)
+    }
+
     /// The value of a variable; `None` where it is not set or not UTF-8.
     pub fn variable(&self, name: &str) -> Option<String> {
         match self {
+            Self::Deploy => None,
             Self::Process => std::env::var(name).ok(),
             Self::Map(variables) => variables.get(name).cloned(),
         }

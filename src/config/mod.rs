@@ -50,6 +50,12 @@ impl Config {
         Self::parse(&text, path, &Environment::Process)
     }
 
+    /// The issuers of a file, on a machine that has neither its secrets nor its key files: for `shapegate jwks`.
+    pub fn load_issuers(path: &Path) -> Result<Vec<Issuer>, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
+        Self::parse(&text, path, &Environment::Deploy).map(|config| config.issuers)
+    }
+
     /// Resolves the text of `file`. Paths in it that are relative start at the folder of `file`.
     pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let document = raw::Document::new(text, file);

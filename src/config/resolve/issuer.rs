@@ -54,7 +54,7 @@ fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySour
     match (jwks, shared) {
         (Some(jwks), None) => {
             let algorithms = listed(false);
-            let keys = jwks::published(jwks.section()?, algorithms.as_deref());
+            let keys = jwks::published(jwks.section()?, algorithms.as_deref(), environment);
             Some((keys, algorithms?))
         }
         (None, Some(shared)) => {

@@ -6,20 +6,25 @@ use super::{hours, millis, secs};
 use crate::auth::Algorithm;
 use crate::auth::keys::KeySet;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{KeySource, RemoteKeys};
+use crate::config::{Environment, KeySource, RemoteKeys};
 
 /// Keys that mean nothing without `url`.
 const REMOTE: [&str; 6] =
     ["refresh", "cooldown", "timeout", "max_stale", "danger_plain_http", "danger_private_address"];
 
 /// `algorithms` is `None` where they have an error of their own; the file is then not looked at.
-pub(super) fn published(mut section: Section<'_>, algorithms: Option<&[Algorithm]>) -> KeySource {
+pub(super) fn published(
+    mut section: Section<'_>,
+    algorithms: Option<&[Algorithm]>,
+    environment: &Environment,
+) -> KeySource {
     let file = section.value("file");
     let url = section.value("url");
     if file.is_none() && url.is_none() {
         section.error_here("needs a source: write `url`, `file` or both");
     }
     let remote = remote(&mut section, url);
+    let file = file.filter(|_| !environment.is_deploy());
     let fixed = file.and_then(|value| key_set(&value, algorithms?));
     KeySource::Published { fixed, remote }
 }

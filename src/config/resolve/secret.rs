@@ -22,6 +22,9 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
     let mut section = value.section()?;
     let (env, file, name) = (section.value("env"), section.value("file"), section.value("credential"));
     let found = match (&env, &file, &name) {
+        (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) if environment.is_deploy() => {
+            return Some(Secret::new("unknown at deploy time"));
+        }
         (Some(value), None, None) => variable(value.text()?, environment),
         (None, Some(value), None) => contents(&value.path()?),
         (None, None, Some(value)) => credential(value.text()?, environment),
