@@ -37,6 +37,10 @@ async fn without_any_keys_it_is_503_and_not_401() {
     assert_eq!(gate.admin("/readyz").await.status, 200);
 }
 
+fn saved(state: &std::path::Path) -> bool {
+    std::fs::read_dir(state).unwrap().any(|entry| entry.unwrap().path().extension().is_some_and(|end| end == "json"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_the_issuer_uses_the_keys_on_disk() {
     let state = tempfile::tempdir().unwrap();
@@ -45,6 +49,10 @@ async fn a_start_without_the_issuer_uses_the_keys_on_disk() {
     let token = first.token(&["org_1"]);
     assert_eq!(first.get(TASKS, &token).await.status, 200);
     let issuer = first.issuer.url().to_owned();
+    // the set is written behind the request that needed it
+    while !saved(state.path()) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     first.stop().await;
     first.issuer.set_up(false);
     // the second shapegate knows the same issuer, which is down
