@@ -191,7 +191,7 @@ async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
     let poll = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
     wire.send(poll.as_bytes()).await;
     gate.electric.wait_for_waiting(1).await;
-    assert_eq!(gate.metric("shapegate_requests_in_flight").await, 1.0);
+    assert!(gate.metric("shapegate_requests_in_flight").await >= 1.0);
     drop(wire);
     // Electric holds a poll for 20 s, so what is free sooner was not freed by its answer.
     let freed = async { while gate.metric("shapegate_requests_in_flight").await > 0.0 {} };
@@ -240,16 +240,19 @@ async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
             format!("{good}Transfer-Encoding: canary\r\n\r\n"),
             format!("{good}Host: canary-other.test\r\n\r\n"),
             format!("{good}X-A: {}\r\n\r\n", "canary".repeat(200_000)),
-            format!("{good}X-A: canary"),
             format!("canary {target} canary\r\n\r\n"),
-            "CONNECT canary.test:443 HTTP/1.1\r\nHost: canary.test\r\n\r\n".to_owned(),
-            format!("GET {target}\u{1b}[31m\u{7f} HTTP/1.1\r\n{}", &good[good.find("Host").unwrap()..]),
+            "CONNECT canary.test:443 HTTP/1.1\r\nHost: canary.test\r\nConnection: close\r\n\r\n".to_owned(),
+            format!("GET {target}\u{1b}[31m\u{7f} HTTP/1.1\r\n{}\r\n", &good[good.find("Host").unwrap()..]),
         ];
         for request in &requests {
             send(&process.url, request).await;
             send(&process.admin, request).await;
         }
+        // A client that leaves within its header.
+        Wire::open(&process.url).await.send(good.as_bytes()).await;
+        let address = electric.addr();
         drop(electric);
+        while tokio::net::TcpStream::connect(address).await.is_ok() {}
         send(&process.url, &requests[0]).await;
         let log = process.stop().await;
         assert!(log.iter().any(|line| line.contains(r#""outcome":"token_invalid""#)), "{log:#?}");

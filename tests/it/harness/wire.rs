@@ -1,5 +1,7 @@
 //! A connection for exact bytes that is kept for as long as the server keeps it.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -43,10 +45,11 @@ impl Wire {
         Some(answer)
     }
 
-    /// All else that comes until the server closes; asks it to by closing our side.
+    /// All else that comes until the server closes, which it must do of itself: a client that closes first has left.
     pub(crate) async fn rest(mut self) -> String {
-        let _ = self.stream.shutdown().await;
-        while self.more().await.is_some() {}
+        let closed = async { while self.more().await.is_some() {} };
+        let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
+        assert!(closed.is_ok(), "the server keeps the connection");
         String::from_utf8_lossy(&self.read).into_owned()
     }
 
