@@ -397,7 +397,7 @@ async fn a_denial_is_counted_by_its_rule() {
     let gate = Gate::start().await;
     assert_answer(&gate.get(TASKS, &gate.token(&["org_2"])).await, 403, "forbidden");
     let series = r#"shapegate_requests_total{outcome="forbidden",rule="tasks",status="403"}"#;
-    assert_eq!(gate.metric(series).await, 1.0);
+    gate.until_metric(series, 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,5 +409,5 @@ async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_request"));
     assert!(!answer.text().contains("canary") && !answer.text().contains("errors"));
     let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="tasks",status="400"}"#;
-    assert_eq!(gate.metric(series).await, 1.0);
+    gate.until_metric(series, 1.0).await;
 }

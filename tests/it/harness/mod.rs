@@ -198,6 +198,19 @@ impl Gate {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Waits until a metric has this value: an answer is counted after it was sent.
+    pub(crate) async fn until_metric(&self, name: &str, value: f64) {
+        let mut seen = self.metric(name).await;
+        for _ in 0..500 {
+            if seen == value {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            seen = self.metric(name).await;
+        }
+        panic!("{name} is {seen}, not {value}");
+    }
+
     /// GET on the admin port.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         Answer::of(self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()).await
