@@ -272,11 +272,12 @@ async fn electric_away_502_and_silent_504() {
     // takes connections (the kernel does) and says nothing
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let electric_url = Some(format!("http://{}", silent.local_addr().unwrap()));
-    let clock = Arc::new(ManualClock::at(SystemClock.now()));
+    let now = SystemClock.now();
+    let clock = Arc::new(ManualClock::at(now));
     let gate = Gate::with(Setup { electric_url, clock, ..Setup::default() }).await;
-    // the wait ends with the token: one second of it is left
-    let exp = SystemClock.now().as_secs() + 1;
-    let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
+    // the wait is cut to the token's last second, which never ends on this clock
+    let claims = json!({ "organizationIds": ["org_1"], "iat": now.as_secs(), "exp": now.as_secs() + 1 });
+    let token = gate.issuer.token(&claims);
     assert_answer(&gate.get(TASKS, &token).await, 504, "upstream_timeout");
 }
 
