@@ -230,7 +230,7 @@ async fn a_wait_ends_with_its_token() {
     // T19, PEERS 3.3: a poll of 20 s with a token of two
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    let exp = SystemClock.now().as_secs() + 2;
+    let exp = SystemClock.now().as_secs() + 3;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let answer = gate.get(&live(&first), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "token_expired"));
@@ -243,7 +243,7 @@ async fn no_event_after_the_token_s_end() {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
     gate.electric.script(reply.with_header("content-type", "text/event-stream"));
-    let exp = SystemClock.now().as_secs() + 2;
+    let exp = SystemClock.now().as_secs() + 3;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut stream = Stream::open(gate.request(TASKS, Some(&token))).await;
     sender.send(Bytes::from("before")).await.unwrap();
