@@ -1,4 +1,4 @@
-//! shapegate: an authorizing, sharing proxy in front of Electric's sync service.
+//! shapegate: an authorizing proxy in front of Electric's sync service.
 //!
 //! The path of one request, in the order of the modules that carry it:
 //!

@@ -61,7 +61,7 @@ impl Explain {
         super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
         let target = upstream.redacted_target(config.upstream.secret.as_ref());
         super::say(format_args!("upstream: {target}"))?;
-        super::say(format_args!("sharing:  with every request of the same upstream URL; key {}", upstream.key()))?;
+        super::say(format_args!("key:      {} (equal where the URL above is)", upstream.key()))?;
         Ok(Ok(()))
     }
 

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigErrors};
 
-/// An authorizing, sharing proxy in front of Electric's sync service.
+/// An authorizing proxy in front of Electric's sync service.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
