@@ -239,10 +239,6 @@ impl Gateway {
         if ctx.record.outcome == SERVED {
             ctx.record.outcome = code;
         }
-        // The rest of a request that was not read must not become the next one (SECURITY P4).
-        if !session.is_body_empty() {
-            session.set_keepalive(None);
-        }
         let body = Bytes::from(rejection.body());
         let header = ctx.edge.rejection_header(rejection, body.len(), &ctx.record.request_id)?;
         self.write_whole(session, header, body).await
@@ -250,7 +246,8 @@ impl Gateway {
 
     async fn write_whole(&self, session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
-        if session.is_process_shutting_down() {
+        // The rest of a request that was not read must not become the next one (SECURITY P4).
+        if !session.is_body_empty() || session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
         // Whoever does not take our answer is a client that left, not a fault of ours.

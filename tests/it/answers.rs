@@ -412,3 +412,13 @@ async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
     let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="tasks",status="400"}"#;
     gate.until_metric(series, 1.0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_with_a_body_ends_its_connection() {
+    // P4: no `Connection: close` is asked for, so the close is ours
+    let gate = Gate::start().await;
+    let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n\r\n");
+    let head = format!("OPTIONS {TASKS} HTTP/1.1\r\nHost: gate.test\r\nContent-Length: {}\r\n\r\n", hidden.len());
+    let answer = raw(&gate.url, format!("{head}{hidden}").as_bytes()).await;
+    assert_eq!((answer.status.as_u16(), answer.header("connection"), answer.body.len()), (204, "close", 0));
+}
