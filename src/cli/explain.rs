@@ -13,8 +13,8 @@ use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Issuer, Upstream};
-use crate::policy::PolicySet;
-use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest, UpstreamRequest};
+use crate::policy::{PolicySet, UnknownPath};
+use crate::shape::{ParameterError, ShapeRequest, UpstreamRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -117,11 +117,8 @@ fn rewrite(
     query: &str,
     upstream: &Upstream,
 ) -> Result<UpstreamRequest, Denied> {
-    let own_path = match path {
-        SHAPE_PATH => None,
-        _ if policy.has_path(path) => Some(path),
-        _ => return Err(Denied("not_found: nothing is served at this path".to_owned())),
-    };
+    let unknown = |UnknownPath| Denied("not_found: nothing is served at this path".to_owned());
+    let own_path = policy.endpoint(path).map_err(unknown)?;
     let invalid = |errors: Vec<ParameterError>| {
         let words: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
         Denied(format!("invalid_request: {}", words.join("; ")))

@@ -46,14 +46,17 @@ pub struct Config {
 impl Config {
     /// Reads a file, with the environment of this process.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
-        Self::parse(&text, path, &Environment::Process)
+        Self::read(path, &Environment::Process)
     }
 
     /// The issuers of a file, on a machine that has neither its secrets nor its key files: for `shapegate jwks`.
     pub fn load_issuers(path: &Path) -> Result<Vec<Issuer>, ConfigErrors> {
+        Self::read(path, &Environment::Deploy).map(|config| config.issuers)
+    }
+
+    fn read(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
-        Self::parse(&text, path, &Environment::Deploy).map(|config| config.issuers)
+        Self::parse(&text, path, environment)
     }
 
     /// Resolves the text of `file`. Paths in it that are relative start at the folder of `file`.

@@ -9,7 +9,7 @@ use super::source::Replica;
 use super::table::TableName;
 use crate::auth::Principal;
 use crate::clock::UnixTime;
-use crate::shape::{ShapeRequest, Target};
+use crate::shape::{SHAPE_PATH, ShapeRequest, Target};
 
 /// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
 #[derive(Debug)]
@@ -81,6 +81,10 @@ impl Denial {
     }
 }
 
+/// Nothing is served at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownPath;
+
 /// Every rule, by table and by path.
 #[derive(Debug, Default)]
 pub struct PolicySet {
@@ -119,9 +123,16 @@ impl PolicySet {
         self.rules.iter().any(|(_, rule)| rule.public)
     }
 
-    /// Whether a rule has this path of its own.
-    pub fn has_path(&self, path: &str) -> bool {
-        self.by_path.contains_key(path)
+    /// Which endpoint a path names, byte for byte: `None` for the shape path, the path itself for a rule's own.
+    ///
+    /// # Errors
+    /// [`UnknownPath`] where nothing is served.
+    pub fn endpoint<'a>(&self, path: &'a str) -> Result<Option<&'a str>, UnknownPath> {
+        match path {
+            SHAPE_PATH => Ok(None),
+            _ if self.by_path.contains_key(path) => Ok(Some(path)),
+            _ => Err(UnknownPath),
+        }
     }
 
     /// The client parameters that rules read; every other one is dropped.

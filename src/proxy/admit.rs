@@ -15,9 +15,9 @@ use crate::clock::UnixTime;
 use crate::config::{Limits, Upstream};
 use crate::fault::Fault;
 use crate::limits::Place;
-use crate::policy::{Denial, PolicySet};
+use crate::policy::{Denial, UnknownPath};
 use crate::rejection::Rejection;
-use crate::shape::{SHAPE_PATH, ShapeRequest, UpstreamRequest};
+use crate::shape::{ShapeRequest, UpstreamRequest};
 use crate::telemetry::{Record, TokenCheck};
 
 /// What becomes of a request that is not rejected.
@@ -52,7 +52,7 @@ pub(super) async fn admit(
         return Ok(Decision::Preflight);
     }
     let (path, query) = split_target(request, &gate.limits)?;
-    let own_path = resolve_path(path, &gate.policy)?;
+    let own_path = gate.policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     if request.method != Method::GET {
         return Err(Rejection::MethodNotAllowed(METHODS));
     }
@@ -159,15 +159,6 @@ fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a 
         return Err(Rejection::invalid("target", "must be a path and a query"));
     }
     Ok(text.split_once('?').unwrap_or((text, "")))
-}
-
-/// `None` for the shape path, the path itself for a rule's own; matched byte for byte.
-fn resolve_path<'a>(path: &'a str, policy: &PolicySet) -> Result<Option<&'a str>, Rejection> {
-    match path {
-        SHAPE_PATH => Ok(None),
-        _ if policy.has_path(path) => Ok(Some(path)),
-        _ => Err(Rejection::NotFound),
-    }
 }
 
 /// The verified principal; `None` where there is no token and a public rule may yet apply.

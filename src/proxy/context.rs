@@ -1,7 +1,6 @@
 //! What one request carries from phase to phase.
 
 use bytes::{Bytes, BytesMut};
-
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 

@@ -115,12 +115,11 @@ pub(super) fn refused_parameters(body: &[u8]) -> RefusedParameters {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
     let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some((*name, electric["errors"].get(name)?)));
     let errors: serde_json::Map<_, _> = named.map(|(name, words)| (name.to_owned(), words.clone())).collect();
+    let (_, code, message) = Rejection::InvalidRequest(Vec::new()).answer();
     if !errors.is_empty() {
-        let mut ours: Value = serde_json::from_str(&Rejection::InvalidRequest(Vec::new()).body()).unwrap_or_default();
-        ours["errors"] = errors.into();
+        let ours = json!({ "code": code, "message": message, "errors": errors });
         return RefusedParameters { body: ours.to_string().into(), rule_fault: None };
     }
-    let code = Rejection::InvalidRequest(Vec::new()).answer().1;
     let ours = json!({ "code": code, "message": "The sync service refused what the rule made of this request." });
     let words: String = String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect();
     RefusedParameters { body: ours.to_string().into(), rule_fault: Some(words) }

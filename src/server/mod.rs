@@ -120,8 +120,7 @@ impl Server {
             .name("shapegate")
             .server_options(server_options(&self.config))
             .build();
-        let fds = Fds::new();
-        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
+        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
         for socket in self.listen {
             let tls = self.certificate.as_ref().map(tls::Certificate::settings).transpose()?;
             proxy.add_listener(socket.into_listener(&fds, tls));
@@ -136,9 +135,10 @@ impl Server {
             ),
         );
         admin.add_listener(self.admin.into_listener(&fds, None));
-        let renewals = tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
+        // They end with the shutdown: who drains needs no new keys.
+        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
         let mut serving = {
-            let (fds, watch) = (Arc::clone(&fds), watch.clone());
+            let fds = Arc::clone(&fds);
             tokio::spawn(async move { proxy.start_service(Some(fds), watch, 1).await })
         };
         // The admin port stays until the end, so that a drain can be watched.
@@ -153,7 +153,6 @@ impl Server {
         shutdown.send_replace(true);
         drain(&self.budgets, self.config.drain).await;
         admin_shutdown.send_replace(true);
-        renewals.abort();
         let _ = tokio::join!(serving, watching);
         Ok(())
     }
