@@ -24,6 +24,15 @@ pub enum Fault {
     /// Electric is starting or has lost its database (transcripts 84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
+    /// The policy changed while the request waited, and does not allow it any more, or not as it was.
+    #[error("the policy changed while the request waited")]
+    Reloaded,
+    /// The client does not read.
+    #[error("the client did not read in time")]
+    SlowReader,
+    /// The process is about to stop: a stream of events ends here, and its client comes back to the next one.
+    #[error("the process is stopping")]
+    Stopping,
     /// The token of the request ended while it waited.
     #[error("the token expired while the request waited")]
     TokenExpired,
@@ -36,9 +45,9 @@ pub enum Fault {
     /// Electric cannot be reached, or broke off.
     #[error("Electric cannot be reached")]
     UpstreamUnreachable,
-    /// A phase found the request in a state that an earlier phase never leaves.
-    #[error("a request phase ran out of order")]
-    WrongPhase,
+    /// Something of ours is broken: the task behind an answer ended before it.
+    #[error("the answer's task ended before the answer")]
+    Internal,
 }
 
 impl Fault {
@@ -50,53 +59,60 @@ impl Fault {
             Self::KeysUnavailable(_) => "keys_unavailable",
             Self::NotReady(_) => "not_ready",
             Self::Overloaded(_) => "overloaded",
+            Self::Reloaded => "reloaded",
+            Self::SlowReader => "slow_reader",
+            Self::Stopping => "stopping",
             Self::TokenExpired => "token_expired",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamUnreachable => "upstream_unreachable",
-            Self::WrongPhase => "wrong_phase",
+            Self::Internal => "internal",
         }
     }
 
     /// What the client is told; `None` where it is gone.
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
-            Self::ClientGone => return None,
+            Self::ClientGone | Self::SlowReader => return None,
             Self::KeyGone => Rejection::TokenInvalid,
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
+            Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,
             Self::UpstreamUnreachable => Rejection::UpstreamUnreachable,
-            Self::WrongPhase => Rejection::Internal,
+            Self::Internal => Rejection::Internal,
         })
     }
 
-    /// The fault behind an error of the proxy's own phases.
-    pub fn of(error: &Error) -> Self {
-        match (error.esource(), error.etype()) {
-            (ErrorSource::Downstream, _) => Self::ClientGone,
-            (_, ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::TLSHandshakeTimedout) => {
-                Self::UpstreamTimeout
-            }
-            (ErrorSource::Upstream, _) => Self::UpstreamUnreachable,
-            (_, kind) if is_connect(kind) => Self::UpstreamUnreachable,
-            (ErrorSource::Internal | ErrorSource::Unset, _) => Self::WrongPhase,
+    /// Whether the bearer may not go on, which a client mends with a new token.
+    pub(crate) const fn ends_token(&self) -> bool {
+        matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
+    }
+
+    /// Whether it happens every day, and says nothing of us or of Electric.
+    pub(crate) const fn is_everyday(&self) -> bool {
+        matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
+    }
+
+    /// The fault behind an error of an exchange with Electric.
+    pub(crate) fn of_upstream(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::WriteTimedout => Self::UpstreamTimeout,
+            _ => Self::UpstreamUnreachable,
         }
     }
-}
 
-fn is_connect(kind: &ErrorType) -> bool {
-    matches!(
-        kind,
-        ErrorType::ConnectError
-            | ErrorType::ConnectNoRoute
-            | ErrorType::ConnectRefused
-            | ErrorType::HandshakeError
-            | ErrorType::InvalidCert
-            | ErrorType::SocketError
-            | ErrorType::TLSHandshakeFailure
-    )
+    /// The fault behind an error of Pingora's own phases: all that is left to them is to speak to the client.
+    pub(crate) fn of_client(error: &Error) -> Self {
+        match error.esource() {
+            ErrorSource::Downstream => Self::ClientGone,
+            ErrorSource::Internal | ErrorSource::Unset | ErrorSource::Upstream => Self::Internal,
+        }
+    }
 }

@@ -10,6 +10,8 @@
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
 //! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
+//! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
+//! | [`upstream`] | Electric on the network, and the one exchange behind a flight |
 //! | [`limits`] | budgets for one subject and for all |
 //! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
 //! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
@@ -17,7 +19,7 @@
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
 //!
-//! `auth`, `policy` and `shape` know nothing of the HTTP server; `proxy` may use everything.
+//! `auth`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
 
 pub mod auth;
 pub mod cli;
@@ -25,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod fault;
+pub mod flight;
 pub mod limits;
 pub mod policy;
 pub mod proxy;
@@ -33,3 +36,4 @@ pub mod secret;
 pub mod server;
 pub mod shape;
 pub mod telemetry;
+pub mod upstream;

@@ -39,6 +39,8 @@ pub struct Config {
     pub cors: Cors,
     /// Sizes and budgets.
     pub limits: Limits,
+    /// What is shared and kept.
+    pub cache: Cache,
     /// What is logged and how.
     pub log: Log,
 }
@@ -221,6 +223,33 @@ pub struct Limits {
     pub requests_per_subject: usize,
     /// Verified tokens remembered.
     pub verdicts: usize,
+    /// Requests to Electric at one time; more is 503.
+    pub flights: usize,
+    /// Requests to Electric of one subject at one time; more is 429.
+    pub flights_per_subject: usize,
+    /// A client that takes no bytes for so long is cut.
+    pub write_timeout: Duration,
+}
+
+/// `[cache]`.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Bytes of finished answers kept; 0 keeps none.
+    pub bytes: usize,
+    /// Bytes of one answer that newcomers can still join; a longer one is not kept either.
+    pub flight_bytes: usize,
+    /// The longest an answer is fresh, whatever Electric says.
+    pub max_age: Duration,
+    /// How long a request to Electric goes on when nobody waits for it any more.
+    pub grace: Duration,
+    /// How old a stream of events may be for newcomers.
+    pub sse_join: Duration,
+    /// Whether answers are compressed for clients that accept it.
+    pub compress: bool,
+    /// Bytes below which an answer is not.
+    pub compress_min: usize,
+    /// Whether answers carry `shapegate-cache`.
+    pub header: bool,
 }
 
 /// `[log]`.

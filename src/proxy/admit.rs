@@ -3,19 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING, USER_AGENT,
-};
-use http::{HeaderValue, Method, Version};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::{Method, Version};
 use pingora::http::RequestHeader;
 
 use super::Gateway;
-use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
+use crate::auth::{BearerError, BearerToken, Principal, SubjectKey, TokenError, TokenVerifier};
 use crate::clock::UnixTime;
-use crate::config::{Limits, Upstream};
+use crate::config::Limits;
 use crate::fault::Fault;
 use crate::limits::Place;
-use crate::policy::{Denial, UnknownPath};
+use crate::policy::{Denial, PolicySet, UnknownPath};
 use crate::rejection::Rejection;
 use crate::shape::{ShapeRequest, UpstreamRequest};
 use crate::telemetry::{Record, TokenCheck};
@@ -23,17 +21,22 @@ use crate::telemetry::{Record, TokenCheck};
 /// What becomes of a request that is not rejected.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// It goes to Electric, rewritten.
+    /// It is answered from a flight.
     Admit(Admission),
     /// It asks what may be asked.
     Preflight,
 }
 
-/// The proof that a request may go upstream, and what goes.
+/// The proof that a request may have an answer, and which.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub(super) upstream: UpstreamRequest,
-    if_none_match: Option<HeaderValue>,
+    pub(super) bearer: Bearer,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+pub(super) struct Bearer {
     principal: Option<Arc<Principal>>,
     /// Held for as long as the request is.
     _place: Place,
@@ -51,36 +54,52 @@ pub(super) async fn admit(
     if request.method == Method::OPTIONS {
         return Ok(Decision::Preflight);
     }
+    let policy = gate.policy.load_full();
     let (path, query) = split_target(request, &gate.limits)?;
-    let own_path = gate.policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
+    let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     if request.method != Method::GET {
         return Err(Rejection::MethodNotAllowed(METHODS));
     }
     check_body(request, bodiless)?;
-    let principal = authenticate(gate, request, record).await?;
-    let shape = ShapeRequest::parse(own_path, query, gate.policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    let principal = authenticate(gate, request, policy.has_public(), record).await?;
+    let upstream = authorize(gate, &policy, principal.as_deref(), own_path, query, record)?;
+    let place = gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
+    Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, _place: place } }))
+}
+
+/// Asks the policy of now about a request that was admitted under another one.
+pub(super) fn readmit(
+    gate: &Gateway,
+    request: &RequestHeader,
+    bearer: &Bearer,
+    record: &mut Record,
+) -> Result<UpstreamRequest, Rejection> {
+    let policy = gate.policy.load_full();
+    let (path, query) = split_target(request, &gate.limits)?;
+    let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
+    authorize(gate, &policy, bearer.principal.as_deref(), own_path, query, record)
+}
+
+fn authorize(
+    gate: &Gateway,
+    policy: &PolicySet,
+    principal: Option<&Principal>,
+    own_path: Option<&str>,
+    query: &str,
+    record: &mut Record,
+) -> Result<UpstreamRequest, Rejection> {
+    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
     gate.metrics.parameters_dropped(shape.dropped());
-    let permit = gate
-        .policy
-        .authorize(principal.as_deref(), &shape, gate.clock.now())
-        .map_err(|denial| denied(denial, record))?;
+    let permit = policy.authorize(principal, &shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
     shape.check_replica(permit.replica()).map_err(|error| Rejection::InvalidRequest(vec![error]))?;
-    let place = gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
-    let source_id = gate.upstream.config().source_id.as_deref();
-    let upstream = UpstreamRequest::build(permit, &shape, source_id).map_err(|_| Rejection::UriTooLong)?;
-    Ok(Decision::Admit(Admission {
-        if_none_match: if_none_match(request, &upstream),
-        upstream,
-        principal,
-        _place: place,
-    }))
+    UpstreamRequest::build(permit, &shape, gate.source_id.as_deref()).map_err(|_| Rejection::UriTooLong)
 }
 
 /// The methods of a shape.
 pub(super) const METHODS: &str = "GET, OPTIONS";
 
-impl Admission {
+impl Bearer {
     /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (SECURITY T19, C8).
     pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
         let Some(principal) = &self.principal else {
@@ -93,28 +112,16 @@ impl Admission {
         })
     }
 
-    /// How long the token is still good; at least a moment, since a wait of nothing is no wait.
-    pub(super) fn time_left(&self, now: UnixTime) -> Duration {
-        let left =
-            self.principal.as_ref().map_or(Duration::MAX, |principal| principal.expires_at().saturating_since(now));
-        left.max(Duration::from_millis(1))
+    /// How long the token is still good; at least a moment, since a wait of nothing is no wait. `None` where there is
+    /// no token.
+    pub(super) fn time_left(&self, now: UnixTime) -> Option<Duration> {
+        let left = self.principal.as_ref()?.expires_at().saturating_since(now);
+        Some(left.max(Duration::from_millis(1)))
     }
 
-    /// The request for the wire, built from empty: nothing of the client but what was parsed.
-    pub(super) fn request_header(&self, upstream: &Upstream, request_id: &str) -> pingora::Result<RequestHeader> {
-        let target = self.upstream.target(upstream.secret.as_ref());
-        let mut header = RequestHeader::build(Method::GET, target.expose().as_bytes(), Some(6))?;
-        header.set_version(Version::HTTP_11);
-        header.insert_header(HOST, upstream.authority())?;
-        header.insert_header(USER_AGENT, concat!("shapegate/", env!("CARGO_PKG_VERSION")))?;
-        header.insert_header(ACCEPT, "*/*")?;
-        // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
-        header.insert_header(ACCEPT_ENCODING, "identity")?;
-        header.insert_header("x-request-id", request_id)?;
-        if let Some(etag) = &self.if_none_match {
-            header.insert_header(IF_NONE_MATCH, etag)?;
-        }
-        Ok(header)
+    /// Whose budget its flights count against.
+    pub(super) fn subject(&self) -> Option<&SubjectKey> {
+        self.principal.as_ref().map(|principal| principal.subject_key())
     }
 }
 
@@ -165,12 +172,13 @@ fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a 
 async fn authenticate(
     gate: &Gateway,
     request: &RequestHeader,
+    has_public: bool,
     record: &mut Record,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
     let token = match BearerToken::from_headers(&request.headers, gate.limits.token_bytes) {
         Ok(token) => token,
         Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
-        Err(BearerError::Missing) if gate.policy.has_public() => return Ok(None),
+        Err(BearerError::Missing) if has_public => return Ok(None),
         Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
         Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
     };
@@ -201,18 +209,4 @@ fn denied(denial: Denial, record: &mut Record) -> Rejection {
         Denial::ShapeNotFound => Rejection::ShapeNotFound,
         Denial::TokenMissing => Rejection::TokenMissing,
     }
-}
-
-/// A revalidation goes upstream, except of a live request: there it would end the wait at once (PROTOCOL 4.7).
-fn if_none_match(request: &RequestHeader, upstream: &UpstreamRequest) -> Option<HeaderValue> {
-    let mut values = request.headers.get_all(IF_NONE_MATCH).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return None;
-    };
-    let bytes = value.as_bytes();
-    // One strong entity tag (RFC 9110 section 8.8.3); nothing else of the client's could pass.
-    let inner = bytes.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-    let is_tag = |b: &u8| matches!(b, 0x21 | 0x23..=0x7e);
-    let etag = inner.is_some_and(|inner| inner.len() <= 256 && inner.iter().all(is_tag));
-    (etag && !upstream.is_live()).then(|| value.clone())
 }

@@ -1,20 +1,19 @@
-//! Headers of answers: one allow-list for Electric's, one place for our own.
+//! Headers of answers: what each client gets of a shared one, and our own.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, TRANSFER_ENCODING, VARY,
-    WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
+    TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
-use serde_json::{Value, json};
 
 use super::admit::METHODS;
 use super::cors::{CorsAnswer, CorsPolicy};
-use crate::fault::Fault;
+use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
 
 /// What an answer says to this one client, whatever it answers.
@@ -28,31 +27,38 @@ impl Edge {
         Self { cors: cors.answer(request) }
     }
 
-    /// The header of Electric's answer as the client gets it, built from empty.
-    pub(super) fn answer_header(
-        &self,
-        upstream: &ResponseHeader,
-        client: Version,
-        request_id: &str,
-    ) -> Result<ResponseHeader> {
-        let mut header = self.header(upstream.status, request_id)?;
-        for (name, value) in &upstream.headers {
-            if is_passed(name) {
-                header.append_header(name.clone(), value)?;
+    /// The header of a shared answer as this client gets it, built from empty.
+    pub(super) fn shape_header(&self, head: &Head, shown: &Shown<'_>) -> Result<ResponseHeader> {
+        let mut header = if shown.not_modified {
+            // What a 304 carries is what the 200 would have (RFC 9110 section 15.4.5), without what describes a body.
+            let mut headers = head.headers.clone();
+            headers.remove(CONTENT_TYPE);
+            headers.remove("electric-schema");
+            self.header_with(StatusCode::NOT_MODIFIED, headers, shown.request_id)?
+        } else {
+            self.header_with(head.status, head.headers.clone(), shown.request_id)?
+        };
+        if let (Some(encoding), Some(etag)) = (shown.encoding, head.etag()) {
+            header.insert_header(ETAG, encoded_etag(etag, encoding))?;
+        }
+        if !shown.not_modified {
+            if let Some(encoding) = shown.encoding {
+                header.insert_header(CONTENT_ENCODING, encoding.as_str())?;
+            }
+            match shown.length {
+                Some(length) => header.insert_header(CONTENT_LENGTH, length)?,
+                None if shown.version == Version::HTTP_11 => header.insert_header(TRANSFER_ENCODING, "chunked")?,
+                None => {}
             }
         }
-        if upstream.status == StatusCode::BAD_REQUEST {
-            // The body is replaced, so its length is not known yet.
-            header.remove_header(&CONTENT_LENGTH);
-            header.insert_header(TRANSFER_ENCODING, "chunked")?;
-        }
-        if client == Version::HTTP_10 {
-            header.remove_header(&TRANSFER_ENCODING);
-        }
-        header.insert_header(CACHE_CONTROL, private_cache_control(&upstream.headers))?;
+        header
+            .insert_header(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
         // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
-        header.insert_header("cdn-cache-control", "no-store")?;
-        header.append_header(VARY, if self.cors.varies { "authorization, origin" } else { "authorization" })?;
+        header.insert_header("cdn-cache-control", NO_STORE)?;
+        header.insert_header(VARY, if self.cors.varies { VARY_ORIGIN } else { VARY_ANY })?;
+        if let Some(join) = shown.join {
+            header.insert_header("shapegate-cache", if join == Join::First { "miss" } else { join.as_str() })?;
+        }
         Ok(header)
     }
 
@@ -92,134 +98,129 @@ impl Edge {
     }
 
     fn header(&self, status: StatusCode, request_id: &str) -> Result<ResponseHeader> {
-        let mut header = ResponseHeader::build(status, Some(20))?;
+        self.header_with(status, HeaderMap::with_capacity(16), request_id)
+    }
+
+    fn header_with(&self, status: StatusCode, headers: HeaderMap, request_id: &str) -> Result<ResponseHeader> {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        (parts.status, parts.headers) = (status, headers);
+        let mut header = ResponseHeader::from(parts);
         self.cors.write(&mut header)?;
         header.insert_header("x-request-id", request_id)?;
         Ok(header)
     }
 }
 
-/// A status of Electric that its client must not see as it is.
-pub(super) fn fault_of(response: &ResponseHeader) -> Option<Fault> {
-    let after = || retry_after(&response.headers);
-    match response.status.as_u16() {
-        200 | 304 | 400 | 409 => None,
-        503 if response.headers.contains_key("electric-internal-known-error") => Some(Fault::Overloaded(after())),
-        503 => Some(Fault::NotReady(after())),
-        status => Some(Fault::UpstreamRefused(status)),
-    }
-}
-
-/// The body of a 400: Electric's words on the parameters that a client sets, none on those that the rule does.
-pub(super) fn refused_parameters(body: &[u8]) -> RefusedParameters {
-    let electric: Value = serde_json::from_slice(body).unwrap_or_default();
-    let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some((*name, electric["errors"].get(name)?)));
-    let errors: serde_json::Map<_, _> = named.map(|(name, words)| (name.to_owned(), words.clone())).collect();
-    let (_, code, message) = Rejection::InvalidRequest(Vec::new()).answer();
-    if !errors.is_empty() {
-        let ours = json!({ "code": code, "message": message, "errors": errors });
-        return RefusedParameters { body: ours.to_string().into(), rule_fault: None };
-    }
-    let ours = json!({ "code": code, "message": "The sync service refused what the rule made of this request." });
-    let words: String = String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect();
-    RefusedParameters { body: ours.to_string().into(), rule_fault: Some(words) }
-}
-
-/// What becomes of a 400.
+/// What the header of a shared answer says to one client.
 #[derive(Debug)]
-pub(super) struct RefusedParameters {
-    pub(super) body: Bytes,
-    /// Electric's words for the log, where the fault is not the client's but the rule's, or a value's.
-    pub(super) rule_fault: Option<String>,
+pub(super) struct Shown<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) version: Version,
+    /// `None` where the body comes in pieces.
+    pub(super) length: Option<usize>,
+    pub(super) encoding: Option<Encoding>,
+    pub(super) not_modified: bool,
+    /// How long the answer is still fresh here; `None` for one that comes straight from Electric.
+    pub(super) fresh_for: Option<Duration>,
+    /// How the client came to it, where it may know.
+    pub(super) join: Option<Join>,
 }
 
-/// Characters of Electric's words that go to the log.
-const MAX_WORDS: usize = 500;
-
-/// Electric's messages are far shorter; what is longer is cut, and then says nothing.
-pub(super) const MAX_ERROR_BODY: usize = 64 * 1024;
-
-const CLIENT_PARAMETERS: [&str; 6] = ["cursor", "handle", "live", "live_sse", "log", "offset"];
-
-/// What of Electric's header reaches a client (SECURITY C6); the rest is ours or nobody's.
-fn is_passed(name: &HeaderName) -> bool {
-    const ELECTRIC: [&str; 8] = [
-        "electric-cursor",
-        "electric-handle",
-        "electric-has-data",
-        "electric-internal-known-error",
-        "electric-offset",
-        "electric-schema",
-        "electric-snapshot",
-        "electric-up-to-date",
-    ];
-    [CONTENT_LENGTH, CONTENT_TYPE, ETAG, TRANSFER_ENCODING, VARY].contains(name) || ELECTRIC.contains(&name.as_str())
-}
-
-/// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9).
-fn private_cache_control(upstream: &HeaderMap) -> String {
-    let directives =
-        upstream.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    let mut private = String::from("private");
-    for directive in directives.map(str::trim) {
-        let (name, seconds) =
-            directive.split_once('=').map_or((directive, None), |(name, value)| (name, value.parse().ok()));
-        match (name, seconds) {
-            ("max-age", Some(age)) => private.push_str(&format!(", max-age={}", MAX_AGE.min(age))),
-            ("stale-while-revalidate", Some(age)) => private.push_str(&format!(", {name}={}", MAX_STALE.min(age))),
-            ("must-revalidate" | "no-cache" | "no-store", None) => private.push_str(&format!(", {name}")),
-            _ => {}
-        }
+/// Whether the client holds this answer already (RFC 9110 section 13.1.2), in whatever encoding it got it.
+pub(super) fn is_known(request: &RequestHeader, head: &Head) -> bool {
+    let values = || request.headers.get_all(IF_NONE_MATCH).iter();
+    if head.status != StatusCode::OK || head.events || values().next().is_none() {
+        return false;
     }
-    private
+    let Some(etag) = head.etag() else { return false };
+    let mut tags = values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
+    tags.any(|tag| tag == etag || Encoding::ALL.into_iter().any(|encoding| tag == encoded_etag(etag, encoding)))
 }
+
+/// A strong entity tag names exact bytes, so each encoding has its own.
+fn encoded_etag(etag: &str, encoding: Encoding) -> String {
+    format!("{}-{}\"", etag.trim_end_matches('"'), encoding.as_str())
+}
+
+/// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9). A client
+/// keeps an answer no longer than it is fresh here.
+fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for: Option<Duration>) -> HeaderValue {
+    if status == StatusCode::BAD_REQUEST || electric.unshared {
+        return HeaderValue::from_static(NO_STORE);
+    }
+    let mut private = String::from("private");
+    if let Some(age) = electric.max_age {
+        let age = age.min(fresh_for.unwrap_or(Duration::MAX)).as_secs();
+        let _ = write!(private, ", max-age={}", MAX_AGE.min(age));
+    }
+    if let Some(age) = electric.stale_while_revalidate {
+        let _ = write!(private, ", stale-while-revalidate={}", MAX_STALE.min(age.as_secs()));
+    }
+    if electric.must_revalidate {
+        private.push_str(", must-revalidate");
+    }
+    HeaderValue::try_from(private).unwrap_or(HeaderValue::from_static(NO_STORE))
+}
+
+const NO_STORE: &str = "no-store";
+const VARY_ANY: &str = "accept-encoding, authorization";
+const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
 
 /// A browser keeps rows no longer than this, in seconds: what is revoked must go.
 const MAX_AGE: u64 = 60;
 const MAX_STALE: u64 = 300;
 
-/// Electric's own `retry-after`, in seconds, within bounds.
-fn retry_after(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(5).clamp(1, 60))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rewritten(cache_control: &'static str) -> String {
+    fn head(cache_control: &'static str) -> Head {
         let mut headers = HeaderMap::new();
-        headers.insert(CACHE_CONTROL, http::HeaderValue::from_static(cache_control));
-        private_cache_control(&headers)
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
+        headers.insert(ETAG, HeaderValue::from_static("\"7-1:-1:0_0\""));
+        Head::new(StatusCode::OK, &headers)
+    }
+
+    fn rewritten(cache_control: &'static str, fresh_for: Option<u64>) -> String {
+        let head = head(cache_control);
+        let value = private_cache_control(&head.cache_control, head.status, fresh_for.map(Duration::from_secs));
+        value.to_str().unwrap().to_owned()
     }
 
     #[test]
     fn shared_caches_are_told_no_and_browsers_a_minute() {
+        let snapshot = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
+        assert_eq!(rewritten(snapshot, None), "private, max-age=60, stale-while-revalidate=300");
+        assert_eq!(rewritten(snapshot, Some(7)), "private, max-age=7, stale-while-revalidate=300");
         assert_eq!(
-            rewritten("public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746"),
-            "private, max-age=60, stale-while-revalidate=300"
-        );
-        assert_eq!(
-            rewritten("public, max-age=5, stale-while-revalidate=5"),
+            rewritten("public, max-age=5, stale-while-revalidate=5", Some(60)),
             "private, max-age=5, stale-while-revalidate=5"
         );
-        assert_eq!(rewritten("public, max-age=1, must-revalidate"), "private, max-age=1, must-revalidate");
-        assert_eq!(rewritten("no-store"), "private, no-store");
-        assert_eq!(rewritten("max-age=x, public"), "private");
+        assert_eq!(rewritten("public, max-age=1, must-revalidate", None), "private, max-age=1, must-revalidate");
+        assert_eq!(rewritten("no-store", None), "no-store");
+        assert_eq!(rewritten("max-age=x, public", None), "private");
     }
 
     #[test]
-    fn a_400_keeps_the_words_on_the_client_s_parameters_only() {
-        let body = br#"{"message":"Invalid request","errors":{"offset":["out of bounds"],"where":["At location 8: secret_column"]}}"#;
-        let refused = refused_parameters(body);
-        assert!(refused.rule_fault.is_none());
-        let answer = String::from_utf8(refused.body.to_vec()).unwrap();
-        assert!(answer.contains("out of bounds") && answer.contains("invalid_request"), "{answer}");
-        assert!(!answer.contains("secret_column"), "{answer}");
-        let rules = refused_parameters(br#"{"errors":{"where":["At location 8: hidden"]}}"#);
-        assert!(rules.rule_fault.unwrap().contains("hidden") && rules.body.starts_with(b"{"));
-        assert!(!String::from_utf8(rules.body.to_vec()).unwrap().contains("hidden"));
-        assert!(refused_parameters(b"<html>").body.starts_with(b"{"));
+    fn an_answer_is_known_by_its_tag_in_any_encoding() {
+        let head = head("max-age=60");
+        let known = |values: &[&str]| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            for value in values {
+                request.append_header(IF_NONE_MATCH, *value).unwrap();
+            }
+            is_known(&request, &head)
+        };
+        for values in [
+            &["\"7-1:-1:0_0\""][..],
+            &["\"7-1:-1:0_0-gzip\""],
+            &["\"a\", \"7-1:-1:0_0-zstd\""],
+            &["\"a\"", "\"7-1:-1:0_0\""],
+        ] {
+            assert!(known(values), "{values:?}");
+        }
+        for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
+            assert!(!known(values), "{values:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use pingora::protocols::http::ServerSession;
 
 use super::readiness::Readiness;
 use crate::auth::TokenVerifier;
+use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::telemetry::Metrics;
 
@@ -17,6 +18,7 @@ pub(super) struct Admin {
     metrics: Arc<Metrics>,
     verifier: Arc<TokenVerifier>,
     budgets: Arc<Budgets>,
+    hub: Arc<Hub>,
     readiness: Arc<Readiness>,
 }
 
@@ -25,13 +27,14 @@ impl Admin {
         metrics: Arc<Metrics>,
         verifier: Arc<TokenVerifier>,
         budgets: Arc<Budgets>,
+        hub: Arc<Hub>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self { metrics, verifier, budgets, readiness }
+        Self { metrics, verifier, budgets, hub, readiness }
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
-        match self.metrics.render(&self.verifier.key_status(), &self.budgets) {
+        match self.metrics.render(&self.verifier.key_status(), &self.budgets, &self.hub) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");

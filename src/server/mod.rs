@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 use pingora::apps::HttpServerOptions;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::proxy::ProxyServiceBuilder;
@@ -27,9 +28,12 @@ use crate::auth::TokenVerifier;
 use crate::auth::keys::HttpFetch;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::flight::Hub;
 use crate::limits::Budgets;
-use crate::proxy::{CorsPolicy, Gateway, UpstreamServer};
+use crate::policy::PolicySet;
+use crate::proxy::{Change, CorsPolicy, Gateway};
 use crate::telemetry::Metrics;
+use crate::upstream::{Electric, UpstreamServer};
 
 pub use readiness::Readiness;
 pub use tls::check as check_tls;
@@ -44,7 +48,24 @@ pub struct Server {
     verifier: Arc<TokenVerifier>,
     metrics: Arc<Metrics>,
     budgets: Arc<Budgets>,
+    hub: Arc<Hub>,
+    policy: PolicySwitch,
     readiness: Arc<Readiness>,
+}
+
+/// Replaces the rules of a running server.
+#[derive(Clone, Debug)]
+pub struct PolicySwitch {
+    policy: Arc<ArcSwap<PolicySet>>,
+    changes: watch::Sender<Change>,
+}
+
+impl PolicySwitch {
+    /// From here on `policy` decides; those who wait for an answer are judged by it at once.
+    pub fn replace(&self, policy: PolicySet) {
+        self.policy.store(Arc::new(policy));
+        self.changes.send_modify(|change| change.policy += 1);
+    }
 }
 
 struct BoundSocket {
@@ -79,18 +100,41 @@ impl Server {
             Arc::new(HttpFetch::new()?),
         )?);
         let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
+        let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
         let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
+        let source_id = config.upstream.source_id.clone();
+        let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
+        let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
+        let hub = Arc::new(hub);
+        let policy = Arc::new(ArcSwap::from_pointee(config.policy));
+        let (changes, _) = watch::channel(Change::default());
         let gateway = Gateway {
             verifier: Arc::clone(&verifier),
-            policy: config.policy,
+            policy: Arc::clone(&policy),
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
+            cache: config.cache,
+            source_id,
             budgets: Arc::clone(&budgets),
-            upstream: UpstreamServer::new(config.upstream),
+            hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
             clock,
+            changes: changes.subscribe(),
         };
-        Ok(Self { config: config.server, listen, admin, certificate, gateway, verifier, metrics, budgets, readiness })
+        let policy = PolicySwitch { policy, changes };
+        Ok(Self {
+            config: config.server,
+            listen,
+            admin,
+            certificate,
+            gateway,
+            verifier,
+            metrics,
+            budgets,
+            hub,
+            policy,
+            readiness,
+        })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -101,6 +145,11 @@ impl Server {
     /// The address of the admin port.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address
+    }
+
+    /// Where its rules can be replaced.
+    pub fn policy(&self) -> PolicySwitch {
+        self.policy.clone()
     }
 
     /// What `/readyz` asks.
@@ -115,7 +164,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
         let readiness = self.readiness;
-        let conf = Arc::new(server_conf(&self.config, self.gateway.upstream.config()));
+        let conf = Arc::new(server_conf(&self.config));
         let mut proxy = ProxyServiceBuilder::new(&conf, self.gateway)
             .name("shapegate")
             .server_options(server_options(&self.config))
@@ -131,6 +180,7 @@ impl Server {
                 self.metrics,
                 Arc::clone(&self.verifier),
                 Arc::clone(&self.budgets),
+                self.hub,
                 Arc::clone(&readiness),
             ),
         );
@@ -150,6 +200,7 @@ impl Server {
             _ = &mut serving => bail!("the listeners ended"),
         }
         readiness.stop();
+        self.policy.changes.send_modify(|change| change.stopping = true);
         shutdown.send_replace(true);
         drain(&self.budgets, self.config.drain).await;
         admin_shutdown.send_replace(true);
@@ -190,14 +241,8 @@ pub(crate) fn install_crypto() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-fn server_conf(server: &config::Server, upstream: &config::Upstream) -> ServerConf {
-    ServerConf {
-        threads: server.threads,
-        upstream_keepalive_pool_size: upstream.pool,
-        // One retry on a reused connection that Electric had closed (PROTOCOL 4.4), and one at another address.
-        max_retries: 3,
-        ..ServerConf::default()
-    }
+fn server_conf(server: &config::Server) -> ServerConf {
+    ServerConf { threads: server.threads, ..ServerConf::default() }
 }
 
 fn server_options(server: &config::Server) -> HttpServerOptions {

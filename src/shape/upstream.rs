@@ -15,6 +15,9 @@ use crate::secret::Secret;
 #[derive(Debug)]
 pub struct UpstreamRequest {
     query: String,
+    /// Bytes of `query` that define the shape; the rest says which part of it is asked for.
+    definition: usize,
+    handle: Option<String>,
     rule: RuleId,
     live: bool,
 }
@@ -45,6 +48,7 @@ impl UpstreamRequest {
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
         }
+        let definition = query.0.len();
         for param in PASSED {
             query.push_some(param.as_str(), request.protocol(param).filter(|value| *value != "false"));
         }
@@ -52,12 +56,23 @@ impl UpstreamRequest {
         if query.0.len() > MAX_QUERY {
             return Err(TooLong);
         }
-        Ok(Self { query: query.0, rule: permit.into_rule(), live: request.is_live() })
+        let handle = request.protocol(ProtocolParam::Handle).map(str::to_owned);
+        Ok(Self { query: query.0, definition, handle, rule: permit.into_rule(), live: request.is_live() })
     }
 
     /// The canonical query without the secret: what two clients must agree on to share an answer.
     pub fn query(&self) -> &str {
         &self.query
+    }
+
+    /// The part of the query that defines the shape, whoever asks for which part of its log.
+    pub fn definition(&self) -> &str {
+        &self.query[..self.definition]
+    }
+
+    /// The handle that is asked for.
+    pub fn handle(&self) -> Option<&str> {
+        self.handle.as_deref()
     }
 
     /// The query's SHA-256 in hex, for people: equal exactly where the query is.

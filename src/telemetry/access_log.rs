@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::flight::Join;
 use crate::policy::RuleId;
 
 /// The tracing target of access lines, to filter by.
@@ -23,8 +24,8 @@ pub struct Record {
     pub token: Option<Box<str>>,
     /// `served`, or the code of our own answer.
     pub outcome: &'static str,
-    /// When the request went to Electric.
-    pub asked_upstream: Option<Instant>,
+    /// How it came to its answer, where that is Electric's.
+    pub join: Option<Join>,
 }
 
 impl Record {
@@ -36,7 +37,7 @@ impl Record {
             rule: None,
             token: None,
             outcome: SERVED,
-            asked_upstream: None,
+            join: None,
         }
     }
 
@@ -54,6 +55,7 @@ impl Record {
             outcome = self.outcome,
             status,
             bytes,
+            cache = self.join.map_or("-", Join::as_str),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             token = self.token.as_deref().unwrap_or("-"),
         );

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::auth::keys::KeyStatus;
 use crate::auth::{Check, TokenError};
+use crate::flight::{Hub, Join};
 use crate::limits::Budgets;
 
 /// Every metric of the process.
@@ -21,6 +23,14 @@ pub struct Metrics {
     upstream_refusals: IntCounterVec,
     upstream_retries: IntCounterVec,
     in_flight: IntGauge,
+    joins: IntCounterVec,
+    cuts: IntCounterVec,
+    fan_out: Histogram,
+    evictions: IntCounter,
+    purges: IntCounter,
+    open_flights: IntGauge,
+    kept_flights: IntGauge,
+    kept_bytes: IntGauge,
     keys: IntGaugeVec,
     key_set_age: IntGaugeVec,
     key_refreshes: IntGaugeVec,
@@ -88,13 +98,39 @@ impl Metrics {
             gauges("shapegate_keys_rejected", "Keys of an issuer's set that are not used.", &["issuer"])?;
         let key_saves_failed =
             gauges("shapegate_key_saves_failed", "Writes of an issuer's key set to disk that failed.", &["issuer"])?;
-        let in_flight = IntGauge::new("shapegate_requests_in_flight", "Requests being answered.")?;
-        registry.register(Box::new(in_flight.clone()))?;
-        let dropped_parameters = IntCounter::new(
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let in_flight = gauge("shapegate_requests_in_flight", "Requests being answered, those that wait included.")?;
+        let dropped_parameters = counter(
             "shapegate_dropped_parameters_total",
             "Query parameters that neither Electric's protocol nor a rule knows.",
         )?;
-        registry.register(Box::new(dropped_parameters.clone()))?;
+        let joins = counters(
+            "shapegate_joins_total",
+            "Requests by rule and by how they came to their answer: first (asked Electric), open, fresh or stale.",
+            &["rule", "how"],
+        )?;
+        let cuts = counters(
+            "shapegate_followers_cut_total",
+            "Requests that ended before their answer did, by cause.",
+            &["cause"],
+        )?;
+        let open_flights = gauge("shapegate_open_flights", "Answers of Electric under way.")?;
+        let kept_flights = gauge("shapegate_kept_flights", "Finished answers kept.")?;
+        let kept_bytes = gauge("shapegate_kept_bytes", "Bytes that the kept answers hold, about.")?;
+        let evictions = counter("shapegate_evictions_total", "Kept answers dropped for want of room.")?;
+        let purges = counter("shapegate_purges_total", "Kept answers dropped because their handle is dead.")?;
+        let fan_out = Histogram::with_opts(
+            HistogramOpts::new("shapegate_fan_out", "Requests answered by one answer of Electric while it was open.")
+                .buckets(vec![0.0, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0]),
+        )?;
+        registry.register(Box::new(fan_out.clone()))?;
         let upstream_seconds = HistogramVec::new(
             HistogramOpts::new("shapegate_upstream_seconds", "Time to the header of Electric's answer.").buckets(vec![
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
@@ -111,6 +147,14 @@ impl Metrics {
             upstream_refusals,
             upstream_retries,
             in_flight,
+            joins,
+            cuts,
+            fan_out,
+            evictions,
+            purges,
+            open_flights,
+            kept_flights,
+            kept_bytes,
             keys,
             key_set_age,
             key_refreshes,
@@ -149,11 +193,36 @@ impl Metrics {
         self.upstream_retries.with_label_values(&[rule]).inc();
     }
 
-    /// The text of `/metrics`, with the state of keys and budgets as they are now.
+    /// A request has found its answer.
+    pub fn joined(&self, rule: &str, join: Join) {
+        self.joins.with_label_values(&[rule, join.as_str()]).inc();
+    }
+
+    /// A request was ended before its answer, or in its middle.
+    pub fn follower_cut(&self, cause: &str) {
+        self.cuts.with_label_values(&[cause]).inc();
+    }
+
+    /// A flight has ended that `joined` requests were aboard of.
+    pub fn landed(&self, joined: usize) {
+        self.fan_out.observe(joined as f64);
+    }
+
+    /// A kept answer made room for another.
+    pub fn evicted(&self) {
+        self.evictions.inc();
+    }
+
+    /// `count` kept answers were of a handle that is dead.
+    pub fn purged(&self, count: usize) {
+        self.purges.inc_by(count as u64);
+    }
+
+    /// The text of `/metrics`, with the state of keys, budgets and flights as they are now.
     ///
     /// # Errors
     /// Where the registry cannot be written as text.
-    pub fn render(&self, keys: &[KeyStatus], budgets: &Budgets) -> prometheus::Result<Vec<u8>> {
+    pub fn render(&self, keys: &[KeyStatus], budgets: &Budgets, hub: &Hub) -> prometheus::Result<Vec<u8>> {
         for status in keys {
             let issuer = status.issuer.as_str();
             self.keys.with_label_values(&[issuer]).set(gauge(status.keys as u64));
@@ -166,6 +235,9 @@ impl Metrics {
             self.key_saves_failed.with_label_values(&[issuer]).set(gauge(status.saves_failed));
         }
         self.in_flight.set(gauge(budgets.in_flight() as u64));
+        self.open_flights.set(gauge(hub.open_flights() as u64));
+        self.kept_flights.set(gauge(hub.kept_flights() as u64));
+        self.kept_bytes.set(gauge(hub.kept_bytes()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

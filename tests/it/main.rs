@@ -5,10 +5,11 @@
 mod answers;
 mod cli;
 mod clients;
+mod exchange;
+mod flights;
 mod harness;
 mod hostile;
 mod http2;
 mod issuers;
-mod passthrough;
 mod superset;
 mod transcripts;

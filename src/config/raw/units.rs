@@ -52,7 +52,11 @@ pub(super) fn show_duration(duration: Duration) -> String {
 
 /// In the largest unit that divides it, as it would be written.
 pub(super) fn show_size(size: usize) -> String {
-    show(size as u128, &[("MiB", MIB as u128), ("KiB", KIB as u128), ("B", 1)])
+    if size == 0 {
+        "0B".to_owned()
+    } else {
+        show(size as u128, &[("MiB", MIB as u128), ("KiB", KIB as u128), ("B", 1)])
+    }
 }
 
 fn show(amount: u128, units: &[(&str, u128)]) -> String {
@@ -91,7 +95,7 @@ mod tests {
         for text in ["0s", "100ms", "59s", "5m", "1h", "365d"] {
             assert_eq!(parse_duration(text).map(show_duration).as_deref(), Some(text));
         }
-        for (bytes, text) in [(100, "100B"), (8192, "8KiB"), (1024 * 1024, "1MiB")] {
+        for (bytes, text) in [(0, "0B"), (100, "100B"), (8192, "8KiB"), (1024 * 1024, "1MiB")] {
             assert_eq!(show_size(bytes), text);
         }
     }

@@ -15,7 +15,7 @@ mod upstream;
 use std::time::Duration;
 
 use super::raw::{Bounds, KIB, MIB, Section};
-use super::{Config, Environment, Limits};
+use super::{Cache, Config, Environment, Limits};
 
 /// The whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
@@ -25,6 +25,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let shapes = shape::shapes(root.sections("shape"));
     let cors = cors::cors(root.section("cors"));
     let limits = limits(root.section("limits"));
+    let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
 
     if shapes.count == 0 {
@@ -40,6 +41,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         policy: shapes.policy?,
         cors: cors?,
         limits,
+        cache,
         log,
     })
 }
@@ -55,6 +57,24 @@ fn limits(mut section: Section<'_>) -> Limits {
         requests: section.integer("requests", 20_000, count),
         requests_per_subject: section.integer("requests_per_subject", 256, count),
         verdicts: section.integer("verdicts", 100_000, count),
+        flights: section.integer("flights", 8_000, count),
+        flights_per_subject: section.integer("flights_per_subject", 256, count),
+        write_timeout: section.duration("write_timeout", secs(20), Bounds::new(secs(1), secs(300))),
+    }
+}
+
+fn cache(mut section: Section<'_>) -> Cache {
+    const PIECES: &str = " (an answer travels in pieces of 64KiB)";
+    const SHORT: &str = " (a stream of events lasts 60 s, and a client gives up on those that end early)";
+    Cache {
+        bytes: section.size("bytes", 256 * MIB, Bounds::new(0, 1024 * 1024 * MIB)),
+        flight_bytes: section.size("flight_bytes", 64 * MIB, Bounds::new(256 * KIB, 1024 * MIB).because(PIECES)),
+        max_age: section.duration("max_age", hours(1), Bounds::new(secs(0), hours(24))),
+        grace: section.duration("grace", secs(5), Bounds::new(secs(0), secs(60))),
+        sse_join: section.duration("sse_join", secs(30), Bounds::new(secs(0), secs(55)).because(SHORT)),
+        compress: section.boolean("compress", true),
+        compress_min: section.size("compress_min", KIB, Bounds::new(0, MIB)),
+        header: section.boolean("header", false),
     }
 }
 

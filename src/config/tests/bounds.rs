@@ -9,6 +9,8 @@ const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
 const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'";
 const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
+const PIECES: &str = "256KiB to 1024MiB (an answer travels in pieces of 64KiB)";
+const SHORT: &str = "0s to 55s (a stream of events lasts 60 s, and a client gives up on those that end early)";
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
@@ -32,6 +34,15 @@ const ROWS: &[Row] = &[
     ("[limits]", "requests", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "requests_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
+    ("[limits]", "flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "write_timeout", ["'1s'", "'5m'"], ["'999ms'", "'301s'"], "1s to 5m"),
+    ("[cache]", "bytes", ["'0B'", "'1GiB'"], ["'1048577MiB'", "'2000000MiB'"], "0B to 1048576MiB"),
+    ("[cache]", "flight_bytes", ["'256KiB'", "'1GiB'"], ["'255KiB'", "'1025MiB'"], PIECES),
+    ("[cache]", "max_age", ["'0s'", "'24h'"], ["'24h1s'", "'2d'"], "0s to 1d"),
+    ("[cache]", "grace", ["'0s'", "'1m'"], ["'61s'", "'2m'"], "0s to 1m"),
+    ("[cache]", "sse_join", ["'0s'", "'55s'"], ["'56s'", "'1m'"], SHORT),
+    ("[cache]", "compress_min", ["'0B'", "'1MiB'"], ["'2MiB'", "'1GiB'"], "0B to 1MiB"),
 ];
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::{Config, Environment};
 use shapegate::demo::electric::{Column, Electric, Options};
-use shapegate::server::Server;
+use shapegate::server::{PolicySwitch, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -47,6 +47,8 @@ columns = ["id", "title"]
 pub(crate) struct Gate {
     pub electric: Electric,
     pub issuer: IssuerServer,
+    /// Where its rules can be replaced.
+    pub policy: PolicySwitch,
     pub url: String,
     pub admin: String,
     client: reqwest::Client,
@@ -69,6 +71,8 @@ pub(crate) struct Setup {
     pub issuer_up: bool,
     /// The issuer that shapegate knows, if not the one started here.
     pub issuer_url: Option<String>,
+    /// What no file may say, for tests that cannot wait for it.
+    pub tune: fn(&mut Config),
     /// Serves HTTPS with it, and the client trusts it.
     pub certificate: Option<Certificate>,
 }
@@ -86,6 +90,7 @@ impl Default for Setup {
             clock: Arc::new(SystemClock),
             issuer_up: true,
             issuer_url: None,
+            tune: |_| {},
             certificate: None,
         }
     }
@@ -148,17 +153,28 @@ impl Gate {
         electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
         let issuer = IssuerServer::start().await;
         issuer.set_up(setup.issuer_up);
-        let config = setup.config(&electric.url(), issuer.url());
+        let mut config = setup.config(&electric.url(), issuer.url());
+        (setup.tune)(&mut config);
         let server = Server::bind_at(config, setup.clock).unwrap();
         let scheme = if setup.certificate.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", server.addresses()[0]);
         let admin = format!("http://{}", server.admin_address());
+        let policy = server.policy();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
         let client = setup.certificate.as_ref().map_or_else(plain_client, Certificate::client);
-        Self { electric, issuer, url, admin, client: client.build().unwrap(), stop: Some(stop), serving: Some(serving) }
+        Self {
+            electric,
+            issuer,
+            policy,
+            url,
+            admin,
+            client: client.build().unwrap(),
+            stop: Some(stop),
+            serving: Some(serving),
+        }
     }
 
     /// A token of `organizations`, good for an hour.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
-use super::WRITE_TIMEOUT;
 use super::addresses::Addresses;
 use crate::config::Upstream;
 use crate::fault::Fault;
@@ -27,14 +26,14 @@ impl UpstreamServer {
         &self.config
     }
 
-    /// The peer for a request that waits no longer than `patience`.
-    pub(super) async fn peer(&self, patience: Duration) -> Result<HttpPeer, Fault> {
+    /// The peer for a connection.
+    pub(super) async fn peer(&self) -> Result<HttpPeer, Fault> {
         let address = self.addresses.choose().await?;
         // Given an address, `new` looks nothing up; given a name, it would block, and panic where there is none.
         let mut peer = HttpPeer::new(address, self.config.tls, self.config.host.clone());
         peer.options.connection_timeout = Some(self.config.connect_timeout);
         peer.options.total_connection_timeout = Some(self.config.connect_timeout);
-        peer.options.read_timeout = Some(self.config.read_timeout.min(patience));
+        peer.options.read_timeout = Some(self.config.read_timeout);
         peer.options.write_timeout = Some(WRITE_TIMEOUT);
         peer.options.idle_timeout = Some(self.config.idle_timeout);
         Ok(peer)
@@ -45,3 +44,6 @@ impl UpstreamServer {
         self.addresses.move_on(peer.address().as_inet().copied(), attempts)
     }
 }
+
+/// An Electric that does not read is down.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);

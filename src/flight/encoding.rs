@@ -1,0 +1,192 @@
+//! Compression: once for each flight and encoding, whatever the number of clients.
+
+use std::io::Write;
+
+use brotli::CompressorWriter;
+use bytes::Bytes;
+use flate2::write::GzEncoder;
+use http::HeaderMap;
+use http::header::ACCEPT_ENCODING;
+use zstd::stream::write::Encoder as ZstdEncoder;
+
+use super::chain::{Piece, Reader, Writer};
+use crate::fault::Fault;
+
+/// A content coding (RFC 9110 section 8.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `zstd` (RFC 8878).
+    Zstd,
+    /// `br` (RFC 7932).
+    Brotli,
+    /// `gzip` (RFC 1952).
+    Gzip,
+}
+
+impl Encoding {
+    /// All, the one we would rather make first.
+    pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
+
+    /// The name in headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// The encoding that a client would rather have (RFC 9110 section 12.5.3); `None` for the bytes as they are.
+    pub fn choose(request: &HeaderMap) -> Option<Self> {
+        let mut best: Option<(f32, Self)> = None;
+        let accepted = request.get_all(ACCEPT_ENCODING).iter();
+        let items = accepted.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        for item in items {
+            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let Some(encoding) = Self::ALL.into_iter().find(|one| one.as_str().eq_ignore_ascii_case(name.trim()))
+            else {
+                continue;
+            };
+            let quality = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse).unwrap_or(0.0);
+            let wins = best.is_none_or(|(best, known)| {
+                quality > best || (quality == best && (encoding as usize) < (known as usize))
+            });
+            if quality > 0.0 && wins {
+                best = Some((quality, encoding));
+            }
+        }
+        best.map(|(_, encoding)| encoding)
+    }
+}
+
+/// Encodes a body as it comes; gives the bytes that the encoded one has.
+pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer: Writer) -> usize {
+    let Ok(mut encoder) = Encoder::new(encoding) else {
+        writer.fail(Fault::Internal);
+        return 0;
+    };
+    let mut total = 0;
+    loop {
+        let piece = identity.next().await;
+        let mut rest = piece.bytes;
+        while !rest.is_empty() {
+            let part = rest.split_to(rest.len().min(SLICE));
+            let last = rest.is_empty() && piece.end.is_some();
+            // Whoever waits for the next piece should have this one.
+            let Ok(bytes) = encoder.write(&part, !last && rest.is_empty()) else {
+                writer.fail(Fault::Internal);
+                return total;
+            };
+            if !bytes.is_empty() {
+                total += bytes.len();
+                writer.push(Piece { bytes, end: None, boundary: true }).await;
+                writer.publish();
+            }
+            // Others have a right to this thread too.
+            tokio::task::yield_now().await;
+        }
+        match piece.end {
+            None => {}
+            Some(Ok(())) => {
+                match encoder.finish() {
+                    Ok(last) => {
+                        total += last.len();
+                        writer.finish(last).await;
+                    }
+                    Err(_) => writer.fail(Fault::Internal),
+                }
+                return total;
+            }
+            Some(Err(fault)) => {
+                writer.fail(fault);
+                return total;
+            }
+        }
+    }
+}
+
+/// Bytes encoded in one go: some milliseconds at most.
+const SLICE: usize = 64 * 1024;
+
+/// Levels at which a core still encodes tens of megabytes a second; each answer is encoded once for all.
+const BROTLI_QUALITY: u32 = 4;
+const BROTLI_WINDOW: u32 = 20;
+const GZIP_LEVEL: u32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+enum Encoder {
+    Brotli(Box<CompressorWriter<Vec<u8>>>),
+    Gzip(GzEncoder<Vec<u8>>),
+    Zstd(ZstdEncoder<'static, Vec<u8>>),
+}
+
+impl Encoder {
+    fn new(encoding: Encoding) -> std::io::Result<Self> {
+        Ok(match encoding {
+            Encoding::Brotli => {
+                Self::Brotli(Box::new(CompressorWriter::new(Vec::new(), SLICE, BROTLI_QUALITY, BROTLI_WINDOW)))
+            }
+            Encoding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL))),
+            Encoding::Zstd => Self::Zstd(ZstdEncoder::new(Vec::new(), ZSTD_LEVEL)?),
+        })
+    }
+
+    /// Encodes `bytes`; with `flush`, a client can decode everything so far.
+    fn write(&mut self, bytes: &[u8], flush: bool) -> std::io::Result<Bytes> {
+        let writer: &mut dyn Write = match self {
+            Self::Brotli(writer) => writer,
+            Self::Gzip(writer) => writer,
+            Self::Zstd(writer) => writer,
+        };
+        writer.write_all(bytes)?;
+        if flush {
+            writer.flush()?;
+        }
+        Ok(std::mem::take(match self {
+            Self::Brotli(writer) => writer.get_mut(),
+            Self::Gzip(writer) => writer.get_mut(),
+            Self::Zstd(writer) => writer.get_mut(),
+        })
+        .into())
+    }
+
+    fn finish(self) -> std::io::Result<Bytes> {
+        Ok(match self {
+            Self::Brotli(writer) => writer.into_inner(),
+            Self::Gzip(writer) => writer.finish()?,
+            Self::Zstd(writer) => writer.finish()?,
+        }
+        .into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn chosen(accepted: &'static str) -> Option<&'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+        Encoding::choose(&headers).map(Encoding::as_str)
+    }
+
+    #[test]
+    fn the_client_chooses_and_we_break_ties() {
+        for (accepted, expected) in [
+            ("gzip, deflate, br, zstd", Some("zstd")),
+            ("gzip, deflate, br", Some("br")),
+            ("gzip;q=1.0, br;q=0.5", Some("gzip")),
+            ("GZIP", Some("gzip")),
+            ("gzip; q=0.1", Some("gzip")),
+            ("gzip;q=0, br;q=0.000", None),
+            ("gzip;q=x", None),
+            ("identity", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(chosen(accepted), expected, "{accepted}");
+        }
+    }
+}

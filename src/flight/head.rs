@@ -1,0 +1,67 @@
+//! The header of an answer, as all who share it see it.
+
+use http::header::{CONTENT_TYPE, ETAG, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::freshness::CacheControl;
+
+/// Status and headers of Electric's answer, cut to what a client may see.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// 200, 400 or 409; every other status of Electric is a [`crate::fault::Fault`].
+    pub status: StatusCode,
+    /// `content-type`, `etag` and Electric's own (SECURITY C6).
+    pub headers: HeaderMap,
+    /// What Electric says of keeping it.
+    pub cache_control: CacheControl,
+    /// Whether it is a stream of events.
+    pub events: bool,
+}
+
+impl Head {
+    /// The head of an answer with these headers.
+    pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
+        let passed = upstream.iter().filter(|(name, _)| is_passed(name));
+        let headers: HeaderMap = passed.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let events = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
+        Self { status, headers, cache_control: CacheControl::parse(upstream), events }
+    }
+
+    /// The same head, after Electric has confirmed it with a 304 that has these headers (RFC 9111 section 4.3.4).
+    #[must_use]
+    pub fn renewed(&self, confirmation: &HeaderMap) -> Self {
+        let mut renewed = self.clone();
+        let Self { headers, cache_control, .. } = Self::new(self.status, confirmation);
+        for (name, value) in &headers {
+            renewed.headers.insert(name.clone(), value.clone());
+        }
+        renewed.cache_control = cache_control;
+        renewed
+    }
+
+    /// The strong entity tag, with its quotes.
+    pub fn etag(&self) -> Option<&str> {
+        self.headers.get(ETAG)?.to_str().ok().filter(|etag| etag.len() > 2 && etag.starts_with('"'))
+    }
+
+    /// The shape's handle.
+    pub(super) fn handle(&self) -> Option<&str> {
+        self.headers.get("electric-handle")?.to_str().ok()
+    }
+}
+
+/// What of Electric's header reaches a client (SECURITY C6); the rest is ours or nobody's.
+fn is_passed(name: &HeaderName) -> bool {
+    const ELECTRIC: [&str; 8] = [
+        "electric-cursor",
+        "electric-handle",
+        "electric-has-data",
+        "electric-internal-known-error",
+        "electric-offset",
+        "electric-schema",
+        "electric-snapshot",
+        "electric-up-to-date",
+    ];
+    [CONTENT_TYPE, ETAG].contains(name) || ELECTRIC.contains(&name.as_str())
+}

@@ -1,0 +1,280 @@
+//! Who shares with whom: one flight for each different request.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::flight::{Age, Flight};
+use super::follower::{Follower, Join};
+use super::freshness::Lifetime;
+use super::head::Head;
+use super::kept::KeptFlights;
+use super::key::Key;
+use super::sink::Sink;
+use crate::auth::SubjectKey;
+use crate::config;
+use crate::fault::Fault;
+use crate::limits::{Budgets, Place};
+use crate::rejection::Rejection;
+use crate::shape::UpstreamRequest;
+use crate::telemetry::Metrics;
+
+/// Who answers a flight: Electric, or a test.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Fetches the answer and writes it to `sink`, to the end.
+    ///
+    /// # Errors
+    /// What kept it from the end; the followers see a fault before the header, and a broken body after it.
+    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault>;
+}
+
+/// What a source is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    /// The request to Electric.
+    pub request: UpstreamRequest,
+    /// The id of the client's request that is behind it.
+    pub request_id: Box<str>,
+    /// A kept answer that may still be right: its entity tag makes the request conditional.
+    pub known: Option<KnownAnswer>,
+}
+
+/// An answer of before, for a source that learns that it still holds.
+#[derive(Debug)]
+pub struct KnownAnswer {
+    /// Its header.
+    pub head: Arc<Head>,
+    /// Its body.
+    pub body: bytes::Bytes,
+}
+
+/// The open flights and the kept ones.
+pub struct Hub {
+    source: Box<dyn Source>,
+    open: Vec<Mutex<HashMap<Key, Arc<Flight>>>>,
+    hasher: RandomState,
+    kept: KeptFlights,
+    places: Arc<Budgets>,
+    settings: config::Cache,
+    metrics: Arc<Metrics>,
+}
+
+/// Locks for the open flights: enough for the cores of one machine.
+const SHARDS: usize = 64;
+
+/// So long Electric holds a poll whose client has gone (PROTOCOL 4.5).
+const ABANDONED_POLL: Duration = Duration::from_secs(21);
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("open", &self.open_flights()).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// An empty hub over `source`. `places` bounds the open flights, in all and of one subject.
+    pub fn new(source: Box<dyn Source>, settings: config::Cache, places: Arc<Budgets>, metrics: Arc<Metrics>) -> Self {
+        let kept = KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&metrics));
+        let open = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { source, open, hasher: RandomState::new(), kept, places, settings, metrics }
+    }
+
+    /// The answer to `request`, whose bearer has been authorized for it: one that is kept, one under way, or a new one.
+    ///
+    /// # Errors
+    /// Where a new flight is needed and there is no place for one.
+    pub fn join(
+        self: &Arc<Self>,
+        request: UpstreamRequest,
+        subject: Option<&SubjectKey>,
+        request_id: &str,
+    ) -> Result<Follower, Rejection> {
+        let key = Key::of(&request);
+        if let Some((fresh, Age::Fresh)) = self.find(&key) {
+            return self.serve(fresh, Join::Fresh);
+        }
+        let mut open = self.shard(&key);
+        // It may have landed since that look; from here on none can.
+        let kept = self.find(&key);
+        let under_way = open.get(&key).filter(|flight| self.is_joinable(flight));
+        match (kept, under_way) {
+            (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
+            // While a stale answer is being replaced it serves, and nobody waits.
+            (Some((stale, Age::Stale)), Some(_)) => self.serve(stale, Join::Stale),
+            (Some((stale, Age::Stale)), None) => {
+                // Where there is no place to replace it, it serves all the same.
+                if let Ok(place) = self.places.enter(subject.cloned()) {
+                    let ask = Ask { request, request_id: request_id.into(), known: known_answer(&stale) };
+                    self.launch(&mut open, key, ask, place);
+                }
+                self.serve(stale, Join::Stale)
+            }
+            (_, Some(flight)) => {
+                flight.board();
+                self.serve(Arc::clone(flight), Join::Open)
+            }
+            (kept, None) => {
+                let place = self.places.enter(subject.cloned())?;
+                let known = kept.and_then(|(expired, _)| known_answer(&expired));
+                let ask = Ask { request, request_id: request_id.into(), known };
+                let flight = self.launch(&mut open, key, ask, place);
+                flight.board();
+                self.serve(flight, Join::First)
+            }
+        }
+    }
+
+    /// How many flights are open.
+    pub fn open_flights(&self) -> usize {
+        self.open.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// How many answers are kept.
+    pub fn kept_flights(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// About how many bytes the kept answers hold.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.bytes()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
+        self.kept.reweigh(flight);
+    }
+
+    /// Nobody joins this flight any more.
+    pub(super) fn close(&self, flight: &Arc<Flight>) {
+        let mut open = self.shard(&flight.key);
+        if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+            open.remove(&flight.key);
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
+        let flight = self.kept.find(key)?;
+        let age = flight.age(Instant::now());
+        Some((flight, age))
+    }
+
+    fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
+        // Only a flight that is closed has let its start go, and nobody joins that.
+        let reader = flight.read().ok_or(Rejection::Internal)?;
+        Ok(Follower::new(Arc::clone(self), flight, reader, join))
+    }
+
+    /// A stream of events is joined while it is young: nobody gets one so short that his client gives streams up.
+    fn is_joinable(&self, flight: &Flight) -> bool {
+        let events = flight.head.get().is_some_and(|head| head.events);
+        !events || flight.opened.elapsed() < self.settings.sse_join
+    }
+
+    /// Opens a flight, in a task that belongs to no client.
+    fn launch(self: &Arc<Self>, open: &mut HashMap<Key, Arc<Flight>>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
+        let (flight, writer) = Flight::open(key, &ask.request, self.settings.flight_bytes);
+        open.insert(flight.key.clone(), Arc::clone(&flight));
+        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer);
+        tokio::spawn(Arc::clone(self).fly(Arc::clone(&flight), sink, ask, place));
+        flight
+    }
+
+    async fn fly(self: Arc<Self>, flight: Arc<Flight>, mut sink: Sink, ask: Ask, place: Place) {
+        // Whatever happens below, a panic too, the flight ends with its task.
+        let closing = Closing { hub: &self, flight: &flight };
+        let abandoned = tokio::select! {
+            ended = self.source.fetch(ask, &mut sink) => {
+                // Kept or closed before anyone has its end: who asks after that gets a kept answer or a new one.
+                let land = |fault: Option<&Fault>| {
+                    self.keep(&flight, fault);
+                    self.close(&flight);
+                };
+                sink.end(ended, land).await;
+                false
+            }
+            () = self.abandoned(&flight) => true,
+        };
+        drop(closing);
+        self.metrics.landed(flight.joined());
+        if abandoned && flight.live {
+            // Electric's place for it is still taken, so ours is too.
+            tokio::time::sleep_until(flight.opened + ABANDONED_POLL).await;
+        }
+        drop(place);
+    }
+
+    /// Ends when nobody has been aboard for the whole grace; the flight is closed then.
+    async fn abandoned(&self, flight: &Arc<Flight>) {
+        loop {
+            flight.deserted().await;
+            tokio::time::sleep(self.settings.grace).await;
+            let mut open = self.shard(&flight.key);
+            if flight.followers() == 0 {
+                if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+                    open.remove(&flight.key);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Keeps a finished flight for as long as it may serve, and lets go what it shows to be dead.
+    fn keep(&self, flight: &Arc<Flight>, fault: Option<&Fault>) {
+        let lifetime = match (flight.head.get(), fault) {
+            (Some(head), None) if head.status == 200 && !head.events => {
+                Lifetime::of_shape(&head.cache_control, flight.live, self.settings.max_age)
+            }
+            (Some(head), None) if head.status == 409 => {
+                if let Some(dead) = flight.asked_shape_key() {
+                    self.kept.purge(dead);
+                }
+                Lifetime::of_refusal(head.cache_control.max_age)
+            }
+            (None, Some(Fault::NotReady(after) | Fault::Overloaded(after))) => {
+                // An answer that still serves is worth more.
+                let serves = self.find(&flight.key).is_some_and(|(_, age)| age != Age::Expired);
+                Lifetime::of_refusal(Some(*after).filter(|_| !serves))
+            }
+            _ => None,
+        };
+        if let Some(lifetime) = lifetime {
+            flight.keep_for(lifetime);
+            self.kept.insert(flight);
+        }
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+        let hash = self.hasher.hash_one(key);
+        lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
+    }
+}
+
+fn lock(shard: &Mutex<HashMap<Key, Arc<Flight>>>) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a conditional request needs. Of a live answer there is none: it would end the wait at once (PROTOCOL 4.7).
+fn known_answer(flight: &Flight) -> Option<KnownAnswer> {
+    let head = flight.head.get().filter(|head| !flight.live && head.status == 200 && head.etag().is_some())?;
+    Some(KnownAnswer { head: Arc::clone(head), body: flight.known_body()? })
+}
+
+/// Closes a flight at its end, however that comes.
+struct Closing<'a> {
+    hub: &'a Hub,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.hub.close(self.flight);
+    }
+}

@@ -1,0 +1,36 @@
+//! What two requests must agree on to share one answer.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::shape::UpstreamRequest;
+
+/// The bytes of the request to Electric without the secret: nothing else of a client reaches Electric, so nothing else
+/// can make two answers differ (SECURITY C1, C2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The key of a request.
+    pub fn of(request: &UpstreamRequest) -> Self {
+        Self(request.query().into())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// One shape under one handle, as a hash: where two of them collide, a purge drops more than it had to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ShapeKey(u64);
+
+impl ShapeKey {
+    /// The definition belongs to it: somebody who asks for his own shape under another's handle is answered 409, and
+    /// must not be able to purge what is not his.
+    pub(super) fn new(definition: &str, handle: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (definition, handle).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}

@@ -1,0 +1,285 @@
+//! The hub with a source whose every answer a test writes itself, on a clock that stands still.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, ETAG};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::oneshot;
+use tokio::time::advance;
+
+use super::*;
+use crate::clock::UnixTime;
+use crate::config::{Cache, Config, Environment};
+use crate::fault::Fault;
+use crate::limits::Budgets;
+use crate::policy::PolicySet;
+use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::telemetry::Metrics;
+
+/// How the source behaves, once.
+enum Act {
+    Answer {
+        cache_control: &'static str,
+        body: &'static str,
+    },
+    Fail(Fault),
+    Panic,
+    /// Ends without an end.
+    Forget,
+    /// Confirms what is known, which it must be.
+    Confirm,
+    Wait(oneshot::Receiver<&'static str>),
+}
+
+#[derive(Default)]
+struct Script {
+    acts: Mutex<VecDeque<Act>>,
+    fetches: AtomicUsize,
+}
+
+struct Scripted(Arc<Script>);
+
+fn head(cache_control: &'static str) -> Head {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    headers.insert(ETAG, HeaderValue::from_static("\"7-1:-1:0_0\""));
+    headers.insert("electric-handle", HeaderValue::from_static("7-1"));
+    Head::new(StatusCode::OK, &headers)
+}
+
+#[async_trait]
+impl Source for Scripted {
+    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+        self.0.fetches.fetch_add(1, Ordering::SeqCst);
+        let act = self.0.acts.lock().unwrap().pop_front().expect("no act is left");
+        match act {
+            Act::Answer { cache_control, body } => {
+                sink.head(head(cache_control));
+                sink.push(Bytes::from(body)).await;
+            }
+            Act::Fail(fault) => return Err(fault),
+            Act::Panic => panic!("as the script says"),
+            Act::Forget => return Ok(()),
+            Act::Confirm => {
+                let known = ask.known.expect("nothing was known");
+                sink.head(
+                    known
+                        .head
+                        .renewed(&HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("max-age=60"))])),
+                );
+                sink.push(known.body).await;
+            }
+            Act::Wait(gate) => {
+                let body = gate.await.expect("the gate was dropped");
+                sink.head(head("max-age=5"));
+                sink.push(Bytes::from(body)).await;
+            }
+        }
+        sink.finish();
+        Ok(())
+    }
+}
+
+struct Scene {
+    hub: Arc<Hub>,
+    script: Arc<Script>,
+    policy: PolicySet,
+}
+
+impl Scene {
+    fn new(cache: &str, acts: impl IntoIterator<Item = Act>) -> Self {
+        let text = format!(
+            "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
+             [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\n{cache}\n"
+        );
+        let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([])).unwrap();
+        let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
+        let hub = Self::hub(config.cache, Arc::clone(&script));
+        Self { hub, script, policy: config.policy }
+    }
+
+    fn hub(cache: Cache, script: Arc<Script>) -> Arc<Hub> {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Arc::new(Hub::new(Box::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
+    }
+
+    fn request(&self, query: &str) -> UpstreamRequest {
+        let request = ShapeRequest::parse(None, &format!("table=tasks&{query}"), self.policy.parameters()).unwrap();
+        let permit = self.policy.authorize(None, &request, UnixTime::from_secs(0)).unwrap();
+        UpstreamRequest::build(permit, &request, None).unwrap()
+    }
+
+    fn join(&self, query: &str) -> Follower {
+        self.hub.join(self.request(query), None, "test").unwrap()
+    }
+
+    /// Joins, and reads to the end.
+    async fn read(&self, query: &str) -> (Join, Result<String, Fault>) {
+        let follower = self.join(query);
+        (follower.join(), whole(follower).await)
+    }
+
+    /// Lets the tasks of the hub run.
+    async fn settle(&self) {
+        while self.hub.open_flights() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn fetches(&self) -> usize {
+        self.script.fetches.load(Ordering::SeqCst)
+    }
+}
+
+async fn whole(mut follower: Follower) -> Result<String, Fault> {
+    follower.head().await?;
+    let mut whole = Vec::new();
+    loop {
+        let piece = follower.next().await;
+        whole.extend_from_slice(&piece.bytes);
+        match piece.end {
+            None => {}
+            Some(Ok(())) => return Ok(String::from_utf8(whole).unwrap()),
+            Some(Err(fault)) => return Err(fault),
+        }
+    }
+}
+
+fn answer(cache_control: &'static str, body: &'static str) -> Act {
+    Act::Answer { cache_control, body }
+}
+
+fn ok(body: &str) -> Result<String, Fault> {
+    Ok(body.to_owned())
+}
+
+const SNAPSHOT: &str = "offset=-1";
+const LIVE: &str = "offset=0_0&handle=7-1&live=true";
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_fresh_then_stale_then_gone() {
+    let control = "max-age=10, stale-while-revalidate=10";
+    let scene = Scene::new("", [answer(control, "1"), answer(control, "2"), Act::Confirm, answer(control, "3")]);
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("1")));
+    scene.settle().await;
+    advance(Duration::from_secs(9)).await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("1")));
+    assert_eq!(scene.fetches(), 1);
+    advance(Duration::from_secs(2)).await;
+    // Many ask for what is stale, and one request replaces it.
+    for follower in [scene.join(SNAPSHOT), scene.join(SNAPSHOT), scene.join(SNAPSHOT)] {
+        assert_eq!((follower.join(), whole(follower).await), (Join::Stale, ok("1")));
+    }
+    scene.settle().await;
+    assert_eq!((scene.fetches(), scene.read(SNAPSHOT).await), (2, (Join::Fresh, ok("2"))));
+    // Beyond both it serves nobody, but its tag saves its successor the way.
+    advance(Duration::from_secs(21)).await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("2")));
+    scene.settle().await;
+    advance(Duration::from_secs(59)).await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("2")));
+    assert_eq!(scene.fetches(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_answer_is_never_stale_and_never_asked_after() {
+    let control = "max-age=5, stale-while-revalidate=5";
+    let scene = Scene::new("", [answer(control, "1"), answer(control, "2")]);
+    assert_eq!(scene.read(LIVE).await, (Join::First, ok("1")));
+    scene.settle().await;
+    assert_eq!(scene.read(LIVE).await, (Join::Fresh, ok("1")));
+    advance(Duration::from_secs(6)).await;
+    assert_eq!(scene.read(LIVE).await, (Join::First, ok("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_task_is_a_fault_for_those_aboard_and_nobody_else() {
+    let scene = Scene::new("", [Act::Panic, Act::Forget, answer("", "3")]);
+    let aboard = [scene.join(SNAPSHOT), scene.join(SNAPSHOT)];
+    for follower in aboard {
+        assert_eq!(whole(follower).await, Err(Fault::Internal));
+    }
+    scene.settle().await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, Err(Fault::Internal)), "nor is an answer without its end one");
+    scene.settle().await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("3")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_serves_for_a_second_and_never_instead_of_an_answer() {
+    let refusal = || Act::Fail(Fault::Overloaded(Duration::from_secs(6)));
+    let control = "max-age=10, stale-while-revalidate=10";
+    let scene = Scene::new(
+        "",
+        [refusal(), answer(control, "1"), refusal(), Act::Fail(Fault::UpstreamUnreachable), answer(control, "2")],
+    );
+    let refused = Err(Fault::Overloaded(Duration::from_secs(6)));
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, refused.clone()));
+    scene.settle().await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, refused));
+    advance(Duration::from_millis(1001)).await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("1")));
+    scene.settle().await;
+    advance(Duration::from_secs(11)).await;
+    for fetches in [3, 4, 5] {
+        assert_eq!(scene.read(SNAPSHOT).await, (Join::Stale, ok("1")));
+        scene.settle().await;
+        assert_eq!(scene.fetches(), fetches);
+    }
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_to_leave_ends_it_after_the_grace_and_its_place_stays_taken() {
+    let (gate, wait) = oneshot::channel();
+    let scene = Scene::new("grace = '5s'", [Act::Wait(wait)]);
+    let (first, second) = (scene.join(LIVE), scene.join(LIVE));
+    drop(first);
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(scene.hub.open_flights(), 1);
+    drop(second);
+    advance(Duration::from_secs(4)).await;
+    let third = scene.join(LIVE);
+    assert_eq!(third.join(), Join::Open);
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(scene.hub.open_flights(), 1);
+    drop(third);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(gate.is_closed() && scene.hub.open_flights() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_stays_within_its_budget_and_a_scan_does_not_wash_it_out() {
+    const BODY: &str = "0123456789012345678901234567890123456789";
+    let acts = (0..600).map(|_| answer("max-age=600", BODY));
+    let scene = Scene::new("bytes = '512KiB'\nflight_bytes = '256KiB'", acts);
+    for _ in 0..20 {
+        scene.read(SNAPSHOT).await.1.unwrap();
+        scene.settle().await;
+    }
+    for number in 0..500 {
+        scene.read(&format!("{SNAPSHOT}&cache-buster={number}")).await.1.unwrap();
+        scene.settle().await;
+        assert!(scene.hub.kept_bytes() <= 512 * 1024);
+    }
+    assert!(scene.hub.kept_flights() > 50);
+    assert_eq!(scene.read(SNAPSHOT).await.0, Join::Fresh);
+}
+
+#[tokio::test]
+async fn a_long_body_is_dropped_without_a_deep_stack() {
+    let (chain, mut writer) = chain::Chain::new(usize::MAX);
+    let reader = chain.read();
+    for _ in 0..200_000 {
+        writer.push(Piece { bytes: Bytes::from_static(b"x"), end: None, boundary: true }).await;
+    }
+    writer.fail(Fault::Internal);
+    drop(chain);
+    drop(reader);
+}

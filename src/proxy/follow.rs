@@ -1,0 +1,272 @@
+//! A client's way through a flight: it waits, and is told what all the others are told, as long as it may hear it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Version;
+use pingora::Result;
+use pingora::proxy::Session;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::admit::{Admission, Bearer, readmit};
+use super::context::RequestCtx;
+use super::reply::{self, Shown};
+use super::{Change, Gateway};
+use crate::fault::Fault;
+use crate::flight::{Encoding, Follower, Head, Key, Piece};
+
+/// What ends a wait before what was waited for.
+enum Interrupt {
+    Fault(Fault),
+    /// The policy is another, or the process is about to stop.
+    Change,
+}
+
+/// How a request that could be answered was answered.
+enum Followed {
+    /// To the end.
+    Answered,
+    /// Not at all: the policy changed before the header was out.
+    Overtaken,
+}
+
+/// A slow client shows itself with each of these that it does not take, whatever the size of the answer.
+const SLICE: usize = 64 * 1024;
+
+/// How long the rest of an event may take after the token's end.
+const REST_OF_EVENT: Duration = Duration::from_secs(1);
+
+impl Gateway {
+    /// Answers from a flight. Where the policy changes during the wait, the request is judged anew.
+    pub(super) async fn serve(&self, session: &mut Session, ctx: &mut RequestCtx, admission: Admission) -> Result<()> {
+        let Admission { mut upstream, bearer } = admission;
+        let mut changes = self.changes.clone();
+        loop {
+            let (key, live) = (Key::of(&upstream), upstream.is_live());
+            let follower = match self.hub.join(upstream, bearer.subject(), &ctx.record.request_id) {
+                Ok(follower) => follower,
+                Err(rejection) => return self.reject(session, ctx, &rejection).await,
+            };
+            ctx.record.join = Some(follower.join());
+            let mut following =
+                Following { gate: self, session, ctx, bearer: &bearer, key, live, changes: &mut changes };
+            match following.follow(follower).await {
+                Ok(Followed::Answered) => return Ok(()),
+                Ok(Followed::Overtaken) => {}
+                Err(fault) => return self.fail(session, ctx, fault).await,
+            }
+            upstream = match readmit(self, session.req_header(), &bearer, &mut ctx.record) {
+                Ok(upstream) => upstream,
+                Err(rejection) => {
+                    self.metrics.follower_cut(Fault::Reloaded.as_str());
+                    return self.reject(session, ctx, &rejection).await;
+                }
+            };
+        }
+    }
+
+    /// Answers with a fault where there is no answer yet; else the answer is broken off, and its client sees that.
+    async fn fail(&self, session: &mut Session, ctx: &mut RequestCtx, fault: Fault) -> Result<()> {
+        self.metrics.follower_cut(fault.as_str());
+        match fault.rejection() {
+            Some(rejection) if session.response_written().is_none() => {
+                self.note(ctx, &fault);
+                self.reject(session, ctx, &rejection).await
+            }
+            _ => Err(ctx.fail(fault)),
+        }
+    }
+}
+
+/// One request and the flight it is on.
+struct Following<'a> {
+    gate: &'a Gateway,
+    session: &'a mut Session,
+    ctx: &'a mut RequestCtx,
+    bearer: &'a Bearer,
+    key: Key,
+    live: bool,
+    changes: &'a mut watch::Receiver<Change>,
+}
+
+impl Following<'_> {
+    async fn follow(&mut self, mut follower: Follower) -> Result<Followed, Fault> {
+        let head = loop {
+            match self.wait(follower.head()).await {
+                Ok(head) => break head?,
+                Err(Interrupt::Fault(fault)) => return Err(fault),
+                Err(Interrupt::Change) if self.still_permitted() => {}
+                Err(Interrupt::Change) => return Ok(Followed::Overtaken),
+            }
+        };
+        self.bearer.recheck(&self.gate.verifier)?;
+        let events = head.events;
+        let encoding = self.encoding(&follower, &head);
+        if reply::is_known(self.session.req_header(), &head) {
+            self.write_head(&follower, &head, encoding, true).await?;
+            return Ok(Followed::Answered);
+        }
+        let encoding = encoding.filter(|encoding| follower.encode(*encoding));
+        self.write_head(&follower, &head, encoding, false).await?;
+        self.write_body(&mut follower, events).await?;
+        Ok(Followed::Answered)
+    }
+
+    async fn write_head(
+        &mut self,
+        follower: &Follower,
+        head: &Head,
+        encoding: Option<Encoding>,
+        not_modified: bool,
+    ) -> Result<(), Fault> {
+        let version = self.session.req_header().version;
+        let shown = Shown {
+            request_id: &self.ctx.record.request_id,
+            version,
+            length: follower.length(),
+            encoding,
+            not_modified,
+            fresh_for: follower.fresh_for(),
+            join: self.gate.cache.header.then(|| follower.join()),
+        };
+        let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
+        // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
+        if self.changes.borrow().stopping || version == Version::HTTP_10 {
+            self.session.set_keepalive(None);
+        }
+        let limit = self.gate.limits.write_timeout;
+        in_time(limit, self.session.write_response_header(Box::new(header), not_modified)).await
+    }
+
+    async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
+        // A stream of events may be ended between two of them, any other body is broken where it does not end itself.
+        let mut between_events = events;
+        if events && self.changes.borrow().stopping {
+            return self.end_stream(Fault::Stopping).await;
+        }
+        loop {
+            let piece = match self.wait(follower.next()).await {
+                Ok(piece) => piece,
+                Err(Interrupt::Change) if events && self.changes.borrow().stopping => {
+                    return self.leave_stream(follower, between_events, Fault::Stopping).await;
+                }
+                Err(Interrupt::Change) if self.still_permitted() => continue,
+                Err(Interrupt::Change) if events => {
+                    return self.leave_stream(follower, between_events, Fault::Reloaded).await;
+                }
+                Err(Interrupt::Change) => return Err(Fault::Reloaded),
+                Err(Interrupt::Fault(fault)) if events && fault.ends_token() => {
+                    return self.leave_stream(follower, between_events, fault).await;
+                }
+                Err(Interrupt::Fault(fault)) => return Err(fault),
+            };
+            match self.bearer.recheck(&self.gate.verifier) {
+                Ok(()) => {}
+                Err(fault) if between_events => return self.end_stream(fault).await,
+                Err(fault) => return Err(fault),
+            }
+            between_events = events && piece.boundary;
+            if self.write_piece(piece).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes a piece; says whether it was the last.
+    async fn write_piece(&mut self, piece: Piece) -> Result<bool, Fault> {
+        let limit = self.gate.limits.write_timeout;
+        let Piece { mut bytes, end, .. } = piece;
+        if let Some(Err(fault)) = end {
+            return Err(fault);
+        }
+        while bytes.len() > SLICE {
+            let slice = bytes.split_to(SLICE);
+            in_time(limit, self.session.write_response_body(Some(slice), false)).await?;
+        }
+        if !bytes.is_empty() || end.is_some() {
+            in_time(limit, self.session.write_response_body(Some(bytes), end.is_some())).await?;
+        }
+        Ok(end.is_some())
+    }
+
+    /// Ends a stream of events for this client alone: the rest of an event that has begun is still sent.
+    async fn leave_stream(&mut self, follower: &mut Follower, between: bool, why: Fault) -> Result<(), Fault> {
+        let rest = async {
+            let mut between = between;
+            while !between {
+                let piece = follower.next().await;
+                between = piece.boundary;
+                if self.write_piece(piece).await? {
+                    break;
+                }
+            }
+            Ok::<_, Fault>(())
+        };
+        timeout(REST_OF_EVENT, rest).await.unwrap_or(Err(Fault::TokenExpired))?;
+        self.end_stream(why).await
+    }
+
+    async fn end_stream(&mut self, why: Fault) -> Result<(), Fault> {
+        self.gate.metrics.follower_cut(why.as_str());
+        self.ctx.record.outcome = why.as_str();
+        self.session.set_keepalive(None);
+        in_time(self.gate.limits.write_timeout, self.session.write_response_body(Some(Bytes::new()), true)).await
+    }
+
+    /// Waits for `progress`, as long as the client is there, its token good and the policy the same.
+    async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
+        let Self { gate, session, bearer, changes, .. } = self;
+        tokio::select! {
+            // Progress first: a client that has its whole answer may have sent its next request, and that is not to be
+            // taken for a sign of life.
+            biased;
+            made = progress => Ok(made),
+            fault = token_end(gate, bearer) => Err(Interrupt::Fault(fault)),
+            _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
+            Ok(()) = changes.changed() => Err(Interrupt::Change),
+        }
+    }
+
+    /// Whether the policy of now makes the same of this request.
+    fn still_permitted(&mut self) -> bool {
+        let permitted = readmit(self.gate, self.session.req_header(), self.bearer, &mut self.ctx.record);
+        permitted.is_ok_and(|upstream| Key::of(&upstream) == self.key)
+    }
+
+    fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {
+        let cache = &self.gate.cache;
+        let worth = match follower.length() {
+            Some(length) => length >= cache.compress_min,
+            // A live answer is small, or comes in haste.
+            None => !self.live,
+        };
+        if !cache.compress || !worth || head.events || head.status != http::StatusCode::OK {
+            return None;
+        }
+        Encoding::choose(&self.session.req_header().headers)
+    }
+}
+
+/// The fault that ends the token's time, when it comes.
+async fn token_end(gate: &Gateway, bearer: &Bearer) -> Fault {
+    loop {
+        match bearer.time_left(gate.clock.now()) {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+        if let Err(fault) = bearer.recheck(&gate.verifier) {
+            return fault;
+        }
+    }
+}
+
+/// A client that does not take what is written is cut; nobody else notices.
+async fn in_time(limit: Duration, writing: impl Future<Output = Result<()>>) -> Result<(), Fault> {
+    match timeout(limit, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Fault::ClientGone),
+        Err(_) => Err(Fault::SlowReader),
+    }
+}

@@ -1,0 +1,207 @@
+//! The one exchange with Electric behind a flight, in a task that no client can cancel.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_NONE_MATCH, TRANSFER_ENCODING, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
+use pingora::server::configuration::ServerConf;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use tokio::time::Instant;
+
+use super::refusal::{MAX_BODY, fault_of, refused_parameters};
+use super::server::UpstreamServer;
+use crate::fault::Fault;
+use crate::flight::{Ask, Head, Sink, Source};
+use crate::telemetry::Metrics;
+
+/// Answers flights from the configured Electric, over Pingora's connections.
+pub struct Electric {
+    server: Arc<UpstreamServer>,
+    connector: Connector,
+    metrics: Arc<Metrics>,
+}
+
+/// A request that was sent, and the header of its answer.
+struct Exchange {
+    session: HttpSession,
+    peer: HttpPeer,
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+/// Requests that meet a connection which Electric is just closing (PROTOCOL 4.4); each may meet another one.
+const MAX_RETRIES: usize = 3;
+
+impl Electric {
+    /// Of this server, with a pool of its own.
+    pub fn new(server: Arc<UpstreamServer>, metrics: Arc<Metrics>) -> Self {
+        let conf = ServerConf { upstream_keepalive_pool_size: server.config().pool, ..ServerConf::default() };
+        Self { server, connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))), metrics }
+    }
+
+    /// Sends, on a connection that takes it, and reads the header.
+    async fn exchange(&self, ask: &Ask) -> Result<Exchange, Fault> {
+        let rule = ask.request.rule().as_str();
+        let mut retries = 0;
+        loop {
+            let (session, peer, reused) = self.connect(rule).await?;
+            match self.send(session, peer, ask).await {
+                Ok(exchange) => return Ok(exchange),
+                Err(fault) if !reused || fault == Fault::UpstreamTimeout || retries == MAX_RETRIES => {
+                    return Err(fault);
+                }
+                Err(_) => {
+                    retries += 1;
+                    self.metrics.upstream_retried(rule);
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, rule: &str) -> Result<(HttpSession, HttpPeer, bool), Fault> {
+        let mut refusals = 0;
+        loop {
+            let peer = self.server.peer().await?;
+            match self.connector.get_http_session(&peer).await {
+                Ok((session, reused)) => return Ok((session, peer, reused)),
+                Err(error) => {
+                    refusals += 1;
+                    if !self.server.move_on(&peer, refusals) {
+                        return Err(Fault::of_upstream(&error));
+                    }
+                    self.metrics.upstream_retried(rule);
+                }
+            }
+        }
+    }
+
+    async fn send(&self, mut session: HttpSession, peer: HttpPeer, ask: &Ask) -> Result<Exchange, Fault> {
+        session.set_read_timeout(peer.options.read_timeout);
+        session.set_write_timeout(peer.options.write_timeout);
+        let asked = Instant::now();
+        let header = self.request_header(ask).map_err(|_| Fault::Internal)?;
+        session.write_request_header(Box::new(header)).await.map_err(|error| Fault::of_upstream(&error))?;
+        session.finish_request_body().await.map_err(|error| Fault::of_upstream(&error))?;
+        let (status, headers) = loop {
+            session.read_response_header().await.map_err(|error| Fault::of_upstream(&error))?;
+            let header = session.response_header().ok_or(Fault::Internal)?;
+            if !header.status.is_informational() {
+                break (header.status, header.headers.clone());
+            }
+        };
+        if let HttpSession::H1(session) = &mut session {
+            session.respect_keepalive();
+        }
+        self.metrics.upstream_answered(ask.request.is_live(), asked.elapsed());
+        Ok(Exchange { session, peer, status, headers })
+    }
+
+    /// The request for the wire, built from empty: nothing of the client but what was parsed.
+    fn request_header(&self, ask: &Ask) -> pingora::Result<RequestHeader> {
+        let upstream = self.server.config();
+        let target = ask.request.target(upstream.secret.as_ref());
+        let mut header = RequestHeader::build_no_case(Method::GET, target.expose().as_bytes(), Some(6))?;
+        header.set_version(Version::HTTP_11);
+        header.insert_header(HOST, upstream.authority())?;
+        header.insert_header(USER_AGENT, concat!("shapegate/", env!("CARGO_PKG_VERSION")))?;
+        header.insert_header(ACCEPT, "*/*")?;
+        // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
+        header.insert_header(ACCEPT_ENCODING, "identity")?;
+        header.insert_header("x-request-id", &*ask.request_id)?;
+        if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
+            header.insert_header(IF_NONE_MATCH, etag)?;
+        }
+        Ok(header)
+    }
+
+    async fn release(&self, exchange: Exchange) {
+        let Exchange { session, peer, .. } = exchange;
+        self.connector.release_http_session(session, &peer, peer.idle_timeout()).await;
+    }
+}
+
+#[async_trait]
+impl Source for Electric {
+    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+        let mut exchange = self.exchange(&ask).await?;
+        let (status, rule) = (exchange.status, ask.request.rule().as_str());
+        if status.as_u16() >= 400 && status != StatusCode::CONFLICT {
+            self.metrics.upstream_refused(rule, status.as_u16());
+        }
+        match ask.known {
+            Some(known) if status == StatusCode::NOT_MODIFIED => {
+                sink.head(known.head.renewed(&exchange.headers));
+                sink.push(known.body).await;
+            }
+            _ => match fault_of(status, &exchange.headers) {
+                Some(fault) => return Err(fault),
+                None if status == StatusCode::BAD_REQUEST => {
+                    let body = read_whole(&mut exchange.session).await?;
+                    let body = refused_parameters(&body).map_err(|words| {
+                        let request_id = &ask.request_id;
+                        tracing::warn!(%request_id, rule, electric = ?words, "Electric refused what the rule made of a request");
+                        Fault::UpstreamRefused(400)
+                    })?;
+                    let mut headers = HeaderMap::new();
+                    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+                    sink.head(Head::new(status, &headers));
+                    sink.push(body).await;
+                }
+                None => {
+                    // Its end could not be told from a connection that broke (SECURITY, pingora issue 932).
+                    if !exchange.headers.contains_key(CONTENT_LENGTH)
+                        && !exchange.headers.contains_key(TRANSFER_ENCODING)
+                    {
+                        return Err(Fault::UpstreamUnreachable);
+                    }
+                    sink.head(Head::new(status, &exchange.headers));
+                    copy(&mut exchange.session, sink).await?;
+                }
+            },
+        }
+        sink.finish();
+        self.release(exchange).await;
+        Ok(())
+    }
+}
+
+/// Copies the body; what Electric has sent is shown before it makes us wait for more.
+async fn copy(session: &mut HttpSession, sink: &mut Sink) -> Result<(), Fault> {
+    loop {
+        let piece = {
+            let mut read = pin!(session.read_response_body());
+            match poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await {
+                Poll::Ready(piece) => piece,
+                Poll::Pending => {
+                    sink.flush().await;
+                    read.await
+                }
+            }
+        };
+        match piece.map_err(|error| Fault::of_upstream(&error))? {
+            Some(bytes) => sink.push(bytes).await,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The whole of an error's body, cut where it is longer than any of Electric's.
+async fn read_whole(session: &mut HttpSession) -> Result<Bytes, Fault> {
+    let mut whole = BytesMut::new();
+    while let Some(bytes) = session.read_response_body().await.map_err(|error| Fault::of_upstream(&error))? {
+        let room = MAX_BODY.saturating_sub(whole.len());
+        whole.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+    Ok(whole.freeze())
+}
