@@ -1,0 +1,206 @@
+//! What stands around the servers: a stand-in for Electric, an issuer and its tokens, or a server that runs already.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde_json::{Value, json};
+use shapegate::clock::{Clock, SystemClock};
+use shapegate::demo::electric::{Change, Column, Electric, Options};
+use shapegate::demo::http::Limits;
+use shapegate::demo::issuer::Issuer;
+use tempfile::TempDir;
+
+use crate::floor::whole;
+use crate::options::Common;
+use crate::server::{FloorSource, Server};
+use crate::target::Target;
+
+/// Where the load is put.
+pub(crate) enum Scene {
+    /// On servers that are started for it.
+    Embedded(Box<Stage>),
+    /// On a server of the operator's, with its process where it is known.
+    Running(Target, Option<u32>),
+}
+
+/// The parts that run in the process of the bench.
+pub(crate) struct Stage {
+    electric: Electric,
+    tokens: Vec<String>,
+    threads: usize,
+    row_bytes: usize,
+    rows: AtomicU64,
+    folder: TempDir,
+    config: PathBuf,
+}
+
+impl Scene {
+    /// As the options say; a stage has `rows` rows and serves HTTP/2 where `h2c` says so.
+    pub(crate) async fn open(common: &Common, rows: u64, h2c: bool) -> anyhow::Result<Self> {
+        match common.running.target()? {
+            Some(target) => Ok(Self::Running(target, common.running.pid)),
+            None => Ok(Self::Embedded(Box::new(Stage::start(common, rows, h2c).await?))),
+        }
+    }
+
+    /// Makes a change that all who wait are told of; a server of the operator's is left alone.
+    pub(crate) fn change(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Embedded(stage) => stage.insert(1),
+            Self::Running(..) => Ok(()),
+        }
+    }
+
+    /// The requests that the stand-in has had.
+    pub(crate) fn upstream_requests(&self) -> Option<usize> {
+        match self {
+            Self::Embedded(stage) => Some(stage.electric.request_count()),
+            Self::Running(..) => None,
+        }
+    }
+
+    /// How many requests wait at the stand-in.
+    pub(crate) fn upstream_waiting(&self) -> Option<usize> {
+        match self {
+            Self::Embedded(stage) => Some(stage.electric.waiting()),
+            Self::Running(..) => None,
+        }
+    }
+
+    /// Fresh servers for a round of waiting clients: shapegate and the floor, or the one that runs.
+    pub(crate) fn starts(&self, floor: bool) -> Vec<Box<dyn Fn() -> anyhow::Result<Server> + '_>> {
+        match self {
+            Self::Embedded(stage) => {
+                let mut starts: Vec<Box<dyn Fn() -> anyhow::Result<Server>>> = vec![Box::new(|| stage.shapegate())];
+                if floor {
+                    starts.push(Box::new(|| stage.floor(&FloorSource::Upstream(stage.electric.addr()))));
+                }
+                starts
+            }
+            Self::Running(target, id) => vec![Box::new(|| Ok(Server::running(target.clone(), *id)))],
+        }
+    }
+}
+
+impl Stage {
+    async fn start(common: &Common, rows: u64, h2c: bool) -> anyhow::Result<Self> {
+        let limits = Limits { connections: usize::MAX, ..Limits::default() };
+        let electric = Electric::start(Options { secret: SECRET.to_owned(), hold: HOLD, limits, ..Options::default() });
+        let electric = electric.await?;
+        electric.create_table(
+            "tasks",
+            vec![
+                Column::new("id", "uuid").not_null().primary_key(0),
+                Column::new("organization_id", "text").not_null(),
+                Column::new("title", "text"),
+            ],
+        );
+        let issuer = Issuer::new(ISSUER).map_err(|_| anyhow!("no randomness for a key"))?;
+        let folder = tempfile::Builder::new().prefix("shapegate-load-").tempdir()?;
+        fs::write(folder.path().join("keys.json"), issuer.jwks().to_string())?;
+        let config = folder.path().join("shapegate.toml");
+        fs::write(&config, configuration(&electric.url(), common.threads(), h2c))?;
+        let tokens = (0..common.users.get()).map(|user| issuer.sign(&claims(user))).collect();
+        let (threads, row_bytes) = (common.threads(), common.row_bytes);
+        let stage = Self { electric, tokens, threads, row_bytes, rows: AtomicU64::new(0), folder, config };
+        stage.insert(rows)?;
+        Ok(stage)
+    }
+
+    pub(crate) fn shapegate(&self) -> anyhow::Result<Server> {
+        Server::shapegate(&self.config, SECRET, self.target(QUERY, self.tokens.clone()))
+    }
+
+    /// Asked as shapegate asks Electric.
+    pub(crate) fn floor(&self, source: &FloorSource) -> anyhow::Result<Server> {
+        Server::floor(self.threads, source, self.upstream_target())
+    }
+
+    pub(crate) async fn nginx(&self, upstream: &Server) -> anyhow::Result<Server> {
+        let (folder, target) = (self.folder.path(), self.upstream_target());
+        Server::nginx(folder, self.threads, upstream.target.address, target).await
+    }
+
+    /// The stand-in's answer to these parameters, in a file for the floor, and the answer's body.
+    pub(crate) async fn record(&self, parameters: &str) -> anyhow::Result<(FloorSource, bytes::Bytes)> {
+        let answer = self.upstream_target().get(parameters).await.context("the stand-in for Electric")?;
+        let file = self.folder.path().join("answer");
+        fs::write(&file, whole(&answer)?)?;
+        Ok((FloorSource::Answer(file), answer.body))
+    }
+
+    fn upstream_target(&self) -> Target {
+        self.target(&format!("{UPSTREAM_QUERY}&secret={SECRET}"), Vec::new())
+    }
+
+    fn target(&self, query: &str, tokens: Vec<String>) -> Target {
+        let (host, path) = ("localhost".to_owned(), "/v1/shape".to_owned());
+        Target { address: self.electric.addr(), host, path, query: query.to_owned(), tokens }
+    }
+
+    /// Writes `count` rows in one transaction.
+    fn insert(&self, count: u64) -> anyhow::Result<()> {
+        let first = self.rows.fetch_add(count, Ordering::Relaxed);
+        let row = |number: u64| {
+            let id = format!("00000000-0000-4000-8000-{number:012}");
+            let title = "x".repeat(self.row_bytes);
+            Change::Insert("tasks".to_owned(), json!({ "id": id, "organization_id": ORGANIZATION, "title": title }))
+        };
+        let changes: Vec<Change> = (first..first + count).map(row).collect();
+        self.electric.transaction(&changes).map(drop).map_err(|error| anyhow!("{error}"))
+    }
+}
+
+fn configuration(electric: &str, threads: usize, h2c: bool) -> String {
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+threads = {threads}
+drain = "0s"
+h2c = {h2c}
+[upstream]
+url = "{electric}"
+secret = {{ env = "ELECTRIC_SECRET" }}
+read_timeout = "5m"
+pool = 65536
+[[issuer]]
+issuer = "{ISSUER}"
+audience = "{AUDIENCE}"
+algorithms = ["EdDSA"]
+jwks = {{ file = "keys.json" }}
+[[shape]]
+table = "tasks"
+allow = "query.organizationId in claims.organizationIds"
+where = '"organization_id" = {{{{ query.organizationId }}}}'
+[limits]
+requests = 1000000
+requests_per_subject = 1000000
+[log]
+format = "json"
+access = false
+"#
+    )
+}
+
+/// Every user is of the one organization, so that all share one shape.
+fn claims(user: usize) -> Value {
+    let now = SystemClock.now().as_secs();
+    let subject = format!("user-{user}");
+    json!({ "sub": subject, "aud": AUDIENCE, "iat": now, "exp": now + 86_400, "organizationIds": [ORGANIZATION] })
+}
+
+const ISSUER: &str = "https://issuer.load";
+const AUDIENCE: &str = "load";
+const SECRET: &str = "load-secret";
+const ORGANIZATION: &str = "org-1";
+const QUERY: &str = "table=tasks&organizationId=org-1";
+/// [`QUERY`] as shapegate rewrites it.
+const UPSTREAM_QUERY: &str = "table=tasks&where=%22organization_id%22%20%3D%20%241&params%5B1%5D=org-1";
+
+/// How long a live request waits: longer than thousands of clients take to connect.
+const HOLD: Duration = Duration::from_secs(240);

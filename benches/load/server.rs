@@ -1,0 +1,149 @@
+//! The servers that are compared, each started as a person would start it.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::floor::{LISTENING, METRICS};
+use crate::http::Connection;
+use crate::process::{Process, Usage};
+use crate::target::Target;
+
+/// A server under load.
+pub(crate) struct Server {
+    pub name: &'static str,
+    pub target: Target,
+    /// Where it tells how many requests it is answering.
+    metrics: Option<SocketAddr>,
+    id: Option<u32>,
+    _process: Option<Process>,
+}
+
+impl Server {
+    /// The program, with this configuration; `target` is given the address it gets.
+    pub(crate) fn shapegate(config: &Path, secret: &str, target: Target) -> anyhow::Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shapegate"));
+        command.arg("--config").arg(config).env("ELECTRIC_SECRET", secret).env_remove("RUST_LOG");
+        let serving = |line: &str| {
+            let entry: Value = serde_json::from_str(line).ok()?;
+            let address = |name: &str| entry[name].as_str()?.parse::<SocketAddr>().ok();
+            Some((address("listen")?, address("admin")?))
+        };
+        let trouble = |line: &str| line.contains(r#""level":"ERROR""#);
+        let (process, (address, admin)) = Process::start_and_read(&mut command, serving, trouble)?;
+        Ok(Self::new("shapegate", Target { address, ..target }, process).with_metrics(admin))
+    }
+
+    /// The floor, which is this bench run again.
+    pub(crate) fn floor(threads: usize, source: &FloorSource, target: Target) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["floor-server", "--threads", &threads.to_string()]);
+        match source {
+            FloorSource::Answer(file) => command.arg("--answer").arg(file),
+            FloorSource::Upstream(address) => command.args(["--upstream", &address.to_string()]),
+        };
+        let listening = |line: &str| line.strip_prefix(LISTENING)?.trim().parse::<SocketAddr>().ok();
+        let (process, address) = Process::start_and_read(&mut command, listening, |_| true)?;
+        Ok(Self::new("floor", Target { address, ..target }, process).with_metrics(address))
+    }
+
+    /// nginx as a plain reverse proxy of `upstream`.
+    pub(crate) async fn nginx(
+        folder: &Path,
+        workers: usize,
+        upstream: SocketAddr,
+        target: Target,
+    ) -> anyhow::Result<Self> {
+        // nginx cannot tell the port that it was given for 0.
+        let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let (conf, errors) = (folder.join("nginx.conf"), folder.join("nginx-error.log"));
+        fs::write(&conf, nginx_conf(folder, workers, address, upstream)?)?;
+        // Debian keeps it where only root looks.
+        let program = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());
+        let mut command = Command::new(program.unwrap_or("nginx"));
+        command.arg("-c").arg(&conf).arg("-p").arg(folder).arg("-e").arg(&errors).stderr(Stdio::null());
+        let started = Process::start(&mut command);
+        let mut process = started.context("--compare nginx needs nginx; Debian has it in the package nginx-light")?;
+        while Connection::open(address).await.is_err() {
+            if process.has_ended() {
+                bail!("nginx ended at its start and said:\n{}", fs::read_to_string(&errors).unwrap_or_default());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Self::new("nginx", Target { address, ..target }, process))
+    }
+
+    /// One that runs already.
+    pub(crate) const fn running(target: Target, id: Option<u32>) -> Self {
+        Self { name: "target", target, metrics: None, id, _process: None }
+    }
+
+    fn new(name: &'static str, target: Target, process: Process) -> Self {
+        Self { name, target, metrics: None, id: Some(process.id()), _process: Some(process) }
+    }
+
+    fn with_metrics(self, address: SocketAddr) -> Self {
+        Self { metrics: Some(address), ..self }
+    }
+
+    /// What it has used up to now, where its process is known.
+    pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
+        self.id.map(Usage::of).transpose()
+    }
+
+    /// How many requests it is answering, where it tells.
+    pub(crate) async fn in_flight(&self) -> anyhow::Result<Option<usize>> {
+        let Some(address) = self.metrics else { return Ok(None) };
+        let request = format!("GET {METRICS} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let answer = Connection::open(address).await?.ask(request.as_bytes()).await?;
+        let page = std::str::from_utf8(&answer.body)?;
+        let mut samples = page.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = samples
+            .find(|(name, _)| name.ends_with("_requests_in_flight"))
+            .context("no metric of requests in flight")?;
+        Ok(Some(value.parse().context("requests in flight")?))
+    }
+}
+
+/// What the floor serves.
+pub(crate) enum FloorSource {
+    /// The same answer always, from this file.
+    Answer(PathBuf),
+    /// What this server answers.
+    Upstream(SocketAddr),
+}
+
+fn nginx_conf(folder: &Path, workers: usize, listen: SocketAddr, upstream: SocketAddr) -> anyhow::Result<String> {
+    let mut conf = String::new();
+    // Started by root, the workers would change to a user that may not enter the folder.
+    if rustix::process::geteuid().is_root() {
+        conf.push_str("user root;\n");
+    }
+    write!(conf, "daemon off;\nworker_processes {workers};\npid {}/nginx.pid;\n", folder.display())?;
+    conf.push_str("events { worker_connections 16384; }\nhttp {\n  access_log off;\n  tcp_nodelay on;\n");
+    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        writeln!(conf, "  {kind}_temp_path {}/nginx-{kind};", folder.display())?;
+    }
+    write!(
+        conf,
+        r#"  upstream floor {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}
+  server {{
+    listen {listen};
+    keepalive_requests 1000000000;
+    location / {{
+      proxy_pass http://floor;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+    }}
+  }}
+}}
+"#
+    )?;
+    Ok(conf)
+}
