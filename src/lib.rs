@@ -9,6 +9,7 @@
 //! | [`proxy`] | `impl ProxyHttp`: the request path; `admit` holds the order of decisions |
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
+//! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew |
 //! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
 //! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
 //! | [`upstream`] | Electric on the network, and the one exchange behind a flight |
@@ -19,7 +20,7 @@
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
 //!
-//! `auth`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
+//! `auth`, `filter`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
 
 pub mod auth;
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod fault;
+pub mod filter;
 pub mod flight;
 pub mod limits;
 pub mod policy;

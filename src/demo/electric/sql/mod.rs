@@ -1,6 +1,8 @@
 //! The part of SQL that a `where` and an `order_by` need: parsed, checked against the columns, evaluated in memory.
 
 mod check;
+#[cfg(test)]
+mod client_filter;
 mod eval;
 mod lexer;
 mod parser;

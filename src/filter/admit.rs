@@ -1,0 +1,355 @@
+//! The allow-list: from sqlparser's tree to ours. Whatever is not named here is refused.
+
+use std::collections::BTreeMap;
+
+use sqlparser::ast::{
+    Array, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectNamePart, UnaryOperator, Value,
+};
+
+use super::FilterError;
+use super::syntax::{TOO_DEEP, parameter};
+use super::tree::{Condition, Dimension, Operand, Operator};
+
+/// Conditions and values of one filter.
+const MAX_NODES: usize = 256;
+
+/// Conditions and values around one another; low enough that what is printed is within the bounds of `syntax`.
+const MAX_DEPTH: usize = 12;
+
+/// `%` in one LIKE pattern: what trying it on a row costs grows with each.
+const MAX_WILDCARDS: usize = 8;
+
+/// Bytes of a name; Postgres cuts a longer one, which could then name another column.
+const MAX_NAME_BYTES: usize = 63;
+
+/// Types as sqlparser writes them, and as they are printed. None has a modifier.
+const TYPES: [(&str, &str); 24] = [
+    ("BIGINT", "int8"),
+    ("BOOL", "bool"),
+    ("BOOLEAN", "bool"),
+    ("CHARACTER VARYING", "varchar"),
+    ("DATE", "date"),
+    ("DECIMAL", "numeric"),
+    ("DOUBLE PRECISION", "float8"),
+    ("FLOAT4", "float4"),
+    ("FLOAT8", "float8"),
+    ("INT", "int4"),
+    ("INT2", "int2"),
+    ("INT4", "int4"),
+    ("INT8", "int8"),
+    ("INTEGER", "int4"),
+    ("NUMERIC", "numeric"),
+    ("REAL", "float4"),
+    ("SMALLINT", "int2"),
+    ("TEXT", "text"),
+    ("TIMESTAMP", "timestamp"),
+    ("TIMESTAMP WITH TIME ZONE", "timestamptz"),
+    ("TIMESTAMP WITHOUT TIME ZONE", "timestamp"),
+    ("TIMESTAMPTZ", "timestamptz"),
+    ("UUID", "uuid"),
+    ("VARCHAR", "varchar"),
+];
+
+/// The functions of one text that Electric evaluates and that cannot fail.
+const FUNCTIONS: [&str; 2] = ["lower", "upper"];
+
+/// One filter being read.
+pub(super) struct Admission<'a> {
+    given: &'a BTreeMap<u32, String>,
+    columns: Option<&'a [String]>,
+    /// The given values that are used, in the order of first use.
+    used: Vec<u32>,
+    nodes: usize,
+    depth: usize,
+}
+
+impl<'a> Admission<'a> {
+    pub(super) const fn new(given: &'a BTreeMap<u32, String>, columns: Option<&'a [String]>) -> Self {
+        Self { given, columns, used: Vec::new(), nodes: 0, depth: 0 }
+    }
+
+    /// The values used, in the order in which the tree numbers them.
+    pub(super) fn into_values(self) -> Vec<String> {
+        self.used.iter().filter_map(|number| self.given.get(number).cloned()).collect()
+    }
+
+    /// `expr` as something that is true or not.
+    pub(super) fn condition(&mut self, expr: &Expr) -> Result<Condition, FilterError> {
+        self.deeper(|admission| admission.bare_condition(bare(expr)))
+    }
+
+    fn bare_condition(&mut self, expr: &Expr) -> Result<Condition, FilterError> {
+        Ok(match expr {
+            Expr::BinaryOp { op: BinaryOperator::And, .. } => {
+                Condition::And(self.conditions(expr, &BinaryOperator::And)?)
+            }
+            Expr::BinaryOp { op: BinaryOperator::Or, .. } => Condition::Or(self.conditions(expr, &BinaryOperator::Or)?),
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => Condition::Not(self.condition(expr)?.into()),
+            Expr::BinaryOp { left, op, right } => {
+                let operator = any_operator(op)?;
+                Condition::Compare(self.operand(left)?, operator, self.operand(right)?)
+            }
+            Expr::AnyOp { left, compare_op, right, is_some: false } => {
+                let operator = comparison(compare_op).ok_or(NOT_ALLOWED)?;
+                Condition::CompareAny(self.operand(left)?, operator, self.operand(right)?)
+            }
+            Expr::InList { expr, list, negated } => {
+                let value = self.operand(expr)?;
+                Condition::In { value, negated: *negated, list: self.operands(list)? }
+            }
+            Expr::Between { expr, negated, low, high } => {
+                let value = self.operand(expr)?;
+                Condition::Between { value, negated: *negated, low: self.operand(low)?, high: self.operand(high)? }
+            }
+            Expr::Like { negated, any: false, expr, pattern, escape_char: None } => {
+                self.like(expr, pattern, *negated, false)?
+            }
+            Expr::ILike { negated, any: false, expr, pattern, escape_char: None } => {
+                self.like(expr, pattern, *negated, true)?
+            }
+            Expr::IsNull(value) => Condition::IsNull { value: self.operand(value)?, negated: false },
+            Expr::IsNotNull(value) => Condition::IsNull { value: self.operand(value)?, negated: true },
+            Expr::IsTrue(inner) => self.is(inner, false, true)?,
+            Expr::IsNotTrue(inner) => self.is(inner, true, true)?,
+            Expr::IsFalse(inner) => self.is(inner, false, false)?,
+            Expr::IsNotFalse(inner) => self.is(inner, true, false)?,
+            _ => match self.bare_operand(expr)? {
+                value @ (Operand::Column(_) | Operand::Boolean(_)) => Condition::Value(value),
+                _ => return Err(FilterError::new("a value where a condition is needed")),
+            },
+        })
+    }
+
+    /// The parts of a chain of ANDs or of ORs. Such a chain leans to the left as deep as it is long, so not by
+    /// recursion.
+    fn conditions(&mut self, expr: &Expr, operator: &BinaryOperator) -> Result<Vec<Condition>, FilterError> {
+        let mut parts = Vec::new();
+        let mut rest = vec![expr];
+        while let Some(next) = rest.pop() {
+            match bare(next) {
+                Expr::BinaryOp { left, op, right } if op == operator => rest.extend([&**right, &**left]),
+                part => parts.push(self.condition(part)?),
+            }
+        }
+        Ok(parts)
+    }
+
+    fn is(&mut self, inner: &Expr, negated: bool, wanted: bool) -> Result<Condition, FilterError> {
+        Ok(Condition::Is { condition: self.condition(inner)?.into(), negated, wanted })
+    }
+
+    /// Postgres fails on a pattern that ends in a lone backslash, but only on rows that match what stands before it.
+    fn like(
+        &mut self,
+        value: &Expr,
+        pattern: &Expr,
+        negated: bool,
+        ignore_case: bool,
+    ) -> Result<Condition, FilterError> {
+        let value = self.operand(value)?;
+        let pattern = self.operand(pattern)?;
+        let text = match &pattern {
+            Operand::Text(text) => text,
+            Operand::Param(index) => {
+                self.used.get(*index).and_then(|number| self.given.get(number)).ok_or(NOT_GIVEN)?
+            }
+            _ => return Err(FilterError::new("a LIKE pattern that is neither a text nor $n")),
+        };
+        let backslashes = text.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        if backslashes % 2 == 1 {
+            return Err(FilterError::new("a LIKE pattern that ends in a lone backslash"));
+        }
+        if text.bytes().filter(|byte| *byte == b'%').count() > MAX_WILDCARDS {
+            return Err(FilterError::new("a LIKE pattern with more than 8 %"));
+        }
+        Ok(Condition::Like { value, negated, ignore_case, pattern })
+    }
+
+    fn operand(&mut self, expr: &Expr) -> Result<Operand, FilterError> {
+        self.deeper(|admission| admission.bare_operand(bare(expr)))
+    }
+
+    fn operands(&mut self, list: &[Expr]) -> Result<Vec<Operand>, FilterError> {
+        if list.is_empty() {
+            return Err(FilterError::new("an empty list"));
+        }
+        list.iter().map(|item| self.operand(item)).collect()
+    }
+
+    fn bare_operand(&mut self, expr: &Expr) -> Result<Operand, FilterError> {
+        match expr {
+            Expr::Identifier(name) => column(name, self.columns).map(Operand::Column),
+            Expr::Value(value) => self.value(&value.value),
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match bare(expr) {
+                Expr::Value(value) => match self.value(&value.value)? {
+                    Operand::Number { negative: false, digits } => Ok(Operand::Number { negative: true, digits }),
+                    _ => Err(NO_ARITHMETIC),
+                },
+                _ => Err(NO_ARITHMETIC),
+            },
+            Expr::Array(Array { elem, named: true }) => {
+                let items = self.operands(elem)?;
+                let nested = items.iter().any(|item| matches!(item, Operand::Array(_)));
+                if nested { Err(FilterError::new("an array of arrays")) } else { Ok(Operand::Array(items)) }
+            }
+            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, format: None } => {
+                self.cast(expr, data_type)
+            }
+            Expr::Function(function) => {
+                let (name, argument) = text_function(function).ok_or(NO_FUNCTION)?;
+                Ok(Operand::Function(name, self.operand(argument)?.into()))
+            }
+            _ => Err(refusal(expr)),
+        }
+    }
+
+    fn value(&mut self, value: &Value) -> Result<Operand, FilterError> {
+        match value {
+            Value::Number(digits, false) => Ok(Operand::Number { negative: false, digits: digits.clone() }),
+            Value::SingleQuotedString(text) => Ok(Operand::Text(text.clone())),
+            Value::Boolean(value) => Ok(Operand::Boolean(*value)),
+            Value::Placeholder(name) => self.param(name).map(Operand::Param),
+            Value::Null => Err(FilterError::new("NULL as a value: write IS NULL or IS NOT NULL")),
+            _ => Err(NOT_ALLOWED),
+        }
+    }
+
+    fn param(&mut self, name: &str) -> Result<usize, FilterError> {
+        let number = parameter(name).ok_or(NOT_ALLOWED)?;
+        if !self.given.contains_key(&number) {
+            return Err(NOT_GIVEN);
+        }
+        let known = self.used.iter().position(|used| *used == number);
+        Ok(known.unwrap_or_else(|| {
+            self.used.push(number);
+            self.used.len() - 1
+        }))
+    }
+
+    /// What a row holds is cast to `text` alone: any other cast fails on some rows and says so.
+    fn cast(&mut self, inner: &Expr, data_type: &DataType) -> Result<Operand, FilterError> {
+        let inner = self.operand(inner)?;
+        let written = data_type.to_string().to_ascii_uppercase();
+        let (name, dimension) = match written.strip_suffix("[]") {
+            Some(element) => (element, Dimension::List),
+            None => (written.as_str(), Dimension::One),
+        };
+        let known = TYPES.iter().find(|(spelling, _)| *spelling == name);
+        let (_, name) = known.ok_or(FilterError::new("a cast to a type that is not on the list"))?;
+        if !is_constant(&inner) && (*name, dimension) != ("text", Dimension::One) {
+            return Err(FilterError::new("a cast of a column to anything but text: cast the other side"));
+        }
+        Ok(Operand::Cast(inner.into(), name, dimension))
+    }
+
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, FilterError>) -> Result<T, FilterError> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(FilterError::new("more than 256 conditions and values"));
+        }
+        if self.depth == MAX_DEPTH {
+            return Err(TOO_DEEP);
+        }
+        self.depth += 1;
+        let result = read(self);
+        self.depth -= 1;
+        result
+    }
+}
+
+const NOT_ALLOWED: FilterError = FilterError::new("this is not allowed in a filter");
+const NOT_GIVEN: FilterError = FilterError::new("a parameter that params lacks");
+const NO_ARITHMETIC: FilterError = FilterError::new("arithmetic");
+const NO_FUNCTION: FilterError = FilterError::new("a function other than lower(text) and upper(text)");
+const NO_SUBQUERY: FilterError = FilterError::new("a subquery");
+
+/// The name of a column: an unquoted one folded as Postgres folds it, and in `columns` where those are given.
+pub(super) fn column(name: &Ident, columns: Option<&[String]>) -> Result<String, FilterError> {
+    let folded = match name.quote_style {
+        None => name.value.to_ascii_lowercase(),
+        Some(_) => name.value.clone(),
+    };
+    if folded.is_empty() || folded.len() > MAX_NAME_BYTES {
+        return Err(FilterError::new("a column's name that is empty or longer than 63 bytes"));
+    }
+    if columns.is_some_and(|columns| !columns.contains(&folded)) {
+        return Err(FilterError::new("a column that may not be queried"));
+    }
+    Ok(folded)
+}
+
+/// `expr` without the parentheses around it.
+fn bare(mut expr: &Expr) -> &Expr {
+    while let Expr::Nested(inner) = expr {
+        expr = inner;
+    }
+    expr
+}
+
+const fn comparison(operator: &BinaryOperator) -> Option<Operator> {
+    Some(match operator {
+        BinaryOperator::Eq => Operator::Equal,
+        BinaryOperator::NotEq => Operator::NotEqual,
+        BinaryOperator::Lt => Operator::Less,
+        BinaryOperator::LtEq => Operator::LessOrEqual,
+        BinaryOperator::Gt => Operator::Greater,
+        BinaryOperator::GtEq => Operator::GreaterOrEqual,
+        _ => return None,
+    })
+}
+
+fn any_operator(operator: &BinaryOperator) -> Result<Operator, FilterError> {
+    match operator {
+        BinaryOperator::AtArrow => Ok(Operator::Contains),
+        BinaryOperator::ArrowAt => Ok(Operator::ContainedBy),
+        BinaryOperator::PGOverlap => Ok(Operator::Overlaps),
+        BinaryOperator::Minus => Err(NO_ARITHMETIC),
+        _ => comparison(operator).ok_or(NOT_ALLOWED),
+    }
+}
+
+/// The name and the argument of a plain call of a function on the list.
+fn text_function(function: &Function) -> Option<(&'static str, &Expr)> {
+    let Function {
+        name,
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses }),
+        within_group,
+        filter: None,
+        null_treatment: None,
+        over: None,
+    } = function
+    else {
+        return None;
+    };
+    let ([ObjectNamePart::Identifier(name)], [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))]) =
+        (name.0.as_slice(), args.as_slice())
+    else {
+        return None;
+    };
+    let known = FUNCTIONS.iter().find(|known| name.quote_style.is_none() && name.value.eq_ignore_ascii_case(known))?;
+    (clauses.is_empty() && within_group.is_empty()).then_some((*known, argument))
+}
+
+/// Whether a value is the same on every row.
+fn is_constant(operand: &Operand) -> bool {
+    match operand {
+        Operand::Column(_) => false,
+        Operand::Text(_) | Operand::Number { .. } | Operand::Boolean(_) | Operand::Param(_) => true,
+        Operand::Array(items) => items.iter().all(is_constant),
+        Operand::Cast(inner, ..) | Operand::Function(_, inner) => is_constant(inner),
+    }
+}
+
+fn refusal(expr: &Expr) -> FilterError {
+    match expr {
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => NO_SUBQUERY,
+        Expr::BinaryOp { op: BinaryOperator::Minus, .. } => NO_ARITHMETIC,
+        Expr::Case { .. } => FilterError::new("CASE"),
+        Expr::Collate { .. } => FilterError::new("COLLATE"),
+        Expr::Like { .. } | Expr::ILike { .. } => FilterError::new("LIKE with ESCAPE or ANY"),
+        _ => NOT_ALLOWED,
+    }
+}

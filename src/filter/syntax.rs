@@ -1,0 +1,115 @@
+//! Text to sqlparser's tree, within bounds that hold before the parser runs.
+
+use sqlparser::ast::{Expr, OrderByExpr};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Token, Tokenizer, Whitespace, Word};
+
+use super::FilterError;
+
+/// Bytes of a `where` or an `order_by`.
+const MAX_BYTES: usize = 4 * 1024;
+
+/// Brackets open at one time.
+const MAX_NESTING: usize = 24;
+
+/// Calls of the parser's expression rule open at one time: one for a bracket, a NOT, a right side. Each takes up to
+/// 25 KiB of a worker's 2 MiB of stack.
+const MAX_RECURSION: usize = 40;
+
+/// A whole text as one expression.
+pub(super) fn condition(text: &str) -> Result<Expr, FilterError> {
+    parse(text, |parser| parser.parse_expr())
+}
+
+/// A whole text as the terms of an `order_by`.
+pub(super) fn order_by(text: &str) -> Result<Vec<OrderByExpr>, FilterError> {
+    parse(text, |parser| parser.parse_comma_separated(Parser::parse_order_by_expr))
+}
+
+fn parse<T>(text: &str, rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T, FilterError> {
+    check_text(text)?;
+    let dialect = PostgreSqlDialect {};
+    let unreadable = || FilterError::new("a quote is not closed, or a sign is not known");
+    let tokens = Tokenizer::new(&dialect, text).tokenize().map_err(|_| unreadable())?;
+    let mut nesting = 0_usize;
+    for token in &tokens {
+        check_token(token)?;
+        nesting = match token {
+            Token::LParen | Token::LBracket => nesting + 1,
+            Token::RParen | Token::RBracket => nesting.saturating_sub(1),
+            _ => nesting,
+        };
+        if nesting > MAX_NESTING {
+            return Err(TOO_DEEP);
+        }
+    }
+    let mut parser = Parser::new(&dialect).with_recursion_limit(MAX_RECURSION).with_tokens(tokens);
+    let tree = rule(&mut parser).map_err(|error| match error {
+        ParserError::RecursionLimitExceeded => TOO_DEEP,
+        ParserError::TokenizerError(_) | ParserError::ParserError(_) => FilterError::new("this is not an expression"),
+    })?;
+    if parser.peek_token_ref().token != Token::EOF {
+        return Err(FilterError::new("something follows the expression"));
+    }
+    Ok(tree)
+}
+
+pub(super) const TOO_DEEP: FilterError = FilterError::new("nested too deeply");
+
+fn check_text(text: &str) -> Result<(), FilterError> {
+    if text.len() > MAX_BYTES {
+        return Err(FilterError::new("longer than 4 KiB"));
+    }
+    if text.trim().is_empty() {
+        return Err(FilterError::new("empty"));
+    }
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        return Err(FilterError::new("a control character"));
+    }
+    Ok(())
+}
+
+/// The alphabet: every other token is refused before the parser sees it.
+fn check_token(token: &Token) -> Result<(), FilterError> {
+    let reason = match token {
+        Token::Word(word) => return check_word(word),
+        Token::SingleQuotedString(text) if text.contains('\\') => {
+            "a backslash in a text: send it in params, as a value of $n"
+        }
+        Token::Number(digits, long) if *long || !is_decimal(digits) => "a number that is not digits with one point",
+        Token::Placeholder(name) if parameter(name).is_none() => "a placeholder other than $1 to $9999",
+        Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)) => "a comment",
+        Token::SemiColon => "a semicolon",
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => return Ok(()),
+        Token::Whitespace(Whitespace::Space | Whitespace::Newline | Whitespace::Tab) => return Ok(()),
+        Token::Comma | Token::LParen | Token::RParen | Token::LBracket | Token::RBracket => return Ok(()),
+        Token::Eq | Token::Neq | Token::Lt | Token::LtEq | Token::Gt | Token::GtEq => return Ok(()),
+        Token::AtArrow | Token::ArrowAt | Token::Overlap | Token::DoubleColon | Token::Minus => return Ok(()),
+        Token::Period => "a point: columns are named without their table",
+        _ => "a sign that has no place here",
+    };
+    Err(FilterError::new(reason))
+}
+
+/// A word without quotes is ASCII, since how Postgres folds others depends on its locale.
+fn check_word(word: &Word) -> Result<(), FilterError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let fits = match word.quote_style {
+        None => word.value.chars().all(plain),
+        Some(quote) => quote == '"',
+    };
+    if fits { Ok(()) } else { Err(FilterError::new("a name that needs double quotes")) }
+}
+
+fn is_decimal(digits: &str) -> bool {
+    let all = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    digits.split_once('.').map_or_else(|| all(digits), |(whole, fraction)| all(whole) && all(fraction))
+}
+
+/// The number of `$1` to `$9999`, written without leading zeros.
+pub(super) fn parameter(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix('$')?;
+    let plain = (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && !digits.starts_with('0')).then(|| digits.parse().ok())?
+}

@@ -1,0 +1,72 @@
+//! Texts a client may send, for the properties.
+
+use proptest::prelude::*;
+
+/// A condition on id (a number), name (a text), done (a boolean), tags (texts) and "Owner" (a uuid), using `$1` to `$4`
+/// as [`super::params`] gives them.
+pub(crate) fn condition() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        (number(), comparison(), number()).prop_map(|(left, op, right)| format!("{left} {op} {right}")),
+        (text(), comparison(), text()).prop_map(|(left, op, right)| format!("{left}{op}{right}")),
+        (not(), prop::collection::vec(number(), 1..4))
+            .prop_map(|(not, list)| format!("id {not}IN({})", list.join(","))),
+        (not(), number(), number()).prop_map(|(not, low, high)| format!("id {not}between {low} AND {high}")),
+        (text(), not(), pattern()).prop_map(|(value, not, pattern)| format!("{value} {not}{pattern}")),
+        (value(), not()).prop_map(|(value, not)| format!("{value} IS {not}NULL")),
+        (array(), array()).prop_map(|(left, right)| format!("{left} @> {right}")),
+        (array(), array()).prop_map(|(left, right)| format!("{left} <@ {right}")),
+        (text(), array()).prop_map(|(value, array)| format!("{value} = ANY({array})")),
+        prop_oneof![Just("done"), Just("true"), Just("FALSE"), Just("\"Owner\" = $1::uuid")].prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(5, 24, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), joint(), inner.clone()).prop_map(|(left, joint, right)| format!("{left} {joint} {right}")),
+            (inner.clone(), joint(), inner.clone())
+                .prop_map(|(left, joint, right)| format!("({left}) {joint}({right})")),
+            inner.clone().prop_map(|inner| format!("not {inner}")),
+            inner.clone().prop_map(|inner| format!("NOT({inner})")),
+            (inner, not(), any::<bool>()).prop_map(|(inner, not, wanted)| format!("({inner}) IS {not}{wanted}")),
+        ]
+    })
+}
+
+fn pick(choices: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
+    prop::sample::select(choices)
+}
+
+fn not() -> impl Strategy<Value = &'static str> {
+    pick(&["", "NOT ", "not "])
+}
+
+fn joint() -> impl Strategy<Value = &'static str> {
+    pick(&["AND", "OR", "and", "or"])
+}
+
+fn comparison() -> impl Strategy<Value = &'static str> {
+    pick(&["=", "<>", "!=", "<", "<=", ">", ">="])
+}
+
+fn number() -> impl Strategy<Value = String> + Clone {
+    pick(&["id", "\"id\"", "ID", "0", "7", "-3", "1.5", "(2)"]).prop_map(str::to_owned)
+}
+
+fn text() -> impl Strategy<Value = String> + Clone {
+    prop_oneof![
+        pick(&["name", "\"name\"", "$2", "$4", "name::text", "'ann'", "''", "'O''Neil'", "'--'"])
+            .prop_map(str::to_owned),
+        "[a-zA-Z0-9 ;()$%_*/-]{0,8}".prop_map(|text| format!("'{text}'")),
+    ]
+}
+
+fn pattern() -> impl Strategy<Value = String> {
+    (pick(&["LIKE ", "ilike "]), pick(&["$4", "$2", "'%a%'", "'a_n'", "'%'"]))
+        .prop_map(|(like, with)| format!("{like}{with}"))
+}
+
+fn array() -> impl Strategy<Value = String> + Clone {
+    pick(&["tags", "\"tags\"", "$3", "ARRAY['x', name]", "ARRAY[$2]", "'{x}'", "$3::text[]"]).prop_map(str::to_owned)
+}
+
+fn value() -> impl Strategy<Value = String> {
+    pick(&["id", "name", "done", "tags", "\"Owner\"", "'x'", "$1"]).prop_map(str::to_owned)
+}

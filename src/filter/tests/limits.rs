@@ -1,0 +1,97 @@
+//! Bounds: a text of any kind costs little, and the stack holds.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sqlparser::keywords::ALL_KEYWORDS;
+
+use super::{parse, printed, refused};
+use crate::filter::{ClientFilter, MAX_PARAM_BYTES, MAX_PARAMS, OrderBy};
+
+#[test]
+fn nesting() {
+    let nested = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(printed(&nested(24)), "(TRUE)");
+    assert_eq!(refused(&nested(25)), "nested too deeply");
+    assert_eq!(refused(&nested(1_000)), "nested too deeply");
+    assert_eq!(refused(&nested(10_000)), "longer than 4 KiB");
+    assert_eq!(refused(&"(".repeat(2_000)), "nested too deeply");
+    printed(&format!("{}done", "NOT ".repeat(11)));
+    for repeated in ["NOT ", "- ", "lower(", "ARRAY[", "id IN (", "NOT (", "CASE WHEN ", "id = ANY(", "CAST("] {
+        assert!(parse(&repeated.repeat(4_000 / repeated.len())).is_err(), "{repeated}");
+    }
+}
+
+#[test]
+fn a_long_chain_is_counted_and_does_not_recurse() {
+    let chain = |count: usize, word: &str| vec!["id=1"; count].join(word);
+    printed(&chain(80, " AND "));
+    printed(&chain(80, " OR "));
+    assert_eq!(refused(&chain(400, " AND ")), "more than 256 conditions and values");
+    assert_eq!(refused(&format!("id IN ({})", vec!["1"; 300].join(","))), "more than 256 conditions and values");
+    printed(&format!("id IN ({})", vec!["1"; 250].join(",")));
+}
+
+#[test]
+fn sizes() {
+    let text = |length: usize| format!("name = '{}'", "x".repeat(length - "name = ''".len()));
+    printed(&text(4_096));
+    assert_eq!(refused(&text(4_097)), "longer than 4 KiB");
+    assert_eq!(
+        refused(&format!("\"{}\" = 1", "x".repeat(64))),
+        "a column's name that is empty or longer than 63 bytes"
+    );
+    refused("\"\" = 1");
+}
+
+#[test]
+fn params_are_bounded_and_free_of_nul() {
+    let parse = |params: &BTreeMap<u32, String>| ClientFilter::parse("name = $1", params, None).map_err(|e| e.as_str());
+    let one = |value: String| BTreeMap::from([(1, value)]);
+    assert!(parse(&one(String::new())).is_ok());
+    assert!(parse(&one("x".repeat(MAX_PARAM_BYTES))).is_ok());
+    assert_eq!(parse(&one("x".repeat(MAX_PARAM_BYTES + 1))), Err("a value in params is longer than 8 KiB"));
+    assert_eq!(parse(&one("user_1\0x".to_owned())), Err("a value in params holds a NUL"));
+    let many = |count: usize| (1..).zip(vec!["x".to_owned(); count]).collect();
+    assert!(parse(&many(MAX_PARAMS)).is_ok());
+    assert_eq!(parse(&many(MAX_PARAMS + 1)), Err("more than 64 params"));
+    assert_eq!(parse(&BTreeMap::new()), Err("a parameter that params lacks"));
+}
+
+#[test]
+fn like_patterns_are_whole_and_short_of_wildcards() {
+    let parse = |pattern: &str| {
+        let params = BTreeMap::from([(1, pattern.to_owned())]);
+        ClientFilter::parse("name LIKE $1", &params, None).map_err(|e| e.as_str())
+    };
+    for pattern in ["", "a\\\\", "a\\%", "%%%%%%%%"] {
+        assert!(parse(pattern).is_ok(), "{pattern}");
+    }
+    for pattern in ["\\", "a\\", "a\\\\\\"] {
+        assert_eq!(parse(pattern), Err("a LIKE pattern that ends in a lone backslash"), "{pattern}");
+    }
+    assert_eq!(parse("%%%%%%%%%"), Err("a LIKE pattern with more than 8 %"));
+}
+
+/// Whatever sqlparser knows, repeated until the text is full: on half the stack that a worker has, and in no time.
+#[test]
+fn no_word_of_sql_overflows_the_stack_or_takes_long() {
+    std::thread::Builder::new().stack_size(STACK).spawn(repeat_every_word).unwrap().join().unwrap();
+}
+
+const STACK: usize = 1024 * 1024;
+
+fn repeat_every_word() {
+    let frames = ["@ ", "(@ ", "id @ ", "@(@", "$1::@<", "$1::@(", "-@ ", "@ 'x' "];
+    let words = ALL_KEYWORDS.iter().copied().chain(["id", "'x'", "1", "$1", "", "=", "[", "]"]);
+    for word in words {
+        for frame in frames {
+            let frame = frame.replace('@', word);
+            let text = frame.repeat(1_000 / frame.len().max(1)) + "!";
+            let start = Instant::now();
+            let _ = parse(&text[..text.len() - 1]);
+            let _ = OrderBy::parse(&text[..text.len() - 1], None);
+            assert!(start.elapsed() < Duration::from_secs(1), "{frame}: {:?}", start.elapsed());
+        }
+    }
+}
