@@ -9,7 +9,7 @@
 //! | [`proxy`] | `impl ProxyHttp`: the request path; `admit` holds the order of decisions |
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
-//! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew |
+//! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew; the lint of a rule's `where` |
 //! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
 //! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
 //! | [`upstream`] | Electric on the network, and the one exchange behind a flight |

@@ -31,6 +31,9 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(&self.config)?;
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
         if let Some(Err(error)) = config.server.tls.as_ref().map(crate::server::check_tls) {
             eprintln!("{}: {error:#}", self.config.display());
             return Ok(ExitCode::from(USAGE));

@@ -16,6 +16,9 @@ use crate::telemetry;
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = super::load(path)?;
     telemetry::init_logging(&config.log).context("log.level")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = super::runtime(config.server.threads)?;
     runtime.block_on(serve(config))?;
     // What a second signal, or the end of the drain, has cut is not waited for.

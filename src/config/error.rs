@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One fault. No message ever holds a secret, nor a value that could be one.
+/// One fault, or one warning. No message ever holds a secret, nor a value that could be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The file, as it was named by whoever asked for it.

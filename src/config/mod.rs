@@ -43,6 +43,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is logged and how.
     pub log: Log,
+    /// What can be better about the file, by line; none of it keeps the file from being used.
+    pub warnings: Vec<ConfigError>,
 }
 
 impl Config {
@@ -67,6 +69,7 @@ impl Config {
         let table = document.table();
         let config =
             table.as_ref().and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
+        let config = config.map(|config| Self { warnings: document.warnings(), ..config });
         drop(table);
         document.finish(config)
     }

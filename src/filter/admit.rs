@@ -230,14 +230,9 @@ impl<'a> Admission<'a> {
     /// What a row holds is cast to `text` alone: any other cast fails on some rows and says so.
     fn cast(&mut self, inner: &Expr, data_type: &DataType) -> Result<Operand, FilterError> {
         let inner = self.operand(inner)?;
-        let written = data_type.to_string().to_ascii_uppercase();
-        let (name, dimension) = match written.strip_suffix("[]") {
-            Some(element) => (element, Dimension::List),
-            None => (written.as_str(), Dimension::One),
-        };
-        let known = TYPES.iter().find(|(spelling, _)| *spelling == name);
-        let (_, name) = known.ok_or(FilterError::new("a cast to a type that is not on the list"))?;
-        if !is_constant(&inner) && (*name, dimension) != ("text", Dimension::One) {
+        let known = type_name(data_type).ok_or(FilterError::new("a cast to a type that is not on the list"))?;
+        let (name, dimension) = known;
+        if !is_constant(&inner) && known != ("text", Dimension::One) {
             return Err(FilterError::new("a cast of a column to anything but text: cast the other side"));
         }
         Ok(Operand::Cast(inner.into(), name, dimension))
@@ -279,8 +274,18 @@ pub(super) fn column(name: &Ident, columns: Option<&[String]>) -> Result<String,
     Ok(folded)
 }
 
+/// A type on the list, and whether it is one value or a list.
+fn type_name(data_type: &DataType) -> Option<(&'static str, Dimension)> {
+    let written = data_type.to_string().to_ascii_uppercase();
+    let (name, dimension) = match written.strip_suffix("[]") {
+        Some(element) => (element, Dimension::List),
+        None => (written.as_str(), Dimension::One),
+    };
+    TYPES.iter().find(|(spelling, _)| *spelling == name).map(|(_, name)| (*name, dimension))
+}
+
 /// `expr` without the parentheses around it.
-fn bare(mut expr: &Expr) -> &Expr {
+pub(super) fn bare(mut expr: &Expr) -> &Expr {
     while let Expr::Nested(inner) = expr {
         expr = inner;
     }

@@ -6,6 +6,7 @@
 //! | `admit` | sqlparser's tree to ours: what is not on the list is refused |
 //! | `tree` | our tree, and the only printer |
 //! | `order_by` | `order_by`, columns alone |
+//! | `lint` | what Electric refuses or evaluates slowly in a rule's own `where` |
 //!
 //! Text of a client never travels: of several guards put around it, each was broken (PROTOCOL, "where composition";
 //! transcripts 112, 113, 124). What travels holds quoted columns, texts without a backslash, digits and `$n`.
@@ -16,6 +17,7 @@
 
 mod admit;
 mod error;
+pub mod lint;
 mod order_by;
 mod syntax;
 #[cfg(test)]

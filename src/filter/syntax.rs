@@ -27,11 +27,20 @@ pub(super) fn order_by(text: &str) -> Result<Vec<OrderByExpr>, FilterError> {
     parse(text, |parser| parser.parse_comma_separated(Parser::parse_order_by_expr))
 }
 
+/// The tokens of a rule's own text, which may hold whatever Postgres knows.
+pub(super) fn tokens(text: &str) -> Result<Vec<Token>, FilterError> {
+    let unreadable = || FilterError::new("a quote is not closed, or a sign is not known");
+    Tokenizer::new(&PostgreSqlDialect {}, text).tokenize().map_err(|_| unreadable())
+}
+
+/// The tokens of a rule's own text as one expression.
+pub(super) fn rule(tokens: Vec<Token>) -> Result<Expr, FilterError> {
+    whole(tokens, |parser| parser.parse_expr())
+}
+
 fn parse<T>(text: &str, rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T, FilterError> {
     check_text(text)?;
-    let dialect = PostgreSqlDialect {};
-    let unreadable = || FilterError::new("a quote is not closed, or a sign is not known");
-    let tokens = Tokenizer::new(&dialect, text).tokenize().map_err(|_| unreadable())?;
+    let tokens = tokens(text)?;
     let mut nesting = 0_usize;
     for token in &tokens {
         check_token(token)?;
@@ -44,6 +53,15 @@ fn parse<T>(text: &str, rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserEr
             return Err(TOO_DEEP);
         }
     }
+    whole(tokens, rule)
+}
+
+/// What `rule` makes of the tokens, where it takes them all.
+fn whole<T>(
+    tokens: Vec<Token>,
+    rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+) -> Result<T, FilterError> {
+    let dialect = PostgreSqlDialect {};
     let mut parser = Parser::new(&dialect).with_recursion_limit(MAX_RECURSION).with_tokens(tokens);
     let tree = rule(&mut parser).map_err(|error| match error {
         ParserError::RecursionLimitExceeded => TOO_DEEP,

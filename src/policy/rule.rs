@@ -75,6 +75,14 @@ impl Rule {
         }
     }
 
+    /// The SQL of its `where` with `$1`, `$2`, … in the places of values; `None` where it serves every row.
+    pub fn sql(&self) -> Option<String> {
+        match &self.predicate {
+            Predicate::Template(template) => Some(template.sql()),
+            Predicate::Unfiltered => None,
+        }
+    }
+
     /// The client parameters its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
         self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()

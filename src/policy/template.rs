@@ -64,6 +64,18 @@ impl Template {
         self.places.iter().map(|place| &place.expression)
     }
 
+    /// The SQL with one `$n` in each place, as it is where no value is a list.
+    pub(super) fn sql(&self) -> String {
+        let mut sql = String::new();
+        for (index, part) in self.sql.iter().enumerate() {
+            if index > 0 {
+                push_placeholder(&mut sql, index);
+            }
+            sql.push_str(part);
+        }
+        sql
+    }
+
     /// The SQL with its parameters; `None` where a value is missing or cannot be bound.
     pub(super) fn render(&self, scope: &Scope<'_>) -> Option<Rendered> {
         let mut params = Vec::new();

@@ -34,6 +34,16 @@ async fn check_names_every_error_and_shows_no_secret() {
     let ok = output(&["check", "--config", good.to_str().unwrap()]).await;
     assert_eq!(ok.status.code(), Some(0), "{}", text(&ok.stderr));
     assert!(text(&ok.stdout).contains("2 rules"), "{}", text(&ok.stdout));
+    assert!(ok.stderr.is_empty(), "{}", text(&ok.stderr));
+    let slow = folder.path().join("slow.toml");
+    let predicate = "where = '\"organization_id\" LIKE {{ claims.sub }}'";
+    let original = std::fs::read_to_string(&good).unwrap();
+    std::fs::write(&slow, original.replace("where = \"none\"", predicate)).unwrap();
+    let warned = output(&["check", "--config", slow.to_str().unwrap()]).await;
+    let warning = text(&warned.stderr);
+    assert_eq!(warned.status.code(), Some(0), "{warning}");
+    assert!(warning.starts_with("warning: ") && warning.contains("slow.toml:"), "{warning}");
+    assert!(warning.contains("shape[") && warning.lines().count() == 1, "{warning}");
     let broken = std::fs::read_to_string(&good)
         .unwrap()
         .replace("where = \"none\"", "where = ''")

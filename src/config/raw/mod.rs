@@ -19,17 +19,18 @@ pub(super) use value::Value;
 
 use super::error::{ConfigError, ConfigErrors};
 
-/// One file, and the errors found in it so far.
+/// One file, and the errors and warnings found in it so far.
 pub(super) struct Document<'a> {
     text: &'a str,
     file: &'a Path,
     errors: RefCell<Vec<ConfigError>>,
+    warnings: RefCell<Vec<ConfigError>>,
 }
 
 impl<'a> Document<'a> {
     /// A file without errors so far.
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, errors: RefCell::new(Vec::new()) }
+        Self { text, file, errors: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()) }
     }
 
     /// The root table; where the text is not TOML, an error for each line that is at fault.
@@ -56,14 +57,25 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The warnings so far, sorted by line.
+    pub(super) fn warnings(&self) -> Vec<ConfigError> {
+        let mut warnings = self.warnings.borrow().clone();
+        warnings.sort_by_key(|warning| warning.line);
+        warnings
+    }
+
     /// Records an error at a byte of the text.
     fn error(&self, at: usize, key: &str, message: impl Into<String>) {
-        self.errors.borrow_mut().push(ConfigError {
-            file: self.file.to_owned(),
-            line: Some(self.line(at)),
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        self.errors.borrow_mut().push(self.finding(at, key, message.into()));
+    }
+
+    /// Records at a byte of the text what does not keep the file from being used.
+    fn warning(&self, at: usize, key: &str, message: impl Into<String>) {
+        self.warnings.borrow_mut().push(self.finding(at, key, message.into()));
+    }
+
+    fn finding(&self, at: usize, key: &str, message: String) -> ConfigError {
+        ConfigError { file: self.file.to_owned(), line: Some(self.line(at)), key: key.to_owned(), message }
     }
 
     /// The line, from 1, of a byte of the text.

@@ -107,6 +107,11 @@ impl<'a> Section<'a> {
         self.document.error(self.position(key), &self.path(key), message);
     }
 
+    /// Records what can be better about a key, on its line.
+    pub(in crate::config) fn warning(&self, key: &str, message: impl Into<String>) {
+        self.document.warning(self.position(key), &self.path(key), message);
+    }
+
     /// Records what is wrong with the section as a whole.
     pub(in crate::config) fn error_here(&self, message: impl Into<String>) {
         self.document.error(self.at, &self.name, message);

@@ -43,6 +43,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         limits,
         cache,
         log,
+        warnings: Vec::new(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! `[[shape]]`: read here, compiled by [`Rule::compile`].
 
 use crate::config::raw::{Section, Value};
+use crate::filter::lint::{self, Severity};
 use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource};
 
 /// What came of all the rules.
@@ -67,11 +68,24 @@ fn predicate_source(value: &Value<'_>) -> Option<PredicateSource> {
 
 fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
     let errors = match Rule::compile(source) {
-        Ok(rule) => return Some(rule),
+        Ok(rule) => {
+            lint(section, &rule);
+            return Some(rule);
+        }
         Err(errors) => errors,
     };
     for error in errors {
         section.error(error.key, error.message);
     }
     None
+}
+
+/// An error of the lint is one of the file: `finish` lets nothing out of it.
+fn lint(section: &Section<'_>, rule: &Rule) {
+    for finding in rule.sql().iter().flat_map(|sql| lint::predicate(sql)) {
+        match finding.severity {
+            Severity::Error => section.error("where", finding.message),
+            Severity::Warning => section.warning("where", finding.message),
+        }
+    }
 }

@@ -221,6 +221,10 @@ fn shape() {
             "4: shape[0].subset: unknown key; known here are public, table, path, allow, where, columns, replica",
         ),
     ]);
+    each(&[(
+        shape("where = '\"ids\" @> ARRAY[{{ claims.sub }}]::uuid[]'"),
+        "3: shape[0].where: Electric finds no operator for ARRAY[…]::type[]: cast inside, as in ARRAY[{{ … }}::uuid]",
+    )]);
     let second = shape("where = 'none'") + &shape("allow = 'true'\nwhere = '\"a\" = {{ nosuch.b }}'");
     let found = errors(&second);
     assert!(found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"), "{found}");

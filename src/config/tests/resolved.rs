@@ -27,7 +27,7 @@ fn every_sample_loads() {
     let samples: Vec<_> = names.filter(|name| name.ends_with(".toml")).collect();
     assert!(samples.len() >= 3, "{samples:?}");
     for sample in samples {
-        conf(&sample);
+        assert_eq!(conf(&sample).warnings, [], "{sample}");
     }
 }
 
@@ -41,6 +41,17 @@ fn the_full_sample_shows_the_defaults() {
         format!("{} {} {:?} {:?} {} {rest}", server.admin, server.threads, server.drain, server.tls, server.h2c)
     };
     assert_eq!(show(&full), show(&minimal));
+}
+
+#[test]
+fn a_where_that_can_be_better_is_a_warning_on_its_line() {
+    let shape = |predicate: &str| format!("[[shape]]\ntable = 'tasks'\nwhere = '''{predicate}'''\n");
+    let slow = r#""id" = {{ claims.sub }} AND {{ claims.sub }} = ANY("owners")"#;
+    let config = accepted(&(shape("\"id\" = {{ claims.sub }}") + &shape(slow) + &shape("\"done\"")));
+    let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown[0].starts_with("x.toml:6: shape[1].where: no index"), "{shown:?}");
+    assert!(shown[1].starts_with("x.toml:9: shape[2].where: nothing here that Electric indexes"), "{shown:?}");
 }
 
 #[test]

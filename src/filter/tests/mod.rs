@@ -3,6 +3,7 @@
 mod attacks;
 pub(crate) mod generate;
 mod limits;
+mod lint;
 mod order_by;
 mod properties;
 

@@ -1,0 +1,228 @@
+//! What Electric is known to refuse, or to evaluate slowly, in a rule's own `where`, and the form to write instead.
+//!
+//! Each finding rests on a recording or on a thread of those who met it; what is not understood here is a warning, since
+//! Electric may well take it.
+
+use sqlparser::ast::{Array, BinaryOperator, DataType, Expr, Value};
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::Token;
+
+use super::admit::bare;
+use super::syntax;
+
+/// Something about a `where`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is and what to write instead.
+    pub message: &'static str,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Electric refuses it, or serves other rows than it says.
+    Error,
+    /// It costs more than it has to, or is not understood here.
+    Warning,
+}
+
+/// Looks at the SQL of a rule, `$n` in the places of values.
+pub fn predicate(sql: &str) -> Vec<Finding> {
+    let Ok(tokens) = syntax::tokens(sql) else {
+        return vec![UNKNOWN];
+    };
+    if let Some(finding) = clause(&tokens) {
+        return vec![finding];
+    }
+    let Ok(expr) = syntax::rule(tokens) else {
+        return vec![UNKNOWN];
+    };
+    let mut lint = Lint::default();
+    lint.visit(&expr);
+    if lint.findings.is_empty() && !narrows(&expr) {
+        lint.add(UNINDEXED);
+    }
+    lint.findings
+}
+
+const fn error(message: &'static str) -> Finding {
+    Finding { severity: Severity::Error, message }
+}
+
+const fn warning(message: &'static str) -> Finding {
+    Finding { severity: Severity::Warning, message }
+}
+
+const UNKNOWN: Finding =
+    warning("not understood here, though Electric may take it: `shapegate check --probe` asks Electric");
+
+/// Transcript 64.
+const UNION: Finding = error("Electric fails with 500 on UNION: combine conditions with OR");
+
+/// PROTOCOL, "where composition": `true LIMIT 1` is `true`.
+const LIMIT: Finding = error("Electric reads over LIMIT and serves every row of the condition: leave it out");
+
+/// PEERS 1.2: 400, "Could not select an operator overload".
+const CAST_ARRAY: Finding =
+    error("Electric finds no operator for ARRAY[…]::type[]: cast inside, as in ARRAY[{{ … }}::uuid]");
+
+/// PEERS 1.2 and 3.11.
+const JSON: Finding = error(
+    "Electric refuses ::jsonb->> and its like: compare a column, which can be GENERATED ALWAYS AS (…) STORED from the JSON",
+);
+
+/// PEERS 1.2: written anew by those who had it.
+const ANY_COLUMN: Finding = warning(
+    r#"no index of Postgres serves = ANY("column"): write "column" @> ARRAY[{{ … }}::uuid], with the type of its elements"#,
+);
+
+/// PEERS 2: electric issues 3488 and 3623.
+const ENUM: Finding =
+    warning(r#"a type that Electric may not know; for an enum compare texts, as in "column"::text = {{ … }}"#);
+
+/// PEERS 2: electric issue 3669.
+const SUBQUERIES: Finding =
+    warning("two subqueries under one OR crashed Electric 1.2 for good: serve a shape for each");
+
+/// PEERS 1.2 and 3.11.
+const LIKE: Finding =
+    warning(r#"no ordinary index serves LIKE '%…': compare a column of its own, as in "column" = {{ … }}"#);
+
+/// Electric finds the shapes that a change concerns by an index over these (sync-service 1.4.13), others one by one.
+const UNINDEXED: Finding = warning(
+    r#"nothing here that Electric indexes, so each change to the table costs an evaluation per shape: begin with "column" = {{ … }} AND …"#,
+);
+
+/// A clause behind the condition.
+fn clause(tokens: &[Token]) -> Option<Finding> {
+    let mut depth = 0_usize;
+    for token in tokens {
+        match token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+            Token::Word(word) if depth == 0 => match word.keyword {
+                Keyword::UNION => return Some(UNION),
+                Keyword::LIMIT => return Some(LIMIT),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    None
+}
+
+#[derive(Default)]
+struct Lint {
+    findings: Vec<Finding>,
+}
+
+impl Lint {
+    fn add(&mut self, finding: Finding) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    fn visit(&mut self, expr: &Expr) {
+        match expr {
+            Expr::BinaryOp { left, op: BinaryOperator::AtArrow, right }
+                if [left, right].into_iter().any(|side| is_cast_array(bare(side))) =>
+            {
+                self.add(CAST_ARRAY);
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::Arrow | BinaryOperator::LongArrow, .. }
+                if is_json(bare(left)) =>
+            {
+                self.add(JSON);
+            }
+            Expr::BinaryOp { op: BinaryOperator::Or, .. } if subqueries(expr) > 1 => self.add(SUBQUERIES),
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. }
+                if is_constant(bare(left)) && is_column(bare(right)) =>
+            {
+                self.add(ANY_COLUMN);
+            }
+            Expr::Like { pattern, .. } | Expr::ILike { pattern, .. } if starts_anywhere(pattern) => self.add(LIKE),
+            Expr::Cast { data_type: DataType::Custom(..), .. } => self.add(ENUM),
+            _ => {}
+        }
+        for child in children(expr) {
+            self.visit(child);
+        }
+    }
+}
+
+/// The expressions directly inside one; those of subqueries and functions are not looked at.
+fn children(expr: &Expr) -> Vec<&Expr> {
+    match expr {
+        Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => vec![left, right],
+        Expr::Nested(inner) | Expr::UnaryOp { expr: inner, .. } | Expr::Cast { expr: inner, .. } => vec![inner],
+        Expr::IsNull(inner) | Expr::IsNotNull(inner) => vec![inner],
+        Expr::IsTrue(inner) | Expr::IsNotTrue(inner) | Expr::IsFalse(inner) | Expr::IsNotFalse(inner) => vec![inner],
+        Expr::InSubquery { expr, .. } => vec![expr],
+        Expr::InList { expr, list, .. } => list.iter().chain([&**expr]).collect(),
+        Expr::Between { expr, low, high, .. } => vec![expr, low, high],
+        Expr::Like { expr, pattern, .. } | Expr::ILike { expr, pattern, .. } => vec![expr, pattern],
+        Expr::Array(Array { elem, .. }) => elem.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether Electric can find the rule's shapes by an index, or we cannot tell.
+fn narrows(expr: &Expr) -> bool {
+    match bare(expr) {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => narrows(left) || narrows(right),
+        Expr::BinaryOp { left, op: BinaryOperator::Or, right } => narrows(left) && narrows(right),
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            let (left, right) = (bare(left), bare(right));
+            (is_column(left) && is_constant(right)) || (is_constant(left) && is_column(right))
+        }
+        Expr::BinaryOp { op: BinaryOperator::AtArrow | BinaryOperator::ArrowAt, .. } => true,
+        Expr::InList { negated, .. } | Expr::InSubquery { negated, .. } => !negated,
+        Expr::AnyOp { .. } => true,
+        // A constant is no filter that an index could serve.
+        Expr::Value(_) => true,
+        _ => false,
+    }
+}
+
+fn is_column(expr: &Expr) -> bool {
+    match expr {
+        Expr::Identifier(_) => true,
+        Expr::Cast { expr, .. } => is_column(bare(expr)),
+        _ => false,
+    }
+}
+
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(_) => true,
+        Expr::Cast { expr, .. } => is_constant(bare(expr)),
+        _ => false,
+    }
+}
+
+/// `ARRAY[$1]::uuid[]`.
+fn is_cast_array(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast { expr, .. } if matches!(bare(expr), Expr::Array(_)))
+}
+
+/// `"metadata"::jsonb`.
+fn is_json(expr: &Expr) -> bool {
+    matches!(expr, Expr::Cast { data_type: DataType::JSON | DataType::JSONB, .. })
+}
+
+/// A pattern whose first sign stands for anything, also one put together by `||`.
+fn starts_anywhere(pattern: &Expr) -> bool {
+    match bare(pattern) {
+        Expr::Value(value) => matches!(&value.value, Value::SingleQuotedString(text) if text.starts_with(['%', '_'])),
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, .. } => starts_anywhere(left),
+        _ => false,
+    }
+}
+
+fn subqueries(expr: &Expr) -> usize {
+    let own = matches!(expr, Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_));
+    usize::from(own) + children(expr).into_iter().map(subqueries).sum::<usize>()
+}
