@@ -22,6 +22,29 @@ fn nesting() {
     }
 }
 
+/// What is printed has more brackets than what was read, and is within the bounds all the same.
+#[test]
+fn the_deepest_that_is_read_is_read_again_as_printed() {
+    for (open, middle, close) in [
+        ("(done OR (done AND ", "done", "))"),
+        ("done OR (done AND (", "done", "))"),
+        ("NOT ", "done", ""),
+        ("NOT (done OR ", "done", ")"),
+        ("(", "done", ") IS NOT TRUE"),
+        ("((done AND ", "id IN (1)", ") IS FALSE) OR done"),
+    ] {
+        let nested = |depth: usize| format!("{}{middle}{}", open.repeat(depth), close.repeat(depth));
+        let accepted: Vec<_> = (0..20).map(nested).filter_map(|text| parse(&text).ok()).collect();
+        assert!((4..19).contains(&accepted.len()), "{open}: {}", accepted.len());
+        for filter in accepted {
+            assert_eq!(parse(&filter.render(0).0), Ok(filter), "{open}");
+        }
+    }
+    let values = |depth: usize| format!("name = {}$1{}", "lower(".repeat(depth), "::text)".repeat(depth));
+    assert_eq!(printed(&printed(&values(5))), printed(&values(5)));
+    assert_eq!(refused(&values(6)), "nested too deeply");
+}
+
 #[test]
 fn a_long_chain_is_counted_and_does_not_recurse() {
     let chain = |count: usize, word: &str| vec!["id=1"; count].join(word);
