@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 
 use crate::rejection::Rejection;
 
@@ -105,14 +105,6 @@ impl Fault {
             | ErrorType::TLSHandshakeTimedout
             | ErrorType::WriteTimedout => Self::UpstreamTimeout,
             _ => Self::UpstreamUnreachable,
-        }
-    }
-
-    /// The fault behind an error of Pingora's own phases: all that is left to them is to speak to the client.
-    pub(crate) fn of_client(error: &Error) -> Self {
-        match error.esource() {
-            ErrorSource::Downstream => Self::ClientGone,
-            ErrorSource::Internal | ErrorSource::Unset | ErrorSource::Upstream => Self::Internal,
         }
     }
 }

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use pingora::Result;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::admit::{Admission, Bearer, readmit};
 use super::context::RequestCtx;
 use super::reply::{self, Shown};
-use super::{Change, Gateway};
+use super::{Change, Gateway, in_time};
 use crate::fault::Fault;
 use crate::flight::{Encoding, Follower, Head, Key, Piece};
 
@@ -40,7 +39,12 @@ const REST_OF_EVENT: Duration = Duration::from_secs(1);
 
 impl Gateway {
     /// Answers from a flight. Where the policy changes during the wait, the request is judged anew.
-    pub(super) async fn serve(&self, session: &mut Session, ctx: &mut RequestCtx, admission: Admission) -> Result<()> {
+    pub(super) async fn serve(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut RequestCtx,
+        admission: Admission,
+    ) -> Result<(), Fault> {
         let Admission { mut upstream, bearer } = admission;
         let mut changes = self.changes.clone();
         loop {
@@ -68,14 +72,14 @@ impl Gateway {
     }
 
     /// Answers with a fault where there is no answer yet; else the answer is broken off, and its client sees that.
-    async fn fail(&self, session: &mut Session, ctx: &mut RequestCtx, fault: Fault) -> Result<()> {
+    async fn fail(&self, session: &mut ServerSession, ctx: &mut RequestCtx, fault: Fault) -> Result<(), Fault> {
         self.metrics.follower_cut(fault.as_str());
         match fault.rejection() {
             Some(rejection) if session.response_written().is_none() => {
-                self.note(ctx, &fault);
+                ctx.record.note(&fault);
                 self.reject(session, ctx, &rejection).await
             }
-            _ => Err(ctx.fail(fault)),
+            _ => Err(fault),
         }
     }
 }
@@ -83,7 +87,7 @@ impl Gateway {
 /// One request and the flight it is on.
 struct Following<'a> {
     gate: &'a Gateway,
-    session: &'a mut Session,
+    session: &'a mut ServerSession,
     ctx: &'a mut RequestCtx,
     bearer: &'a Bearer,
     key: Key,
@@ -106,6 +110,7 @@ impl Following<'_> {
         let encoding = self.encoding(&follower, &head);
         if reply::is_known(self.session.req_header(), &head) {
             self.write_head(&follower, &head, encoding, true).await?;
+            in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await?;
             return Ok(Followed::Answered);
         }
         let encoding = encoding.filter(|encoding| follower.encode(*encoding));
@@ -137,7 +142,7 @@ impl Following<'_> {
             self.session.set_keepalive(None);
         }
         let limit = self.gate.limits.write_timeout;
-        in_time(limit, self.session.write_response_header(Box::new(header), not_modified)).await
+        in_time(limit, self.session.write_response_header(Box::new(header))).await
     }
 
     async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
@@ -183,10 +188,10 @@ impl Following<'_> {
         }
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
-            in_time(limit, self.session.write_response_body(Some(slice), false)).await?;
+            in_time(limit, self.session.write_response_body(slice, false)).await?;
         }
         if !bytes.is_empty() || end.is_some() {
-            in_time(limit, self.session.write_response_body(Some(bytes), end.is_some())).await?;
+            in_time(limit, self.session.write_response_body(bytes, end.is_some())).await?;
         }
         Ok(end.is_some())
     }
@@ -212,7 +217,7 @@ impl Following<'_> {
         self.gate.metrics.follower_cut(why.as_str());
         self.ctx.record.outcome = why.as_str();
         self.session.set_keepalive(None);
-        in_time(self.gate.limits.write_timeout, self.session.write_response_body(Some(Bytes::new()), true)).await
+        in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await
     }
 
     /// Waits for `progress`, as long as the client is there, its token good and the policy the same.
@@ -259,14 +264,5 @@ async fn token_end(gate: &Gateway, bearer: &Bearer) -> Fault {
         if let Err(fault) = bearer.recheck(&gate.verifier) {
             return fault;
         }
-    }
-}
-
-/// A client that does not take what is written is cut; nobody else notices.
-async fn in_time(limit: Duration, writing: impl Future<Output = Result<()>>) -> Result<(), Fault> {
-    match timeout(limit, writing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Fault::ClientGone),
-        Err(_) => Err(Fault::SlowReader),
     }
 }

@@ -1,10 +1,12 @@
 //! The running service: sockets bound first, then the request path, the admin port and the key renewals on one runtime.
 //!
-//! The listeners are Pingora's, on sockets that we bind: a port that is taken is then an error at the start, where
-//! Pingora would log it and stay up without a listener. The drain ends with the last request, not after a fixed time.
+//! The sockets are our own: a port that is taken is then an error at the start, where Pingora would log it and stay up
+//! without a listener. The drain ends with the last request, not after a fixed time.
 
 mod admin;
+mod listener;
 mod readiness;
+mod socket;
 mod tls;
 
 use std::net::SocketAddr;
@@ -15,14 +17,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use pingora::apps::HttpServerOptions;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::proxy::ProxyServiceBuilder;
-use pingora::server::configuration::ServerConf;
+use pingora::listeners::ListenerConfig;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::auth::TokenVerifier;
 use crate::auth::keys::HttpFetch;
@@ -119,6 +120,7 @@ impl Server {
             hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
             clock,
+            options: server_options(&config.server),
             changes: changes.subscribe(),
         };
         let policy = PolicySwitch { policy, changes };
@@ -164,15 +166,12 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
         let readiness = self.readiness;
-        let conf = Arc::new(server_conf(&self.config));
-        let mut proxy = ProxyServiceBuilder::new(&conf, self.gateway)
-            .name("shapegate")
-            .server_options(server_options(&self.config))
-            .build();
-        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
+        let tls = self.certificate.as_ref().map(|certificate| Arc::new(certificate.acceptor()));
+        let gateway = Arc::new(self.gateway);
+        let mut serving = JoinSet::new();
         for socket in self.listen {
-            let tls = self.certificate.as_ref().map(tls::Certificate::settings).transpose()?;
-            proxy.add_listener(socket.into_listener(&fds, tls));
+            let listener = TcpListener::from_std(socket.listener)?;
+            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&gateway), watch.clone()));
         }
         let mut admin = Service::new(
             "admin".to_owned(),
@@ -184,42 +183,36 @@ impl Server {
                 Arc::clone(&readiness),
             ),
         );
-        admin.add_listener(self.admin.into_listener(&fds, None));
+        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
+        admin.add_listener(self.admin.into_listener(&fds));
         // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
-        let mut serving = {
-            let fds = Arc::clone(&fds);
-            tokio::spawn(async move { proxy.start_service(Some(fds), watch, 1).await })
-        };
+        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch));
         // The admin port stays until the end, so that a drain can be watched.
         let (admin_shutdown, admin_watch) = watch::channel(false);
         let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
         tokio::select! {
             () = stop => {}
             // It ends by itself only where it panicked, and a process without a listener is of no use.
-            _ = &mut serving => bail!("the listeners ended"),
+            _ = serving.join_next() => bail!("the listeners ended"),
         }
         readiness.stop();
         self.policy.changes.send_modify(|change| change.stopping = true);
         shutdown.send_replace(true);
         drain(&self.budgets, self.config.drain).await;
         admin_shutdown.send_replace(true);
-        let _ = tokio::join!(serving, watching);
+        serving.join_all().await;
+        // It ends with its watch, and has nothing to say.
+        let _ = watching.await;
         Ok(())
     }
 }
 
 impl BoundSocket {
     /// Hands the socket to Pingora, which finds it in `fds` under the name of its address.
-    fn into_listener(self, fds: &ListenFds, tls: Option<pingora::listeners::tls::TlsSettings>) -> ListenerConfig {
+    fn into_listener(self, fds: &ListenFds) -> ListenerConfig {
         let name = self.address.to_string();
         fds.lock().add(name.clone(), self.listener.into_raw_fd());
-        // The default of 64 KiB is held for as long as a client waits.
-        let listener = ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::new(4096, 1024));
-        match tls {
-            Some(tls) => listener.tls(tls),
-            None => listener,
-        }
+        ListenerConfig::tcp(name)
     }
 }
 
@@ -239,10 +232,6 @@ fn bind(address: SocketAddr) -> anyhow::Result<BoundSocket> {
 pub(crate) fn install_crypto() {
     // Fails only where it was made before, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-}
-
-fn server_conf(server: &config::Server) -> ServerConf {
-    ServerConf { threads: server.threads, ..ServerConf::default() }
 }
 
 fn server_options(server: &config::Server) -> HttpServerOptions {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, ensure};
-use pingora::listeners::tls::TlsSettings;
+use anyhow::{Context, ensure};
+use pingora::listeners::tls::Acceptor;
+use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -37,11 +38,9 @@ impl Certificate {
     }
 
     /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
-    pub(super) fn settings(&self) -> anyhow::Result<TlsSettings> {
-        // Pingora would read the files itself, but panics where it cannot.
-        let mut settings = TlsSettings::intermediate("", "").map_err(|error| anyhow!("{error}"))?;
-        settings.set_cert_resolver(self.0.clone());
-        settings.enable_h2();
-        Ok(settings)
+    pub(super) fn acceptor(&self) -> Acceptor {
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(self.0.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Acceptor::from_server_config(Arc::new(config))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::fault::Fault;
 use crate::flight::Join;
 use crate::policy::RuleId;
 
@@ -44,6 +45,24 @@ impl Record {
     /// The rule's name; `-` where none was reached.
     pub fn rule_name(&self) -> &str {
         self.rule.as_ref().map_or("-", RuleId::as_str)
+    }
+
+    /// Notes how it ended. An answer of ours that the client did not take is still that answer.
+    pub fn ended(&mut self, outcome: &'static str) {
+        if self.outcome == SERVED {
+            self.outcome = outcome;
+        }
+    }
+
+    /// Notes and logs what went wrong.
+    pub fn note(&mut self, fault: &Fault) {
+        let (request_id, rule, name) = (&self.request_id, self.rule_name(), fault.as_str());
+        if fault.is_everyday() {
+            tracing::debug!(%request_id, rule, fault = name, "{fault}");
+        } else {
+            tracing::warn!(%request_id, rule, fault = name, "{fault}");
+        }
+        self.ended(name);
     }
 
     /// Writes the line of an answer with `status` (0 where the client left before one) and `bytes` of body.

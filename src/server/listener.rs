@@ -1,0 +1,79 @@
+//! The accept loop of the client listeners.
+//!
+//! Pingora speaks HTTP on what is accepted here. Its own loop holds a future of nine KB and two buffers for each
+//! connection, which is half of what a waiting client may cost.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::ServerApp;
+use pingora::listeners::tls::Acceptor;
+use pingora::server::ShutdownWatch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use super::socket::Socket;
+
+/// A TLS handshake that takes longer is not one.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// When no more files can be opened, the next try is worth something only after some were closed.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Accepts until `shutdown`; each connection is served by a task of its own, which outlives this.
+pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
+    listener: TcpListener,
+    tls: Option<Arc<Acceptor>>,
+    app: Arc<A>,
+    mut shutdown: ShutdownWatch,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+                match &tls {
+                    None => drop(tokio::spawn(async move { plain(tcp, &app, &shutdown).await })),
+                    Some(acceptor) => {
+                        let acceptor = Arc::clone(acceptor);
+                        tokio::spawn(async move { encrypted(tcp, &acceptor, &app, &shutdown).await });
+                    }
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+async fn plain<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, app: &Arc<A>, shutdown: &ShutdownWatch) {
+    let _ = tcp.set_nodelay(true);
+    app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
+}
+
+async fn encrypted<A: ServerApp + Send + Sync + 'static>(
+    tcp: TcpStream,
+    acceptor: &Acceptor,
+    app: &Arc<A>,
+    shutdown: &ShutdownWatch,
+) {
+    let _ = tcp.set_nodelay(true);
+    // On the heap: its future is large, and over long before the connection is.
+    match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
+        Ok(Ok(stream)) => drop(app.process_new(Box::new(stream), shutdown).await),
+        Ok(Err(error)) => tracing::debug!(cause = error.etype().as_str(), "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// The client was gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
