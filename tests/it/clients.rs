@@ -154,3 +154,64 @@ async fn a_403_stops_it() {
     assert_eq!(client.line().await["stopped"], 403);
     assert_eq!(gate.electric.request_count(), 0);
 }
+
+/// The rows of a line, in their order: operation and title.
+fn rows(line: &Value) -> Vec<String> {
+    let messages = line["messages"].as_array().into_iter().flatten();
+    messages
+        .map(|message| match message["headers"]["control"].as_str() {
+            Some(control) => control.to_owned(),
+            None => format!("{} {}", message["headers"]["operation"], message["value"]["title"]),
+        })
+        .filter(|row| row != "up-to-date" && row != "snapshot-end")
+        .collect()
+}
+
+/// All rows until one that ends with `last`.
+async fn all_until(client: &mut Client, last: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|row: &String| row.contains(last)) {
+        seen.extend(rows(&client.line().await));
+    }
+    seen
+}
+
+async fn two_see_the_same(live_sse: bool) {
+    let gate = Gate::start().await;
+    gate.insert_task(1, "org_1", "first");
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["liveSse"] = json!(live_sse);
+    let mut clients = [Client::start(&options), Client::start(&options)];
+    let mut seen = [Vec::new(), Vec::new()];
+    for (turn, last) in ["first", "12", "after", "22"].into_iter().enumerate() {
+        for (client, seen) in clients.iter_mut().zip(&mut seen) {
+            seen.extend(all_until(client, last).await);
+        }
+        // Both wait, and on the same answer of Electric.
+        gate.until_metric("shapegate_requests_in_flight", 2.0).await;
+        gate.until_metric("shapegate_open_flights", 1.0).await;
+        match turn {
+            0 => (10..=12).for_each(|number| gate.insert_task(number, "org_1", &number.to_string())),
+            1 => {
+                gate.electric.truncate("tasks").unwrap();
+                gate.insert_task(13, "org_1", "after");
+            }
+            2 => (20..=22).for_each(|number| gate.insert_task(number, "org_1", &number.to_string())),
+            _ => {}
+        }
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert!(seen[0].contains(&"must-refetch".to_owned()), "{seen:?}");
+    assert!(gate.metric(r#"shapegate_joins_total{how="open",rule="tasks"}"#).await >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_on_one_flight_see_the_same_by_long_poll() {
+    two_see_the_same(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_on_one_flight_see_the_same_by_sse() {
+    two_see_the_same(true).await;
+}
