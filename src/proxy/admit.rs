@@ -62,7 +62,9 @@ pub(super) async fn admit(
     }
     check_body(request, bodiless)?;
     let principal = authenticate(gate, request, policy.has_public(), record).await?;
-    let upstream = authorize(gate, &policy, principal.as_deref(), own_path, query, record)?;
+    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    gate.metrics.parameters_dropped(shape.dropped());
+    let upstream = authorize(gate, &policy, principal.as_deref(), &shape, record)?;
     let place = gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
     Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, _place: place } }))
 }
@@ -77,23 +79,21 @@ pub(super) fn readmit(
     let policy = gate.policy.load_full();
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    authorize(gate, &policy, bearer.principal.as_deref(), own_path, query, record)
+    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    authorize(gate, &policy, bearer.principal.as_deref(), &shape, record)
 }
 
 fn authorize(
     gate: &Gateway,
     policy: &PolicySet,
     principal: Option<&Principal>,
-    own_path: Option<&str>,
-    query: &str,
+    shape: &ShapeRequest,
     record: &mut Record,
 ) -> Result<UpstreamRequest, Rejection> {
-    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-    gate.metrics.parameters_dropped(shape.dropped());
-    let permit = policy.authorize(principal, &shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
+    let permit = policy.authorize(principal, shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
     shape.check_replica(permit.replica()).map_err(|error| Rejection::InvalidRequest(vec![error]))?;
-    UpstreamRequest::build(permit, &shape, gate.source_id.as_deref()).map_err(|_| Rejection::UriTooLong)
+    UpstreamRequest::build(permit, shape, gate.source_id.as_deref()).map_err(|_| Rejection::UriTooLong)
 }
 
 /// The methods of a shape.

@@ -136,7 +136,6 @@ async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> 
 impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
     async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
-        session.set_write_timeout(Some(self.limits.write_timeout));
         ctx.edge = Edge::of(session.req_header(), &self.cors);
         let bodiless = session.is_body_empty();
         match admit::admit(self, session.req_header(), bodiless, &mut ctx.record).await {

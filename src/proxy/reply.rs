@@ -145,7 +145,8 @@ fn encoded_etag(etag: &str, encoding: Encoding) -> String {
 /// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9). A client
 /// keeps an answer no longer than it is fresh here.
 fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for: Option<Duration>) -> HeaderValue {
-    if status == StatusCode::BAD_REQUEST || electric.unshared {
+    // A browser that keeps a 409 would refetch into it again and again (PEERS 2, Electric issue 3020).
+    if status != StatusCode::OK || electric.unshared {
         return HeaderValue::from_static(NO_STORE);
     }
     let mut private = String::from("private");

@@ -185,11 +185,14 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             counter.fetch_add(1, Ordering::SeqCst);
-            let mut request = [0; 4096];
-            if answers_on_new && stream.read(&mut request).await.unwrap() > 0 {
+            let mut request = Vec::new();
+            while answers_on_new && !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            if answers_on_new {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.unwrap();
             }
-            let _ = stream.read(&mut request).await;
+            let _ = stream.read_buf(&mut request).await;
         }
     });
     (url, connections)
