@@ -203,11 +203,15 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
     let (url, connections) = closing_upstream(true).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
-    for asked in 1..=3 {
+    let retries = "shapegate_upstream_retries_total{rule=\"tasks\"}";
+    let mut asked = 0;
+    // Now and then Pingora's pool has not yet taken the connection back, and a new one is opened at once.
+    while gate.metric(retries).await < 2.0 {
+        asked += 1;
+        assert!(asked < 100, "no connection is ever reused");
         assert_eq!(gate.get(&format!("{TASKS}&cache-buster={asked}"), &token).await.status, 200);
         assert_eq!(connections.load(Ordering::SeqCst), asked);
     }
-    assert_eq!(gate.metric("shapegate_upstream_retries_total{rule=\"tasks\"}").await, 2.0);
     let (url, connections) = closing_upstream(false).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
