@@ -58,6 +58,7 @@ impl<'a> Checker<'a> {
                 let (left, right) = self.pair(*left, *right, location)?;
                 Expr::Contains(left.into(), right.into())
             }
+            NodeKind::Fold { inner, upper } => Expr::Fold { inner: self.coerced(*inner, &Kind::Text)?.into(), upper },
             NodeKind::IsNull(inner) => Expr::IsNull(self.expr(*inner)?.into()),
             NodeKind::Like { value, pattern, ignore_case } => {
                 let value = self.coerced(*value, &Kind::Text)?.into();
@@ -130,6 +131,7 @@ fn kind(expr: &Expr) -> Kind {
             let kinds = items.iter().map(kind).find(|kind| *kind != Kind::Unknown);
             Kind::Array(kinds.unwrap_or(Kind::Unknown).into())
         }
+        Expr::Fold { .. } => Kind::Text,
         Expr::Not(_) | Expr::And(..) | Expr::Or(..) | Expr::Compare(..) | Expr::In(..) => Kind::Bool,
         Expr::Any(..) | Expr::Contains(..) | Expr::IsNull(_) | Expr::Like { .. } => Kind::Bool,
     }

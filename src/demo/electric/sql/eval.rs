@@ -29,6 +29,10 @@ pub(super) fn evaluate(expr: &Expr, row: &Row) -> Value {
             (Value::Array(whole), Value::Array(part)) => Value::Bool(part.iter().all(|item| whole.contains(item))),
             _ => Value::Null,
         },
+        Expr::Fold { inner, upper } => match evaluate(inner, row) {
+            Value::Text(text) => Value::Text(if *upper { text.to_uppercase() } else { text.to_lowercase() }),
+            _ => Value::Null,
+        },
         Expr::IsNull(inner) => Value::Bool(evaluate(inner, row) == Value::Null),
         Expr::Like { value, pattern, ignore_case } => match (evaluate(value, row), evaluate(pattern, row)) {
             (Value::Text(value), Value::Text(pattern)) => Value::Bool(like(&value, &pattern, *ignore_case)),

@@ -91,6 +91,7 @@ enum Expr {
     Any(Box<Self>, Operator, Box<Self>),
     Contains(Box<Self>, Box<Self>),
     IsNull(Box<Self>),
+    Fold { inner: Box<Self>, upper: bool },
     Like { value: Box<Self>, pattern: Box<Self>, ignore_case: bool },
 }
 

@@ -31,7 +31,16 @@ pub(super) enum NodeKind {
     Any(Box<Node>, Operator, Box<Node>),
     Contains(Box<Node>, Box<Node>),
     IsNull(Box<Node>),
-    Like { value: Box<Node>, pattern: Box<Node>, ignore_case: bool },
+    /// `lower` or `upper`.
+    Fold {
+        inner: Box<Node>,
+        upper: bool,
+    },
+    Like {
+        value: Box<Node>,
+        pattern: Box<Node>,
+        ignore_case: bool,
+    },
 }
 
 /// One term of an `order_by` as written.
@@ -254,6 +263,12 @@ impl Parser {
                 "false" => NodeKind::Bool(false),
                 "null" => NodeKind::Null,
                 "array" => return self.array(),
+                "lower" | "upper" if self.calls() => {
+                    self.at += 2;
+                    let inner = self.or()?;
+                    self.expect(')')?;
+                    return Ok(node(location, NodeKind::Fold { inner: inner.into(), upper: word == "upper" }));
+                }
                 "select" | "exists" | "case" => return Err(self.unexpected()),
                 _ => return Ok(node(location, NodeKind::Name(self.name()?))),
             },
@@ -262,6 +277,11 @@ impl Parser {
         };
         self.at += 1;
         Ok(node(location, kind))
+    }
+
+    /// Whether the next word is the name of a function.
+    fn calls(&self) -> bool {
+        self.tokens.get(self.at + 1).is_some_and(|token| token.kind == TokenKind::Mark('('))
     }
 
     fn array(&mut self) -> Result<Node, SqlError> {

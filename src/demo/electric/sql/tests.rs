@@ -58,6 +58,7 @@ fn conditions_that_hold_and_their_twins() {
         ("\"Owner\" = '00000000-0000-0000-0000-0000000000ab'", "\"Owner\" = '00000000-0000-0000-0000-0000000000ac'"),
         ("name = 'ann'::text", "name = 'O''ann'"),
         ("true", "false"),
+        ("lower('ANN') = name AND upper(name) = 'ANN'", "upper(name) = name"),
         ("(id = 7) IS TRUE", "done IS TRUE"),
     ];
     for (yes, no) in pairs {
