@@ -9,7 +9,7 @@ use crate::shape::ParameterError;
 /// An answer of our own instead of Electric's; holds no text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
-    /// A body where none is taken.
+    /// A body where none is taken, or one that is too long.
     ContentTooLarge,
     /// No rule allows it.
     Forbidden,
@@ -58,9 +58,11 @@ impl Rejection {
     /// The status and the code, which is also the label of the metric, and words for a person.
     pub const fn answer(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::ContentTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "content_too_large", "A request for a shape has no body.")
-            }
+            Self::ContentTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "content_too_large",
+                "A request for a shape has no body, one for a subset at most 64 KiB.",
+            ),
             Self::Forbidden => {
                 (StatusCode::FORBIDDEN, "forbidden", "No rule allows this shape to the bearer of this token.")
             }

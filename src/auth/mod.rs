@@ -14,7 +14,7 @@ mod bearer;
 mod claims;
 mod expectations;
 mod issuer;
-mod json;
+pub(crate) mod json;
 mod jws;
 pub mod keys;
 mod principal;

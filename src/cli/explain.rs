@@ -14,7 +14,7 @@ use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Issuer, Upstream};
 use crate::policy::{PolicySet, UnknownPath};
-use crate::shape::{ParameterError, ShapeRequest, UpstreamRequest};
+use crate::shape::{ParameterError, RewriteError, ShapeRequest, UpstreamRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -59,8 +59,16 @@ impl Explain {
             Err(denied) => return Ok(Err(denied)),
         };
         super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
+        if upstream.has_client_where() {
+            super::say(format_args!("client:   its own where is ANDed to the rule's"))?;
+        }
         let target = upstream.redacted_target(config.upstream.secret.as_ref());
         super::say(format_args!("upstream: {target}"))?;
+        if let Some(body) = upstream.body() {
+            super::say(format_args!("subset:   POST {body}"))?;
+            super::say(format_args!("key:      none: the answer to a subset is not shared"))?;
+            return Ok(Ok(()));
+        }
         super::say(format_args!("key:      {} (equal where the URL above is)", upstream.key()))?;
         Ok(Ok(()))
     }
@@ -127,7 +135,8 @@ fn rewrite(
     let permit = policy
         .authorize(principal, &request, SystemClock.now())
         .map_err(|denial| Denied(denial.as_str().to_owned()))?;
-    request.check_replica(permit.replica()).map_err(|error| invalid(vec![error]))?;
-    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref())
-        .map_err(|error| Denied(format!("uri_too_long: {error}")))
+    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref()).map_err(|error| match error {
+        RewriteError::Invalid(errors) => invalid(errors),
+        RewriteError::TooLong => Denied(format!("uri_too_long: {error}")),
+    })
 }

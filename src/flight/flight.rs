@@ -21,6 +21,8 @@ pub(super) struct Flight {
     pub(super) key: Key,
     pub(super) rule: RuleId,
     pub(super) live: bool,
+    /// Whether others than the first may join it, or have it later.
+    pub(super) shared: bool,
     definition: Box<str>,
     /// The handle that was asked for.
     asked_handle: Option<Box<str>>,
@@ -61,6 +63,7 @@ impl Flight {
             key,
             rule: request.rule().clone(),
             live: request.is_live(),
+            shared: request.is_shared(),
             definition: request.definition().into(),
             asked_handle: request.handle().map(Into::into),
             opened: Instant::now(),

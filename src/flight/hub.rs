@@ -85,6 +85,7 @@ impl Hub {
     }
 
     /// The answer to `request`, whose bearer has been authorized for it: one that is kept, one under way, or a new one.
+    /// What is not shared always gets a new one.
     ///
     /// # Errors
     /// Where a new flight is needed and there is no place for one.
@@ -95,6 +96,9 @@ impl Hub {
         request_id: &str,
     ) -> Result<Follower, Rejection> {
         let key = Key::of(&request);
+        if !request.is_shared() {
+            return self.fly_alone(key, request, subject, request_id);
+        }
         if let Some((fresh, Age::Fresh)) = self.find(&key) {
             return self.serve(fresh, Join::Fresh);
         }
@@ -110,7 +114,8 @@ impl Hub {
                 // Where there is no place to replace it, it serves all the same.
                 if let Ok(place) = self.places.enter(subject.cloned()) {
                     let ask = Ask { request, request_id: request_id.into(), known: known_answer(&stale) };
-                    self.launch(&mut open, key, ask, place);
+                    let flight = self.launch(key, ask, place);
+                    open.insert(flight.key.clone(), flight);
                 }
                 self.serve(stale, Join::Stale)
             }
@@ -122,14 +127,30 @@ impl Hub {
                 let place = self.places.enter(subject.cloned())?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask { request, request_id: request_id.into(), known };
-                let flight = self.launch(&mut open, key, ask, place);
+                let flight = self.launch(key, ask, place);
+                open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
                 self.serve(flight, Join::First)
             }
         }
     }
 
-    /// How many flights are open.
+    /// A flight that nobody else can find.
+    fn fly_alone(
+        self: &Arc<Self>,
+        key: Key,
+        request: UpstreamRequest,
+        subject: Option<&SubjectKey>,
+        request_id: &str,
+    ) -> Result<Follower, Rejection> {
+        let place = self.places.enter(subject.cloned())?;
+        let ask = Ask { request, request_id: request_id.into(), known: None };
+        let flight = self.launch(key, ask, place);
+        flight.board();
+        self.serve(flight, Join::First)
+    }
+
+    /// How many flights are open to others.
     pub fn open_flights(&self) -> usize {
         self.open.iter().map(|shard| lock(shard).len()).sum()
     }
@@ -178,10 +199,10 @@ impl Hub {
         !events || flight.opened.elapsed() < self.settings.sse_join
     }
 
-    /// Opens a flight, in a task that belongs to no client.
-    fn launch(self: &Arc<Self>, open: &mut HashMap<Key, Arc<Flight>>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
+    /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
+    /// caller holds.
+    fn launch(self: &Arc<Self>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
         let (flight, writer) = Flight::open(key, &ask.request, self.settings.flight_bytes);
-        open.insert(flight.key.clone(), Arc::clone(&flight));
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer);
         tokio::spawn(Arc::clone(self).fly(Arc::clone(&flight), sink, ask, place));
         flight
@@ -215,6 +236,10 @@ impl Hub {
     async fn abandoned(&self, flight: &Arc<Flight>) {
         loop {
             flight.deserted().await;
+            // Nobody can come back to what nobody can find.
+            if !flight.shared {
+                return;
+            }
             tokio::time::sleep(self.settings.grace).await;
             let mut open = self.shard(&flight.key);
             if flight.followers() == 0 {
@@ -245,7 +270,7 @@ impl Hub {
             }
             _ => None,
         };
-        if let Some(lifetime) = lifetime {
+        if let Some(lifetime) = lifetime.filter(|_| flight.shared) {
             flight.keep_for(lifetime);
             self.kept.insert(flight);
         }

@@ -13,7 +13,7 @@ pub struct Key(Arc<str>);
 impl Key {
     /// The key of a request.
     pub fn of(request: &UpstreamRequest) -> Self {
-        Self(request.query().into())
+        Self(request.identity().into())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::expression::Scope;
-use super::rule::{Rule, RuleId};
+use super::rule::{Columns, Rule, RuleId};
 use super::source::Replica;
 use super::table::TableName;
 use crate::auth::Principal;
@@ -18,8 +18,10 @@ pub struct Permit {
     table: Arc<str>,
     predicate: Option<String>,
     params: Vec<String>,
-    columns: Option<Arc<str>>,
+    columns: Option<Arc<Columns>>,
     replica: Replica,
+    subset: bool,
+    client_where: bool,
 }
 
 impl Permit {
@@ -50,7 +52,22 @@ impl Permit {
 
     /// The columns sent and queryable, as Electric's `columns` takes them; `None` for all.
     pub fn columns(&self) -> Option<&str> {
-        self.columns.as_deref()
+        self.columns.as_ref().map(|columns| columns.text.as_str())
+    }
+
+    /// The same columns one by one, as Postgres has them.
+    pub fn column_names(&self) -> Option<&[String]> {
+        self.columns.as_ref().map(|columns| columns.names.as_slice())
+    }
+
+    /// Whether a subset may be asked for.
+    pub fn subset(&self) -> bool {
+        self.subset
+    }
+
+    /// Whether the rows may be narrowed by a `where` of the client's.
+    pub fn client_where(&self) -> bool {
+        self.client_where
     }
 
     /// What an update carries.
@@ -135,6 +152,11 @@ impl PolicySet {
         }
     }
 
+    /// Whether any rule of an endpoint, as [`PolicySet::endpoint`] names it, takes subsets.
+    pub fn takes_subsets(&self, own_path: Option<&str>) -> bool {
+        self.rules.iter().any(|(_, rule)| rule.subset && rule.path.as_deref() == own_path)
+    }
+
     /// The client parameters that rules read; every other one is dropped.
     pub fn parameters(&self) -> &HashSet<String> {
         &self.parameters
@@ -188,5 +210,7 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
         params,
         columns: rule.columns.clone(),
         replica: rule.replica,
+        subset: rule.subset,
+        client_where: rule.client_where,
     })
 }

@@ -33,10 +33,20 @@ pub struct Rule {
     pub(super) path: Option<String>,
     pub(super) public: bool,
     pub(super) replica: Replica,
-    /// As `columns` and `queryable_columns` take it.
-    pub(super) columns: Option<Arc<str>>,
+    pub(super) columns: Option<Arc<Columns>>,
+    pub(super) subset: bool,
+    pub(super) client_where: bool,
     allow: Option<Expression>,
     predicate: Predicate,
+}
+
+/// The columns that are sent, and the only ones that a filter may name.
+#[derive(Debug)]
+pub(super) struct Columns {
+    /// As `columns` and `queryable_columns` take them.
+    pub(super) text: String,
+    /// As Postgres has them.
+    pub(super) names: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -55,7 +65,7 @@ impl Rule {
         let table = TableName::parse(&source.table).map_err(|error| fail(&mut errors, "table", error.to_string())).ok();
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
-        let columns = render_columns(source.columns.as_deref(), &mut errors);
+        let columns = compile_columns(source.columns.as_deref(), &mut errors);
         check_path(source.path.as_deref(), &mut errors);
         if source.public {
             check_public(allow.as_ref(), predicate.as_ref(), &mut errors);
@@ -68,6 +78,8 @@ impl Rule {
                 public: source.public,
                 replica: source.replica,
                 columns,
+                subset: source.subset,
+                client_where: source.client_where,
                 allow,
                 predicate,
             }),
@@ -132,7 +144,7 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
     }
 }
 
-fn render_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Arc<str>> {
+fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Arc<Columns>> {
     let columns = columns?;
     let unique: BTreeSet<_> = columns.iter().collect();
     if columns.is_empty() || columns.iter().any(|name| name.is_empty() || name.contains('\0')) {
@@ -140,7 +152,8 @@ fn render_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Op
     } else if unique.len() < columns.len() {
         fail(errors, "columns", "names a column twice".to_owned());
     }
-    Some(columns.iter().map(|name| ColumnName(name).to_string()).collect::<Vec<_>>().join(",").into())
+    let text = columns.iter().map(|name| ColumnName(name).to_string()).collect::<Vec<_>>().join(",");
+    Some(Arc::new(Columns { text, names: columns.to_vec() }))
 }
 
 fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {

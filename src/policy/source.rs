@@ -17,6 +17,10 @@ pub struct RuleSource {
     pub public: bool,
     /// What an update carries.
     pub replica: Replica,
+    /// Whether a client may ask for subsets.
+    pub subset: bool,
+    /// Whether a client may narrow the rows by a `where` of its own.
+    pub client_where: bool,
 }
 
 /// `where`: there is no default.

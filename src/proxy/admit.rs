@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
-use http::{Method, Version};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Version};
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
+use tokio::time::timeout;
 
 use super::Gateway;
 use crate::auth::{BearerError, BearerToken, Principal, SubjectKey, TokenError, TokenVerifier};
@@ -13,9 +15,9 @@ use crate::clock::UnixTime;
 use crate::config::Limits;
 use crate::fault::Fault;
 use crate::limits::Place;
-use crate::policy::{Denial, PolicySet, UnknownPath};
+use crate::policy::{Denial, Permit, PolicySet, UnknownPath};
 use crate::rejection::Rejection;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
 use crate::telemetry::{Record, TokenCheck};
 
 /// What becomes of a request that is not rejected.
@@ -23,8 +25,8 @@ use crate::telemetry::{Record, TokenCheck};
 pub(super) enum Decision {
     /// It is answered from a flight.
     Admit(Admission),
-    /// It asks what may be asked.
-    Preflight,
+    /// It asks what may be asked: these methods.
+    Preflight(&'static str),
 }
 
 /// The proof that a request may have an answer, and which.
@@ -38,35 +40,50 @@ pub(super) struct Admission {
 #[derive(Debug)]
 pub(super) struct Bearer {
     principal: Option<Arc<Principal>>,
+    /// What it sent in its body.
+    posted: Option<Box<SubsetQuery>>,
     /// Held for as long as the request is.
     _place: Place,
 }
 
-/// Decides, top to bottom; the first check that fails answers. `bodiless`: the request ends with its header.
+/// Decides, top to bottom; the first check that fails answers.
 pub(super) async fn admit(
     gate: &Gateway,
-    request: &RequestHeader,
-    bodiless: bool,
+    session: &mut ServerSession,
     record: &mut Record,
 ) -> Result<Decision, Rejection> {
+    let bodiless = session.is_body_empty();
+    let request = session.req_header();
     check_headers(request, &gate.limits)?;
+    let policy = gate.policy.load_full();
     // Whatever its target: a browser shows no answer whose preflight was refused.
     if request.method == Method::OPTIONS {
-        return Ok(Decision::Preflight);
+        return Ok(Decision::Preflight(preflight_methods(&policy, request, &gate.limits)));
     }
-    let policy = gate.policy.load_full();
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    if request.method != Method::GET {
-        return Err(Rejection::MethodNotAllowed(METHODS));
+    let posted = request.method == Method::POST;
+    match request.method {
+        Method::GET => check_body(request, bodiless)?,
+        Method::POST if policy.takes_subsets(own_path) => check_posted(request)?,
+        _ => return Err(Rejection::MethodNotAllowed(methods(&policy, own_path))),
     }
-    check_body(request, bodiless)?;
     let principal = authenticate(gate, request, policy.has_public(), record).await?;
-    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    let (shape, permit) = authorize(gate, &policy, principal.as_deref(), own_path, query, record)?;
     gate.metrics.parameters_dropped(shape.dropped());
-    let upstream = authorize(gate, &policy, principal.as_deref(), &shape, record)?;
-    let place = gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()))?;
-    Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, _place: place } }))
+    let enter = || gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()));
+    let (upstream, posted, place) = if posted {
+        if !permit.subset() {
+            return Err(Rejection::MethodNotAllowed(METHODS));
+        }
+        // Not a byte of a body is read for a bearer who may not send it, or for whom there is no place.
+        let place = enter()?;
+        let subset = read_subset(session).await?;
+        (rewrite(gate, shape, permit, Some(&subset))?, Some(Box::new(subset)), place)
+    } else {
+        (rewrite(gate, shape, permit, None)?, None, enter()?)
+    };
+    Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, posted, _place: place } }))
 }
 
 /// Asks the policy of now about a request that was admitted under another one.
@@ -79,25 +96,55 @@ pub(super) fn readmit(
     let policy = gate.policy.load_full();
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-    authorize(gate, &policy, bearer.principal.as_deref(), &shape, record)
+    let (shape, permit) = authorize(gate, &policy, bearer.principal.as_deref(), own_path, query, record)?;
+    rewrite(gate, shape, permit, bearer.posted.as_deref())
 }
 
 fn authorize(
     gate: &Gateway,
     policy: &PolicySet,
     principal: Option<&Principal>,
-    shape: &ShapeRequest,
+    own_path: Option<&str>,
+    query: &str,
     record: &mut Record,
-) -> Result<UpstreamRequest, Rejection> {
-    let permit = policy.authorize(principal, shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
+) -> Result<(ShapeRequest, Permit), Rejection> {
+    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    let permit = policy.authorize(principal, &shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
-    shape.check_replica(permit.replica()).map_err(|error| Rejection::InvalidRequest(vec![error]))?;
-    UpstreamRequest::build(permit, shape, gate.source_id.as_deref()).map_err(|_| Rejection::UriTooLong)
+    Ok((shape, permit))
+}
+
+/// The request to Electric.
+fn rewrite(
+    gate: &Gateway,
+    mut shape: ShapeRequest,
+    permit: Permit,
+    posted: Option<&SubsetQuery>,
+) -> Result<UpstreamRequest, Rejection> {
+    if let Some(subset) = posted {
+        shape = shape.with_body(subset.clone()).map_err(Rejection::InvalidRequest)?;
+    }
+    UpstreamRequest::build(permit, &shape, gate.source_id.as_deref()).map_err(|error| match error {
+        RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
+        RewriteError::TooLong => Rejection::UriTooLong,
+    })
 }
 
 /// The methods of a shape.
-pub(super) const METHODS: &str = "GET, OPTIONS";
+const METHODS: &str = "GET, OPTIONS";
+
+/// The methods of an endpoint where a rule takes subsets.
+const WITH_POST: &str = "GET, POST, OPTIONS";
+
+fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
+    if policy.takes_subsets(own_path) { WITH_POST } else { METHODS }
+}
+
+/// What a preflight says of a target that may be any.
+fn preflight_methods(policy: &PolicySet, request: &RequestHeader, limits: &Limits) -> &'static str {
+    let path = split_target(request, limits).map(|(path, _)| path).unwrap_or_default();
+    policy.endpoint(path).map_or(METHODS, |own_path| methods(policy, own_path))
+}
 
 impl Bearer {
     /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (SECURITY T19, C8).
@@ -134,6 +181,45 @@ fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> 
     }
     Ok(())
 }
+
+/// What the header says of a body that is going to be read.
+fn check_posted(request: &RequestHeader) -> Result<(), Rejection> {
+    let headers = &request.headers;
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(Rejection::ContentTooLarge);
+    }
+    let is_json = |value: &HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    };
+    if !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
+        return Err(Rejection::invalid("content-type", "must be application/json"));
+    }
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err(Rejection::invalid("content-encoding", "is not supported"));
+    }
+    Ok(())
+}
+
+/// Reads the body, within bounds of size and time.
+async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
+    let reading = async {
+        let mut body = Vec::new();
+        let broken = |_| Rejection::invalid("body", "breaks off");
+        while let Some(part) = session.read_request_body().await.map_err(broken)? {
+            if body.len() + part.len() > MAX_BODY_BYTES {
+                return Err(Rejection::ContentTooLarge);
+            }
+            body.extend_from_slice(&part);
+        }
+        SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
+    };
+    timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")))
+}
+
+/// Within it a client has sent its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
 fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {

@@ -2,7 +2,8 @@
 //!
 //! It calls `admit`, the one function that knows the order of decisions, answers rejections, and lets `follow` answer
 //! the admitted from a flight. It stands on Pingora's core, below `pingora-proxy`, whose phases would hold 14 KB for
-//! each client that waits.
+//! each client that waits. A subset goes the same way, on a flight of its own: in those phases no body could be judged
+//! before Electric is asked and then be replaced, and no wait would end with the token or the rule.
 
 mod admit;
 mod context;
@@ -137,12 +138,11 @@ impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
     async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
-        let bodiless = session.is_body_empty();
-        match admit::admit(self, session.req_header(), bodiless, &mut ctx.record).await {
+        match admit::admit(self, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
-            Ok(Decision::Preflight) => {
+            Ok(Decision::Preflight(methods)) => {
                 ctx.record.outcome = "preflight";
-                let header = ctx.edge.preflight_header(session.req_header(), &ctx.record.request_id);
+                let header = ctx.edge.preflight_header(session.req_header(), methods, &ctx.record.request_id);
                 self.write_whole(session, header, Bytes::new()).await
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await,
@@ -171,7 +171,7 @@ impl Gateway {
         let header = header.map_err(|_| Fault::Internal)?;
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
         // The rest of a request that was not read must not become the next one (SECURITY P4).
-        if !session.is_body_empty() || self.changes.borrow().stopping {
+        if !session.is_body_done() || self.changes.borrow().stopping {
             session.set_keepalive(None);
         }
         let limit = self.limits.write_timeout;

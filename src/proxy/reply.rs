@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::admit::METHODS;
 use super::cors::{CorsAnswer, CorsPolicy};
 use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
@@ -89,11 +88,16 @@ impl Edge {
     }
 
     /// The answer to OPTIONS.
-    pub(super) fn preflight_header(&self, request: &RequestHeader, request_id: &str) -> Result<ResponseHeader> {
+    pub(super) fn preflight_header(
+        &self,
+        request: &RequestHeader,
+        methods: &'static str,
+        request_id: &str,
+    ) -> Result<ResponseHeader> {
         let mut header = self.header(StatusCode::NO_CONTENT, request_id)?;
-        header.insert_header(ALLOW, METHODS)?;
+        header.insert_header(ALLOW, methods)?;
         header.insert_header(VARY, "origin, access-control-request-headers")?;
-        self.cors.write_preflight(request, &mut header)?;
+        self.cors.write_preflight(request, methods, &mut header)?;
         Ok(header)
     }
 

@@ -66,6 +66,8 @@ impl ProtocolParam {
 pub enum Name {
     /// None of Electric's: a rule may read it.
     Custom,
+    /// Reserved, unless the rule opens it; exact.
+    Openable(Openable),
     /// One of ours or Electric's in another spelling (`OFFSET`, `table[]`).
     Misspelt,
     /// A protocol parameter, exact.
@@ -74,10 +76,98 @@ pub enum Name {
     Reserved,
 }
 
+/// A parameter that narrows what the rule gives, where the rule lets a client do that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Openable {
+    /// `where`: the client's own filter.
+    Where,
+    /// `params[n]`: a value of that filter.
+    Param(u32),
+    /// `subset__…`: a field of a subset.
+    Subset(SubsetField),
+    /// `subset__params[n]`: a value of the subset's filter.
+    SubsetParam(u32),
+}
+
+impl Openable {
+    fn from_name(name: &str) -> Option<Self> {
+        if name == "where" {
+            return Some(Self::Where);
+        }
+        let Some(field) = name.strip_prefix("subset__") else {
+            return number(name.strip_prefix("params")?).map(Self::Param);
+        };
+        SubsetField::from_name(field)
+            .map(Self::Subset)
+            .or_else(|| number(field.strip_prefix("params")?).map(Self::SubsetParam))
+    }
+}
+
+/// A field of a subset, in a body or, behind `subset__`, in a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SubsetField {
+    /// How many rows at most.
+    Limit,
+    /// How many rows to leave out first.
+    Offset,
+    /// Columns and directions.
+    OrderBy,
+    /// The client's own form of `order_by`, which no server reads.
+    OrderByExpr,
+    /// The values of `where`, by number.
+    Params,
+    /// The filter.
+    Where,
+    /// The client's own form of `where`, which no server reads.
+    WhereExpr,
+}
+
+impl SubsetField {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "limit" => Self::Limit,
+            "offset" => Self::Offset,
+            "order_by" => Self::OrderBy,
+            "order_by_expr" => Self::OrderByExpr,
+            "params" => Self::Params,
+            "where" => Self::Where,
+            "where_expr" => Self::WhereExpr,
+            _ => return None,
+        })
+    }
+
+    /// The field as errors name it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "subset.limit",
+            Self::Offset => "subset.offset",
+            Self::OrderBy => "subset.order_by",
+            Self::OrderByExpr => "subset.order_by_expr",
+            Self::Params => "subset.params",
+            Self::Where => "subset.where",
+            Self::WhereExpr => "subset.where_expr",
+        }
+    }
+}
+
+/// `[n]`, in the one way to write it.
+fn number(bracketed: &str) -> Option<u32> {
+    parameter_number(bracketed.strip_prefix('[')?.strip_suffix(']')?)
+}
+
+/// The number of a parameter, 1 to 9999, without leading zeros.
+pub(super) fn parameter_number(digits: &str) -> Option<u32> {
+    let plain = (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && !digits.starts_with('0')).then(|| digits.parse().ok())?
+}
+
 /// Classifies a percent-decoded name, the way Electric's parser would see it: up to the first bracket (SECURITY Q2).
 pub fn classify(name: &str) -> Name {
     if let Some(param) = ProtocolParam::from_name(name) {
         return Name::Protocol(param);
+    }
+    if let Some(openable) = Openable::from_name(name) {
+        return Name::Openable(openable);
     }
     let base = name.split('[').next().unwrap_or_default().trim().to_ascii_lowercase();
     if base.starts_with("subset") || RESERVED.contains(&base.as_str()) {
@@ -138,10 +228,36 @@ mod tests {
         for custom in ["organizationId", "tables", "wherever", "x[where]", "param", "cache_buster"] {
             assert_eq!(classify(custom), Name::Custom, "{custom}");
         }
-        for reserved in
-            ["where", "WHERE", " where", "params[1]", "params", "Columns[]", "subset__where", "subset[where]", "Secret"]
-        {
+        for reserved in [
+            "WHERE",
+            " where",
+            "where[]",
+            "params",
+            "params[0]",
+            "params[01]",
+            "params[+1]",
+            "params[1][2]",
+            "Columns[]",
+            "subset",
+            "subset__",
+            "subset__columns",
+            "subset__Where",
+            "subset__params[]",
+            "subset[where]",
+            "Secret",
+        ] {
             assert_eq!(classify(reserved), Name::Reserved, "{reserved}");
+        }
+        for (name, openable) in [
+            ("where", Openable::Where),
+            ("params[1]", Openable::Param(1)),
+            ("params[9999]", Openable::Param(9999)),
+            ("subset__where", Openable::Subset(SubsetField::Where)),
+            ("subset__order_by_expr", Openable::Subset(SubsetField::OrderByExpr)),
+            ("subset__params", Openable::Subset(SubsetField::Params)),
+            ("subset__params[2]", Openable::SubsetParam(2)),
+        ] {
+            assert_eq!(classify(name), Name::Openable(openable), "{name}");
         }
         for misspelt in ["Offset", "offset[]", "TABLE", "table[0]", "live ", "", "[x]"] {
             assert_eq!(classify(misspelt), Name::Misspelt, "{misspelt}");

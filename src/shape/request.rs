@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use percent_encoding::percent_decode_str;
 
-use super::protocol::{Name, ProtocolParam, classify};
-use crate::policy::{Replica, TableName};
+use super::protocol::{Name, Openable, ProtocolParam, SubsetField, classify};
+use super::subset::SubsetQuery;
+use crate::filter::ClientFilter;
+use crate::policy::{Permit, Replica, TableName};
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -14,6 +16,10 @@ pub struct ShapeRequest {
     target: Target,
     protocol: BTreeMap<ProtocolParam, String>,
     parameters: Vec<(String, String)>,
+    client_where: Option<String>,
+    /// The values of `client_where`, by number.
+    client_params: BTreeMap<u32, String>,
+    subset: Option<SubsetQuery>,
     dropped: usize,
 }
 
@@ -56,7 +62,8 @@ impl ShapeRequest {
         reader.check_protocol();
         match target {
             Some(target) if reader.errors.is_empty() => {
-                Ok(Self { target, protocol: reader.protocol, parameters: reader.parameters, dropped: reader.dropped })
+                let Reader { protocol, parameters, client_where, client_params, subset, dropped, .. } = reader;
+                Ok(Self { target, protocol, parameters, client_where, client_params, subset, dropped })
             }
             _ => Err(reader.errors),
         }
@@ -92,14 +99,40 @@ impl ShapeRequest {
         self.dropped
     }
 
-    /// A client may repeat what its rule says of `replica`, no more: it decides what an update shows.
+    /// Adds the subset of a body.
     ///
     /// # Errors
-    /// Where it says something else.
-    pub fn check_replica(&self, allowed: Replica) -> Result<(), ParameterError> {
-        match (self.protocol(ProtocolParam::Replica), allowed) {
+    /// Where the query has one already.
+    pub fn with_body(self, subset: SubsetQuery) -> Result<Self, Vec<ParameterError>> {
+        match self.subset {
+            None => Ok(Self { subset: Some(subset), ..self }),
+            Some(_) => Err(vec![problem("subset", "stands in the query and in the body")]),
+        }
+    }
+
+    /// What is asked for of the shape, where that is a subset.
+    pub(super) fn subset(&self) -> Option<&SubsetQuery> {
+        self.subset.as_ref()
+    }
+
+    /// The client's own filter of the shape, naming nothing but what the permit lets it name. For this one our check
+    /// of columns is the only one: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
+    pub(super) fn client_filter(&self, permit: &Permit) -> Result<Option<ClientFilter>, Vec<ParameterError>> {
+        let Some(text) = &self.client_where else { return Ok(None) };
+        let filter = ClientFilter::parse(text, &self.client_params, permit.column_names());
+        filter.map(Some).map_err(|error| vec![problem("where", error.as_str())])
+    }
+
+    /// What only the rule sets, a client may send only where that rule lets it.
+    pub(super) fn check_opened(&self, permit: &Permit) -> Result<(), Vec<ParameterError>> {
+        let filtered = self.client_where.is_some() || !self.client_params.is_empty();
+        if (filtered && !permit.client_where()) || (self.subset.is_some() && !permit.subset()) {
+            return Err(vec![problem("query", RESERVED)]);
+        }
+        // It may repeat what its rule says of `replica`, no more: it decides what an update shows.
+        match (self.protocol(ProtocolParam::Replica), permit.replica()) {
             (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
-            _ => Err(problem("replica", "is set by the rule; leave it out")),
+            _ => Err(vec![problem("replica", "is set by the rule; leave it out")]),
         }
     }
 }
@@ -110,6 +143,10 @@ struct Reader<'a> {
     protocol: BTreeMap<ProtocolParam, String>,
     protocol_names: HashSet<String>,
     parameters: Vec<(String, String)>,
+    client_where: Option<String>,
+    client_params: BTreeMap<u32, String>,
+    subset: Option<SubsetQuery>,
+    subset_fields: HashSet<SubsetField>,
     dropped: usize,
     errors: Vec<ParameterError>,
 }
@@ -122,6 +159,10 @@ impl<'a> Reader<'a> {
             protocol: BTreeMap::new(),
             protocol_names: HashSet::new(),
             parameters: Vec::new(),
+            client_where: None,
+            client_params: BTreeMap::new(),
+            subset: None,
+            subset_fields: HashSet::new(),
             dropped: 0,
             errors: Vec::new(),
         }
@@ -129,22 +170,54 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, pair: &str) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (Some(name), Some(value)) = (decode(name), decode(value)) else {
-            return self.fail("query", "has a part that is not percent-encoded UTF-8, or a control character");
+        let (Some(name), Some(value)) = (decode(name).filter(|name| is_plain(name)), decode(value)) else {
+            return self.fail("query", UNREADABLE);
         };
+        let class = classify(&name);
+        // The filter says itself which control characters its text and its values may hold.
+        if !matches!(class, Name::Openable(_)) && !is_plain(&value) {
+            return self.fail("query", UNREADABLE);
+        }
         if name == "table" {
             return self.read_table(value);
         }
-        match classify(&name) {
+        match class {
             Name::Custom if self.known.contains(&name) => self.read_parameter(name, value),
             Name::Custom => self.dropped += 1,
+            Name::Openable(openable) => self.read_openable(openable, value),
             Name::Misspelt => self.fail("query", "has a parameter of Electric's in another spelling"),
             Name::Protocol(param) => self.read_protocol(param, name, value),
-            Name::Reserved => {
-                self.fail(
-                    "query",
-                    "has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it",
-                );
+            Name::Reserved => self.fail("query", RESERVED),
+        }
+    }
+
+    /// Read before the rule is known; [`ShapeRequest::check_opened`] asks it.
+    fn read_openable(&mut self, openable: Openable, value: String) {
+        match openable {
+            Openable::Where => {
+                if self.client_where.replace(value).is_some() {
+                    self.fail("where", REPEATED);
+                }
+            }
+            Openable::Param(number) => {
+                if self.client_params.insert(number, value).is_some() {
+                    self.fail("params", REPEATED);
+                }
+            }
+            Openable::Subset(field) => {
+                let read = self.subset.get_or_insert_default().read_text(field, value);
+                // `subset__params` and `subset__params[1]` are two ways to say one thing.
+                if !self.subset_fields.insert(field) {
+                    self.fail(field.as_str(), REPEATED);
+                } else if let Err(error) = read {
+                    self.errors.push(error);
+                }
+            }
+            Openable::SubsetParam(number) => {
+                let read = self.subset.get_or_insert_default().read_param(number, value);
+                if let Err(error) = read {
+                    self.errors.push(error);
+                }
             }
         }
     }
@@ -213,13 +286,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-const REPEATED: &str = "stands more than once";
+pub(super) const REPEATED: &str = "stands more than once";
+const RESERVED: &str =
+    "has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it";
+const UNREADABLE: &str = "has a part that is not percent-encoded UTF-8, or a control character";
 
-fn problem(name: &'static str, problem: &'static str) -> ParameterError {
+pub(super) fn problem(name: &'static str, problem: &'static str) -> ParameterError {
     ParameterError { name: name.into(), problem }
 }
 
-/// `+` is a space, as for Plug; a `%` without two hex digits, invalid UTF-8 and control characters have no reading.
+/// `+` is a space, as for Plug; a `%` without two hex digits and invalid UTF-8 have no reading.
 fn decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
@@ -227,8 +303,11 @@ fn decode(text: &str) -> Option<String> {
         return None;
     }
     let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
-    (!decoded.chars().any(|c| c.is_control() || c == '\u{feff}')).then(|| decoded.into_owned())
+    percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || c == '\u{feff}')
 }
 
 #[cfg(test)]
@@ -265,7 +344,7 @@ mod tests {
     #[test]
     fn refuses_what_could_reach_the_policy_s_side() {
         for reserved in
-            ["where=true", "WHERE=true", "%77here=true", "params[1]=x", "columns%5B%5D=x", "subset__where=1", "secret="]
+            ["WHERE=true", "%57here=true", "params=x", "params[01]=x", "columns%5B%5D=x", "subset[where]=1", "secret="]
         {
             let found = errors(&format!("table=tasks&offset=-1&{reserved}"));
             assert!(found[0].contains("reserved"), "{reserved}: {found:?}");
@@ -322,14 +401,5 @@ mod tests {
         let parse = |query| ShapeRequest::parse(Some("/api/items"), query, &HashSet::new());
         assert_eq!(parse("offset=-1").unwrap().target(), &Target::Path("/api/items".to_owned()));
         assert!(parse("offset=-1&table=items").is_err());
-    }
-
-    #[test]
-    fn replica_may_only_be_repeated() {
-        let ask = |query: &str, allowed| parse(query).unwrap().check_replica(allowed).is_ok();
-        assert!(ask("table=a&offset=-1", Replica::Full));
-        assert!(ask("table=a&offset=-1&replica=full", Replica::Full));
-        assert!(!ask("table=a&offset=-1&replica=full", Replica::Default));
-        assert!(!ask("table=a&offset=-1&replica=default", Replica::Full));
     }
 }

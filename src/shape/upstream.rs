@@ -1,20 +1,25 @@
 //! The request to Electric: built from empty, in one canonical order.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::SHAPE_PATH;
 use super::protocol::ProtocolParam;
-use super::request::ShapeRequest;
+use super::request::{ParameterError, ShapeRequest};
 use crate::policy::{Permit, Replica, RuleId};
 use crate::secret::Secret;
 
 /// A request to Electric, whole but for the secret.
 ///
-/// Two clients ask for the same bytes exactly when their [`UpstreamRequest::query`] is equal.
+/// Two clients ask for the same bytes exactly when their [`UpstreamRequest::query`] and [`UpstreamRequest::body`] are
+/// equal.
 #[derive(Debug)]
 pub struct UpstreamRequest {
     query: String,
+    body: Option<String>,
+    client_where: bool,
     /// Bytes of `query` that define the shape; the rest says which part of it is asked for.
     definition: usize,
     handle: Option<String>,
@@ -22,28 +27,44 @@ pub struct UpstreamRequest {
     live: bool,
 }
 
-/// The request line would pass Electric's limit of 9,999 bytes (PROTOCOL 1, Limits; transcript 60).
+/// Why a permitted request is not sent.
 #[derive(Debug, thiserror::Error)]
-#[error("the rule's values make the request to Electric longer than 9,999 bytes")]
-pub struct TooLong;
+pub enum RewriteError {
+    /// The client sent what its rule does not open, or a filter that is not allowed.
+    #[error("a parameter is not allowed")]
+    Invalid(Vec<ParameterError>),
+    /// The request line would pass Electric's limit of 9,999 bytes (PROTOCOL 1, Limits; transcript 60).
+    #[error("the rule's values make the request to Electric longer than 9,999 bytes")]
+    TooLong,
+}
 
 /// Room on Electric's request line for the path, the method, the version and the secret.
 const MAX_QUERY: usize = 9_500;
 
 impl UpstreamRequest {
-    /// Builds the request that `permit` allows, at the point of the log that `request` names.
+    /// Builds the request that `permit` allows, at the point of the log that `request` names, narrowed by the client's
+    /// own filter and subset where the permit opens them.
     ///
     /// # Errors
-    /// [`TooLong`] where the bound values do not fit on Electric's request line.
-    pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, TooLong> {
+    /// A [`RewriteError`] where the client sent more than the permit opens, or where the bound values do not fit on
+    /// Electric's request line.
+    pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
+        request.check_opened(&permit).map_err(RewriteError::Invalid)?;
+        let filter = request.client_filter(&permit).map_err(RewriteError::Invalid)?;
+        let body = request.subset().map(|subset| subset.body(permit.column_names())).transpose();
+        let body = body.map_err(RewriteError::Invalid)?;
         let mut query = Query::default();
         query.push("table", permit.table());
-        query.push_some("where", permit.predicate());
-        for (index, value) in permit.params().iter().enumerate() {
-            query.push(&format!("params[{}]", index + 1), value);
+        match &filter {
+            None => query.push_predicate(permit.predicate(), permit.params()),
+            Some(filter) => {
+                let (sql, params) = filter.and_with(permit.predicate(), permit.params().to_vec());
+                query.push_predicate(Some(&sql), &params);
+            }
         }
         query.push_some("columns", permit.columns());
-        // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2).
+        // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2). A rule without columns hides
+        // none: what may be queried is what is sent.
         query.push_some("queryable_columns", permit.columns());
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
@@ -54,15 +75,31 @@ impl UpstreamRequest {
         }
         query.push_some("source_id", source_id);
         if query.0.len() > MAX_QUERY {
-            return Err(TooLong);
+            return Err(RewriteError::TooLong);
         }
         let handle = request.protocol(ProtocolParam::Handle).map(str::to_owned);
-        Ok(Self { query: query.0, definition, handle, rule: permit.into_rule(), live: request.is_live() })
+        let (client_where, live) = (filter.is_some(), request.is_live());
+        Ok(Self { query: query.0, body, client_where, definition, handle, rule: permit.into_rule(), live })
     }
 
     /// The canonical query without the secret: what two clients must agree on to share an answer.
     pub fn query(&self) -> &str {
         &self.query
+    }
+
+    /// The JSON of a subset, which makes it a POST; `None` for a GET.
+    pub fn body(&self) -> Option<&str> {
+        self.body.as_deref()
+    }
+
+    /// Whether others who send the same may have the same answer. No two answers to a subset are alike (PROTOCOL 3).
+    pub fn is_shared(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// Whether a client's own filter is a part of its `where`.
+    pub fn has_client_where(&self) -> bool {
+        self.client_where
     }
 
     /// The part of the query that defines the shape, whoever asks for which part of its log.
@@ -75,10 +112,18 @@ impl UpstreamRequest {
         self.handle.as_deref()
     }
 
-    /// The query's SHA-256 in hex, for people: equal exactly where the query is.
+    /// The SHA-256 of query and body in hex, for people: equal exactly where both are.
     pub fn key(&self) -> String {
-        let digest = digest::digest(&digest::SHA256, self.query.as_bytes());
+        let digest = digest::digest(&digest::SHA256, self.identity().as_bytes());
         digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Query and body in one text. An encoded query has no line end, so no two pairs give the same.
+    pub fn identity(&self) -> Cow<'_, str> {
+        match &self.body {
+            None => Cow::Borrowed(&self.query),
+            Some(body) => Cow::Owned(format!("{}\n{body}", self.query)),
+        }
     }
 
     /// The rule that allowed it.
@@ -130,6 +175,13 @@ impl Query {
         self.0.extend(utf8_percent_encode(name, ENCODED));
         self.0.push('=');
         self.0.extend(utf8_percent_encode(value, ENCODED));
+    }
+
+    fn push_predicate(&mut self, predicate: Option<&str>, params: &[String]) {
+        self.push_some("where", predicate);
+        for (index, value) in params.iter().enumerate() {
+            self.push(&format!("params[{}]", index + 1), value);
+        }
     }
 
     fn push_some(&mut self, name: &str, value: Option<&str>) {

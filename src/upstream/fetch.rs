@@ -50,7 +50,8 @@ impl Electric {
         Self { server, connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))), metrics }
     }
 
-    /// Sends, on a connection that takes it, and reads the header.
+    /// Sends, on a connection that takes it, and reads the header. A POST is sent again like a GET: it asks for a
+    /// subset, and changes nothing.
     async fn exchange(&self, ask: &Ask) -> Result<Exchange, Fault> {
         let rule = ask.request.rule().as_str();
         let mut retries = 0;
@@ -92,6 +93,10 @@ impl Electric {
         let asked = Instant::now();
         let header = self.request_header(ask).map_err(|_| Fault::Internal)?;
         session.write_request_header(Box::new(header)).await.map_err(|error| Fault::of_upstream(&error))?;
+        if let Some(body) = ask.request.body() {
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            session.write_request_body(body, true).await.map_err(|error| Fault::of_upstream(&error))?;
+        }
         session.finish_request_body().await.map_err(|error| Fault::of_upstream(&error))?;
         let (status, headers) = loop {
             session.read_response_header().await.map_err(|error| Fault::of_upstream(&error))?;
@@ -111,7 +116,9 @@ impl Electric {
     fn request_header(&self, ask: &Ask) -> pingora::Result<RequestHeader> {
         let upstream = self.server.config();
         let target = ask.request.target(upstream.secret.as_ref());
-        let mut header = RequestHeader::build_no_case(Method::GET, target.expose().as_bytes(), Some(6))?;
+        let body = ask.request.body();
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut header = RequestHeader::build_no_case(method, target.expose().as_bytes(), Some(8))?;
         header.set_version(Version::HTTP_11);
         header.insert_header(HOST, upstream.authority())?;
         header.insert_header(USER_AGENT, concat!("shapegate/", env!("CARGO_PKG_VERSION")))?;
@@ -119,6 +126,10 @@ impl Electric {
         // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
         header.insert_header(ACCEPT_ENCODING, "identity")?;
         header.insert_header("x-request-id", &*ask.request_id)?;
+        if let Some(body) = body {
+            header.insert_header(CONTENT_TYPE, "application/json")?;
+            header.insert_header(CONTENT_LENGTH, body.len())?;
+        }
         if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
             header.insert_header(IF_NONE_MATCH, etag)?;
         }
@@ -148,7 +159,7 @@ impl Source for Electric {
                 Some(fault) => return Err(fault),
                 None if status == StatusCode::BAD_REQUEST => {
                     let body = read_whole(&mut exchange.session).await?;
-                    let body = refused_parameters(&body).map_err(|words| {
+                    let body = refused_parameters(&body, &ask.request).map_err(|words| {
                         let request_id = &ask.request_id;
                         tracing::warn!(%request_id, rule, electric = ?words, "Electric refused what the rule made of a request");
                         Fault::UpstreamRefused(400)

@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::fault::Fault;
 use crate::rejection::Rejection;
+use crate::shape::UpstreamRequest;
 
 /// A status of Electric that its client must not see as it is. A 400 is judged by its body.
 pub(super) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
@@ -22,10 +23,20 @@ pub(super) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault>
 
 /// The body for the client of a 400, made of Electric's words on the parameters that a client sets. Where it names
 /// none of them, the fault is the rule's, or a value's: the error holds Electric's words for the log (SECURITY Q14).
-pub(super) fn refused_parameters(body: &[u8]) -> Result<Bytes, String> {
+pub(super) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
-    let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some((*name, electric["errors"].get(name)?)));
-    let errors: serde_json::Map<_, _> = named.map(|(name, words)| (name.to_owned(), words.clone())).collect();
+    let refused = &electric["errors"];
+    let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some(((*name).to_owned(), refused.get(name)?.clone())));
+    let mut errors: Map<String, Value> = named.collect();
+    // A subset is the client's own, with our check that it names no hidden column behind it.
+    for name in SUBSET_FIELDS.iter().filter(|_| request.body().is_some()) {
+        let words = refused["subset"].get(name).map(|words| (format!("subset.{name}"), words.clone()));
+        errors.extend(words);
+    }
+    // In a `where` of both, Electric's words could be on the rule's part.
+    if request.has_client_where() && refused.get("where").is_some() {
+        errors.insert("where".to_owned(), json!(["Electric refuses it: compare each column with values of its type"]));
+    }
     if errors.is_empty() {
         return Err(String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect());
     }
@@ -41,6 +52,8 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 
 const CLIENT_PARAMETERS: [&str; 6] = ["cursor", "handle", "live", "live_sse", "log", "offset"];
 
+const SUBSET_FIELDS: [&str; 5] = ["limit", "offset", "order_by", "params", "where"];
+
 /// Electric's own `retry-after`, in seconds, within bounds.
 fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
@@ -50,16 +63,34 @@ fn retry_after(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::tests::rewritten;
+
+    const PLAIN: &str = "table=tasks&offset=-1";
+
+    fn refused(body: &[u8], query: &str) -> Result<String, String> {
+        let rules = "[[shape]]\ntable = 'tasks'\nwhere = 'none'\nsubset = true\nclient_where = true\n";
+        let request = rewritten(rules, query, None).unwrap();
+        refused_parameters(body, &request).map(|body| String::from_utf8(body.to_vec()).unwrap())
+    }
 
     #[test]
     fn a_400_keeps_the_words_on_the_client_s_parameters_only() {
         let body = br#"{"message":"Invalid request","errors":{"offset":["out of bounds"],"where":["At location 8: secret_column"]}}"#;
-        let answer = String::from_utf8(refused_parameters(body).unwrap().to_vec()).unwrap();
+        let answer = refused(body, PLAIN).unwrap();
         assert!(answer.contains("out of bounds") && answer.contains("invalid_request"), "{answer}");
         assert!(!answer.contains("secret_column"), "{answer}");
-        assert!(
-            refused_parameters(br#"{"errors":{"where":["At location 8: hidden"]}}"#).unwrap_err().contains("hidden")
-        );
-        assert!(refused_parameters(b"<html>").is_err());
+        let hidden = br#"{"errors":{"where":["At location 8: hidden"],"subset":{"where":["hidden"]}}}"#;
+        assert!(refused(hidden, PLAIN).unwrap_err().contains("hidden"));
+        assert!(refused(b"<html>", PLAIN).is_err());
+    }
+
+    #[test]
+    fn a_subset_s_faults_are_its_client_s_and_a_where_of_both_tells_nothing_of_the_rule() {
+        let body = br#"{"errors":{"subset":{"where":["no operator"],"secret":["x"]},"columns":["hidden"]}}"#;
+        let answer = refused(body, "table=tasks&offset=-1&subset__where=id%20%3D%201").unwrap();
+        assert!(answer.contains(r#"{"subset.where":["no operator"]}"#), "{answer}");
+        let body = br#"{"errors":{"where":["At location 8: hidden"]}}"#;
+        let answer = refused(body, "table=tasks&offset=-1&where=id%20%3D%20'x'").unwrap();
+        assert!(answer.contains(r#""where":["Electric refuses it"#) && !answer.contains("hidden"), "{answer}");
     }
 }

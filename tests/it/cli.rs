@@ -95,10 +95,21 @@ async fn explain_says_what_and_why() {
         assert!(words.contains(part), "{part}: {words}");
     }
     assert!(!words.contains(SECRET) && !words.contains(&token));
+    let open = std::fs::read_to_string(path).unwrap();
+    let open = open.replacen("[[shape]]", "[[shape]]\nsubset = true\nclient_where = true", 1);
+    std::fs::write(folder.path().join("open.toml"), open).unwrap();
+    let open = folder.path().join("open.toml");
+    let narrowed = format!("{url}&where=title='x'&subset__order_by=title&subset__limit=2");
+    let allowed = output(&["explain", "--config", open.to_str().unwrap(), "--token", &token, &narrowed]).await;
+    let words = text(&allowed.stdout);
+    let subset = r#"POST {"subset":{"limit":2,"order_by":"\"title\" ASC"}}"#;
+    for part in ["client:   its own where", subset, "not shared", "decision: allow"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
     for (url, token, why) in [
         ("/v1/shape?table=tasks&organizationId=org_2&offset=-1", &*token, "forbidden"),
         ("/v1/shape?table=secrets&offset=-1", &token, "shape_not_found"),
-        ("/v1/shape?table=tasks&offset=-1&where=true", &token, "reserved"),
+        ("/v1/shape?table=tasks&organizationId=org_1&offset=-1&where=true", &token, "reserved"),
         ("/other", &token, "not_found"),
         ("/v1/shape?table=tasks&offset=-1", "a.b.c", "the token is refused"),
     ] {

@@ -1,6 +1,6 @@
 //! Clients that mean harm: nothing of theirs reaches Electric, a label or the log.
 
-mod attack;
+pub(crate) mod attack;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

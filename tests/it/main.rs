@@ -11,5 +11,6 @@ mod harness;
 mod hostile;
 mod http2;
 mod issuers;
+mod subset;
 mod superset;
 mod transcripts;

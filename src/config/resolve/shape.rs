@@ -36,6 +36,8 @@ fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
     let columns = section.value("columns");
     let replica =
         section.choice("replica", Replica::Default, &[("default", Replica::Default), ("full", Replica::Full)]);
+    let subset = section.boolean("subset", false);
+    let client_where = section.boolean("client_where", false);
 
     let table = table.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
@@ -50,6 +52,8 @@ fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
         columns,
         public,
         replica,
+        subset,
+        client_where,
     })
 }
 

@@ -216,9 +216,15 @@ fn shape() {
             shape("where = 'none'\nreplica = 'all'"),
             r#"4: shape[0].replica: unknown word "all": write "default" or "full""#,
         ),
+        (shape("where = 'none'\nsubset = 'yes'"), "4: shape[0].subset: expected true or false, found a string"),
         (
-            shape("where = 'none'\nsubset = true"),
-            "4: shape[0].subset: unknown key; known here are public, table, path, allow, where, columns, replica",
+            shape("where = 'none'\nclient_where = 1"),
+            "4: shape[0].client_where: expected true or false, found an integer",
+        ),
+        (
+            shape("where = 'none'\ncolour = true"),
+            "4: shape[0].colour: unknown key; known here are public, table, path, allow, where, columns, replica, \
+             subset, client_where",
         ),
     ]);
     each(&[(

@@ -202,6 +202,13 @@ impl Gate {
         }
     }
 
+    /// POST of a JSON text with a token.
+    pub(crate) async fn post(&self, target: &str, token: &str, body: &str) -> Answer {
+        let request = self.client.post(format!("{}{target}", self.url)).bearer_auth(token);
+        let request = request.header("content-type", "application/json").body(body.to_owned());
+        Answer::of(request.send().await.unwrap()).await
+    }
+
     /// The client of [`Self::request`].
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client

@@ -45,6 +45,17 @@ impl Wire {
         Some(answer)
     }
 
+    /// Reads until `text` has come, and drops it with all before it.
+    pub(crate) async fn until(&mut self, text: &str) {
+        loop {
+            let found = self.read.windows(text.len()).position(|window| window == text.as_bytes());
+            match found {
+                Some(at) => return drop(self.read.drain(..at + text.len())),
+                None => self.more().await.unwrap_or_else(|| panic!("closed before {text:?}")),
+            }
+        }
+    }
+
     /// All else that comes until the server closes, which it must do of itself: a client that closes first has left.
     pub(crate) async fn rest(mut self) -> String {
         let closed = async { while self.more().await.is_some() {} };

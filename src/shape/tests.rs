@@ -1,0 +1,167 @@
+//! From a rule and a request to the request for Electric.
+
+use std::path::Path;
+
+use super::*;
+use crate::clock::UnixTime;
+use crate::config::{Config, Environment};
+use crate::policy::PolicySet;
+
+fn policy(rules: &str) -> PolicySet {
+    let rules = rules.replace("[[shape]]", "[[shape]]\npublic = true");
+    let text =
+        format!("server.listen = '[::1]:0'\nupstream = {{ url = 'http://e', danger_no_secret = true }}\n{rules}");
+    Config::parse(&text, Path::new("x.toml"), &Environment::from([])).unwrap_or_else(|error| panic!("{error}")).policy
+}
+
+/// What the first of these public rules makes of a query, and of a body where there is one.
+pub(crate) fn rewritten(rules: &str, query: &str, body: Option<&str>) -> Result<UpstreamRequest, RewriteError> {
+    let policy = policy(rules);
+    let mut request = ShapeRequest::parse(None, query, policy.parameters()).map_err(RewriteError::Invalid)?;
+    if let Some(body) = body {
+        let subset = SubsetQuery::from_body(body.as_bytes()).map_err(RewriteError::Invalid)?;
+        request = request.with_body(subset).map_err(RewriteError::Invalid)?;
+    }
+    let permit = policy.authorize(None, &request, UnixTime::from_secs(0)).unwrap();
+    UpstreamRequest::build(permit, &request, None)
+}
+
+/// The first error of a request that is refused.
+fn refused(rules: &str, query: &str, body: Option<&str>) -> String {
+    match rewritten(rules, query, body) {
+        Err(RewriteError::Invalid(errors)) => format!("{}: {}", errors[0].name, errors[0].problem),
+        other => panic!("{query}: {other:?}"),
+    }
+}
+
+const OPEN: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
+                    columns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
+
+fn ask(rest: &str) -> String {
+    format!("table=tasks&org=org_1&offset=-1{rest}")
+}
+
+#[test]
+fn replica_may_only_be_repeated() {
+    let rule = |replica: &str| format!("[[shape]]\ntable = 'a'\nwhere = 'none'\nreplica = '{replica}'\n");
+    let (default, full) = (rule("default"), rule("full"));
+    assert!(rewritten(&full, "table=a&offset=-1", None).is_ok());
+    assert!(rewritten(&full, "table=a&offset=-1&replica=full", None).is_ok());
+    assert!(refused(&default, "table=a&offset=-1&replica=full", None).starts_with("replica: "));
+    assert!(refused(&full, "table=a&offset=-1&replica=default", None).starts_with("replica: "));
+}
+
+#[test]
+fn a_rule_opens_what_it_says_and_nothing_else() {
+    let filter = "&where=id%20%3D%20%241&params%5B1%5D=7";
+    let subset = "&subset__where=id%20%3D%201";
+    let closed = OPEN.replace("subset = true", "").replace("client_where = true", "");
+    for (rules, rest, opened) in [
+        (closed.as_str(), filter, false),
+        (&closed, "&params[1]=7", false),
+        (&closed, subset, false),
+        (&OPEN.replace("subset = true", ""), filter, true),
+        (&OPEN.replace("subset = true", ""), subset, false),
+        (&OPEN.replace("client_where = true", ""), filter, false),
+        (&OPEN.replace("client_where = true", ""), subset, true),
+        (OPEN, &format!("{filter}{subset}"), true),
+    ] {
+        match rewritten(rules, &ask(rest), None) {
+            Ok(_) => assert!(opened, "{rest}"),
+            Err(RewriteError::Invalid(errors)) => {
+                assert!(!opened && errors[0].problem.contains("reserved"), "{rest}: {errors:?}");
+            }
+            Err(RewriteError::TooLong) => panic!("{rest}"),
+        }
+    }
+}
+
+#[test]
+fn a_filter_stands_behind_the_rule_and_counts_on_from_it() {
+    let request = rewritten(OPEN, &ask("&where=%22Owner%22%20%3D%20%242&params[2]=me&params[1]=x"), None).unwrap();
+    assert_eq!(
+        request.query(),
+        "table=tasks&where=%28%22org%22%20%3D%20%241%29%20AND%20%28%22Owner%22%20%3D%20%242%29\
+         &params%5B1%5D=org_1&params%5B2%5D=me\
+         &columns=id%2Ctitle%2C%22Owner%22&queryable_columns=id%2Ctitle%2C%22Owner%22&offset=-1"
+    );
+    assert!(request.has_client_where() && request.is_shared());
+    let every = "[[shape]]\ntable = 'tasks'\nwhere = 'none'\nclient_where = true\n";
+    let request = rewritten(every, "table=tasks&offset=-1&where=id=1", None).unwrap();
+    assert_eq!(request.query(), "table=tasks&where=%28%22id%22%20%3D%201%29&offset=-1");
+}
+
+#[test]
+fn one_filter_in_two_spellings_is_one_shape() {
+    let key = |rest: &str| rewritten(OPEN, &ask(rest), None).unwrap().key();
+    let one = key("&where=id%20%3D%20%241%20AND%20title%20%3D%20%242&params[1]=7&params[2]=x");
+    assert_eq!(one, key("&params[1]=x&params[2]=7&where=((%22id%22=%242))%20and%20TITLE=%241&params[3]=unused"));
+    assert_ne!(one, key("&where=id%20%3D%20%241%20AND%20title%20%3D%20%242&params[1]=7&params[2]=y"));
+}
+
+#[test]
+fn a_subset_is_a_post_in_one_form_however_it_came() {
+    let body = r#"{"subset":{"limit":3,"offset":0,"order_by":"\"title\" ASC","params":{"1":"Task 100%"},"where":"(\"title\" LIKE $1)"}}"#;
+    let in_query = "&subset__where=title%20LIKE%20%241&subset__params=%7B%221%22%3A%22Task%20100%25%22%7D\
+                    &subset__order_by=title%20ASC&subset__limit=3&subset__offset=0";
+    let flat = r#"{"where":"title LIKE $1","params":{"1":"Task 100%"},"order_by":"title","limit":3,"offset":0,"where_expr":{"table":"x"}}"#;
+    for (rest, posted) in [
+        (in_query, None),
+        (&in_query.replace("params=%7B%221%22%3A%22Task%20100%25%22%7D", "params[1]=Task%20100%25"), None),
+        ("", Some(flat.to_owned())),
+        ("", Some(format!(r#"{{"subset":{flat}}}"#))),
+    ] {
+        let request = rewritten(OPEN, &ask(rest), posted.as_deref()).unwrap();
+        assert_eq!(request.body(), Some(body));
+        assert!(request.query().ends_with("&queryable_columns=id%2Ctitle%2C%22Owner%22&offset=-1"), "{request:?}");
+        assert!(!request.is_shared());
+    }
+    let (other, same) = (flat.replace("100", "200"), rewritten(OPEN, &ask(""), Some(flat)).unwrap());
+    assert_ne!(rewritten(OPEN, &ask(""), Some(&other)).unwrap().key(), same.key());
+    assert_ne!(rewritten(OPEN, &ask(""), None).unwrap().key(), same.key());
+}
+
+#[test]
+fn filters_name_the_rule_s_columns_and_all_where_it_names_none() {
+    let open = OPEN.replace("columns = ['id', 'title', 'Owner']\n", "");
+    for (rest, body) in [
+        ("&where=secret%20%3D%201", None),
+        ("&subset__where=secret%20%3D%201", None),
+        ("&subset__order_by=secret", None),
+        ("", Some(r#"{"where":"owner = 'x'"}"#)),
+        ("", Some(r#"{"order_by":"\"secret\" DESC"}"#)),
+    ] {
+        assert!(
+            refused(OPEN, &ask(rest), body).ends_with("where: a column that may not be queried")
+                || refused(OPEN, &ask(rest), body).ends_with("order_by: a column that may not be queried"),
+            "{rest}"
+        );
+        let request = rewritten(&open, &ask(rest), body).unwrap();
+        assert!(!request.query().contains("columns"), "{request:?}");
+    }
+}
+
+#[test]
+fn what_has_two_readings_is_refused() {
+    for (rest, body, expected) in [
+        ("&where=true&where=false", None, "where: stands more than once"),
+        ("&where=true&params[1]=1&params[1]=1", None, "params: stands more than once"),
+        ("&subset__limit=1&subset__limit=1", None, "subset.limit: stands more than once"),
+        ("&subset__params={}&subset__params={}", None, "subset.params: stands more than once"),
+        ("&subset__params={\"1\":2}&subset__params[1]=2", None, "subset.params: stands more than once"),
+        ("&subset__params[1]=2&subset__params={\"1\":2}", None, "subset.params: stands more than once"),
+        ("&subset__where=true", Some("{}"), "subset: stands in the query and in the body"),
+    ] {
+        assert_eq!(refused(OPEN, &ask(rest), body), expected, "{rest}");
+    }
+}
+
+#[test]
+fn control_characters_are_the_filter_s_to_judge_and_only_there() {
+    let request = rewritten(OPEN, &ask("&where=title%0A%3D%20%241&params[1]=a%0Ab"), None).unwrap();
+    assert!(request.query().contains("params%5B2%5D=a%0Ab"), "{request:?}");
+    assert_eq!(refused(OPEN, &ask("&where=true%00"), None), "where: a control character");
+    let nul = refused(OPEN, &ask("&where=title%20%3D%20%241&params[1]=a%00b"), None);
+    assert_eq!(nul, "where: a value in params holds a NUL");
+    assert!(refused(OPEN, &ask("&organization%0A=x"), None).starts_with("query: has a part"));
+}

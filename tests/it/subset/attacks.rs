@@ -1,0 +1,270 @@
+//! Every way around a rule that PEERS (2, 3.1, 3.2) and SECURITY (1.5, 1.6, 1.8, 2.4) name for filters and bodies: each
+//! is refused without a request to Electric, and each has a twin that passes.
+
+use serde_json::{Value, json};
+
+use super::{TASKS, assert_refused, encoded, gate, last_body, rows};
+
+/// A filter that is refused in each place where one may stand, and its twin.
+const FILTERS: &[(&str, &str)] = &[
+    // Out of the guard's brackets (electric #4549; transcripts 112, 113, 124).
+    ("1=1) OR (1=1", "(1=1) OR (1=1)"),
+    ("true) OR (true", "true OR true"),
+    ("(true) --", "(true)"),
+    ("true) --) AND user_id='user_1'", "title <> ') --'"),
+    ("true /* x", "title <> '/* x'"),
+    ("(true)\0", "(true)"),
+    ("title = 'a\0'", "title = 'a'"),
+    ("(true", "(true)"),
+    ("title = 'a", "title = 'a'"),
+    ("\"title = 'a'", "\"title\" = 'a'"),
+    ("true LIMIT 1", "true"),
+    ("true; DROP TABLE tasks", "true"),
+    ("true UNION SELECT 1", "title <> 'UNION'"),
+    // Other tables and rows (PEERS 1.6).
+    ("id IN (SELECT id FROM items)", "title IN ('one')"),
+    ("EXISTS (SELECT 1 FROM items)", "true"),
+    ("pg_sleep(10) IS NULL", "lower(title) IS NULL"),
+    ("current_setting('x') = 'y'", "lower(title) = 'y'"),
+    // A hidden column (GHSA-c82q-v86f-c87f).
+    ("organization_id LIKE 'o%'", "title LIKE 'o%'"),
+    ("\"organization_id\" = 'org_2'", "\"title\" = 'org_2'"),
+    ("tasks IS NULL", "title IS NULL"),
+    ("ctid IS NULL", "id IS NULL"),
+    // Values.
+    ("title = $7", "title = $1"),
+    ("title = $0", "title = $1"),
+    ("", "true"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_in_every_place() {
+    let gate = gate().await;
+    let token = gate.token(&["org_1"]);
+    let ask = async |place: usize, text: &str| match place {
+        0 => gate.get(&format!("{TASKS}&where={}&params[1]=x", encoded(text)), &token).await,
+        1 => gate.get(&format!("{TASKS}&subset__where={}&subset__params[1]=x", encoded(text)), &token).await,
+        2 => gate.post(TASKS, &token, &json!({ "where": text, "params": { "1": "x" } }).to_string()).await,
+        _ => {
+            gate.post(TASKS, &token, &json!({ "subset": { "where": text, "params": { "1": "x" } } }).to_string()).await
+        }
+    };
+    for (attack, twin) in FILTERS {
+        for place in 0..4 {
+            let before = gate.electric.request_count();
+            let answer = ask(place, attack).await;
+            assert_refused(&answer, 400, "invalid_request", attack);
+            let name = if place == 0 { "where" } else { "subset.where" };
+            assert!(answer.json()["errors"][name].is_array(), "{attack}: {}", answer.text());
+            assert_eq!(gate.electric.request_count(), before, "{attack}");
+            let answer = ask(place, twin).await;
+            assert_eq!(answer.status, 200, "{twin}: {}", answer.text());
+            assert!(!answer.text().contains("foreign"), "{twin}: {}", answer.text());
+        }
+    }
+}
+
+/// CVE-2026-40906: what stands in `order_by` was once run.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders() {
+    let gate = gate().await;
+    let token = gate.token(&["org_1"]);
+    for attack in [
+        "title; DROP TABLE tasks",
+        "(SELECT title FROM items LIMIT 1)",
+        "CASE WHEN organization_id = 'org_2' THEN 1 END",
+        "pg_sleep(10)",
+        "title --",
+        "title\0",
+        "organization_id",
+        "1",
+        "title LIMIT 1",
+        "title) OR (true",
+        "",
+    ] {
+        let answer = gate.get(&format!("{TASKS}&subset__order_by={}", encoded(attack)), &token).await;
+        assert_refused(&answer, 400, "invalid_request", attack);
+        let answer = gate.post(TASKS, &token, &json!({ "order_by": attack, "limit": 1 }).to_string()).await;
+        assert_refused(&answer, 400, "invalid_request", attack);
+    }
+    assert_eq!(gate.electric.request_count(), 0);
+    let query = format!("{TASKS}&subset__order_by={}", encoded("\"title\" DESC NULLS LAST, id"));
+    assert_eq!(rows(&gate.get(&query, &token).await, "title"), ["two", "one"]);
+}
+
+/// A body that says more than a subset (PEERS 3.1; SECURITY 1.6; transcripts 23, 24, 25, 125, 126).
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_would_replace_the_shape() {
+    let gate = gate().await;
+    let token = gate.token(&["org_1"]);
+    let twin = json!({ "order_by": "id", "limit": 2 });
+    let mut attacks = vec![
+        json!({ "subset": twin, "table": "items", "where": "true", "params": {}, "columns": ["id", "user_id"] }),
+        json!({ "subset": twin, "where": "organization_id='org_2'", "params": {} }),
+        json!({ "subset": twin, "params": { "1": "org_2" } }),
+        json!({ "subset": {}, "table": "items", "queryable_columns": ["id", "user_id"] }),
+        json!({ "subset": null, "table": "items" }),
+        json!({ "subset": [twin], "where": "true" }),
+        json!({ "subset": "{}", "where": "true" }),
+        json!({ "subset": { "subset": twin } }),
+        json!([twin]),
+        json!("{}"),
+        json!(null),
+    ];
+    for (name, value) in [
+        ("table", json!("items")),
+        ("columns", json!(["id", "organization_id"])),
+        ("queryable_columns", json!("id,organization_id")),
+        ("replica", json!("full")),
+        ("handle", json!("1-1")),
+        ("live", json!(true)),
+        ("live_sse", json!(true)),
+        ("log", json!("full")),
+        ("secret", json!("x")),
+        ("api_secret", json!("x")),
+        ("source_id", json!("x")),
+        ("shape_definition", json!("x")),
+        ("subset__where", json!("true")),
+        ("subset[where]", json!("true")),
+        ("Where", json!("true")),
+        ("unheard_of", json!(1)),
+    ] {
+        for nested in [false, true] {
+            let mut body = twin.clone();
+            body[name] = value.clone();
+            attacks.push(if nested { json!({ "subset": body }) } else { body });
+        }
+    }
+    for attack in attacks {
+        let answer = gate.post(TASKS, &token, &attack.to_string()).await;
+        assert_refused(&answer, 400, "invalid_request", &attack.to_string());
+    }
+    let texts = [
+        r#"{"limit":1,"order_by":"id","limit":2}"#,
+        r#"{"where":"true","\u0077here":"organization_id = 'org_2'"}"#,
+        r#"{"subset":{},"subset":{"where":"true"}}"#,
+        r#"{"params":{"1":"a","1":"b"}}"#,
+        "{} {}",
+        "{}\n{\"table\":\"items\"}",
+        "\u{feff}{}",
+        "{'where':'true'}",
+        "{\"where\":\"true\",}",
+        "where=true",
+    ];
+    for attack in texts {
+        assert_refused(&gate.post(TASKS, &token, attack).await, 400, "invalid_request", attack);
+    }
+    assert_eq!(gate.electric.request_count(), 0);
+    for body in [twin.clone(), json!({ "subset": twin })] {
+        assert_eq!(rows(&gate.post(TASKS, &token, &body.to_string()).await, "title"), ["one", "two"]);
+        let expected = json!({ "subset": { "order_by": "\"id\" ASC", "limit": 2 } });
+        assert_eq!(last_body(&gate), expected);
+    }
+}
+
+/// Q2 to Q5: the names that open something, in any spelling but theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_in_another_spelling() {
+    let gate = gate().await;
+    let token = gate.token(&["org_1"]);
+    for attack in [
+        "WHERE=true",
+        "%57here=true",
+        "where[]=true",
+        "where[0]=true",
+        "where%00=true",
+        "where=true&where=true",
+        "where=true&where=false",
+        "where=true&%77here=false",
+        "where=title=$1&params[1]=a&params[1]=b",
+        "where=title=$1&params[01]=a",
+        "where=title=$1&params[%2B1]=a",
+        "where=title=$1&params[1][]=a",
+        "where=title=$1&params[]=a",
+        "where=title=$1&params[x]=a",
+        "where=title=$1&params=%7B%221%22:%22a%22%7D",
+        "where=title=$1&params[1]=a%00",
+        "where=title=$1&Params[1]=a",
+        "columns=id,organization_id",
+        "queryable_columns=organization_id",
+        "subset=true",
+        "subset[where]=true",
+        "subset[order_by]=id",
+        "subset%5Blimit%5D=1",
+        "subset__table=items",
+        "subset__columns=organization_id",
+        "subset__queryable_columns=organization_id",
+        "SUBSET__where=true",
+        "subset__WHERE=true",
+        "subset__where[]=true",
+        "subset__where=true&subset__where=true",
+        "subset__params=%7B%221%22:1%7D&subset__params[1]=2",
+        "subset__params=x",
+        "subset__params=[]",
+        "subset__limit=1",
+        "subset__order_by=id&subset__limit=-1",
+        "subset__order_by=id&subset__limit=0",
+        "subset__order_by=id&subset__limit=1e1",
+        "subset__order_by=id&subset__offset=-1",
+        "order_by=id",
+        "limit=1",
+    ] {
+        let answer = gate.get(&format!("{TASKS}&{attack}"), &token).await;
+        assert_refused(&answer, 400, "invalid_request", attack);
+    }
+    assert_eq!(gate.electric.request_count(), 0);
+    for twin in [
+        "where=true",
+        "%77here=true",
+        "where=title=$1&params[1]=one",
+        "where=title=$1&params%5B1%5D=one",
+        "where=title=$2&params[2]=one",
+        "subset__where=true",
+        "subset__where=title=$1&subset__params[1]=one",
+        "subset__where=title=$1&subset__params=%7B%221%22:%22one%22%7D",
+        "subset__order_by=id&subset__limit=1&subset__offset=1",
+        "subset__where=true&subset__where_expr=%7B%22x%22:1%7D&subset__order_by_expr=[]",
+    ] {
+        let answer = gate.get(&format!("{TASKS}&{twin}"), &token).await;
+        assert_eq!(answer.status, 200, "{twin}: {}", answer.text());
+    }
+}
+
+/// Where the rule opens nothing, the allowed twins are refused too, as if the names were not known.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_open_nothing() {
+    let gate = gate().await;
+    let token = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
+    let refused = json!({ "query": ["has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it"] });
+    for (target, attack) in [
+        ("/v1/shape?table=items&offset=-1", "where=true"),
+        ("/v1/shape?table=items&offset=-1", "params[1]=x"),
+        ("/v1/shape?table=items&offset=-1", "subset__where=true"),
+        ("/v1/shape?table=items&offset=-1", "subset__where_expr=1"),
+        ("/api/items?offset=-1", "subset__params[1]=true"),
+        ("/api/mine?offset=-1", "where=true"),
+    ] {
+        let answer = gate.get(&format!("{target}&{attack}"), &token).await;
+        assert_refused(&answer, 400, "invalid_request", attack);
+        assert_eq!(answer.json()["errors"], refused, "{attack}");
+    }
+    assert_eq!(gate.electric.request_count(), 0);
+    let answer = gate.get("/api/mine?offset=-1&subset__where=true", &token).await;
+    assert_eq!(rows(&answer, "id"), [""; 0]);
+}
+
+/// A value is a value, whatever it looks like.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_values_are_compared() {
+    let gate = gate().await;
+    let token = gate.token(&["org_1"]);
+    for value in ["x' OR '1'='1", "one\\", "$1", "{{ claims.sub }}", "%", "--", "org_2) OR (true", "a\nb"] {
+        let body = json!({ "where": "title = $1", "params": { "1": value } }).to_string();
+        assert_eq!(rows(&gate.post(TASKS, &token, &body).await, "title"), [""; 0], "{value}");
+        assert_eq!(last_body(&gate)["subset"]["params"], json!({ "1": value }));
+        let query = format!("{TASKS}&where=title=$1&params[1]={}", encoded(value));
+        assert_eq!(gate.get(&query, &token).await.rows("title"), [""; 0], "{value}");
+    }
+    let nul: Value = json!({ "where": "title = $1", "params": { "1": "one\0" } });
+    assert_refused(&gate.post(TASKS, &token, &nul.to_string()).await, 400, "invalid_request", "NUL");
+}
