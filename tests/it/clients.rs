@@ -1,4 +1,4 @@
-//! The real client, `@electric-sql/client` from npm, through shapegate (DESIGN 3; PEERS 1.3).
+//! The real clients from npm, `@electric-sql/client` and TanStack DB on it, through shapegate (DESIGN 3; PEERS 1.3).
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use shapegate::demo::http::{Reply, Server, Serving};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{Gate, with_defaults};
+use crate::harness::{Gate, RULES, Setup, with_defaults};
 
 /// A test that hangs fails after this; none takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A ShapeStream in a process of its own.
+/// A script with a real client, in a process of its own.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
@@ -23,9 +23,13 @@ struct Client {
 
 impl Client {
     fn start(options: &Value) -> Self {
+        Self::run("stream.mjs", options)
+    }
+
+    fn run(script: &str, options: &Value) -> Self {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
         let mut child = Command::new("node")
-            .args([&format!("{folder}/stream.mjs"), &options.to_string()])
+            .args([&format!("{folder}/{script}"), &options.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -214,4 +218,43 @@ async fn two_clients_on_one_flight_see_the_same_by_long_poll() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_on_one_flight_see_the_same_by_sse() {
     two_see_the_same(true).await;
+}
+
+/// TanStack DB's Electric collection in on-demand mode: what a live query asks for is loaded as a subset, and what
+/// changes in it comes with the log.
+async fn on_demand(method: &str) {
+    let rules = RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1);
+    let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
+    for (id, title) in [(1, "urgent 2"), (2, "later"), (3, "b"), (4, "it's"), (5, "urgent 9")] {
+        gate.insert_task(id, "org_1", title);
+    }
+    gate.insert_task(6, "org_2", "a");
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["method"] = json!(method);
+    options["limit"] = json!(3);
+    let mut client = Client::run("ondemand.mjs", &options);
+    client.until(|line| line["titles"] == json!(["b", "it's", "urgent 2"])).await;
+    gate.electric.wait_for_waiting(1).await;
+    gate.insert_task(7, "org_2", "a");
+    gate.insert_task(8, "org_1", "a");
+    client.until(|line| line["titles"] == json!(["a", "b", "it's"])).await;
+    let requests = gate.electric.requests();
+    let subsets: Vec<_> = requests.iter().filter(|request| request.method == "POST").collect();
+    assert!(!subsets.is_empty());
+    for subset in subsets {
+        let body: Value = serde_json::from_slice(&subset.body).unwrap();
+        assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["subset"], "{body}");
+        assert!(!subset.target.contains("subset"), "{}", subset.target);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_on_demand_collection_loads_subsets_by_get() {
+    on_demand("GET").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_on_demand_collection_loads_subsets_by_post() {
+    on_demand("POST").await;
 }
