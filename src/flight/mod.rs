@@ -1,6 +1,6 @@
 //! Flights: identical requests share one answer of Electric, while it runs and while it is fresh.
 //!
-//! A [`Flight`](flight::Flight) is a response in progress or finished: header, pieces, end. It has a task of its own
+//! A flight is a response in progress or finished: header, pieces, end. It has a task of its own
 //! and belongs to no client; whoever is authorized for its [`Key`] reads it from the start. The [`Hub`] knows the
 //! flights by key, a [`Follower`] is one client's place aboard, a [`Source`] is who answers.
 
