@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, Replica, RuleError, RuleSource};
 use super::table::{ColumnName, TableName};
@@ -35,6 +37,8 @@ pub struct Rule {
     pub(super) replica: Replica,
     /// As `columns` and `queryable_columns` take it.
     pub(super) columns: Option<Arc<str>>,
+    /// What the file says of the rule, hashed.
+    pub(super) fingerprint: Arc<str>,
     allow: Option<Expression>,
     predicate: Predicate,
 }
@@ -52,6 +56,7 @@ impl Rule {
     /// Everything that is wrong with it, by key.
     pub fn compile(source: RuleSource) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
+        let fingerprint = fingerprint(&source);
         let table = TableName::parse(&source.table).map_err(|error| fail(&mut errors, "table", error.to_string())).ok();
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
@@ -68,6 +73,7 @@ impl Rule {
                 public: source.public,
                 replica: source.replica,
                 columns,
+                fingerprint,
                 allow,
                 predicate,
             }),
@@ -108,6 +114,13 @@ impl Predicate {
             Self::Unfiltered => Box::new(std::iter::empty()),
         }
     }
+}
+
+/// The first 16 bytes, in hex, of the SHA-256 of all that the file says of a rule: `Debug` leaves no key out, so none
+/// that is added later can be forgotten here.
+fn fingerprint(source: &RuleSource) -> Arc<str> {
+    let digest = digest::digest(&digest::SHA256, format!("{source:?}").as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {

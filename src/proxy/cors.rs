@@ -9,7 +9,6 @@ use http::header::{
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::admit::METHODS;
 use crate::config::{Cors, Origins};
 
 /// Which origins may read answers, and what browsers are told of it.
@@ -67,11 +66,16 @@ impl CorsAnswer {
     }
 
     /// A preflight is answered without a token: browsers send none (Fetch standard, section 4.8).
-    pub(super) fn write_preflight(&self, request: &RequestHeader, header: &mut ResponseHeader) -> Result<()> {
+    pub(super) fn write_preflight(
+        &self,
+        request: &RequestHeader,
+        methods: &'static str,
+        header: &mut ResponseHeader,
+    ) -> Result<()> {
         if self.allow_origin.is_none() {
             return Ok(());
         }
-        header.insert_header(ACCESS_CONTROL_ALLOW_METHODS, METHODS)?;
+        header.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods)?;
         header.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(request))?;
         header.insert_header(ACCESS_CONTROL_MAX_AGE, self.max_age.to_string())?;
         Ok(())

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Cache, Limits};
 use crate::fault::Fault;
 use crate::flight::Hub;
+use crate::gatekeeper::Gatekeeper;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -42,6 +43,8 @@ pub struct Gateway {
     pub verifier: Arc<TokenVerifier>,
     /// Decides; may be replaced at any time.
     pub policy: Arc<ArcSwap<PolicySet>>,
+    /// Mints tokens for one shape, where it is configured.
+    pub gatekeeper: Option<Gatekeeper>,
     /// What browsers are told.
     pub cors: CorsPolicy,
     /// Sizes.
@@ -85,9 +88,14 @@ impl ProxyHttp for Gateway {
         let bodiless = session.is_body_empty();
         match admit::admit(self, session.req_header(), bodiless, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await?,
-            Ok(Decision::Preflight) => {
+            Ok(Decision::Answer(document)) => {
+                ctx.record.outcome = document.outcome;
+                let header = ctx.edge.document_header(&document, &ctx.record.request_id)?;
+                self.write_whole(session, header, document.body.into()).await?;
+            }
+            Ok(Decision::Preflight(methods)) => {
                 ctx.record.outcome = "preflight";
-                let header = ctx.edge.preflight_header(session.req_header(), &ctx.record.request_id)?;
+                let header = ctx.edge.preflight_header(session.req_header(), methods, &ctx.record.request_id)?;
                 self.write_whole(session, header, Bytes::new()).await?;
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await?,

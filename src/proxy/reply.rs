@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::admit::METHODS;
+use super::admit::Document;
 use super::cors::{CorsAnswer, CorsPolicy};
 use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
@@ -88,12 +88,29 @@ impl Edge {
         Ok(header)
     }
 
+    /// The header of an answer of our own that is no rejection.
+    pub(super) fn document_header(&self, document: &Document, request_id: &str) -> Result<ResponseHeader> {
+        let mut header = self.header(StatusCode::OK, request_id)?;
+        header.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
+        header.insert_header(CONTENT_LENGTH, document.body.len())?;
+        header.insert_header(CACHE_CONTROL, document.cache_control)?;
+        if self.cors.varies {
+            header.insert_header(VARY, "origin")?;
+        }
+        Ok(header)
+    }
+
     /// The answer to OPTIONS.
-    pub(super) fn preflight_header(&self, request: &RequestHeader, request_id: &str) -> Result<ResponseHeader> {
+    pub(super) fn preflight_header(
+        &self,
+        request: &RequestHeader,
+        methods: &'static str,
+        request_id: &str,
+    ) -> Result<ResponseHeader> {
         let mut header = self.header(StatusCode::NO_CONTENT, request_id)?;
-        header.insert_header(ALLOW, METHODS)?;
+        header.insert_header(ALLOW, methods)?;
         header.insert_header(VARY, "origin, access-control-request-headers")?;
-        self.cors.write_preflight(request, &mut header)?;
+        self.cors.write_preflight(request, methods, &mut header)?;
         Ok(header)
     }
 

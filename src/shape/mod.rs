@@ -7,6 +7,7 @@ pub mod protocol;
 mod request;
 mod upstream;
 
+pub(crate) use request::percent_decode;
 pub use request::{ParameterError, ShapeRequest, Target};
 pub use upstream::{TooLong, UpstreamRequest};
 

@@ -219,16 +219,20 @@ fn problem(name: &'static str, problem: &'static str) -> ParameterError {
     ParameterError { name: name.into(), problem }
 }
 
-/// `+` is a space, as for Plug; a `%` without two hex digits, invalid UTF-8 and control characters have no reading.
+/// As [`percent_decode`]; a control character has no reading either.
 fn decode(text: &str) -> Option<String> {
+    percent_decode(text).filter(|decoded| !decoded.chars().any(|c| c.is_control() || c == '\u{feff}'))
+}
+
+/// `+` is a space, as for Plug; a `%` without two hex digits and invalid UTF-8 have no reading.
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
     if (0..bytes.len()).any(|at| bytes[at] == b'%' && broken(at)) {
         return None;
     }
     let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
-    (!decoded.chars().any(|c| c.is_control() || c == '\u{feff}')).then(|| decoded.into_owned())
+    percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl UpstreamRequest {
         }
         query.push_some("columns", permit.columns());
         // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2).
-        query.push_some("queryable_columns", permit.columns());
+        query.push_some("queryable_columns", permit.queryable_columns());
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
         }

@@ -4,6 +4,7 @@
 //! then only serves to find the errors after it, since a file with an error gives no `Config`.
 
 mod cors;
+mod gatekeeper;
 mod issuer;
 mod jwks;
 mod log;
@@ -21,8 +22,9 @@ use super::{Cache, Config, Environment, Limits};
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
     let server = server::server(root.section("server"), environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
-    let issuers = issuer::issuers(root.sections("issuer"), environment);
+    let mut issuers = issuer::issuers(root.sections("issuer"), environment);
     let shapes = shape::shapes(root.sections("shape"));
+    let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
     let limits = limits(root.section("limits"));
     let cache = cache(root.section("cache"));
@@ -34,11 +36,16 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     if issuers.as_ref().is_some_and(Vec::is_empty) && !shapes.all_public {
         root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
+    let (gatekeeper, own) = gatekeeper.unzip();
+    if let Some(issuers) = &mut issuers {
+        issuers.extend(own);
+    }
     Some(Config {
         server: server?,
         upstream: upstream?,
         issuers: issuers?,
         policy: shapes.policy?,
+        gatekeeper,
         cors: cors?,
         limits,
         cache,
