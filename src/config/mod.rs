@@ -46,6 +46,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is logged and how.
     pub log: Log,
+    /// What `check --probe` tries the rules with.
+    pub probe: Probe,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
 }
@@ -280,6 +282,15 @@ pub struct Log {
     pub level: String,
     /// Whether each answer gets a line.
     pub access: bool,
+}
+
+/// `[probe]`.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The claims of no token, as a JSON object.
+    pub claims: String,
+    /// A client's parameters, as in a URL.
+    pub query: String,
 }
 
 /// How a log entry is written.

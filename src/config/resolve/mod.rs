@@ -8,6 +8,7 @@ mod gatekeeper;
 mod issuer;
 mod jwks;
 mod log;
+mod probe;
 mod secret;
 mod server;
 mod shape;
@@ -29,6 +30,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let limits = limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
+    let probe = probe::probe(root.section("probe"));
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
@@ -50,6 +52,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         limits,
         cache,
         log,
+        probe,
         warnings: Vec::new(),
     })
 }
