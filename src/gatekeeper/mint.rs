@@ -1,6 +1,6 @@
 //! A permit becomes a token, and the answer that carries it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, json};
 
 use super::definition::{Definition, Log};
 use super::{Gatekeeper, LEEWAY};
@@ -48,23 +48,21 @@ impl Minted {
     /// The answer: what `new ShapeStream({ ...answer })` takes, and the members of Electric's example beside it.
     pub fn config(&self, url: &str) -> String {
         let Definition { table, predicate, columns, replica, log, .. } = &self.definition;
-        let mut params = json!({ "table": table.to_string() });
-        let mut put = |name: &str, value: Value| params[name] = value;
+        let mut config = json!({ "table": table.to_string() });
         if let Some(predicate) = predicate {
-            put("where", predicate.as_str().into());
+            config["where"] = predicate.as_str().into();
         }
         if let Some(columns) = columns {
-            put("columns", columns.names().into());
+            config["columns"] = columns.names().into();
         }
-        let mut config = params.clone();
-        let mut put = |name: &str, value: Value| params[name] = value;
-        let values: serde_json::Map<_, _> =
+        let mut params = config.clone();
+        let values: Map<_, _> =
             self.definition.numbered_params().map(|(number, value)| (number, value.into())).collect();
         if !values.is_empty() {
-            put("params", values.into());
+            params["params"] = values.into();
         }
         if *replica == Replica::Full {
-            put("replica", "full".into());
+            params["replica"] = "full".into();
         }
         config["params"] = params;
         config["url"] = url.into();
