@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
 use shapegate::auth::{Algorithm, BearerToken, Check, TokenVerifier};
 use shapegate::clock::SystemClock;
-use shapegate::config::{Issuer, KeySource, RemoteKeys};
+use shapegate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
 
 const ISSUER: &str = "https://auth.example.com";
 const AUDIENCE: &str = "https://app.example.com";
@@ -124,6 +124,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],
+        shape_claims: ShapeClaims::Ignored,
     };
     TokenVerifier::new(vec![issuer], verdicts, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")
 }

@@ -10,6 +10,7 @@
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
 //! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew; the lint of a rule's `where` |
+//! | [`gatekeeper`] | shape-scoped tokens: what they bind, how they are minted and compared with a request |
 //! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
 //! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
 //! | [`upstream`] | Electric on the network, and the one exchange behind a flight |
@@ -20,7 +21,7 @@
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
 //!
-//! `auth`, `filter`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
+//! `auth`, `filter`, `gatekeeper`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
 
 pub mod auth;
 pub mod cli;
@@ -30,6 +31,7 @@ pub mod demo;
 pub mod fault;
 pub mod filter;
 pub mod flight;
+pub mod gatekeeper;
 pub mod limits;
 pub mod policy;
 pub mod proxy;

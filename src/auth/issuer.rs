@@ -15,6 +15,7 @@ use crate::config;
 pub(super) struct TrustedIssuer {
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
+    pub(super) shape_claims: config::ShapeClaims,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     keys: Keys,
@@ -46,7 +47,8 @@ pub enum IssuerError {
 impl TrustedIssuer {
     /// Checks again what the configuration promises; starts from the disk where that is possible. Blocks for the file.
     pub(super) fn new(issuer: config::Issuer, around: &Surroundings) -> Result<Self, IssuerError> {
-        let config::Issuer { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types } = issuer;
+        let config::Issuer { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
+            issuer;
         if audience.is_empty() {
             return Err(IssuerError::NoAudience);
         }
@@ -57,7 +59,7 @@ impl TrustedIssuer {
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, around)?;
         let expectations = Expectations { audience, leeway, max_lifetime };
-        Ok(Self { name, expectations, algorithms, types, keys })
+        Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
     }
 
     /// Whether a token with this header may be this issuer's at all.
@@ -67,6 +69,8 @@ impl TrustedIssuer {
         }
         match &header.typ {
             Some(typ) if !self.types.contains(typ) => Err(InvalidReason::Type),
+            // RFC 8725 section 3.11: what is signed here always says what it is.
+            None if self.shape_claims == config::ShapeClaims::Own => Err(InvalidReason::Type),
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
 use crate::clock::UnixTime;
+use crate::gatekeeper::ShapeClaim;
 
 /// A verified caller. Holding one is the proof that a token passed every check; only the verifier makes one.
 pub struct Principal {
@@ -15,6 +16,7 @@ pub struct Principal {
     key: Arc<Key>,
     subject: Option<String>,
     claims: Claims,
+    shape: Option<ShapeClaim>,
     expires_at: UnixTime,
     token_hash: String,
     subject_key: SubjectKey,
@@ -31,14 +33,20 @@ enum Identity {
 }
 
 impl Principal {
-    pub(super) fn new(token: &BearerToken, issuer: Arc<str>, key: Arc<Key>, accepted: Accepted) -> Self {
+    pub(super) fn new(
+        token: &BearerToken,
+        issuer: Arc<str>,
+        key: Arc<Key>,
+        accepted: Accepted,
+        shape: Option<ShapeClaim>,
+    ) -> Self {
         let Accepted { claims, subject, expires_at } = accepted;
         let identity = match &subject {
             None => Identity::Token(token.digest()),
             Some(subject) => Identity::Subject { issuer: Arc::clone(&issuer), subject: subject.clone() },
         };
         let (token_hash, subject_key) = (token.hash(), SubjectKey(Arc::new(identity)));
-        Self { issuer, key, subject, claims: Claims::new(claims), expires_at, token_hash, subject_key }
+        Self { issuer, key, subject, claims: Claims::new(claims), shape, expires_at, token_hash, subject_key }
     }
 
     /// The token's `iss`.
@@ -54,6 +62,11 @@ impl Principal {
     /// Every claim of the token.
     pub const fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// The one shape that its token is for; `None` for a token of a user, whom the rules decide about.
+    pub const fn shape(&self) -> Option<&ShapeClaim> {
+        self.shape.as_ref()
     }
 
     /// The moment from which the token is refused: `exp` and the issuer's leeway.

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
 use super::{Algorithm, BearerToken};
 use crate::clock::UnixTime;
-use crate::config::{Issuer, KeySource, RemoteKeys};
+use crate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
 use crate::secret::Secret;
 
 /// The time at which tests begin.
@@ -171,6 +171,7 @@ pub(crate) fn issuer(keys: KeySource) -> Issuer {
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned(), "at+jwt".to_owned()],
+        shape_claims: ShapeClaims::Ignored,
     }
 }
 

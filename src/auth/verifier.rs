@@ -17,6 +17,7 @@ use super::principal::Principal;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
 use crate::config;
+use crate::gatekeeper::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
@@ -84,6 +85,7 @@ pub enum InvalidReason {
     Nested,
     NotBefore,
     Payload,
+    Shape,
     Signature,
     Structure,
     Subject,
@@ -195,7 +197,8 @@ impl TokenVerifier {
         let key = issuer.key(&jws.header, &*self.clock).await?;
         key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
         let accepted = issuer.expectations.check(claims, self.clock.now())?;
-        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted))
+        let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
+        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
     }
 
     fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
@@ -265,6 +268,7 @@ impl InvalidReason {
             Self::Nested => "nested",
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
+            Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",
             Self::Subject => "subject",

@@ -2,15 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::{USAGE, Usage};
 use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Upstream};
+use crate::config::Config;
 use crate::policy::Scope;
 use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::telemetry::Metrics;
+use crate::upstream::{Electric, UpstreamServer};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -20,12 +24,12 @@ pub(super) struct Check {
     /// Send one request per rule to Electric and print its words
     #[arg(long)]
     probe: bool,
-    /// With --probe: sample claims for the rules' expressions
-    #[arg(long, value_name = "JSON", default_value = "{}", requires = "probe")]
-    claims: String,
+    /// With --probe: sample claims for the rules' expressions; @FILE reads them from a file
+    #[arg(long, value_name = "JSON", requires = "probe")]
+    claims: Option<String>,
     /// With --probe: sample parameters of a client, as in a URL (organizationId=org-1)
-    #[arg(long, value_name = "QUERY", default_value = "", requires = "probe")]
-    query: String,
+    #[arg(long, value_name = "QUERY", requires = "probe")]
+    query: Option<String>,
 }
 
 impl Check {
@@ -47,49 +51,44 @@ impl Check {
         if !self.probe {
             return Ok(ExitCode::SUCCESS);
         }
-        super::runtime(1)?.block_on(self.probe(&config))
+        super::runtime(1)?.block_on(self.probe(config))
     }
 
-    async fn probe(&self, config: &Config) -> anyhow::Result<ExitCode> {
-        let claims = Claims::sample(&self.claims).ok_or(Usage("--claims: give a JSON object"))?;
-        // Only the shape is wanted, not its rows.
-        let query = format!("{}&offset=-1&log=changes_only", self.query);
+    async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
+        let claims = self.claims()?.unwrap_or(config.probe.claims);
+        let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
+        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
+        let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&config.probe.query));
         let request = ShapeRequest::parse(Some("/"), &query, config.policy.parameters())
-            .map_err(|_| Usage("--query: give name=value pairs, none of them Electric's own"))?;
+            .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
-        let client = reqwest::Client::builder()
-            .timeout(config.upstream.read_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
+        let source_id = config.upstream.source_id.clone();
+        let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::new(Metrics::new()?));
         let mut code = ExitCode::SUCCESS;
         for (rule, permit) in config.policy.samples(&scope) {
-            let words = match permit
-                .map(|permit| UpstreamRequest::build(permit, &request, config.upstream.source_id.as_deref()))
-            {
+            let built = permit.map(|permit| UpstreamRequest::build(permit, &request, source_id.as_deref()));
+            let answer = match built {
                 None => Err("not asked: `where` lacks a value; give it by --claims or --query".to_owned()),
                 Some(Err(error)) => Err(format!("not asked: {error}")),
-                Some(Ok(upstream)) => ask(&client, &config.upstream, &upstream).await,
+                Some(Ok(upstream)) => electric.probe(upstream).await,
             };
-            if words.is_err() {
+            if answer.is_err() {
                 code = ExitCode::FAILURE;
             }
-            super::say(format_args!("{}: {}", rule.as_str(), words.unwrap_or_else(|problem| problem)))?;
+            let words = answer.map_or_else(|problem| problem, |()| "ok".to_owned());
+            super::say(format_args!("{}: {words}", rule.as_str()))?;
         }
         Ok(code)
     }
-}
 
-/// Electric's answer in words; its own where it refuses.
-async fn ask(client: &reqwest::Client, upstream: &Upstream, request: &UpstreamRequest) -> Result<String, String> {
-    let target = request.target(upstream.secret.as_ref());
-    let url = format!("{}{}", upstream.origin(), target.expose());
-    // The error's own text would show the URL, and with it the secret.
-    let answer = client.get(url).send().await.map_err(|error| format!("Electric: {}", error.without_url()))?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok("ok".to_owned());
+    fn claims(&self) -> anyhow::Result<Option<String>> {
+        match self.claims.as_deref().map(|claims| (claims, claims.strip_prefix('@'))) {
+            None => Ok(None),
+            Some((claims, None)) => Ok(Some(claims.to_owned())),
+            Some((_, Some(path))) => {
+                let read = std::fs::read_to_string(path).with_context(|| format!("--claims: cannot read {path}"));
+                read.map(Some)
+            }
+        }
     }
-    let words = answer.text().await.unwrap_or_default();
-    Err(format!("Electric says {}: {}", status.as_u16(), words.trim()))
 }

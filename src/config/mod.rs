@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::auth::Algorithm;
 use crate::auth::keys::KeySet;
+use crate::gatekeeper::Gatekeeper;
 use crate::policy::PolicySet;
 use crate::secret::Secret;
 
@@ -31,10 +32,12 @@ pub struct Config {
     pub server: Server,
     /// Where Electric is and how to speak to it.
     pub upstream: Upstream,
-    /// Whose tokens are accepted; empty only where every rule is public.
+    /// Whose tokens are accepted, the gatekeeper's own at the end; empty only where every rule is public.
     pub issuers: Vec<Issuer>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
+    /// Where shape tokens are minted, if anywhere.
+    pub gatekeeper: Option<Gatekeeper>,
     /// What browsers are told.
     pub cors: Cors,
     /// Sizes and budgets.
@@ -43,6 +46,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is logged and how.
     pub log: Log,
+    /// What `check --probe` tries the rules with.
+    pub probe: Probe,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
 }
@@ -156,6 +161,19 @@ pub struct Issuer {
     pub max_lifetime: Option<Duration>,
     /// The accepted `typ` values in lower case, without `application/`; a token without `typ` is accepted.
     pub types: Vec<String>,
+    /// What a `shape` claim in its tokens means.
+    pub shape_claims: ShapeClaims,
+}
+
+/// What a `shape` claim in an issuer's tokens means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShapeClaims {
+    /// A token with one is for that shape alone, and no rule is asked: the issuer has decided.
+    Honoured,
+    /// Nothing: it is a claim like any other.
+    Ignored,
+    /// The issuer is the gatekeeper here: every token has one, and the rule it was minted under must still stand.
+    Own,
 }
 
 /// Where an issuer's keys come from.
@@ -264,6 +282,15 @@ pub struct Log {
     pub level: String,
     /// Whether each answer gets a line.
     pub access: bool,
+}
+
+/// `[probe]`.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The claims of no token, as a JSON object.
+    pub claims: String,
+    /// A client's parameters, as in a URL.
+    pub query: String,
 }
 
 /// How a log entry is written.

@@ -9,6 +9,7 @@ use super::source::Replica;
 use super::table::TableName;
 use crate::auth::Principal;
 use crate::clock::UnixTime;
+use crate::gatekeeper::{ScopedRequest, ShapeClaim};
 use crate::shape::{SHAPE_PATH, ShapeRequest, Target};
 
 /// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
@@ -19,9 +20,11 @@ pub struct Permit {
     predicate: Option<String>,
     params: Vec<String>,
     columns: Option<Arc<Columns>>,
+    queryable_columns: Option<Arc<Columns>>,
     replica: Replica,
     subset: bool,
     client_where: bool,
+    fingerprint: Option<Arc<str>>,
 }
 
 impl Permit {
@@ -50,14 +53,14 @@ impl Permit {
         &self.params
     }
 
-    /// The columns sent and queryable, as Electric's `columns` takes them; `None` for all.
+    /// The columns sent, as Electric's `columns` takes them; `None` for all.
     pub fn columns(&self) -> Option<&str> {
         self.columns.as_ref().map(|columns| columns.text.as_str())
     }
 
-    /// The same columns one by one, as Postgres has them.
-    pub fn column_names(&self) -> Option<&[String]> {
-        self.columns.as_ref().map(|columns| columns.names.as_slice())
+    /// The columns that a filter may name, one by one, as Postgres has them; `None` for all.
+    pub fn queryable_names(&self) -> Option<&[String]> {
+        self.queryable_columns.as_ref().map(|columns| columns.names.as_slice())
     }
 
     /// Whether a subset may be asked for.
@@ -68,6 +71,22 @@ impl Permit {
     /// Whether the rows may be narrowed by a `where` of the client's.
     pub fn client_where(&self) -> bool {
         self.client_where
+    }
+
+    /// The columns that a filter may name: those sent, where a rule gave the permit; `None` for all.
+    pub fn queryable_columns(&self) -> Option<&str> {
+        self.queryable_columns.as_ref().map(|columns| columns.text.as_str())
+    }
+
+    /// The same permit, to be taken as it is: the client may narrow nothing.
+    #[must_use]
+    pub fn closed(self) -> Self {
+        Self { subset: false, client_where: false, ..self }
+    }
+
+    /// What its rule says, hashed: another rule has another one. `None` where no rule gave the permit.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
     }
 
     /// What an update carries.
@@ -97,6 +116,9 @@ impl Denial {
         }
     }
 }
+
+/// The name, in logs and metrics, of what is allowed by another issuer's shape token.
+const FOREIGN: &str = "shape_claim";
 
 /// Nothing is served at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +216,59 @@ impl PolicySet {
         Err(denial)
     }
 
+    /// The permit for a request that repeats the definition in its shape token: made of the claim, never of the
+    /// request.
+    ///
+    /// A token minted here is good for as long as its rule stands as it was: a reload that removes or changes the rule
+    /// ends it. A token of another issuer that may say what is read has no rule.
+    ///
+    /// # Errors
+    /// [`Denial::ShapeNotFound`] where no rule serves the table any more, [`Denial::Forbidden`] where the rule is
+    /// another one or the request differs.
+    pub fn authorize_shape(&self, claim: &ShapeClaim, request: &ScopedRequest) -> Result<Permit, Denial> {
+        let definition = claim.definition();
+        let (rule, table) = match claim.rule() {
+            None => (RuleId::new(FOREIGN), definition.table.to_string().into()),
+            Some(fingerprint) => {
+                let (id, rule) = self.standing(&definition.table, fingerprint)?;
+                (id.clone(), Arc::clone(&rule.table_text))
+            }
+        };
+        if !claim.is_repeated_by(request) {
+            return Err(Denial::Forbidden(rule));
+        }
+        Ok(Permit {
+            rule,
+            table,
+            predicate: definition.predicate.clone(),
+            params: definition.params.clone(),
+            columns: definition.columns.as_ref().map(Columns::of_claim),
+            queryable_columns: definition.queryable_columns.as_ref().map(Columns::of_claim),
+            replica: definition.replica,
+            // A definition that was repeated whole has nothing left to open.
+            subset: false,
+            client_where: false,
+            fingerprint: claim.rule().map(Into::into),
+        })
+    }
+
+    /// The rule of a table that still says what it said when a token was minted.
+    fn standing(&self, table: &TableName, fingerprint: &str) -> Result<(&RuleId, &Rule), Denial> {
+        let mut denial = Denial::ShapeNotFound;
+        for (id, rule) in self.by_table.get(table).into_iter().flatten().filter_map(|&index| self.rules.get(index)) {
+            if *rule.fingerprint == *fingerprint {
+                return Ok((id, rule));
+            }
+            denial = Denial::Forbidden(id.clone());
+        }
+        Err(denial)
+    }
+
+    /// The paths of rules that have one of their own.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.by_path.keys().map(String::as_str)
+    }
+
     /// What each rule would ask of Electric if its `allow` held: for `check --probe`, never for a client.
     pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
         self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope)))
@@ -209,8 +284,10 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
         predicate,
         params,
         columns: rule.columns.clone(),
+        queryable_columns: rule.columns.clone(),
         replica: rule.replica,
         subset: rule.subset,
         client_where: rule.client_where,
+        fingerprint: Some(Arc::clone(&rule.fingerprint)),
     })
 }

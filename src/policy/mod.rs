@@ -14,4 +14,5 @@ pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, Replica, RuleError, RuleSource};
+pub(crate) use table::ColumnName;
 pub use table::{TableName, TableNameError};

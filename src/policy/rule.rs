@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, Replica, RuleError, RuleSource};
 use super::table::{ColumnName, TableName};
 use super::template::{Rendered, Template};
+use crate::gatekeeper;
 use crate::shape::SHAPE_PATH;
 
 /// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
@@ -36,6 +39,8 @@ pub struct Rule {
     pub(super) columns: Option<Arc<Columns>>,
     pub(super) subset: bool,
     pub(super) client_where: bool,
+    /// What the file says of the rule, hashed.
+    pub(super) fingerprint: Arc<str>,
     allow: Option<Expression>,
     predicate: Predicate,
 }
@@ -47,6 +52,12 @@ pub(super) struct Columns {
     pub(super) text: String,
     /// As Postgres has them.
     pub(super) names: Vec<String>,
+}
+
+impl Columns {
+    pub(super) fn of_claim(columns: &gatekeeper::Columns) -> Arc<Self> {
+        Arc::new(Self { text: columns.to_string(), names: columns.names().to_vec() })
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +73,7 @@ impl Rule {
     /// Everything that is wrong with it, by key.
     pub fn compile(source: RuleSource) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
+        let fingerprint = fingerprint(&source);
         let table = TableName::parse(&source.table).map_err(|error| fail(&mut errors, "table", error.to_string())).ok();
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
@@ -80,6 +92,7 @@ impl Rule {
                 columns,
                 subset: source.subset,
                 client_where: source.client_where,
+                fingerprint,
                 allow,
                 predicate,
             }),
@@ -120,6 +133,13 @@ impl Predicate {
             Self::Unfiltered => Box::new(std::iter::empty()),
         }
     }
+}
+
+/// The first 16 bytes, in hex, of the SHA-256 of all that the file says of a rule: `Debug` leaves no key out, so none
+/// that is added later can be forgotten here.
+fn fingerprint(source: &RuleSource) -> Arc<str> {
+    let digest = digest::digest(&digest::SHA256, format!("{source:?}").as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {

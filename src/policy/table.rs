@@ -20,12 +20,34 @@ impl TableName {
     pub fn parse(text: &str) -> Result<Self, TableNameError> {
         let (first, rest) = Self::part(text)?;
         let Some(rest) = rest else {
-            return Ok(Self { schema: "public".to_owned(), name: first });
+            return Ok(Self { schema: DEFAULT_SCHEMA.to_owned(), name: first });
         };
         match Self::part(rest)? {
             (name, None) => Ok(Self { schema: first, name }),
             (_, Some(_)) => Err(TableNameError),
         }
+    }
+
+    /// The table with exactly this name in exactly this schema (`public` where there is none).
+    ///
+    /// # Errors
+    /// Where Postgres would not take a part as it stands: empty, longer than 63 bytes, or with NUL.
+    pub fn exact(schema: Option<&str>, name: &str) -> Result<Self, TableNameError> {
+        let schema = schema.unwrap_or(DEFAULT_SCHEMA);
+        if [schema, name].into_iter().any(|part| part.is_empty() || part.len() > 63 || part.contains('\0')) {
+            return Err(TableNameError);
+        }
+        Ok(Self { schema: schema.to_owned(), name: name.to_owned() })
+    }
+
+    /// The schema, exact; `None` for `public`.
+    pub fn schema(&self) -> Option<&str> {
+        Some(self.schema.as_str()).filter(|schema| *schema != DEFAULT_SCHEMA)
+    }
+
+    /// The name within its schema, exact.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The first part, and what follows its dot.
@@ -71,13 +93,26 @@ impl TableName {
     }
 }
 
+/// Where Postgres looks for a table whose schema is not named.
+const DEFAULT_SCHEMA: &str = "public";
+
+/// As Electric's `table` takes it; reads back as the same table.
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = self.schema() {
+            write!(f, "{}.", ColumnName(schema))?;
+        }
+        ColumnName(&self.name).fmt(f)
+    }
+}
+
 /// Not the name of a table.
 #[derive(Debug, thiserror::Error)]
 #[error("not a table name: write name or schema.name, with double quotes around a part that needs them")]
 pub struct TableNameError;
 
-/// A column as Electric's `columns` takes it: plain where that is safe, else in double quotes.
-pub(super) struct ColumnName<'a>(pub(super) &'a str);
+/// An identifier as Electric's `columns` and `table` take it: plain where that is safe, else in double quotes.
+pub(crate) struct ColumnName<'a>(pub(crate) &'a str);
 
 impl fmt::Display for ColumnName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,6 +138,22 @@ mod tests {
         for other in ["\"Items\"", "auth.items", "item", "\"public.items\"", "\"it\"\"ems\""] {
             assert!(!same("items", other), "{other}");
         }
+    }
+
+    #[test]
+    fn reads_back_what_it_shows() {
+        for (schema, name, shown) in [
+            (None, "items", "items"),
+            (Some("public"), "items", "items"),
+            (Some("auth"), "users", "auth.users"),
+            (None, "Items", "\"Items\""),
+            (Some("a.b"), "c\"d", "\"a.b\".\"c\"\"d\""),
+        ] {
+            let table = TableName::exact(schema, name).unwrap();
+            assert_eq!(table.to_string(), shown);
+            assert_eq!(TableName::parse(shown).unwrap(), table);
+        }
+        assert!(TableName::exact(Some(""), "a").is_err() && TableName::exact(None, "a\0").is_err());
     }
 
     #[test]

@@ -14,9 +14,11 @@ use crate::auth::{BearerError, BearerToken, Principal, SubjectKey, TokenError, T
 use crate::clock::UnixTime;
 use crate::config::Limits;
 use crate::fault::Fault;
+use crate::gatekeeper::{Endpoint, Gatekeeper, Log, ScopedRequest};
 use crate::limits::Place;
 use crate::policy::{Denial, Permit, PolicySet, UnknownPath};
 use crate::rejection::Rejection;
+use crate::shape::protocol::ProtocolParam;
 use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
 use crate::telemetry::{Record, TokenCheck};
 
@@ -25,8 +27,19 @@ use crate::telemetry::{Record, TokenCheck};
 pub(super) enum Decision {
     /// It is answered from a flight.
     Admit(Admission),
-    /// It asks what may be asked: these methods.
+    /// It is answered with what is ours to say.
+    Answer(Document),
+    /// It asks what may be asked; the methods of what it asks about.
     Preflight(&'static str),
+}
+
+/// An answer of our own that is no rejection: JSON.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) body: String,
+    pub(super) cache_control: &'static str,
+    /// Its name in metrics and logs.
+    pub(super) outcome: &'static str,
 }
 
 /// The proof that a request may have an answer, and which.
@@ -58,9 +71,12 @@ pub(super) async fn admit(
     let policy = gate.policy.load_full();
     // Whatever its target: a browser shows no answer whose preflight was refused.
     if request.method == Method::OPTIONS {
-        return Ok(Decision::Preflight(preflight_methods(&policy, request, &gate.limits)));
+        return Ok(Decision::Preflight(preflight_methods(gate, &policy, request)));
     }
     let (path, query) = split_target(request, &gate.limits)?;
+    if let Some((gatekeeper, endpoint)) = gatekeeper(gate, path) {
+        return attend(gate, &policy, gatekeeper, &endpoint, request, bodiless, record).await.map(Decision::Answer);
+    }
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     let posted = request.method == Method::POST;
     match request.method {
@@ -108,6 +124,12 @@ fn authorize(
     query: &str,
     record: &mut Record,
 ) -> Result<(ShapeRequest, Permit), Rejection> {
+    if let Some(claim) = principal.and_then(Principal::shape) {
+        let request = ScopedRequest::parse(own_path, query).map_err(Rejection::InvalidRequest)?;
+        let permit = policy.authorize_shape(claim, &request).map_err(|denial| denied(denial, record))?;
+        record.rule = Some(permit.rule().clone());
+        return Ok((request.into_protocol(), permit));
+    }
     let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
     let permit = policy.authorize(principal, &shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
     record.rule = Some(permit.rule().clone());
@@ -130,6 +152,57 @@ fn rewrite(
     })
 }
 
+/// Answers at the gatekeeper's paths: its public key for everybody, a token for one shape for whom the rules allow it.
+async fn attend(
+    gate: &Gateway,
+    policy: &PolicySet,
+    gatekeeper: &Gatekeeper,
+    endpoint: &Endpoint<'_>,
+    request: &RequestHeader,
+    bodiless: bool,
+    record: &mut Record,
+) -> Result<Document, Rejection> {
+    let method = if matches!(endpoint, Endpoint::Keys) { Method::GET } else { Method::POST };
+    if request.method != method {
+        return Err(Rejection::MethodNotAllowed(endpoint.methods()));
+    }
+    check_body(request, bodiless)?;
+    let table = match endpoint {
+        Endpoint::Keys => {
+            let body = gatekeeper.key.jwks().ok_or(Rejection::NotFound)?.to_string();
+            return Ok(Document { body, cache_control: "public, max-age=300", outcome: "jwks" });
+        }
+        Endpoint::Table(table) => table,
+    };
+    let user = authenticate(gate, request, policy.has_public(), record).await?;
+    // A token for one shape gives no other one.
+    if user.as_ref().is_some_and(|user| user.shape().is_some()) {
+        return Err(Rejection::Forbidden);
+    }
+    let (_, query) = split_target(request, &gate.limits)?;
+    let _place = gate.budgets.enter(user.as_ref().map(|user| user.subject_key().clone()))?;
+    // The path names the table, and where in the log a client will start is not yet known.
+    let query = format!("table={table}&offset=-1&{query}");
+    let shape = ShapeRequest::parse(None, &query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+    gate.metrics.parameters_dropped(shape.dropped());
+    let now = gate.clock.now();
+    let permit = policy.authorize(user.as_deref(), &shape, now).map_err(|denial| denied(denial, record))?.closed();
+    record.rule = Some(permit.rule().clone());
+    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
+    let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
+    let minted = gatekeeper.mint(&permit, log, user.as_deref(), now).ok_or(Rejection::Internal)?;
+    if minted.token_len() > gate.limits.token_bytes {
+        return Err(Rejection::UriTooLong);
+    }
+    let body = minted.config(&gatekeeper.public_url);
+    Ok(Document { body, cache_control: "no-store", outcome: "minted" })
+}
+
+fn gatekeeper<'a>(gate: &'a Gateway, path: &'a str) -> Option<(&'a Gatekeeper, Endpoint<'a>)> {
+    let gatekeeper = gate.gatekeeper.as_ref()?;
+    Some((gatekeeper, gatekeeper.endpoint(path)?))
+}
+
 /// The methods of a shape.
 const METHODS: &str = "GET, OPTIONS";
 
@@ -141,8 +214,11 @@ fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
 }
 
 /// What a preflight says of a target that may be any.
-fn preflight_methods(policy: &PolicySet, request: &RequestHeader, limits: &Limits) -> &'static str {
-    let path = split_target(request, limits).map(|(path, _)| path).unwrap_or_default();
+fn preflight_methods(gate: &Gateway, policy: &PolicySet, request: &RequestHeader) -> &'static str {
+    let path = split_target(request, &gate.limits).map(|(path, _)| path).unwrap_or_default();
+    if let Some((_, endpoint)) = gatekeeper(gate, path) {
+        return endpoint.methods();
+    }
     policy.endpoint(path).map_or(METHODS, |own_path| methods(policy, own_path))
 }
 

@@ -32,6 +32,7 @@ use crate::clock::Clock;
 use crate::config::{Cache, Limits};
 use crate::fault::Fault;
 use crate::flight::Hub;
+use crate::gatekeeper::Gatekeeper;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub verifier: Arc<TokenVerifier>,
     /// Decides; may be replaced at any time.
     pub policy: Arc<ArcSwap<PolicySet>>,
+    /// Mints tokens for one shape, where it is configured.
+    pub gatekeeper: Option<Gatekeeper>,
     /// What browsers are told.
     pub cors: CorsPolicy,
     /// Sizes.
@@ -140,6 +143,11 @@ impl Gateway {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
         match admit::admit(self, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
+            Ok(Decision::Answer(document)) => {
+                ctx.record.outcome = document.outcome;
+                let header = ctx.edge.document_header(&document, &ctx.record.request_id);
+                self.write_whole(session, header, document.body.into()).await
+            }
             Ok(Decision::Preflight(methods)) => {
                 ctx.record.outcome = "preflight";
                 let header = ctx.edge.preflight_header(session.req_header(), methods, &ctx.record.request_id);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::admit::Document;
 use super::cors::{CorsAnswer, CorsPolicy};
 use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
@@ -81,6 +82,18 @@ impl Edge {
         if let Rejection::MethodNotAllowed(methods) = rejection {
             header.insert_header(ALLOW, *methods)?;
         }
+        if self.cors.varies {
+            header.insert_header(VARY, "origin")?;
+        }
+        Ok(header)
+    }
+
+    /// The header of an answer of our own that is no rejection.
+    pub(super) fn document_header(&self, document: &Document, request_id: &str) -> Result<ResponseHeader> {
+        let mut header = self.header(StatusCode::OK, request_id)?;
+        header.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
+        header.insert_header(CONTENT_LENGTH, document.body.len())?;
+        header.insert_header(CACHE_CONTROL, document.cache_control)?;
         if self.cors.varies {
             header.insert_header(VARY, "origin")?;
         }

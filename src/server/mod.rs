@@ -112,6 +112,7 @@ impl Server {
         let gateway = Gateway {
             verifier: Arc::clone(&verifier),
             policy: Arc::clone(&policy),
+            gatekeeper: config.gatekeeper,
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,

@@ -11,6 +11,7 @@ mod subset;
 pub(crate) mod tests;
 mod upstream;
 
+pub(crate) use request::percent_decode;
 pub use request::{ParameterError, ShapeRequest, Target};
 pub use subset::{MAX_BODY_BYTES, SubsetQuery};
 pub use upstream::{RewriteError, UpstreamRequest};

@@ -119,12 +119,12 @@ impl ShapeRequest {
     /// of columns is the only one: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
     pub(super) fn client_filter(&self, permit: &Permit) -> Result<Option<ClientFilter>, Vec<ParameterError>> {
         let Some(text) = &self.client_where else { return Ok(None) };
-        let filter = ClientFilter::parse(text, &self.client_params, permit.column_names());
+        let filter = ClientFilter::parse(text, &self.client_params, permit.queryable_names());
         filter.map(Some).map_err(|error| vec![problem("where", error.as_str())])
     }
 
     /// What only the rule sets, a client may send only where that rule lets it.
-    pub(super) fn check_opened(&self, permit: &Permit) -> Result<(), Vec<ParameterError>> {
+    pub(crate) fn check_opened(&self, permit: &Permit) -> Result<(), Vec<ParameterError>> {
         let filtered = self.client_where.is_some() || !self.client_params.is_empty();
         if (filtered && !permit.client_where()) || (self.subset.is_some() && !permit.subset()) {
             return Err(vec![problem("query", RESERVED)]);
@@ -170,7 +170,8 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, pair: &str) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (Some(name), Some(value)) = (decode(name).filter(|name| is_plain(name)), decode(value)) else {
+        let (Some(name), Some(value)) = (percent_decode(name).filter(|name| is_plain(name)), percent_decode(value))
+        else {
             return self.fail("query", UNREADABLE);
         };
         let class = classify(&name);
@@ -296,7 +297,7 @@ pub(super) fn problem(name: &'static str, problem: &'static str) -> ParameterErr
 }
 
 /// `+` is a space, as for Plug; a `%` without two hex digits and invalid UTF-8 have no reading.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
     if (0..bytes.len()).any(|at| bytes[at] == b'%' && broken(at)) {

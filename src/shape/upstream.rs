@@ -51,7 +51,7 @@ impl UpstreamRequest {
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
         request.check_opened(&permit).map_err(RewriteError::Invalid)?;
         let filter = request.client_filter(&permit).map_err(RewriteError::Invalid)?;
-        let body = request.subset().map(|subset| subset.body(permit.column_names())).transpose();
+        let body = request.subset().map(|subset| subset.body(permit.queryable_names())).transpose();
         let body = body.map_err(RewriteError::Invalid)?;
         let mut query = Query::default();
         query.push("table", permit.table());
@@ -65,7 +65,7 @@ impl UpstreamRequest {
         query.push_some("columns", permit.columns());
         // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2). A rule without columns hides
         // none: what may be queried is what is sent.
-        query.push_some("queryable_columns", permit.columns());
+        query.push_some("queryable_columns", permit.queryable_columns());
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
         }

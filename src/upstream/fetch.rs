@@ -23,6 +23,7 @@ use super::refusal::{MAX_BODY, fault_of, refused_parameters};
 use super::server::UpstreamServer;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
+use crate::shape::UpstreamRequest;
 use crate::telemetry::Metrics;
 
 /// Answers flights from the configured Electric, over Pingora's connections.
@@ -48,6 +49,24 @@ impl Electric {
     pub fn new(server: Arc<UpstreamServer>, metrics: Arc<Metrics>) -> Self {
         let conf = ServerConf { upstream_keepalive_pool_size: server.config().pool, ..ServerConf::default() };
         Self { server, connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))), metrics }
+    }
+
+    /// Asks for the header of an answer, outside of any flight: for `check --probe`.
+    ///
+    /// # Errors
+    /// Why there is no shape, in Electric's own words where it has any; our secret is not among them.
+    pub async fn probe(&self, request: UpstreamRequest) -> Result<(), String> {
+        let ask = Ask { request, request_id: "check".into(), known: None };
+        let mut exchange = self.exchange(&ask).await.map_err(|fault| fault.to_string())?;
+        if exchange.status.is_success() {
+            return Ok(());
+        }
+        let body = read_whole(&mut exchange.session).await.map_err(|fault| fault.to_string())?;
+        let mut words = String::from_utf8_lossy(&body).trim().to_owned();
+        if let Some(secret) = &self.server.config().secret {
+            words = words.replace(secret.expose(), "…");
+        }
+        Err(format!("Electric says {}: {words}", exchange.status.as_u16()))
     }
 
     /// Sends, on a connection that takes it, and reads the header. A POST is sent again like a GET: it asks for a

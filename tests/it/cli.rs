@@ -81,6 +81,52 @@ async fn check_probes_electric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_probes_with_the_samples_of_the_file_and_of_a_file() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let plain = std::fs::read_to_string(&path).unwrap();
+    let rule = plain.replace("{{ query.organizationId }}", "{{ claims.org.ids[0] }}");
+    std::fs::write(&path, format!("{rule}\n[probe]\nclaims = {{ org = {{ ids = [7, 1.5, true] }} }}\n")).unwrap();
+    let path = path.to_str().unwrap();
+    let probe = output(&["check", "--config", path, "--probe"]).await;
+    assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), ["tasks: ok", "/api/items: ok"]);
+    let asked = |at: usize| gate.electric.requests()[at].target.clone();
+    assert!(asked(0).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(0));
+    // What is given on the command line wins.
+    let claims = folder.path().join("claims.json");
+    std::fs::write(&claims, r#"{ "org": { "ids": ["other"] } }"#).unwrap();
+    let given = format!("@{}", claims.display());
+    let probe = output(&["check", "--config", path, "--probe", "--claims", &given]).await;
+    assert_eq!(probe.status.code(), Some(0), "{}", text(&probe.stdout));
+    assert!(asked(2).contains("params%5B1%5D=other"), "{}", asked(2));
+    for wrong in [&["--claims", "@/no/such"][..], &["--claims", "[]"], &["--query", "where=true"]] {
+        let wrong = output(&[&["check", "--config", path, "--probe"], wrong].concat()).await;
+        assert_ne!(wrong.status.code(), Some(0), "{}", text(&wrong.stdout));
+    }
+    assert_eq!(gate.electric.request_count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_prints_electric_s_words_without_our_secret() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let words = format!(r#"{{"message":"not with {SECRET}"}}"#);
+    gate.electric.script(shapegate::demo::http::Reply::json(401, words));
+    let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
+    let refused = output(&arguments).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stdout).contains(r#"tasks: Electric says 401: {"message":"not with …"}"#));
+    assert!(text(&refused.stdout).contains("/api/items: ok"), "{}", text(&refused.stdout));
+    let nobody = std::fs::read_to_string(&path).unwrap().replace(&gate.electric.url(), "http://127.0.0.1:1");
+    std::fs::write(&path, nobody).unwrap();
+    let unreachable = output(&arguments).await;
+    assert_eq!(unreachable.status.code(), Some(1));
+    assert!(text(&unreachable.stdout).contains("tasks: Electric cannot be reached"), "{}", text(&unreachable.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn explain_says_what_and_why() {
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shapegate::config::Config;
 use shapegate::demo::http::{Reply, Server, Serving};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -257,4 +258,88 @@ async fn an_on_demand_collection_loads_subsets_by_get() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
+}
+
+/// A gate that mints under `rules`, and tells clients where it is.
+async fn minting(rules: &str, tune: fn(&mut Config)) -> Gate {
+    // Clients are told the port before it is bound.
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = reserved.local_addr().unwrap();
+    drop(reserved);
+    let rules = format!(
+        r#"{rules}
+[gatekeeper]
+issuer = "https://shapes.test"
+audience = "https://app.test"
+hs256 = {{ env = "GATEKEEPER_SECRET" }}
+public_url = "http://{listen}/v1/shape"
+"#
+    );
+    Gate::with(Setup { rules, listen, tune, ..Setup::default() }).await
+}
+
+/// How many of the requests to Electric start at the beginning of the log.
+fn initial_requests(gate: &Gate) -> usize {
+    gate.electric.requests().iter().filter(|request| request.target.contains("offset=-1")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gatekeeper_s_client_goes_on_where_it_was_when_its_token_ends() {
+    let short = |config: &mut Config| {
+        config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(2);
+        config.issuers.last_mut().unwrap().leeway = Duration::ZERO;
+    };
+    let rules = RULES.replace("where = '", "columns = [\"id\", \"organization_id\", \"title\"]\nwhere = '");
+    let gate = minting(&rules, short).await;
+    gate.insert_task(1, "org_1", "first");
+    gate.insert_task(2, "org_2", "foreign");
+    let gatekeeper = format!("{}/gatekeeper/tasks?organizationId=org_1", gate.url);
+    let options = json!({ "gatekeeper": gatekeeper, "token": gate.token(&["org_1"]) });
+    let mut client = Client::run("gatekeeper.mjs", &options);
+    assert_eq!(client.line().await, json!({ "minted": 200 }));
+    assert_eq!(client.title("first").await, "insert");
+    let error = client.until(|line| line["error"].is_number()).await;
+    assert_eq!(error, json!({ "error": 401, "code": "token_expired" }));
+    client.until(|line| *line == json!({ "minted": 200 })).await;
+    gate.insert_task(3, "org_2", "foreign too");
+    gate.insert_task(4, "org_1", "second");
+    // Not a row of before: it has kept its handle and its offset.
+    let rows = client.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_change))).await;
+    let titles: Vec<_> = rows["messages"].as_array().unwrap().iter().filter(|message| is_change(message)).collect();
+    assert_eq!((titles.len(), &titles[0]["value"]["title"]), (1, &json!("second")));
+    assert_eq!(initial_requests(&gate), 1);
+}
+
+fn is_change(message: &Value) -> bool {
+    message["headers"]["operation"].is_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gatekeeper_s_client_refetches_at_403() {
+    let gate = minting(RULES, |_| {}).await;
+    gate.insert_task(1, "org_1", "first");
+    let gatekeeper = format!("{}/gatekeeper/tasks?organizationId=org_1", gate.url);
+    let options = json!({ "gatekeeper": gatekeeper, "token": gate.token(&["org_1"]) });
+    let mut client = Client::run("gatekeeper.mjs", &options);
+    client.title("first").await;
+    gate.electric.wait_for_waiting(1).await;
+    // The rule is another one now, though it says the same, so its tokens end.
+    let rules = RULES.replace("in claims.organizationIds", "in claims.organizationIds && true");
+    let setup = Setup { rules, ..Setup::default() };
+    gate.policy.replace(setup.config("http://127.0.0.1:3000", "http://127.0.0.1:3001").policy);
+    let error = client.until(|line| line["error"].is_number()).await;
+    assert_eq!(error, json!({ "error": 403, "code": "forbidden" }));
+    client.until(|line| *line == json!({ "minted": 200 })).await;
+    gate.insert_task(2, "org_1", "second");
+    client.title("second").await;
+    assert_eq!(initial_requests(&gate), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_a_token_gets_a_public_shape() {
+    let public = "[[shape]]\ntable = \"items\"\nwhere = \"none\"\npublic = true\n";
+    let gate = minting(public, |_| {}).await;
+    gate.electric.insert("items", json!({ "id": 1, "user_id": "u_1", "title": "open" })).unwrap();
+    let mut client = Client::run("gatekeeper.mjs", &json!({ "gatekeeper": format!("{}/gatekeeper/items", gate.url) }));
+    client.title("open").await;
 }

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod exchange;
 mod flights;
+mod gatekeeper;
 mod harness;
 mod hostile;
 mod http2;

@@ -4,10 +4,10 @@ use super::secret::secret;
 use super::{hours, jwks, secs};
 use crate::auth::Algorithm;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Issuer, KeySource};
+use crate::config::{Environment, Issuer, KeySource, ShapeClaims};
 
 /// The shortest HS256 secret (RFC 7518 section 3.2: as long as the hash).
-const SHARED_SECRET_BYTES: usize = 32;
+pub(super) const SHARED_SECRET_BYTES: usize = 32;
 
 /// All of them; `None` where one has an error.
 pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<Issuer>> {
@@ -32,6 +32,7 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
+    let shape_claim = section.boolean("shape_claim", false);
     let keys = keys(&mut section, environment);
 
     let audience = audience.and_then(|value| value.texts());
@@ -39,7 +40,9 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
     let types =
         types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
     let (keys, algorithms) = keys?;
-    Some(Issuer { issuer: name?.to_owned(), audience: audience?, algorithms, keys, leeway, max_lifetime, types })
+    let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
+    let (issuer, audience) = (name?.to_owned(), audience?);
+    Some(Issuer { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims })
 }
 
 /// The keys and the algorithms they are for, of one kind.

@@ -4,9 +4,11 @@
 //! then only serves to find the errors after it, since a file with an error gives no `Config`.
 
 mod cors;
+mod gatekeeper;
 mod issuer;
 mod jwks;
 mod log;
+mod probe;
 mod secret;
 mod server;
 mod shape;
@@ -21,12 +23,14 @@ use super::{Cache, Config, Environment, Limits};
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
     let server = server::server(root.section("server"), environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
-    let issuers = issuer::issuers(root.sections("issuer"), environment);
+    let mut issuers = issuer::issuers(root.sections("issuer"), environment);
     let shapes = shape::shapes(root.sections("shape"));
+    let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
     let limits = limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
+    let probe = probe::probe(root.section("probe"));
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
@@ -34,15 +38,21 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     if issuers.as_ref().is_some_and(Vec::is_empty) && !shapes.all_public {
         root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
+    let (gatekeeper, own) = gatekeeper.unzip();
+    if let Some(issuers) = &mut issuers {
+        issuers.extend(own);
+    }
     Some(Config {
         server: server?,
         upstream: upstream?,
         issuers: issuers?,
         policy: shapes.policy?,
+        gatekeeper,
         cors: cors?,
         limits,
         cache,
         log,
+        probe,
         warnings: Vec::new(),
     })
 }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod faults;
+mod gatekeeper;
 mod resolved;
 mod secrets;
 
@@ -25,6 +26,7 @@ fn environment() -> Environment {
     Environment::from([
         ("ELECTRIC_SECRET", "electric-secret-canary"),
         ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
+        ("GATEKEEPER_SECRET", "fedcba9876543210-canary-fedcba98"),
         ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
         ("BLANK_SECRET", " \n"),
     ])

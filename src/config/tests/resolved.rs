@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{accepted, environment};
+use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
 use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys};
 
@@ -167,4 +167,17 @@ fn load_reads_a_file() {
     assert!(errors.starts_with(&format!("{}: cannot be read: ", file.display())), "{errors}");
     std::fs::write(&file, "listen = 1").unwrap();
     assert!(Config::load(&file).unwrap_err().to_string().starts_with(&format!("{}:1: ", file.display())));
+}
+
+#[test]
+fn sample_claims_are_read_as_a_token_has_them() {
+    let claims = "a = 'x', b = 0x10, c = -1.5, d = true, e = [1, 'y'], f = { g = 9007199254740993 }";
+    let probe = accepted(&format!("[probe]\nclaims = {{ {claims} }}\nquery = 'org=1'\n")).probe;
+    let expected = r#"{"a":"x","b":16,"c":-1.5,"d":true,"e":[1,"y"],"f":{"g":9007199254740993}}"#;
+    assert_eq!((probe.claims.as_str(), probe.query.as_str()), (expected, "org=1"));
+    assert_eq!(accepted("").probe.claims, "{}");
+    for wrong in ["{ a = 1979-05-27 }", "[1]", "{ a = nan }", "'{}'"] {
+        let found = errors(&format!("[probe]\nclaims = {wrong}\n"));
+        assert!(found.starts_with("x.toml:2: probe.claims: expected a table of claims"), "{found}");
+    }
 }

@@ -6,6 +6,7 @@ mod issuer;
 mod process;
 mod wire;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(crate) use wire::Wire;
 
 /// The secret of the stand-in; no byte of it may reach a client.
 pub(crate) const SECRET: &str = "test-secret";
+/// What signs shape tokens where a test has a gatekeeper.
+pub(crate) const GATEKEEPER_SECRET: &str = "0123456789abcdef-gatekeeper-89abcdef";
 /// The audience of every test token.
 pub(crate) const AUDIENCE: &str = "https://app.test";
 
@@ -59,6 +62,8 @@ pub(crate) struct Gate {
 /// What a test changes before the start.
 pub(crate) struct Setup {
     pub rules: String,
+    /// Where clients are served; port 0 takes a free one.
+    pub listen: SocketAddr,
     /// More lines of `[server]`, `[upstream]`, `[[issuer]]`; whole sections go to `rules`.
     pub server: String,
     pub upstream: String,
@@ -81,6 +86,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             rules: RULES.to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             server: String::new(),
             upstream: String::new(),
             issuer: String::new(),
@@ -102,7 +108,7 @@ impl Setup {
         let text = format!(
             r#"
 [server]
-listen = "127.0.0.1:0"
+listen = "{listen}"
 admin = "127.0.0.1:0"
 drain = "2s"
 {tls}
@@ -120,6 +126,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
 {issuer_keys}
 {rules}
 "#,
+            listen = self.listen,
             tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
             server = self.server,
             electric = self.electric_url.as_deref().unwrap_or(electric),
@@ -129,7 +136,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             issuer_keys = self.issuer,
             rules = self.rules,
         );
-        let environment = Environment::from([("ELECTRIC_SECRET", SECRET)]);
+        let environment = Environment::from([("ELECTRIC_SECRET", SECRET), ("GATEKEEPER_SECRET", GATEKEEPER_SECRET)]);
         Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
     }
 }

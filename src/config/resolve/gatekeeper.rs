@@ -1,0 +1,126 @@
+//! `[gatekeeper]`.
+
+use url::Url;
+
+use super::issuer::SHARED_SECRET_BYTES;
+use super::secret::secret;
+use super::{hours, secs};
+use crate::config::raw::{Bounds, Section, Value};
+use crate::config::{Environment, Issuer, KeySource};
+use crate::gatekeeper::{Gatekeeper, SigningKey};
+use crate::policy::PolicySet;
+use crate::shape::SHAPE_PATH;
+
+const PATH: &str = "/gatekeeper";
+
+/// The gatekeeper and the issuer of its tokens; `None` where there is none, or one with an error.
+pub(super) fn gatekeeper(
+    root: &mut Section<'_>,
+    issuers: Option<&[Issuer]>,
+    policy: Option<&PolicySet>,
+    environment: &Environment,
+) -> Option<(Gatekeeper, Issuer)> {
+    let mut section = root.value("gatekeeper")?.section()?;
+    let path = section.value("path");
+    let issuer = section.required("issuer", "write the `iss` of minted tokens, as in \"https://shapes.example.com\"");
+    let audience = section.required("audience", "write what `aud` of minted tokens names");
+    let lifetime = section.duration("lifetime", hours(2), Bounds::new(secs(60), hours(24)));
+    let public_url = section.required("public_url", "write the URL of the shape path as clients reach it");
+    let key = signing_key(&mut section, issuers, environment);
+
+    let path = path.as_ref().map_or(Some(PATH), |value| own_path(value, policy));
+    let issuer = issuer.and_then(|value| own_name(&value, issuers));
+    let audience = audience.and_then(|value| value.texts());
+    let public_url = public_url.and_then(|value| shape_url(&value));
+    if path == Some(PATH) && !section.has("path") && shadows(PATH, policy) {
+        section.error("path", format!("a [[shape]] has a path below {PATH}, the default: choose another"));
+    }
+    let gatekeeper = Gatekeeper {
+        path: path?.to_owned(),
+        issuer: issuer?.to_owned(),
+        audience: audience?,
+        lifetime,
+        public_url: public_url?,
+        key: key?,
+    };
+    let issuer = gatekeeper.issuer().map_err(|cause| section.error_here(cause.to_string())).ok()?;
+    Some((gatekeeper, issuer))
+}
+
+/// One of the two; at deploy time neither is there.
+fn signing_key(section: &mut Section<'_>, issuers: Option<&[Issuer]>, environment: &Environment) -> Option<SigningKey> {
+    let (shared, file) = (section.value("hs256"), section.value("signing_key"));
+    match (shared, file) {
+        (Some(shared), None) => {
+            let secret = secret(shared, SHARED_SECRET_BYTES, environment)?;
+            let known = |issuer: &Issuer| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
+            if !environment.is_deploy() && issuers.is_some_and(|issuers| issuers.iter().any(known)) {
+                section.error("hs256", "is the secret of an [[issuer]] too, which could then mint: make another one");
+                return None;
+            }
+            Some(SigningKey::shared(secret))
+        }
+        (None, Some(file)) => pem(file, environment),
+        _ => {
+            section.error_here("takes exactly one of `hs256` (a shared secret) and `signing_key` (a private key)");
+            None
+        }
+    }
+}
+
+fn pem(value: Value<'_>, environment: &Environment) -> Option<SigningKey> {
+    let mut section = value.section()?;
+    let file = section.required("file", "write the path of the private key (PEM)")?;
+    if environment.is_deploy() {
+        return None;
+    }
+    let pem = std::fs::read(file.path()?).map_err(|cause| file.error(format!("cannot be read: {cause}"))).ok()?;
+    SigningKey::from_pem(&pem).map_err(|cause| file.error(cause.to_string())).ok()
+}
+
+/// As a `path` of a [[shape]], and none of theirs below it.
+fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str> {
+    let path = value.text()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    if !path.starts_with('/')
+        || !path.chars().all(plain)
+        || path.ends_with('/')
+        || path.contains("//")
+        || path.contains("/.")
+    {
+        value.error("write /segments of letters, digits, - . _ ~, without a slash at the end");
+    } else if path == SHAPE_PATH {
+        value.error(format!("{SHAPE_PATH} is where shapes are served: choose another"));
+    } else if shadows(path, policy) {
+        value.error("a [[shape]] has a path below this one: choose another");
+    } else {
+        return Some(path);
+    }
+    None
+}
+
+fn shadows(path: &str, policy: Option<&PolicySet>) -> bool {
+    let below = |own: &str| own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+    policy.is_some_and(|policy| policy.paths().any(below))
+}
+
+/// A name of its own: by it the verifier knows which key and which kind of token to expect.
+fn own_name<'a>(value: &Value<'a>, issuers: Option<&[Issuer]>) -> Option<&'a str> {
+    let name = value.text()?;
+    if issuers.is_some_and(|issuers| issuers.iter().any(|issuer| issuer.issuer == name)) {
+        value.error("is the name of an [[issuer]] too: minted tokens need one of their own");
+        return None;
+    }
+    Some(name)
+}
+
+fn shape_url(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let bare = |url: &Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    if !url.as_ref().is_some_and(|url| bare(url) && url.password().is_none() && url.path().ends_with(SHAPE_PATH)) {
+        value.error(format!("no URL of a shape path: write it whole, as in \"https://sync.example.com{SHAPE_PATH}\""));
+        return None;
+    }
+    Some(text.to_owned())
+}

@@ -1,0 +1,91 @@
+//! A list of columns, compared without regard to order, quotes and the case of what is not quoted.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::policy::ColumnName;
+
+/// Columns, each once and at least one; equal in any order, as Electric has it (PROTOCOL 1, `columns`).
+#[derive(Clone, Debug)]
+pub struct Columns(Vec<String>);
+
+impl Columns {
+    /// The columns with exactly these names; `None` where there is none, or one twice, empty or with NUL.
+    pub fn exact(names: Vec<String>) -> Option<Self> {
+        let unique: BTreeSet<_> = names.iter().collect();
+        let good = |name: &String| !name.is_empty() && !name.contains('\0');
+        (!names.is_empty() && unique.len() == names.len() && names.iter().all(good)).then_some(Self(names))
+    }
+
+    /// The columns of a comma list of identifiers, plain or in double quotes; `None` where it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut names = Vec::new();
+        let mut rest = text;
+        loop {
+            let (name, after) = match rest.strip_prefix('"') {
+                Some(quoted) => quoted_name(quoted)?,
+                None => plain_name(rest)?,
+            };
+            names.push(name);
+            match after.strip_prefix(',') {
+                Some(next) => rest = next,
+                None if after.is_empty() => return Self::exact(names),
+                None => return None,
+            }
+        }
+    }
+
+    /// The names, in the order they were given.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    fn sorted(&self) -> BTreeSet<&str> {
+        self.0.iter().map(String::as_str).collect()
+    }
+}
+
+impl PartialEq for Columns {
+    fn eq(&self, other: &Self) -> bool {
+        self.sorted() == other.sorted()
+    }
+}
+
+impl Eq for Columns {}
+
+/// As Electric's `columns` takes them.
+impl fmt::Display for Columns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            ColumnName(name).fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+fn plain_name(text: &str) -> Option<(String, &str)> {
+    let (name, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$');
+    plain.then(|| (name.to_ascii_lowercase(), rest))
+}
+
+/// The name up to its closing quote; a doubled quote is one of the name's.
+fn quoted_name(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut rest = text;
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(next) => {
+                name.push('"');
+                rest = next;
+            }
+            None => return Some((name, after)),
+        }
+    }
+}

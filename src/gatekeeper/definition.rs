@@ -1,0 +1,250 @@
+//! What decides which rows a shape has, in the one form in which two of them are compared.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::claim::Malformed;
+use super::columns::Columns;
+use crate::policy::{Permit, Replica, TableName};
+use crate::shape::percent_decode;
+
+/// Everything of a request that decides rows, names resolved and defaults filled in: `==` is the comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Schema and name, exact.
+    pub table: TableName,
+    /// The `where` text, byte for byte; `None` for every row.
+    pub predicate: Option<String>,
+    /// The values of `$1`, `$2`, ….
+    pub params: Vec<String>,
+    /// The columns sent; `None` for all.
+    pub columns: Option<Columns>,
+    /// The columns that a filter may name: those sent, where nothing else is said.
+    pub queryable_columns: Option<Columns>,
+    /// What an update carries.
+    pub replica: Replica,
+    /// Whether the rows of before are sent.
+    pub log: Log,
+}
+
+/// Electric's `log` parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Log {
+    /// No row but those that change.
+    ChangesOnly,
+    /// The rows there are, then their changes.
+    #[default]
+    Full,
+}
+
+/// Every member of the claim; in Electric's own example the first, second, third and fourth.
+const MEMBERS: [&str; 8] = ["namespace", "table", "where", "columns", "params", "queryable_columns", "replica", "log"];
+
+impl Definition {
+    /// What a permit gives; `None` only where the permit's table is none.
+    pub(super) fn of_permit(permit: &Permit, log: Log) -> Option<Self> {
+        Some(Self {
+            table: TableName::parse(permit.table()).ok()?,
+            predicate: permit.predicate().map(str::to_owned),
+            params: permit.params().to_vec(),
+            columns: columns(permit.columns())?,
+            queryable_columns: columns(permit.queryable_columns())?,
+            replica: permit.replica(),
+            log,
+        })
+    }
+
+    /// The claim, with a null for what is absent.
+    pub(super) fn to_claim(&self) -> Value {
+        let params: Map<_, _> = self.numbered_params().map(|(number, value)| (number, value.into())).collect();
+        json!({
+            "namespace": self.table.schema(),
+            "table": self.table.name(),
+            "where": self.predicate,
+            "params": if params.is_empty() { Value::Null } else { params.into() },
+            "columns": self.columns.as_ref().map(Columns::names),
+            "queryable_columns": self.queryable_columns.as_ref().map(Columns::names),
+            "replica": (self.replica == Replica::Full).then_some("full"),
+            "log": (self.log == Log::ChangesOnly).then_some("changes_only"),
+        })
+    }
+
+    /// Reads a claim; what is null or not there is absent, and what is not understood might restrict, so it is refused.
+    pub(super) fn of_claim(claim: &Value) -> Result<Self, Malformed> {
+        let claim = Claim(claim.as_object().ok_or(Malformed)?);
+        claim.check_members()?;
+        let schema = claim.text("namespace")?;
+        let table = TableName::exact(schema, claim.text("table")?.ok_or(Malformed)?).map_err(|_| Malformed)?;
+        let columns = claim.columns("columns")?;
+        Ok(Self {
+            table,
+            predicate: claim.text("where")?.map(str::to_owned),
+            params: claim.params()?,
+            queryable_columns: claim.columns("queryable_columns")?.or_else(|| columns.clone()),
+            columns,
+            replica: replica(claim.text("replica")?).ok_or(Malformed)?,
+            log: Log::of(claim.text("log")?).ok_or(Malformed)?,
+        })
+    }
+
+    /// The values by their numbers, as texts: `"1"`, `"2"`, ….
+    pub(super) fn numbered_params(&self) -> impl Iterator<Item = (String, &str)> {
+        self.params.iter().enumerate().map(|(index, value)| ((index + 1).to_string(), value.as_str()))
+    }
+}
+
+impl Log {
+    /// Of the parameter's value; `None` where it is none of Electric's.
+    pub fn of(value: Option<&str>) -> Option<Self> {
+        match value {
+            None | Some("full") => Some(Self::Full),
+            Some("changes_only") => Some(Self::ChangesOnly),
+            Some(_) => None,
+        }
+    }
+}
+
+/// The members of a `shape` claim.
+struct Claim<'a>(&'a Map<String, Value>);
+
+impl<'a> Claim<'a> {
+    fn check_members(&self) -> Result<(), Malformed> {
+        let mut members = self.0.iter().filter(|(_, value)| !value.is_null());
+        if members.all(|(name, _)| MEMBERS.contains(&name.as_str())) { Ok(()) } else { Err(Malformed) }
+    }
+
+    fn member(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// An empty text is an absent one, as Electric has it; NUL would cut it off there.
+    fn text(&self, name: &str) -> Result<Option<&'a str>, Malformed> {
+        match self.member(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.contains('\0') => {
+                Ok(Some(text.as_str()).filter(|text| !text.is_empty()))
+            }
+            Some(_) => Err(Malformed),
+        }
+    }
+
+    /// A list of exact names, or a text as the parameter has it.
+    fn columns(&self, name: &str) -> Result<Option<Columns>, Malformed> {
+        match self.member(name) {
+            Some(Value::Array(names)) => {
+                let names = names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+                names.and_then(Columns::exact).ok_or(Malformed).map(Some)
+            }
+            _ => self.text(name)?.map(|text| Columns::parse(text).ok_or(Malformed)).transpose(),
+        }
+    }
+
+    /// `{"1": …, "2": …}` or a list; each value a text or an integer.
+    fn params(&self) -> Result<Vec<String>, Malformed> {
+        match self.member("params") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.iter().map(bound).collect(),
+            Some(Value::Object(values)) => {
+                let numbered = values.iter().map(|(name, value)| Ok((number(name).ok_or(Malformed)?, bound(value)?)));
+                gapless(numbered.collect::<Result<_, _>>()?).ok_or(Malformed)
+            }
+            Some(_) => Err(Malformed),
+        }
+    }
+}
+
+fn bound(value: &Value) -> Result<String, Malformed> {
+    match value {
+        Value::String(text) if !text.contains('\0') => Ok(text.clone()),
+        Value::Number(number) if !number.is_f64() => Ok(number.to_string()),
+        _ => Err(Malformed),
+    }
+}
+
+/// A parameter's number as Electric's client writes it: from 1, without a sign or a leading zero.
+fn number(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    if plain { text.parse().ok() } else { None }
+}
+
+/// The values in the order of their numbers, which are 1, 2, … without a gap.
+fn gapless(values: BTreeMap<u32, String>) -> Option<Vec<String>> {
+    let whole = values.keys().copied().eq((1..).take(values.len()));
+    whole.then(|| values.into_values().collect())
+}
+
+/// `Some(None)` for absent columns, `None` for what are none.
+fn columns(text: Option<&str>) -> Option<Option<Columns>> {
+    text.map_or(Some(None), |text| Columns::parse(text).map(Some))
+}
+
+fn replica(value: Option<&str>) -> Option<Replica> {
+    match value {
+        None | Some("default") => Some(Replica::Default),
+        Some("full") => Some(Replica::Full),
+        Some(_) => None,
+    }
+}
+
+/// The part of a client's query that repeats the definition, as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Repeated {
+    texts: BTreeMap<&'static str, String>,
+    params: BTreeMap<u32, String>,
+    /// A name stands twice, or is none of `params[1]`, `params[2]`, …: then nothing is repeated.
+    ambiguous: bool,
+}
+
+/// The parameters of a definition, beside `params[n]` and `log`.
+const TEXTS: [&str; 5] = ["columns", "queryable_columns", "replica", "table", "where"];
+
+impl Repeated {
+    /// Takes the definition's parameters out of a query; the rest of it is for
+    /// [`ShapeRequest::parse`](crate::shape::ShapeRequest::parse), which refuses every other spelling of them.
+    pub(super) fn split(query: &str) -> (Self, String) {
+        let mut repeated = Self::default();
+        let rest: Vec<_> = query.split('&').filter(|pair| !repeated.take(pair)).collect();
+        let rest = rest.join("&");
+        (repeated, rest)
+    }
+
+    /// Whether a pair is of the definition.
+    fn take(&mut self, pair: &str) -> bool {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (Some(name), Some(value)) = (percent_decode(name), percent_decode(value)) else { return false };
+        if let Some(text) = TEXTS.into_iter().find(|text| *text == name) {
+            self.ambiguous |= self.texts.insert(text, value).is_some();
+            return true;
+        }
+        match name.strip_prefix("params") {
+            Some(index) if index.is_empty() || index.starts_with('[') => {
+                let index = index.strip_prefix('[').and_then(|index| number(index.strip_suffix(']')?));
+                self.ambiguous |= index.is_none_or(|index| self.params.insert(index, value).is_some());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The definition; `None` where it is none.
+    pub(super) fn definition(mut self, log: Log) -> Option<Definition> {
+        if self.ambiguous {
+            return None;
+        }
+        let columns_sent = columns(self.text("columns").as_deref())?;
+        Some(Definition {
+            table: TableName::parse(&self.text("table")?).ok()?,
+            predicate: self.text("where"),
+            queryable_columns: columns(self.text("queryable_columns").as_deref())?.or_else(|| columns_sent.clone()),
+            columns: columns_sent,
+            replica: replica(self.text("replica").as_deref())?,
+            params: gapless(self.params)?,
+            log,
+        })
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        self.texts.remove(name).filter(|text| !text.is_empty())
+    }
+}

@@ -1,0 +1,135 @@
+//! The key that signs shape tokens, and its public half.
+
+use std::fmt;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use aws_lc_rs::{digest, hmac};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
+
+use super::TOKEN_TYPE;
+use crate::auth::Algorithm;
+use crate::secret::Secret;
+
+/// Signs under exactly one algorithm.
+pub enum SigningKey {
+    /// HS256: whoever verifies can also sign.
+    Shared {
+        /// The secret itself.
+        secret: Secret,
+        /// The same, ready for use.
+        key: Box<hmac::Key>,
+    },
+    /// EdDSA or ES256: the public half may be known to all.
+    Pair {
+        /// The private half.
+        pair: Pair,
+        /// The public half as a JSON Web Key (RFC 7517), named by its thumbprint (RFC 7638).
+        jwk: Value,
+    },
+}
+
+/// A key pair, on the curve its algorithm takes.
+#[allow(missing_docs)]
+pub enum Pair {
+    Ed25519(Ed25519KeyPair),
+    P256(Box<EcdsaKeyPair>),
+}
+
+/// The text is no private key of a kind that signs here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a private key for EdDSA (Ed25519) or ES256 (P-256) in PKCS#8, PEM: `openssl genpkey -algorithm ed25519`")]
+pub struct NoSigningKey;
+
+impl SigningKey {
+    /// A secret for HS256, of whose strength the verifier judges.
+    pub fn shared(secret: Secret) -> Self {
+        let key = Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()));
+        Self::Shared { secret, key }
+    }
+
+    /// The private key of a PEM file (RFC 7468 section 10, PKCS#8 without encryption).
+    ///
+    /// # Errors
+    /// [`NoSigningKey`] for everything else, which is not shown.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, NoSigningKey> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| NoSigningKey)?;
+        let der = key.secret_pkcs8_der();
+        let pair = Ed25519KeyPair::from_pkcs8(der).map(Pair::Ed25519).or_else(|_| {
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).map(|pair| Pair::P256(Box::new(pair)))
+        });
+        let pair = pair.map_err(|_| NoSigningKey)?;
+        let jwk = pair.jwk().ok_or(NoSigningKey)?;
+        Ok(Self::Pair { pair, jwk })
+    }
+
+    /// The one `alg` of its tokens.
+    pub const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Shared { .. } => Algorithm::Hs256,
+            Self::Pair { pair: Pair::Ed25519(_), .. } => Algorithm::EdDsa,
+            Self::Pair { pair: Pair::P256(_), .. } => Algorithm::Es256,
+        }
+    }
+
+    /// The public half as a JSON Web Key Set; `None` where there is none.
+    pub fn jwks(&self) -> Option<Value> {
+        match self {
+            Self::Shared { .. } => None,
+            Self::Pair { jwk, .. } => Some(json!({ "keys": [jwk] })),
+        }
+    }
+
+    /// A token with these claims (RFC 7515 section 3.1); `None` where the primitive refuses to sign.
+    pub(super) fn token(&self, claims: &Value) -> Option<String> {
+        let mut header = json!({ "alg": self.algorithm().as_str(), "typ": TOKEN_TYPE });
+        if let Self::Pair { jwk, .. } = self {
+            header["kid"] = jwk["kid"].clone();
+        }
+        let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+        let signature = match self {
+            Self::Shared { key, .. } => encode(hmac::sign(key, message.as_bytes())),
+            Self::Pair { pair: Pair::Ed25519(pair), .. } => encode(pair.sign(message.as_bytes())),
+            Self::Pair { pair: Pair::P256(pair), .. } => {
+                encode(pair.sign(&SystemRandom::new(), message.as_bytes()).ok()?)
+            }
+        };
+        Some(format!("{message}.{signature}"))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.algorithm())
+    }
+}
+
+impl Pair {
+    /// The public half, its members as RFC 7518 section 6.2 and RFC 8037 section 2 have them.
+    fn jwk(&self) -> Option<Value> {
+        // In the order of the thumbprint (RFC 7638 section 3.2), which is that of the names.
+        let (mut jwk, algorithm) = match self {
+            Self::Ed25519(pair) => {
+                (json!({ "crv": "Ed25519", "kty": "OKP", "x": encode(pair.public_key()) }), Algorithm::EdDsa)
+            }
+            Self::P256(pair) => {
+                // An uncompressed point (SEC 1 section 2.3.3): 0x04, then both coordinates.
+                let (x, y) = pair.public_key().as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
+                (json!({ "crv": "P-256", "kty": "EC", "x": encode(x), "y": encode(y) }), Algorithm::Es256)
+            }
+        };
+        let thumbprint = encode(digest::digest(&digest::SHA256, jwk.to_string().as_bytes()));
+        jwk["alg"] = algorithm.as_str().into();
+        jwk["use"] = "sig".into();
+        jwk["kid"] = thumbprint.into();
+        Some(jwk)
+    }
+}
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
