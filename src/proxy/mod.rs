@@ -35,7 +35,7 @@ use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TraceParent};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -138,6 +138,7 @@ impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
     async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
+        ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
         match admit::admit(self, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
             Ok(Decision::Preflight(methods)) => {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::TraceParent;
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::policy::RuleId;
@@ -27,6 +28,8 @@ pub struct Record {
     pub outcome: &'static str,
     /// How it came to its answer, where that is Electric's.
     pub join: Option<Join>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 impl Record {
@@ -39,6 +42,7 @@ impl Record {
             token: None,
             outcome: SERVED,
             join: None,
+            trace: None,
         }
     }
 
@@ -77,6 +81,7 @@ impl Record {
             cache = self.join.map_or("-", Join::as_str),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             token = self.token.as_deref().unwrap_or("-"),
+            trace = self.trace.as_ref().map_or("-", TraceParent::trace_id),
         );
     }
 }

@@ -23,7 +23,7 @@ use super::refusal::{MAX_BODY, fault_of, refused_parameters};
 use super::server::UpstreamServer;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TRACEPARENT};
 
 /// Answers flights from the configured Electric, over Pingora's connections.
 pub struct Electric {
@@ -129,6 +129,9 @@ impl Electric {
         if let Some(body) = body {
             header.insert_header(CONTENT_TYPE, "application/json")?;
             header.insert_header(CONTENT_LENGTH, body.len())?;
+        }
+        if let Some(trace) = &ask.trace {
+            header.insert_header(TRACEPARENT, trace.as_str())?;
         }
         if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
             header.insert_header(IF_NONE_MATCH, etag)?;

@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod issuers;
+mod logs;
 mod subset;
 mod superset;
 mod transcripts;
