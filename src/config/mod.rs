@@ -43,6 +43,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is logged and how.
     pub log: Log,
+    /// Who has read what; `None` keeps no audit log.
+    pub audit: Option<Audit>,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
 }
@@ -264,6 +266,26 @@ pub struct Log {
     pub level: String,
     /// Whether each answer gets a line.
     pub access: bool,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Where its lines go.
+    pub target: AuditTarget,
+    /// A session of a subject with a shape ends when it was idle for so long.
+    pub idle: Duration,
+    /// Sessions in memory; above, the oldest is written.
+    pub sessions: usize,
+}
+
+/// Where audit lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditTarget {
+    /// A file, appended to and followed through rotations.
+    File(PathBuf),
+    /// Standard error, among the log's lines; journald keeps both.
+    Stderr,
 }
 
 /// How a log entry is written.

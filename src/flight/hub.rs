@@ -172,6 +172,22 @@ impl Hub {
         self.open.iter().map(|shard| lock(shard).len()).sum()
     }
 
+    /// How many requests are aboard of open flights.
+    pub fn followers(&self) -> usize {
+        let aboard = |shard| lock(shard).values().map(|flight| flight.followers()).sum::<usize>();
+        self.open.iter().map(aboard).sum()
+    }
+
+    /// The places of requests to Electric.
+    pub fn places(&self) -> &Budgets {
+        &self.places
+    }
+
+    /// Bytes that kept answers may hold.
+    pub fn capacity(&self) -> usize {
+        self.settings.bytes
+    }
+
     /// How many answers are kept.
     pub fn kept_flights(&self) -> usize {
         self.kept.len()

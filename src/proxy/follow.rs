@@ -49,6 +49,8 @@ impl Gateway {
         let mut changes = self.changes.clone();
         loop {
             let (key, live) = (Key::of(&upstream), upstream.is_live());
+            ctx.record.live = live;
+            ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
             let follower = match self.hub.join(upstream, bearer.subject(), origin) {
                 Ok(follower) => follower,

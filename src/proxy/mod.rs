@@ -35,7 +35,7 @@ use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::{Metrics, TraceParent};
+use crate::telemetry::{Audit, Metrics, Record, TraceParent};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -62,6 +62,8 @@ pub struct Gateway {
     pub hub: Arc<Hub>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Who has read what, where that is kept.
+    pub audit: Option<Arc<Audit>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// What is spoken with clients.
@@ -96,8 +98,7 @@ impl HttpServerApp for Gateway {
         if let Err(fault) = &answered {
             ctx.record.note(fault);
         }
-        self.metrics.answered(ctx.record.rule_name(), ctx.record.outcome, status);
-        ctx.record.log(status, session.body_bytes_sent());
+        self.observe(&mut ctx.record, status, session.body_bytes_sent());
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         if *shutdown.borrow() {
@@ -148,6 +149,16 @@ impl Gateway {
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await,
         }
+    }
+
+    /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
+    fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
+        self.metrics.answered(record, status, bytes);
+        // Other answers hold nothing of a shape.
+        if let (Some(audit), Some(reading), 200 | 304) = (&self.audit, record.reading.take(), status) {
+            audit.record(reading, bytes, self.clock.now());
+        }
+        record.log(status, bytes);
     }
 
     async fn reject(

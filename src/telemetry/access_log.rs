@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::TraceParent;
+use super::{Reading, TraceParent};
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::policy::RuleId;
@@ -28,6 +28,10 @@ pub struct Record {
     pub outcome: &'static str,
     /// How it came to its answer, where that is Electric's.
     pub join: Option<Join>,
+    /// Whether that waits for a change.
+    pub live: bool,
+    /// What the audit log is to hold of it.
+    pub reading: Option<Reading>,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
 }
@@ -42,6 +46,8 @@ impl Record {
             token: None,
             outcome: SERVED,
             join: None,
+            live: false,
+            reading: None,
             trace: None,
         }
     }

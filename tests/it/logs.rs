@@ -1,13 +1,67 @@
-//! The log: a request's trace can be found in it.
+//! The log: nobody waits for it, and a request's trace can be found in it.
+
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use shapegate::demo::electric::{Electric, Options};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, config};
+use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, Wire, config, shapegate};
 
 const TARGET: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Fills a pipe with entries that nobody reads, and the queue before it.
+const UNREAD: usize = 40_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_keeps_no_request_waiting() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &electric.url(), issuer.url());
+    let mut command = shapegate(&["--config", path.to_str().unwrap()]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let addresses = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if line.contains("serving") {
+            break line;
+        }
+    };
+    let address = |name: &str| {
+        let value = addresses.split_once(&format!("{name}=")).unwrap().1;
+        format!("http://{}", value.split(' ').next().unwrap().trim_matches('"'))
+    };
+    let (url, admin) = (address("listen"), address("admin"));
+    // `lines` stays open and unread from here on.
+    let clients = (0..8).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let mut wire = Wire::open(&url).await;
+            for _ in 0..UNREAD / 8 {
+                wire.send(b"GET /nothing HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
+                assert_eq!(wire.answer(false).await.unwrap().status, 404);
+            }
+        })
+    });
+    let served = async {
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), served).await.unwrap();
+    let metrics = reqwest::get(format!("{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix("shapegate_log_lines_dropped_total "));
+    assert!(dropped.unwrap().parse::<f64>().unwrap() > 100.0, "{dropped:?}");
+    // The end does not wait for a reader either.
+    let pid = child.id().unwrap().to_string();
+    tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.unwrap();
+    assert!(ended.unwrap().success());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_goes_to_electric_and_into_the_log() {

@@ -1,0 +1,88 @@
+//! Every metric is documented, and whatever is documented is a metric.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shapegate::demo::electric::Options;
+use shapegate::demo::http::{End, Reply};
+
+use crate::harness::{Gate, RULES, Setup, Stream};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1";
+
+/// A metric's kind and labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// What `/metrics` says after traffic that meets every metric.
+async fn scraped() -> Metrics {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = folder.path().join("audit.jsonl");
+    let setup = Setup {
+        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
+        ..Setup::default()
+    };
+    let gate = Gate::with(setup).await;
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(&format!("{TASKS}&offset=-1"), &token).await;
+    let handle = first.header("electric-handle");
+    assert_eq!(gate.get(&format!("{TASKS}&offset=0_inf&handle={handle}&live=true"), &token).await.status, 200);
+    assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
+    // Electric fails, and a body breaks off.
+    gate.electric.script(Reply::new(500));
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
+    gate.until_metric(cut, 1.0).await;
+    parse(&gate.admin("/metrics").await.text())
+}
+
+fn parse(text: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if !line.starts_with('#') {
+            let (name, labels) = line.split_once('{').unwrap_or((line.split(' ').next().unwrap(), ""));
+            let family = family(&metrics, name).unwrap_or_else(|| panic!("{line}"));
+            let labels = labels.split("=\"").filter_map(|part| part.rsplit(['"', ',']).next());
+            let labels = labels.filter(|label| !label.is_empty() && *label != "le" && !label.contains('}'));
+            metrics.get_mut(&family).unwrap().1.extend(labels.map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+/// The metric that a series belongs to.
+fn family(metrics: &Metrics, series: &str) -> Option<String> {
+    let suffix = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| series.strip_suffix(suffix));
+    let histogram = suffix.filter(|name| metrics.get(*name).is_some_and(|(kind, _)| kind == "histogram"));
+    histogram.or(Some(series).filter(|name| metrics.contains_key(*name))).map(str::to_owned)
+}
+
+/// The table in the README: name, type, labels, meaning.
+fn documented() -> Metrics {
+    let rows = include_str!("../../README.md")
+        .lines()
+        .filter(|line| ["| `shapegate_", "| `process_"].iter().any(|start| line.starts_with(start)));
+    let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let metric = |cells: Vec<&str>| {
+        let [_, name, kind, labels, meaning, _] = cells[..] else { panic!("{cells:?}") };
+        assert!(!meaning.is_empty(), "{name}");
+        let labels = labels.split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        (name.trim_matches('`').to_owned(), (kind.to_owned(), labels))
+    };
+    cells.map(metric).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_names_every_metric_and_no_other() {
+    let (scraped, documented) = (scraped().await, documented());
+    for (name, metric) in &scraped {
+        assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
+    }
+    for name in documented.keys() {
+        assert!(scraped.contains_key(name), "{name} is not in /metrics");
+    }
+}
