@@ -1,7 +1,8 @@
-//! Every metric is documented, and whatever is documented is a metric.
+//! Every metric is documented, and whatever is documented, drawn or alerted on is a metric.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::{Value, json};
 use shapegate::demo::electric::Options;
 use shapegate::demo::http::{End, Reply};
 
@@ -85,4 +86,59 @@ async fn the_readme_names_every_metric_and_no_other() {
     for name in documented.keys() {
         assert!(scraped.contains_key(name), "{name} is not in /metrics");
     }
+}
+
+/// Labels that are there without us: of histograms, and of every target.
+const FROM_PROMETHEUS: [&str; 3] = ["le", "instance", "job"];
+
+/// The names in an expression that are ours or the process's, each of which must be a series.
+fn assert_series(metrics: &Metrics, expression: &str) {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: Vec<_> = words.filter(|word| word.starts_with("shapegate_") || word.starts_with("process_")).collect();
+    assert!(!names.is_empty() || expression.starts_with("up{"), "{expression}");
+    for name in names {
+        assert!(family(metrics, name).is_some(), "{name} in {expression}");
+    }
+    // A label that is matched or grouped by must be there too.
+    let labels: BTreeSet<_> = metrics.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
+    for (start, _) in expression.match_indices("by (") {
+        let grouped = expression[start + 4..].split(')').next().unwrap();
+        for label in grouped.split(", ") {
+            assert!(labels.contains(label) || FROM_PROMETHEUS.contains(&label), "{label} in {expression}");
+        }
+    }
+    for matcher in expression.split('{').skip(1).flat_map(|rest| rest.split('}').next().unwrap().split(", ")) {
+        let label = matcher.split(['=', '!']).next().unwrap();
+        assert!(labels.contains(label) || FROM_PROMETHEUS.contains(&label), "{label} in {expression}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+    let metrics = documented();
+    let dashboard: Value = serde_json::from_str(include_str!("../../conf/grafana/shapegate.json")).unwrap();
+    assert_eq!(dashboard["__inputs"][0]["pluginId"], "prometheus");
+    assert!(dashboard["id"].is_null(), "an id of somebody's own Grafana");
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is taken");
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24 && place("h") > 0, "{title}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!(panel["datasource"], json!({ "type": "prometheus", "uid": "${DS_PROMETHEUS}" }), "{title}");
+        let targets = panel["targets"].as_array().unwrap();
+        let letters: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str().unwrap()).collect();
+        assert!(!targets.is_empty() && letters.len() == targets.len(), "{title}");
+        targets.iter().for_each(|target| assert_series(&metrics, target["expr"].as_str().unwrap()));
+    }
+    assert!(panels.len() > 20, "{}", panels.len());
+
+    let alerts = include_str!("../../conf/prometheus/alerts.yml");
+    let expressions: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert_eq!(expressions.len(), alerts.matches("- alert: ").count(), "each alert has its expr on one line");
+    expressions.iter().for_each(|expression| assert_series(&metrics, expression));
 }
