@@ -54,6 +54,11 @@ impl Budgets {
         Ok(Place { budgets: Arc::clone(self), subject })
     }
 
+    /// How many requests may be answered at one time.
+    pub fn capacity(&self) -> usize {
+        self.total
+    }
+
     /// How many requests are being answered.
     pub fn in_flight(&self) -> usize {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).total

@@ -58,6 +58,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (None, Some(config)) => run::run(&config),
         (None, None) => Err(Usage("give --config FILE").into()),
     };
+    crate::telemetry::flush_logs();
     match result {
         Ok(code) => code,
         Err(error) => report(&error),

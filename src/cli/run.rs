@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -15,7 +14,7 @@ use crate::telemetry;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = super::load(path)?;
-    telemetry::init_logging(&config.log).context("log.level")?;
+    telemetry::init_logging(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -48,6 +48,8 @@ pub struct Config {
     pub log: Log,
     /// What `check --probe` tries the rules with.
     pub probe: Probe,
+    /// Who has read what; `None` keeps no audit log.
+    pub audit: Option<Audit>,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
 }
@@ -291,6 +293,26 @@ pub struct Probe {
     pub claims: String,
     /// A client's parameters, as in a URL.
     pub query: String,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Where its lines go.
+    pub target: AuditTarget,
+    /// A session of a subject with a shape ends when it was idle for so long.
+    pub idle: Duration,
+    /// Sessions in memory; above, the oldest is written.
+    pub sessions: usize,
+}
+
+/// Where audit lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditTarget {
+    /// A file, appended to and followed through rotations.
+    File(PathBuf),
+    /// Standard error, among the log's lines; journald keeps both.
+    Stderr,
 }
 
 /// How a log entry is written.

@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::limits::{Budgets, Place};
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TraceParent};
 
 /// Who answers a flight: Electric, or a test.
 #[async_trait]
@@ -40,8 +40,25 @@ pub struct Ask {
     pub request: UpstreamRequest,
     /// The id of the client's request that is behind it.
     pub request_id: Box<str>,
+    /// The trace that this belongs to; those who join later are not in it.
+    pub trace: Option<TraceParent>,
     /// A kept answer that may still be right: its entity tag makes the request conditional.
     pub known: Option<KnownAnswer>,
+}
+
+/// What Electric is told of the client's request that opens a flight.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Our own id of it.
+    pub request_id: &'a str,
+    /// The trace it belongs to.
+    pub trace: Option<&'a TraceParent>,
+}
+
+impl Ask {
+    fn new(request: UpstreamRequest, origin: Origin<'_>, known: Option<KnownAnswer>) -> Self {
+        Self { request, request_id: origin.request_id.into(), trace: origin.trace.cloned(), known }
+    }
 }
 
 /// An answer of before, for a source that learns that it still holds.
@@ -93,11 +110,11 @@ impl Hub {
         self: &Arc<Self>,
         request: UpstreamRequest,
         subject: Option<&SubjectKey>,
-        request_id: &str,
+        origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
         let key = Key::of(&request);
         if !request.is_shared() {
-            return self.fly_alone(key, request, subject, request_id);
+            return self.fly_alone(key, request, subject, origin);
         }
         if let Some((fresh, Age::Fresh)) = self.find(&key) {
             return self.serve(fresh, Join::Fresh);
@@ -113,7 +130,7 @@ impl Hub {
             (Some((stale, Age::Stale)), None) => {
                 // Where there is no place to replace it, it serves all the same.
                 if let Ok(place) = self.places.enter(subject.cloned()) {
-                    let ask = Ask { request, request_id: request_id.into(), known: known_answer(&stale) };
+                    let ask = Ask::new(request, origin, known_answer(&stale));
                     let flight = self.launch(key, ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
@@ -126,7 +143,7 @@ impl Hub {
             (kept, None) => {
                 let place = self.places.enter(subject.cloned())?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
-                let ask = Ask { request, request_id: request_id.into(), known };
+                let ask = Ask::new(request, origin, known);
                 let flight = self.launch(key, ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
@@ -141,10 +158,10 @@ impl Hub {
         key: Key,
         request: UpstreamRequest,
         subject: Option<&SubjectKey>,
-        request_id: &str,
+        origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
         let place = self.places.enter(subject.cloned())?;
-        let ask = Ask { request, request_id: request_id.into(), known: None };
+        let ask = Ask::new(request, origin, None);
         let flight = self.launch(key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
@@ -153,6 +170,22 @@ impl Hub {
     /// How many flights are open to others.
     pub fn open_flights(&self) -> usize {
         self.open.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// How many requests are aboard of open flights.
+    pub fn followers(&self) -> usize {
+        let aboard = |shard| lock(shard).values().map(|flight| flight.followers()).sum::<usize>();
+        self.open.iter().map(aboard).sum()
+    }
+
+    /// The places of requests to Electric.
+    pub fn places(&self) -> &Budgets {
+        &self.places
+    }
+
+    /// Bytes that kept answers may hold.
+    pub fn capacity(&self) -> usize {
+        self.settings.bytes
     }
 
     /// How many answers are kept.

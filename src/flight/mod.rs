@@ -23,6 +23,6 @@ pub use encoding::Encoding;
 pub use follower::{Follower, Join};
 pub use freshness::CacheControl;
 pub use head::Head;
-pub use hub::{Ask, Hub, KnownAnswer, Source};
+pub use hub::{Ask, Hub, KnownAnswer, Origin, Source};
 pub use key::Key;
 pub use sink::Sink;

@@ -116,7 +116,8 @@ impl Scene {
     }
 
     fn join(&self, query: &str) -> Follower {
-        self.hub.join(self.request(query), None, "test").unwrap()
+        let origin = Origin { request_id: "test", trace: None };
+        self.hub.join(self.request(query), None, origin).unwrap()
     }
 
     /// Joins, and reads to the end.

@@ -242,6 +242,11 @@ impl Bearer {
         Some(left.max(Duration::from_millis(1)))
     }
 
+    /// Who it is; `None` where there is no token.
+    pub(super) fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
     /// Whose budget its flights count against.
     pub(super) fn subject(&self) -> Option<&SubjectKey> {
         self.principal.as_ref().map(|principal| principal.subject_key())

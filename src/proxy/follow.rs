@@ -14,7 +14,7 @@ use super::context::RequestCtx;
 use super::reply::{self, Shown};
 use super::{Change, Gateway, in_time};
 use crate::fault::Fault;
-use crate::flight::{Encoding, Follower, Head, Key, Piece};
+use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
 
 /// What ends a wait before what was waited for.
 enum Interrupt {
@@ -49,7 +49,10 @@ impl Gateway {
         let mut changes = self.changes.clone();
         loop {
             let (key, live) = (Key::of(&upstream), upstream.is_live());
-            let follower = match self.hub.join(upstream, bearer.subject(), &ctx.record.request_id) {
+            ctx.record.live = live;
+            ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
+            let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
+            let follower = match self.hub.join(upstream, bearer.subject(), origin) {
                 Ok(follower) => follower,
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };

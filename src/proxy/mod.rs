@@ -36,7 +36,7 @@ use crate::gatekeeper::Gatekeeper;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics, Record, TraceParent};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -65,6 +65,8 @@ pub struct Gateway {
     pub hub: Arc<Hub>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Who has read what, where that is kept.
+    pub audit: Option<Arc<Audit>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// What is spoken with clients.
@@ -99,8 +101,7 @@ impl HttpServerApp for Gateway {
         if let Err(fault) = &answered {
             ctx.record.note(fault);
         }
-        self.metrics.answered(ctx.record.rule_name(), ctx.record.outcome, status);
-        ctx.record.log(status, session.body_bytes_sent());
+        self.observe(&mut ctx.record, status, session.body_bytes_sent());
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         if *shutdown.borrow() {
@@ -141,6 +142,7 @@ impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
     async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
+        ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
         match admit::admit(self, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
             Ok(Decision::Answer(document)) => {
@@ -155,6 +157,16 @@ impl Gateway {
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await,
         }
+    }
+
+    /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
+    fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
+        self.metrics.answered(record, status, bytes);
+        // Other answers hold nothing of a shape.
+        if let (Some(audit), Some(reading), 200 | 304) = (&self.audit, record.reading.take(), status) {
+            audit.record(reading, bytes, self.clock.now());
+        }
+        record.log(status, bytes);
     }
 
     async fn reject(

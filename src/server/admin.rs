@@ -11,7 +11,7 @@ use super::readiness::Readiness;
 use crate::auth::TokenVerifier;
 use crate::flight::Hub;
 use crate::limits::Budgets;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics, Observed};
 
 /// Answers operators and Prometheus; never bound where clients come in.
 pub(super) struct Admin {
@@ -19,6 +19,7 @@ pub(super) struct Admin {
     verifier: Arc<TokenVerifier>,
     budgets: Arc<Budgets>,
     hub: Arc<Hub>,
+    audit: Option<Arc<Audit>>,
     readiness: Arc<Readiness>,
 }
 
@@ -28,13 +29,21 @@ impl Admin {
         verifier: Arc<TokenVerifier>,
         budgets: Arc<Budgets>,
         hub: Arc<Hub>,
+        audit: Option<Arc<Audit>>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self { metrics, verifier, budgets, hub, readiness }
+        Self { metrics, verifier, budgets, hub, audit, readiness }
     }
 
-    fn metrics(&self) -> Response<Vec<u8>> {
-        match self.metrics.render(&self.verifier.key_status(), &self.budgets, &self.hub) {
+    async fn metrics(&self) -> Response<Vec<u8>> {
+        let observed = Observed {
+            ready: self.readiness.missing().await.is_empty(),
+            keys: &self.verifier.key_status(),
+            budgets: &self.budgets,
+            hub: &self.hub,
+            audit: self.audit.as_deref(),
+        };
+        match self.metrics.render(&observed) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");
@@ -60,7 +69,7 @@ impl ServeHttp for Admin {
         }
         match request.uri.path() {
             "/healthz" => answer(StatusCode::OK, TEXT, b"ok\n".to_vec()),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics().await,
             "/readyz" => self.readyz().await,
             _ => answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz\n".to_vec()),
         }

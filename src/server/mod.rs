@@ -33,7 +33,7 @@ use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::proxy::{Change, CorsPolicy, Gateway};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 use crate::upstream::{Electric, UpstreamServer};
 
 pub use readiness::Readiness;
@@ -52,18 +52,22 @@ pub struct Server {
     hub: Arc<Hub>,
     policy: PolicySwitch,
     readiness: Arc<Readiness>,
+    audit: Option<Arc<Audit>>,
 }
 
 /// Replaces the rules of a running server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PolicySwitch {
     policy: Arc<ArcSwap<PolicySet>>,
     changes: watch::Sender<Change>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 impl PolicySwitch {
     /// From here on `policy` decides; those who wait for an answer are judged by it at once.
     pub fn replace(&self, policy: PolicySet) {
+        self.metrics.policy_loaded(&policy, self.clock.now());
         self.policy.store(Arc::new(policy));
         self.changes.send_modify(|change| change.policy += 1);
     }
@@ -107,6 +111,8 @@ impl Server {
         let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
         let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
         let hub = Arc::new(hub);
+        metrics.policy_loaded(&config.policy, clock.now());
+        let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let policy = Arc::new(ArcSwap::from_pointee(config.policy));
         let (changes, _) = watch::channel(Change::default());
         let gateway = Gateway {
@@ -120,11 +126,12 @@ impl Server {
             budgets: Arc::clone(&budgets),
             hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
-            clock,
+            audit: audit.clone(),
+            clock: Arc::clone(&clock),
             options: server_options(&config.server),
             changes: changes.subscribe(),
         };
-        let policy = PolicySwitch { policy, changes };
+        let policy = PolicySwitch { policy, changes, metrics: Arc::clone(&metrics), clock };
         Ok(Self {
             config: config.server,
             listen,
@@ -137,6 +144,7 @@ impl Server {
             hub,
             policy,
             readiness,
+            audit,
         })
     }
 
@@ -181,6 +189,7 @@ impl Server {
                 Arc::clone(&self.verifier),
                 Arc::clone(&self.budgets),
                 self.hub,
+                self.audit.clone(),
                 Arc::clone(&readiness),
             ),
         );
@@ -188,6 +197,7 @@ impl Server {
         admin.add_listener(self.admin.into_listener(&fds));
         // They end with the shutdown: who drains needs no new keys.
         tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch));
+        let sweeping = self.audit.clone().map(|audit| tokio::spawn(sweep(audit, Arc::clone(&self.policy.clock))));
         // The admin port stays until the end, so that a drain can be watched.
         let (admin_shutdown, admin_watch) = watch::channel(false);
         let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
@@ -204,6 +214,10 @@ impl Server {
         serving.join_all().await;
         // It ends with its watch, and has nothing to say.
         let _ = watching.await;
+        if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
+            sweeping.abort();
+            let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
+        }
         Ok(())
     }
 }
@@ -244,6 +258,17 @@ fn server_options(server: &config::Server) -> HttpServerOptions {
 
 /// Pingora's default leaves an idle HTTP/2 connection open for ever.
 const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a slow disk may hold up the end.
+const AUDIT_FINISH: Duration = Duration::from_secs(2);
+
+/// Writes the audit log's sessions as they end, for ever.
+async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        audit.sweep(clock.now());
+    }
+}
 
 async fn drain(budgets: &Budgets, limit: Duration) {
     let emptied = async {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::{Reading, TraceParent};
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::policy::RuleId;
@@ -27,6 +28,12 @@ pub struct Record {
     pub outcome: &'static str,
     /// How it came to its answer, where that is Electric's.
     pub join: Option<Join>,
+    /// Whether that waits for a change.
+    pub live: bool,
+    /// What the audit log is to hold of it.
+    pub reading: Option<Reading>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 impl Record {
@@ -39,6 +46,9 @@ impl Record {
             token: None,
             outcome: SERVED,
             join: None,
+            live: false,
+            reading: None,
+            trace: None,
         }
     }
 
@@ -77,6 +87,7 @@ impl Record {
             cache = self.join.map_or("-", Join::as_str),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             token = self.token.as_deref().unwrap_or("-"),
+            trace = self.trace.as_ref().map_or("-", TraceParent::trace_id),
         );
     }
 }

@@ -1,28 +1,40 @@
 //! Prometheus metrics; the registry is hidden behind one verb per event.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    TextEncoder, process_collector::ProcessCollector,
 };
 
+use super::{Audit, Record, logging};
 use crate::auth::keys::KeyStatus;
 use crate::auth::{Check, TokenError};
+use crate::clock::UnixTime;
 use crate::flight::{Hub, Join};
 use crate::limits::Budgets;
+use crate::policy::PolicySet;
 
 /// Every metric of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// One scrape at a time: counters that are kept elsewhere are caught up with.
+    scrape: Mutex<()>,
     requests: IntCounterVec,
+    /// By whether the answer waits for a change, then as in [`ORIGINS`]: found without a look-up.
+    answer_seconds: [[Histogram; ORIGINS.len()]; 2],
+    body_bytes: IntCounterVec,
     token_checks: IntCounterVec,
     dropped_parameters: IntCounter,
     upstream_seconds: HistogramVec,
     upstream_refusals: IntCounterVec,
     upstream_retries: IntCounterVec,
     in_flight: IntGauge,
+    upstream_in_flight: IntGauge,
+    limits: IntGaugeVec,
+    followers: IntGauge,
     joins: IntCounterVec,
     cuts: IntCounterVec,
     fan_out: Histogram,
@@ -36,6 +48,26 @@ pub struct Metrics {
     key_refreshes: IntGaugeVec,
     keys_rejected: IntGaugeVec,
     key_saves_failed: IntGaugeVec,
+    ready: IntGauge,
+    config_loaded: IntGauge,
+    audit_sessions: IntGauge,
+    audit_lines_dropped: IntCounter,
+    log_lines_dropped: IntCounter,
+}
+
+/// What a scrape finds elsewhere.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// Of every issuer.
+    pub keys: &'a [KeyStatus],
+    /// Requests being answered.
+    pub budgets: &'a Budgets,
+    /// Flights.
+    pub hub: &'a Hub,
+    /// Sessions, where there is an audit log.
+    pub audit: Option<&'a Audit>,
+    /// As `/readyz` says.
+    pub ready: bool,
 }
 
 /// How the check of a token ended.
@@ -76,6 +108,19 @@ impl Metrics {
             "Answers by rule, outcome and status.",
             &["rule", "outcome", "status"],
         )?;
+        let body_bytes =
+            counters("shapegate_body_bytes_total", "Bytes of bodies sent to clients, by rule.", &["rule"])?;
+        let answer_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "shapegate_answer_seconds",
+                "Time to the end of an answer, by how it came: as in shapegate_joins_total, or own where it is not Electric's.",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["live", "how"],
+        )?;
+        registry.register(Box::new(answer_seconds.clone()))?;
+        let answer_seconds = [false, true]
+            .map(|live| ORIGINS.map(|join| answer_seconds.with_label_values(&[bool_label(live), origin_label(join)])));
         let token_checks = counters("shapegate_token_checks_total", "Token checks by outcome.", &["outcome"])?;
         let upstream_refusals = counters(
             "shapegate_upstream_errors_total",
@@ -107,6 +152,25 @@ impl Metrics {
             registry.register(Box::new(counter.clone())).map(|()| counter)
         };
         let in_flight = gauge("shapegate_requests_in_flight", "Requests being answered, those that wait included.")?;
+        let upstream_in_flight = gauge(
+            "shapegate_upstream_requests_in_flight",
+            "Requests to Electric that take a place of limits.flights, polls that it still holds included.",
+        )?;
+        let limits = gauges("shapegate_limit", "The configured bound of a gauge.", &["of"])?;
+        let followers = gauge("shapegate_followers", "Requests aboard of open flights.")?;
+        let ready = gauge("shapegate_ready", "1 where /readyz says 200.")?;
+        let config_loaded = gauge(
+            "shapegate_config_loaded_timestamp_seconds",
+            "When the rules in use were loaded, in seconds since 1970.",
+        )?;
+        let build_info = gauges("shapegate_build_info", "1, with the version of this build.", &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let audit_sessions = gauge("shapegate_audit_sessions", "Sessions that the audit log has not written yet.")?;
+        let audit_lines_dropped =
+            counter("shapegate_audit_lines_dropped_total", "Audit lines lost: the disk was full or too slow.")?;
+        let log_lines_dropped =
+            counter("shapegate_log_lines_dropped_total", "Log lines lost: nobody read standard error in time.")?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let dropped_parameters = counter(
             "shapegate_dropped_parameters_total",
             "Query parameters that neither Electric's protocol nor a rule knows.",
@@ -132,21 +196,26 @@ impl Metrics {
         )?;
         registry.register(Box::new(fan_out.clone()))?;
         let upstream_seconds = HistogramVec::new(
-            HistogramOpts::new("shapegate_upstream_seconds", "Time to the header of Electric's answer.").buckets(vec![
-                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
-            ]),
+            HistogramOpts::new("shapegate_upstream_seconds", "Time to the header of Electric's answer.")
+                .buckets(SECONDS.to_vec()),
             &["live"],
         )?;
         registry.register(Box::new(upstream_seconds.clone()))?;
         Ok(Self {
             registry,
+            scrape: Mutex::default(),
             requests,
+            answer_seconds,
+            body_bytes,
             token_checks,
             dropped_parameters,
             upstream_seconds,
             upstream_refusals,
             upstream_retries,
             in_flight,
+            upstream_in_flight,
+            limits,
+            followers,
             joins,
             cuts,
             fan_out,
@@ -160,12 +229,32 @@ impl Metrics {
             key_refreshes,
             keys_rejected,
             key_saves_failed,
+            ready,
+            config_loaded,
+            audit_sessions,
+            audit_lines_dropped,
+            log_lines_dropped,
         })
     }
 
-    /// An answer was given.
-    pub fn answered(&self, rule: &str, outcome: &str, status: u16) {
-        self.requests.with_label_values(&[rule, outcome, status_label(status)]).inc();
+    /// These rules are in use from `now` on; their counters start at 0, so that the first event of each is seen.
+    pub fn policy_loaded(&self, policy: &PolicySet, now: UnixTime) {
+        for rule in policy.rule_ids() {
+            self.body_bytes.with_label_values(&[rule.as_str()]);
+            self.upstream_retries.with_label_values(&[rule.as_str()]);
+        }
+        self.config_loaded.set(gauge(now.as_secs()));
+    }
+
+    /// An answer was given, with `bytes` of body.
+    pub fn answered(&self, record: &Record, status: u16, bytes: usize) {
+        let rule = record.rule_name();
+        self.requests.with_label_values(&[rule, record.outcome, status_label(status)]).inc();
+        self.body_bytes.with_label_values(&[rule]).inc_by(bytes as u64);
+        let by_origin = &self.answer_seconds[usize::from(record.live)];
+        for (_, seconds) in ORIGINS.iter().zip(by_origin).filter(|(join, _)| **join == record.join) {
+            seconds.observe(record.started.elapsed().as_secs_f64());
+        }
     }
 
     /// A token was checked.
@@ -180,7 +269,7 @@ impl Metrics {
 
     /// Electric's header came after `elapsed`.
     pub fn upstream_answered(&self, live: bool, elapsed: Duration) {
-        self.upstream_seconds.with_label_values(&[if live { "true" } else { "false" }]).observe(elapsed.as_secs_f64());
+        self.upstream_seconds.with_label_values(&[bool_label(live)]).observe(elapsed.as_secs_f64());
     }
 
     /// Electric answered with an error.
@@ -218,12 +307,14 @@ impl Metrics {
         self.purges.inc_by(count as u64);
     }
 
-    /// The text of `/metrics`, with the state of keys, budgets and flights as they are now.
+    /// The text of `/metrics`, with what was observed just now.
     ///
     /// # Errors
     /// Where the registry cannot be written as text.
-    pub fn render(&self, keys: &[KeyStatus], budgets: &Budgets, hub: &Hub) -> prometheus::Result<Vec<u8>> {
-        for status in keys {
+    pub fn render(&self, observed: &Observed<'_>) -> prometheus::Result<Vec<u8>> {
+        let Observed { budgets, hub, .. } = observed;
+        let scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        for status in observed.keys {
             let issuer = status.issuer.as_str();
             self.keys.with_label_values(&[issuer]).set(gauge(status.keys as u64));
             if let Some(age) = status.age {
@@ -235,18 +326,52 @@ impl Metrics {
             self.key_saves_failed.with_label_values(&[issuer]).set(gauge(status.saves_failed));
         }
         self.in_flight.set(gauge(budgets.in_flight() as u64));
+        self.upstream_in_flight.set(gauge(hub.places().in_flight() as u64));
+        let limits = [
+            ("requests_in_flight", budgets.capacity() as u64),
+            ("upstream_requests_in_flight", hub.places().capacity() as u64),
+            ("kept_bytes", hub.capacity() as u64),
+        ];
+        for (of, limit) in limits {
+            self.limits.with_label_values(&[of]).set(gauge(limit));
+        }
+        self.followers.set(gauge(hub.followers() as u64));
+        self.ready.set(observed.ready.into());
+        self.audit_sessions.set(gauge(observed.audit.map_or(0, Audit::open_sessions) as u64));
+        catch_up(&self.audit_lines_dropped, observed.audit.map_or(0, Audit::dropped));
+        catch_up(&self.log_lines_dropped, logging::dropped());
         self.open_flights.set(gauge(hub.open_flights() as u64));
         self.kept_flights.set(gauge(hub.kept_flights() as u64));
         self.kept_bytes.set(gauge(hub.kept_bytes()));
+        drop(scrape);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
 }
 
+/// Brings a counter to a total that is kept elsewhere.
+fn catch_up(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+/// How an answer came: without a join it is our own.
+const ORIGINS: [Option<Join>; 5] = [None, Some(Join::First), Some(Join::Open), Some(Join::Fresh), Some(Join::Stale)];
+
+fn origin_label(join: Option<Join>) -> &'static str {
+    join.map_or("own", Join::as_str)
+}
+
+fn bool_label(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+/// From a kept answer to Electric's longest silence and more.
+const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
 
 /// Statuses that are not ours to give are folded, so that Electric cannot make up labels either.
 fn status_label(status: u16) -> &'static str {

@@ -1,11 +1,16 @@
-//! What an operator sees: metrics and the access log.
+//! What an operator sees: metrics, the access log and the audit log.
 //!
 //! Every label comes from the configuration or from an enum, never from a client.
 
 mod access_log;
+mod audit;
+mod lines;
 mod logging;
 mod metrics;
+mod trace_context;
 
 pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
-pub use logging::init as init_logging;
-pub use metrics::{Metrics, TokenCheck};
+pub use audit::{Audit, Reading};
+pub use logging::{flush as flush_logs, init as init_logging};
+pub use metrics::{Metrics, Observed, TokenCheck};
+pub use trace_context::{TRACEPARENT, TraceParent};

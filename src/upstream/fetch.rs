@@ -24,7 +24,7 @@ use super::server::UpstreamServer;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
 use crate::shape::UpstreamRequest;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TRACEPARENT};
 
 /// Answers flights from the configured Electric, over Pingora's connections.
 pub struct Electric {
@@ -56,7 +56,7 @@ impl Electric {
     /// # Errors
     /// Why there is no shape, in Electric's own words where it has any; our secret is not among them.
     pub async fn probe(&self, request: UpstreamRequest) -> Result<(), String> {
-        let ask = Ask { request, request_id: "check".into(), known: None };
+        let ask = Ask { request, request_id: "check".into(), trace: None, known: None };
         let mut exchange = self.exchange(&ask).await.map_err(|fault| fault.to_string())?;
         if exchange.status.is_success() {
             return Ok(());
@@ -148,6 +148,9 @@ impl Electric {
         if let Some(body) = body {
             header.insert_header(CONTENT_TYPE, "application/json")?;
             header.insert_header(CONTENT_LENGTH, body.len())?;
+        }
+        if let Some(trace) = &ask.trace {
+            header.insert_header(TRACEPARENT, trace.as_str())?;
         }
         if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
             header.insert_header(IF_NONE_MATCH, etag)?;

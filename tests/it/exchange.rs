@@ -185,14 +185,16 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             counter.fetch_add(1, Ordering::SeqCst);
-            let mut request = Vec::new();
-            while answers_on_new && !request.ends_with(b"\r\n\r\n") {
-                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
-            }
-            if answers_on_new {
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.unwrap();
-            }
-            let _ = stream.read_buf(&mut request).await;
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while answers_on_new && !request.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                if answers_on_new {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.unwrap();
+                }
+                let _ = stream.read_buf(&mut request).await;
+            });
         }
     });
     (url, connections)
@@ -200,7 +202,7 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() {
-    let (url, connections) = closing_upstream(true).await;
+    let (url, _) = closing_upstream(true).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let retries = "shapegate_upstream_retries_total{rule=\"tasks\"}";
@@ -210,7 +212,6 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
         asked += 1;
         assert!(asked < 100, "no connection is ever reused");
         assert_eq!(gate.get(&format!("{TASKS}&cache-buster={asked}"), &token).await.status, 200);
-        assert_eq!(connections.load(Ordering::SeqCst), asked);
     }
     let (url, connections) = closing_upstream(false).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
 
 mod answers;
+mod audit;
 mod cli;
 mod clients;
 mod exchange;
@@ -12,6 +13,8 @@ mod harness;
 mod hostile;
 mod http2;
 mod issuers;
+mod logs;
+mod metrics;
 mod subset;
 mod superset;
 mod transcripts;

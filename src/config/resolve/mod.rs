@@ -3,6 +3,7 @@
 //! A function that answers `None` has recorded why. One that answers a value may have recorded an error too: the value
 //! then only serves to find the errors after it, since a file with an error gives no `Config`.
 
+mod audit;
 mod cors;
 mod gatekeeper;
 mod issuer;
@@ -31,6 +32,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
     let probe = probe::probe(root.section("probe"));
+    let audit = audit::audit(root.section("audit"));
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
@@ -53,6 +55,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         cache,
         log,
         probe,
+        audit,
         warnings: Vec::new(),
     })
 }

@@ -43,6 +43,8 @@ const ROWS: &[Row] = &[
     ("[cache]", "grace", ["'0s'", "'1m'"], ["'61s'", "'2m'"], "0s to 1m"),
     ("[cache]", "sse_join", ["'0s'", "'55s'"], ["'56s'", "'1m'"], SHORT),
     ("[cache]", "compress_min", ["'0B'", "'1MiB'"], ["'2MiB'", "'1GiB'"], "0B to 1MiB"),
+    ("[audit]\nstderr = true", "idle", ["'1s'", "'24h'"], ["'999ms'", "'25h'"], "1s to 1d"),
+    ("[audit]\nstderr = true", "sessions", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
 ];
 
 #[test]

@@ -57,6 +57,18 @@ fn syntax() {
 }
 
 #[test]
+fn audit() {
+    let none = "names no target: write `path` or `stderr = true`";
+    each(&[
+        ("[audit]\npath = 'a'\nstderr = true\n".into(), "3: audit.stderr: contradicts `path`: name one of the two"),
+        ("[audit]\nidle = '1m'\n".into(), &format!("1: audit: {none}")),
+        ("[audit]\nsessions = 9\nstderr = false\n".into(), &format!("1: audit: {none}")),
+        ("[audit]\nfile = 'a'\n".into(), "2: audit.file: unknown key; did you mean `idle`?"),
+    ]);
+    assert!(accepted("[audit]\n").audit.is_none());
+}
+
+#[test]
 fn server() {
     let server = |rest: &str| format!("[server]\n{rest}\n");
     each(&[

@@ -1,0 +1,28 @@
+//! `[audit]`.
+
+use super::{hours, secs};
+use crate::config::raw::{Bounds, Section, Value};
+use crate::config::{Audit, AuditTarget};
+
+/// `None` where neither target is named: an audit log is asked for.
+pub(super) fn audit(mut section: Section<'_>) -> Option<Audit> {
+    let path = section.value("path");
+    let stderr = section.boolean("stderr", false);
+    let idle = section.duration("idle", secs(300), Bounds::new(secs(1), hours(24)));
+    let sessions = section.integer("sessions", 100_000, Bounds::new(1, 10_000_000));
+    let target = match (path.as_ref().map(Value::path), stderr) {
+        (Some(_), true) => {
+            section.error("stderr", "contradicts `path`: name one of the two");
+            return None;
+        }
+        (Some(path), false) => AuditTarget::File(path?),
+        (None, true) => AuditTarget::Stderr,
+        (None, false) => {
+            if section.has("idle") || section.has("sessions") {
+                section.error_here("names no target: write `path` or `stderr = true`");
+            }
+            return None;
+        }
+    };
+    Some(Audit { target, idle, sessions })
+}

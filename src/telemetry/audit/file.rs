@@ -1,0 +1,124 @@
+//! The file behind the audit log: appended to, and opened anew after an error or a rotation.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::telemetry::lines::LineSink;
+
+/// A file under its name; only its own thread writes.
+#[derive(Debug)]
+pub(super) struct AuditFile {
+    path: PathBuf,
+    open: Option<File>,
+    /// Whether the file ends within a line.
+    torn: bool,
+    /// Whether the last line was lost: the first one lost is told, not each.
+    failing: bool,
+}
+
+impl AuditFile {
+    /// Opens or creates the file; what is no regular file (a pipe) is opened with the first line, since that may wait.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let other = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+        let open = if other { None } else { Some(append(path)?) };
+        Ok(Self { path: path.to_owned(), open, torn: false, failing: false })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let file = match self.open.take().filter(|file| is_at(file, &self.path)) {
+            Some(file) => file,
+            None => {
+                self.torn = false;
+                append(&self.path)?
+            }
+        };
+        let file = self.open.insert(file);
+        if self.torn {
+            file.write_all(b"\n")?;
+            self.torn = false;
+        }
+        // One call, so that two processes do not mix their lines, and what a full disk took of one is known.
+        let written = file.write(line)?;
+        self.torn = 0 < written && written < line.len();
+        if written < line.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl LineSink for AuditFile {
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        let result = self.append(line);
+        match &result {
+            Err(error) if !self.failing => tracing::error!(%error, "audit lines are lost"),
+            Ok(()) if self.failing => tracing::info!("audit lines are written again"),
+            _ => {}
+        }
+        self.failing = result.is_err();
+        result
+    }
+}
+
+/// Created for its owner alone: it names subjects.
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Whether `file` still has that name: after a rotation another one has it, or none.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn appends_and_follows_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
+        let mut file = AuditFile::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        file.write_line(b"a\n").unwrap();
+        fs::rename(&path, &rotated).unwrap();
+        file.write_line(b"b\n").unwrap();
+        file.write_line(b"c\n").unwrap();
+        assert_eq!((read(&rotated).as_str(), read(&path).as_str()), ("a\n", "b\nc\n"));
+        fs::remove_file(&path).unwrap();
+        file.write_line(b"d\n").unwrap();
+        assert_eq!(read(&path), "d\n");
+        AuditFile::open(&path).unwrap().write_line(b"e\n").unwrap();
+        assert_eq!(read(&path), "d\ne\n");
+    }
+
+    #[test]
+    fn lost_lines_are_errors_until_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let mut file = AuditFile::open(&path).unwrap();
+        assert!(file.write_line(b"a\n").is_err() && file.failing);
+        fs::remove_file(&path).unwrap();
+        file.write_line(b"b\n").unwrap();
+        assert!(!file.failing);
+        // A file that ends within a line gets its end first.
+        file.torn = true;
+        file.write_line(b"c\n").unwrap();
+        assert_eq!(read(&path), "b\n\nc\n");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error_at_once() {
+        assert!(AuditFile::open(Path::new("/nonexistent/audit.jsonl")).is_err());
+    }
+}

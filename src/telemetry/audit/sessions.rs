@@ -1,0 +1,251 @@
+//! The sessions going on: bounded, and written when they were idle or when there is no room.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::Reading;
+use crate::auth::SubjectKey;
+use crate::clock::UnixTime;
+
+/// A subject and the digest of a shape's definition.
+type Key = (Option<SubjectKey>, [u8; 32]);
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    capacity: usize,
+    idle: Duration,
+    open: HashMap<Key, Session>,
+    /// Each open session once, and when it was last seen at the time it was put here: a request then touches one map
+    /// entry and no list. A session is looked at when it would end if that was its last answer, so it is written
+    /// after `idle` and before twice that.
+    due: VecDeque<(UnixTime, Key)>,
+}
+
+/// What one subject has read of one shape.
+#[derive(Debug)]
+pub(super) struct Session {
+    issuer: Option<Box<str>>,
+    subject: Option<Box<str>>,
+    token: Option<Box<str>>,
+    rule: Box<str>,
+    shape: [u8; 32],
+    first: UnixTime,
+    last: UnixTime,
+    answers: u64,
+    bytes: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(capacity: usize, idle: Duration) -> Self {
+        Self { capacity, idle, open: HashMap::new(), due: VecDeque::new() }
+    }
+
+    /// Counts an answer; gives the session that had to make room, if one had.
+    pub(super) fn record(&mut self, reading: Reading, bytes: u64, now: UnixTime) -> Option<Session> {
+        let subject = reading.principal.as_ref().map(|principal| principal.subject_key().clone());
+        let key = (subject, reading.shape);
+        if let Some(session) = self.open.get_mut(&key) {
+            session.count(bytes, now);
+            return None;
+        }
+        let displaced = if self.open.len() < self.capacity { None } else { self.take_oldest() };
+        let mut session = Session::new(reading, now);
+        session.count(bytes, now);
+        self.due.push_back((now, key.clone()));
+        self.open.insert(key, session);
+        displaced
+    }
+
+    /// Looks at up to `most` sessions that may have ended; gives those that have, and how many it looked at.
+    pub(super) fn sweep(&mut self, now: UnixTime, most: usize) -> (Vec<Session>, usize) {
+        let mut ended = Vec::new();
+        for looked_at in 0..most {
+            let due = self.due.pop_front_if(|(seen, _)| now.saturating_since(*seen) >= self.idle);
+            let Some((_, key)) = due else {
+                return (ended, looked_at);
+            };
+            match self.open.get(&key).map(|session| session.last) {
+                Some(last) if now.saturating_since(last) < self.idle => self.due.push_back((last, key)),
+                _ => ended.extend(self.open.remove(&key)),
+            }
+        }
+        (ended, most)
+    }
+
+    /// Ends every session.
+    pub(super) fn drain(&mut self) -> Vec<Session> {
+        let order = std::mem::take(&mut self.due);
+        order.into_iter().filter_map(|(_, key)| self.open.remove(&key)).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    fn take_oldest(&mut self) -> Option<Session> {
+        let (_, key) = self.due.pop_front()?;
+        self.open.remove(&key)
+    }
+}
+
+impl Session {
+    fn new(reading: Reading, now: UnixTime) -> Self {
+        let Reading { principal, rule, shape } = reading;
+        let principal = principal.as_deref();
+        let subject = principal.and_then(|principal| principal.subject());
+        Self {
+            issuer: principal.map(|principal| principal.issuer().into()),
+            subject: subject.map(sanitized),
+            // Without a subject the token is the identity.
+            token: principal.filter(|_| subject.is_none()).map(|principal| principal.token_hash().into()),
+            rule,
+            shape,
+            first: now,
+            last: now,
+            answers: 0,
+            bytes: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: u64, now: UnixTime) {
+        self.answers += 1;
+        self.bytes += bytes;
+        self.last = self.last.max(now);
+    }
+
+    /// The session as one line of JSON.
+    pub(super) fn line(&self) -> Box<[u8]> {
+        let line = Line {
+            target: TARGET,
+            issuer: self.issuer.as_deref(),
+            subject: self.subject.as_deref(),
+            token: self.token.as_deref(),
+            rule: &self.rule,
+            shape: self.shape.iter().map(|byte| format!("{byte:02x}")).collect(),
+            first: rfc3339(self.first),
+            last: rfc3339(self.last),
+            answers: self.answers,
+            bytes: self.bytes,
+        };
+        // Texts and numbers can always be written.
+        let mut line = serde_json::to_vec(&line).unwrap_or_default();
+        line.push(b'\n');
+        line.into()
+    }
+}
+
+/// Tells these lines from others in one stream.
+const TARGET: &str = "shapegate::audit";
+
+#[derive(Serialize)]
+struct Line<'a> {
+    target: &'static str,
+    issuer: Option<&'a str>,
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    rule: &'a str,
+    shape: String,
+    first: String,
+    last: String,
+    answers: u64,
+    bytes: u64,
+}
+
+fn rfc3339(time: UnixTime) -> String {
+    // The last second that the format can name; a clock beyond it is broken.
+    const END: u64 = 253_402_300_799;
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs().min(END))).to_string()
+}
+
+/// Of a subject, what a line may hold: no control character or direction mark, and 256 characters (SECURITY C14).
+fn sanitized(subject: &str) -> Box<str> {
+    const MOST: usize = 256;
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut text: String = subject.chars().take(MOST).map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect();
+    if subject.chars().nth(MOST).is_some() {
+        text.push('…');
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn reading(shape: u8) -> Reading {
+        Reading { principal: None, rule: "tasks".into(), shape: [shape; 32] }
+    }
+
+    fn at(secs: u64) -> UnixTime {
+        UnixTime::from_secs(secs)
+    }
+
+    fn shapes(ended: impl IntoIterator<Item = Session>) -> Vec<(u8, u64)> {
+        ended.into_iter().map(|session| (session.shape[0], session.answers)).collect()
+    }
+
+    #[test]
+    fn a_session_ends_when_it_was_idle() {
+        let mut sessions = Sessions::new(10, Duration::from_secs(60));
+        assert!(sessions.record(reading(1), 5, at(0)).is_none());
+        sessions.record(reading(2), 5, at(10));
+        sessions.record(reading(1), 7, at(50));
+        assert_eq!(shapes(sessions.sweep(at(59), 9).0), []);
+        assert_eq!(shapes(sessions.sweep(at(70), 9).0), [(2, 1)]);
+        assert_eq!(shapes(sessions.sweep(at(109), 9).0), []);
+        assert_eq!(shapes(sessions.sweep(at(110), 9).0), [(1, 2)]);
+        assert_eq!((sessions.len(), sessions.due.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_sweep_looks_at_no_more_than_it_is_told() {
+        let mut sessions = Sessions::new(10, Duration::from_secs(60));
+        (0..5).for_each(|shape| drop(sessions.record(reading(shape), 0, at(0))));
+        assert_eq!(shapes(sessions.sweep(at(60), 3).0), [(0, 1), (1, 1), (2, 1)]);
+        let (ended, looked_at) = sessions.sweep(at(60), 3);
+        assert_eq!((shapes(ended), looked_at), (vec![(3, 1), (4, 1)], 2));
+    }
+
+    #[test]
+    fn without_room_the_oldest_is_written() {
+        let mut sessions = Sessions::new(2, Duration::from_secs(60));
+        sessions.record(reading(1), 0, at(0));
+        sessions.record(reading(2), 0, at(1));
+        assert_eq!(shapes(sessions.record(reading(3), 0, at(2))), [(1, 1)]);
+        assert_eq!(sessions.len(), 2);
+        assert_eq!(shapes(sessions.drain()), [(2, 1), (3, 1)]);
+        assert_eq!((sessions.len(), sessions.due.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_line_says_who_read_what_and_when() {
+        let mut sessions = Sessions::new(2, Duration::from_secs(60));
+        sessions.record(reading(0xab), 5, at(1_700_000_000));
+        sessions.record(reading(0xab), 7, at(1_700_000_060));
+        let line = sessions.drain()[0].line();
+        assert!(line.ends_with(b"\n"));
+        assert_eq!(
+            serde_json::from_slice::<Value>(&line).unwrap(),
+            json!({
+                "target": "shapegate::audit", "issuer": null, "subject": null, "rule": "tasks",
+                "shape": "ab".repeat(32), "first": "2023-11-14T22:13:20Z", "last": "2023-11-14T22:14:20Z",
+                "answers": 2, "bytes": 12,
+            })
+        );
+        assert_eq!(rfc3339(at(u64::MAX)), "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn a_subject_is_cut_and_cleaned() {
+        assert_eq!(&*sanitized("user\r\n\u{1b}[31m\u{202e}é"), "user\u{fffd}\u{fffd}\u{fffd}[31m\u{fffd}é");
+        assert_eq!(sanitized(&"é".repeat(256)).chars().count(), 256);
+        assert_eq!(sanitized(&"é".repeat(257)).chars().last(), Some('…'));
+    }
+}

@@ -1,0 +1,107 @@
+//! The trace that a request belongs to: the `traceparent` header of W3C Trace Context.
+
+use http::HeaderMap;
+
+/// A valid `traceparent`: what it names, and nothing else of its sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceParent(Box<str>);
+
+/// The header's name.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// Bytes of version 00: `00-` 32 hex digits `-` 16 hex digits `-` 2 hex digits.
+const LENGTH: usize = 55;
+
+impl TraceParent {
+    /// The request's own, where it has exactly one and that is valid (Trace Context section 3.2.2). Of a version that
+    /// is not known, what version 00 defines is read (section 3.2.4).
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(TRACEPARENT).iter();
+        let value = values.next().filter(|_| values.next().is_none())?;
+        Self::parse(value.to_str().ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let known = text.get(..LENGTH)?;
+        let mut fields = known.split('-');
+        let [version, trace, parent, flags] = [fields.next()?, fields.next()?, fields.next()?, fields.next()?];
+        let valid = is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2);
+        let zero = |id: &str| id.bytes().all(|digit| digit == b'0');
+        let more = &text[LENGTH..];
+        let version_holds = match version {
+            "00" => more.is_empty(),
+            "ff" => false,
+            _ => more.is_empty() || more.starts_with('-'),
+        };
+        // Of the flags only `sampled` is known in version 00; what is sent on is of that version.
+        let sampled = flags.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']);
+        (valid && version_holds && !zero(trace) && !zero(parent))
+            .then(|| Self(format!("00-{trace}-{parent}-0{}", u8::from(sampled)).into()))
+    }
+
+    /// The header's value, in version 00.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The trace's id: 32 hex digits.
+    pub fn trace_id(&self) -> &str {
+        &self.0[3..35]
+    }
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn what_is_valid_is_read() {
+        let trace = TraceParent::parse(VALID).unwrap();
+        assert_eq!((trace.as_str(), trace.trace_id()), (VALID, "4bf92f3577b34da6a3ce929d0e0e4736"));
+        for (text, flags) in [
+            (VALID.replace("-01", "-00"), "-00"),
+            (VALID.replace("-01", "-fe"), "-00"),
+            (VALID.replace("-01", "-ff"), "-01"),
+            (VALID.replacen("00-", "cc-", 1), "-01"),
+            (VALID.replacen("00-", "cc-", 1) + "-what-comes-later", "-01"),
+        ] {
+            let trace = TraceParent::parse(&text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(trace.as_str(), VALID.replace("-01", flags), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_is_left_out() {
+        for text in [
+            "",
+            "00",
+            &VALID[..54],
+            &format!("{VALID}-"),
+            &format!("{VALID}0"),
+            &VALID.replacen("00-", "ff-", 1),
+            &VALID.replacen("00-", "cc-", 1).replace("-01", "-01x"),
+            &VALID.replace('b', "B"),
+            &VALID.replace('4', "g"),
+            &VALID.replace('-', "_"),
+            &VALID.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            &VALID.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            &format!(" {VALID}"),
+            &VALID.replace("4b", "é"),
+        ] {
+            assert_eq!(TraceParent::parse(text), None, "{text}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::from_static(VALID));
+        assert!(TraceParent::from_headers(&headers).is_some());
+        headers.append(TRACEPARENT, HeaderValue::from_static(VALID));
+        assert!(TraceParent::from_headers(&headers).is_none());
+    }
+}

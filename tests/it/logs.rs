@@ -1,0 +1,101 @@
+//! The log: nobody waits for it, and a request's trace can be found in it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shapegate::demo::electric::{Electric, Options};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, Wire, config, shapegate};
+
+const TARGET: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Fills a pipe with entries that nobody reads, and the queue before it.
+const UNREAD: usize = 40_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_keeps_no_request_waiting() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &electric.url(), issuer.url());
+    let mut command = shapegate(&["--config", path.to_str().unwrap()]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let addresses = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if line.contains("serving") {
+            break line;
+        }
+    };
+    let address = |name: &str| {
+        let value = addresses.split_once(&format!("{name}=")).unwrap().1;
+        format!("http://{}", value.split(' ').next().unwrap().trim_matches('"'))
+    };
+    let (url, admin) = (address("listen"), address("admin"));
+    // `lines` stays open and unread from here on.
+    let clients = (0..8).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let mut wire = Wire::open(&url).await;
+            for _ in 0..UNREAD / 8 {
+                wire.send(b"GET /nothing HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
+                assert_eq!(wire.answer(false).await.unwrap().status, 404);
+            }
+        })
+    });
+    let served = async {
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), served).await.unwrap();
+    let metrics = reqwest::get(format!("{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix("shapegate_log_lines_dropped_total "));
+    assert!(dropped.unwrap().parse::<f64>().unwrap() > 100.0, "{dropped:?}");
+    // The end does not wait for a reader either.
+    let pid = child.id().unwrap().to_string();
+    tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.unwrap();
+    assert!(ended.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_to_electric_and_into_the_log() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &electric.url(), issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\n")).unwrap();
+    let process = Process::start(&path).await;
+    let claims = json!({ "sub": "user-1", "aud": AUDIENCE, "organizationIds": ["org_1"] });
+    let token = issuer.token(&claims);
+    for (path, parent) in [(TARGET, PARENT), ("/nothing", "00-canary"), ("/nothing", PARENT)] {
+        let request = reqwest::Client::new().get(format!("{}{path}", process.url)).bearer_auth(&token);
+        request.header("traceparent", parent).header("tracestate", "canary=1").send().await.unwrap();
+    }
+    let log = process.stop().await;
+    let access: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let traces = access.iter().filter(|entry| entry["target"] == "shapegate::access");
+    assert_eq!(traces.map(|entry| entry["trace"].as_str().unwrap()).collect::<Vec<_>>(), [TRACE, "-", TRACE]);
+    assert!(!log.iter().any(|line| line.contains("canary")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_has_the_trace_of_the_request_that_opened_it() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for parent in [PARENT, "00-11111111111111111111111111111111-2222222222222222-01"] {
+        let request = gate.request(TARGET, Some(&token)).header("traceparent", parent).header("tracestate", "a=1");
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    let other = gate.request(&format!("{TARGET}&cache-buster=1"), Some(&token)).header("traceparent", "00-x");
+    assert_eq!(other.send().await.unwrap().status(), 200);
+    let requests = gate.electric.requests();
+    let sent = requests.iter().map(|request| (request.header("traceparent"), request.header("tracestate")));
+    assert_eq!(sent.collect::<Vec<_>>(), [(Some(PARENT), None), (None, None)]);
+}

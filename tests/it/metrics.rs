@@ -1,0 +1,144 @@
+//! Every metric is documented, and whatever is documented, drawn or alerted on is a metric.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use shapegate::demo::electric::Options;
+use shapegate::demo::http::{End, Reply};
+
+use crate::harness::{Gate, RULES, Setup, Stream};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1";
+
+/// A metric's kind and labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// What `/metrics` says after traffic that meets every metric.
+async fn scraped() -> Metrics {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = folder.path().join("audit.jsonl");
+    let setup = Setup {
+        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
+        ..Setup::default()
+    };
+    let gate = Gate::with(setup).await;
+    let token = gate.token(&["org_1"]);
+    let first = gate.get(&format!("{TASKS}&offset=-1"), &token).await;
+    let handle = first.header("electric-handle");
+    assert_eq!(gate.get(&format!("{TASKS}&offset=0_inf&handle={handle}&live=true"), &token).await.status, 200);
+    assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
+    // Electric fails, and a body breaks off.
+    gate.electric.script(Reply::new(500));
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
+    gate.until_metric(cut, 1.0).await;
+    parse(&gate.admin("/metrics").await.text())
+}
+
+fn parse(text: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if !line.starts_with('#') {
+            let (name, labels) = line.split_once('{').unwrap_or((line.split(' ').next().unwrap(), ""));
+            let family = family(&metrics, name).unwrap_or_else(|| panic!("{line}"));
+            let labels = labels.split("=\"").filter_map(|part| part.rsplit(['"', ',']).next());
+            let labels = labels.filter(|label| !label.is_empty() && *label != "le" && !label.contains('}'));
+            metrics.get_mut(&family).unwrap().1.extend(labels.map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+/// The metric that a series belongs to.
+fn family(metrics: &Metrics, series: &str) -> Option<String> {
+    let suffix = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| series.strip_suffix(suffix));
+    let histogram = suffix.filter(|name| metrics.get(*name).is_some_and(|(kind, _)| kind == "histogram"));
+    histogram.or(Some(series).filter(|name| metrics.contains_key(*name))).map(str::to_owned)
+}
+
+/// The table in the README: name, type, labels, meaning.
+fn documented() -> Metrics {
+    let rows = include_str!("../../README.md")
+        .lines()
+        .filter(|line| ["| `shapegate_", "| `process_"].iter().any(|start| line.starts_with(start)));
+    let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let metric = |cells: Vec<&str>| {
+        let [_, name, kind, labels, meaning, _] = cells[..] else { panic!("{cells:?}") };
+        assert!(!meaning.is_empty(), "{name}");
+        let labels = labels.split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        (name.trim_matches('`').to_owned(), (kind.to_owned(), labels))
+    };
+    cells.map(metric).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_names_every_metric_and_no_other() {
+    let (scraped, documented) = (scraped().await, documented());
+    for (name, metric) in &scraped {
+        assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
+    }
+    for name in documented.keys() {
+        assert!(scraped.contains_key(name), "{name} is not in /metrics");
+    }
+}
+
+/// Labels that are there without us: of histograms, and of every target.
+const FROM_PROMETHEUS: [&str; 3] = ["le", "instance", "job"];
+
+/// The names in an expression that are ours or the process's, each of which must be a series.
+fn assert_series(metrics: &Metrics, expression: &str) {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: Vec<_> = words.filter(|word| word.starts_with("shapegate_") || word.starts_with("process_")).collect();
+    assert!(!names.is_empty() || expression.starts_with("up{"), "{expression}");
+    for name in names {
+        assert!(family(metrics, name).is_some(), "{name} in {expression}");
+    }
+    // A label that is matched or grouped by must be there too.
+    let labels: BTreeSet<_> = metrics.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
+    for (start, _) in expression.match_indices("by (") {
+        let grouped = expression[start + 4..].split(')').next().unwrap();
+        for label in grouped.split(", ") {
+            assert!(labels.contains(label) || FROM_PROMETHEUS.contains(&label), "{label} in {expression}");
+        }
+    }
+    for matcher in expression.split('{').skip(1).flat_map(|rest| rest.split('}').next().unwrap().split(", ")) {
+        let label = matcher.split(['=', '!']).next().unwrap();
+        assert!(labels.contains(label) || FROM_PROMETHEUS.contains(&label), "{label} in {expression}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+    let metrics = documented();
+    let dashboard: Value = serde_json::from_str(include_str!("../../conf/grafana/shapegate.json")).unwrap();
+    assert_eq!(dashboard["__inputs"][0]["pluginId"], "prometheus");
+    assert!(dashboard["id"].is_null(), "an id of somebody's own Grafana");
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is taken");
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24 && place("h") > 0, "{title}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!(panel["datasource"], json!({ "type": "prometheus", "uid": "${DS_PROMETHEUS}" }), "{title}");
+        let targets = panel["targets"].as_array().unwrap();
+        let letters: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str().unwrap()).collect();
+        assert!(!targets.is_empty() && letters.len() == targets.len(), "{title}");
+        targets.iter().for_each(|target| assert_series(&metrics, target["expr"].as_str().unwrap()));
+    }
+    assert!(panels.len() > 20, "{}", panels.len());
+
+    let alerts = include_str!("../../conf/prometheus/alerts.yml");
+    let expressions: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert_eq!(expressions.len(), alerts.matches("- alert: ").count(), "each alert has its expr on one line");
+    expressions.iter().for_each(|expression| assert_series(&metrics, expression));
+}
