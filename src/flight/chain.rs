@@ -37,6 +37,8 @@ impl Piece {
 pub(super) struct Chain {
     /// Where newcomers begin; `None` once the start is gone.
     start: RwLock<Option<Arc<Link>>>,
+    /// The whole body, once it is.
+    whole: OnceLock<Bytes>,
     progress: Notify,
 }
 
@@ -73,7 +75,8 @@ impl Chain {
     /// An empty list and its one writer. `room` is how many bytes it may hold for its slowest reader.
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
         let tail = Link::sentinel();
-        let chain = Arc::new(Self { start: RwLock::new(Some(Arc::clone(&tail))), progress: Notify::new() });
+        let start = RwLock::new(Some(Arc::clone(&tail)));
+        let chain = Arc::new(Self { start, whole: OnceLock::new(), progress: Notify::new() });
         let permits = room.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(permits));
         (
@@ -88,11 +91,9 @@ impl Chain {
         Some(Reader { chain: Arc::clone(self), at })
     }
 
-    /// The whole body, where it is known and is one piece.
+    /// The whole body, where it is known.
     pub(super) fn known(&self) -> Option<Bytes> {
-        let start = self.start.read().unwrap_or_else(PoisonError::into_inner);
-        let only = &start.as_ref()?.next.get()?.piece;
-        (only.end == Some(Ok(()))).then(|| only.bytes.clone())
+        self.whole.get().cloned()
     }
 
     fn begin_at(&self, start: Option<Arc<Link>>) {
@@ -150,8 +151,9 @@ impl Writer {
     pub(super) fn seal(&mut self, last: &Bytes) {
         let Some(mut pieces) = self.whole.take() else { return };
         pieces.push(last.clone());
-        let start = Link::sentinel();
-        let _ = start.next.set(Link::new(Piece::last(concat(pieces)), None));
+        let (start, whole) = (Link::sentinel(), concat(pieces));
+        let _ = self.chain.whole.set(whole.clone());
+        let _ = start.next.set(Link::new(Piece::last(whole), None));
         self.chain.begin_at(Some(start));
         self.sealed = true;
     }
@@ -225,7 +227,7 @@ impl Reader {
 
     /// The length of the body, where it is whole.
     pub(super) fn known_length(&self) -> Option<usize> {
-        self.chain.known().map(|whole| whole.len())
+        self.chain.whole.get().map(Bytes::len)
     }
 }
 

@@ -56,6 +56,12 @@ impl Follower {
         self.join
     }
 
+    /// Whether many others are aboard, who have their answer at the same moment.
+    pub fn in_a_crowd(&self) -> bool {
+        const CROWD: usize = 64;
+        matches!(self.join, Join::First | Join::Open) && self.flight.followers() >= CROWD
+    }
+
     /// Waits for the header.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ pub struct Head {
 impl Head {
     /// The head of an answer with these headers.
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
-        let passed = upstream.iter().filter(|(name, _)| is_passed(name));
-        let headers: HeaderMap = passed.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
+        let headers: HeaderMap = passed.collect();
         let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let events = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
         Self { status, headers, cache_control: CacheControl::parse(upstream), events }
@@ -52,7 +52,10 @@ impl Head {
 }
 
 /// What of Electric's header reaches a client (SECURITY C6); the rest is ours or nobody's.
-fn is_passed(name: &HeaderName) -> bool {
+///
+/// The name is a static one: thousands of followers clone it at the same moment, and a counter that they share would
+/// go back and forth between the cores.
+fn passed(name: &HeaderName) -> Option<HeaderName> {
     const ELECTRIC: [&str; 8] = [
         "electric-cursor",
         "electric-handle",
@@ -63,5 +66,15 @@ fn is_passed(name: &HeaderName) -> bool {
         "electric-snapshot",
         "electric-up-to-date",
     ];
-    [CONTENT_TYPE, ETAG].contains(name) || ELECTRIC.contains(&name.as_str())
+    if [CONTENT_TYPE, ETAG].contains(name) {
+        return Some(name.clone());
+    }
+    ELECTRIC.into_iter().find(|known| name.as_str() == *known).map(HeaderName::from_static)
+}
+
+/// The same value; a common one is static, as the names are.
+fn unshared(value: &HeaderValue) -> HeaderValue {
+    const COMMON: [&str; 4] = ["", "true", "false", "application/json; charset=utf-8"];
+    let common = COMMON.into_iter().find(|common| value.as_bytes() == common.as_bytes());
+    common.map_or_else(|| value.clone(), HeaderValue::from_static)
 }

@@ -25,8 +25,8 @@ enum Interrupt {
 
 /// How a request that could be answered was answered.
 enum Followed {
-    /// To the end.
-    Answered,
+    /// To the end; among many others, perhaps.
+    Answered { in_a_crowd: bool },
     /// Not at all: the policy changed before the header was out.
     Overtaken,
 }
@@ -57,10 +57,17 @@ impl Gateway {
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };
             ctx.record.join = Some(follower.join());
-            let mut following =
-                Following { gate: self, session, ctx, bearer: &bearer, key, live, changes: &mut changes };
+            let stopping = changes.borrow().stopping;
+            let changes = &mut changes;
+            let mut following = Following { gate: self, session, ctx, bearer: &bearer, key, live, changes, stopping };
             match following.follow(follower).await {
-                Ok(Followed::Answered) => return Ok(()),
+                Ok(Followed::Answered { in_a_crowd }) => {
+                    // First everybody has the answer, then each of us tidies up.
+                    if in_a_crowd {
+                        tokio::task::yield_now().await;
+                    }
+                    return Ok(());
+                }
                 Ok(Followed::Overtaken) => {}
                 Err(fault) => return self.fail(session, ctx, fault).await,
             }
@@ -96,6 +103,8 @@ struct Following<'a> {
     key: Key,
     live: bool,
     changes: &'a mut watch::Receiver<Change>,
+    /// As the last change says.
+    stopping: bool,
 }
 
 impl Following<'_> {
@@ -109,17 +118,18 @@ impl Following<'_> {
             }
         };
         self.bearer.recheck(&self.gate.verifier)?;
+        let in_a_crowd = follower.in_a_crowd();
         let events = head.events;
         let encoding = self.encoding(&follower, &head);
         if reply::is_known(self.session.req_header(), &head) {
             self.write_head(&follower, &head, encoding, true).await?;
             in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await?;
-            return Ok(Followed::Answered);
+            return Ok(Followed::Answered { in_a_crowd });
         }
         let encoding = encoding.filter(|encoding| follower.encode(*encoding));
         self.write_head(&follower, &head, encoding, false).await?;
         self.write_body(&mut follower, events).await?;
-        Ok(Followed::Answered)
+        Ok(Followed::Answered { in_a_crowd })
     }
 
     async fn write_head(
@@ -141,7 +151,7 @@ impl Following<'_> {
         };
         let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
         // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
-        if self.changes.borrow().stopping || version == Version::HTTP_10 {
+        if self.stopping || version == Version::HTTP_10 {
             self.session.set_keepalive(None);
         }
         let limit = self.gate.limits.write_timeout;
@@ -151,13 +161,13 @@ impl Following<'_> {
     async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
         // A stream of events may be ended between two of them, any other body is broken where it does not end itself.
         let mut between_events = events;
-        if events && self.changes.borrow().stopping {
+        if events && self.stopping {
             return self.end_stream(Fault::Stopping).await;
         }
         loop {
             let piece = match self.wait(follower.next()).await {
                 Ok(piece) => piece,
-                Err(Interrupt::Change) if events && self.changes.borrow().stopping => {
+                Err(Interrupt::Change) if events && self.stopping => {
                     return self.leave_stream(follower, between_events, Fault::Stopping).await;
                 }
                 Err(Interrupt::Change) if self.still_permitted() => continue,
@@ -225,7 +235,7 @@ impl Following<'_> {
 
     /// Waits for `progress`, as long as the client is there, its token good and the policy the same.
     async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
-        let Self { gate, session, bearer, changes, .. } = self;
+        let Self { gate, session, bearer, changes, stopping, .. } = self;
         tokio::select! {
             // Progress first: a client that has its whole answer may have sent its next request, and that is not to be
             // taken for a sign of life.
@@ -233,7 +243,10 @@ impl Following<'_> {
             made = progress => Ok(made),
             fault = token_end(gate, bearer) => Err(Interrupt::Fault(fault)),
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
-            Ok(()) = changes.changed() => Err(Interrupt::Change),
+            Ok(()) = changes.changed() => {
+                *stopping = changes.borrow().stopping;
+                Err(Interrupt::Change)
+            }
         }
     }
 
@@ -257,12 +270,16 @@ impl Following<'_> {
     }
 }
 
+/// Longer than Electric may be silent (`upstream.read_timeout`): a timer that cannot ring costs every waiting client.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
 /// The fault that ends the token's time, when it comes.
 async fn token_end(gate: &Gateway, bearer: &Bearer) -> Fault {
     loop {
         match bearer.time_left(gate.clock.now()) {
-            Some(left) => tokio::time::sleep(left).await,
-            None => std::future::pending().await,
+            Some(left) if left < LONGEST_WAIT => tokio::time::sleep(left).await,
+            // The wait is over first, and its end asks again.
+            _ => std::future::pending().await,
         }
         if let Err(fault) = bearer.recheck(&gate.verifier) {
             return fault;
