@@ -122,7 +122,9 @@ impl Hub {
         let mut open = self.shard(&key);
         // It may have landed since that look; from here on none can.
         let kept = self.find(&key);
+        // The place in the body is taken before the start can go.
         let under_way = open.get(&key).filter(|flight| self.is_joinable(flight));
+        let under_way = under_way.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
         match (kept, under_way) {
             (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
             // While a stale answer is being replaced it serves, and nobody waits.
@@ -136,9 +138,9 @@ impl Hub {
                 }
                 self.serve(stale, Join::Stale)
             }
-            (_, Some(flight)) => {
+            (_, Some((flight, reader))) => {
                 flight.board();
-                self.serve(Arc::clone(flight), Join::Open)
+                Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
                 let place = self.places.enter(subject.cloned())?;
@@ -221,7 +223,7 @@ impl Hub {
     }
 
     fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
-        // Only a flight that is closed has let its start go, and nobody joins that.
+        // One that is kept or was opened just now has its start.
         let reader = flight.read().ok_or(Rejection::Internal)?;
         Ok(Follower::new(Arc::clone(self), flight, reader, join))
     }
@@ -303,7 +305,8 @@ impl Hub {
             }
             _ => None,
         };
-        if let Some(lifetime) = lifetime.filter(|_| flight.shared) {
+        // Of a body that was too long the start is gone, and it can be given to nobody.
+        if let Some(lifetime) = lifetime.filter(|_| flight.shared && flight.read().is_some()) {
             flight.keep_for(lifetime);
             self.kept.insert(flight);
         }

@@ -284,3 +284,55 @@ async fn a_long_body_is_dropped_without_a_deep_stack() {
     drop(chain);
     drop(reader);
 }
+
+/// Gives a body of so many bytes, piece by piece.
+struct Long(usize);
+
+#[async_trait]
+impl Source for Long {
+    async fn fetch(&self, _ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+        sink.head(head("max-age=600"));
+        for _ in 0..self.0 / 65_536 {
+            sink.push(Bytes::from(vec![b'x'; 65_536])).await;
+        }
+        sink.finish();
+        Ok(())
+    }
+}
+
+fn long(bytes: usize) -> (Scene, Arc<Hub>) {
+    let scene = Scene::new("flight_bytes = '256KiB'", []);
+    let text = "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
+                [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
+    let config = Config::parse(text, Path::new("test.toml"), &Environment::from([])).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let hub = Arc::new(Hub::new(Box::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
+    (scene, hub)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_too_long_to_keep_is_asked_for_anew() {
+    let (scene, hub) = long(1024 * 1024);
+    let join = || hub.join(scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
+    assert_eq!(whole(join().unwrap()).await.unwrap().len(), 1024 * 1024);
+    while hub.open_flights() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = join();
+    assert!(again.is_ok(), "{again:?}");
+    assert_eq!(whole(again.unwrap()).await.unwrap().len(), 1024 * 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_a_long_answer_waits_for_its_slowest_reader_gets_one_too() {
+    let (scene, hub) = long(1024 * 1024);
+    let join = || hub.join(scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
+    let slow = join().unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let late = join();
+    assert!(late.is_ok(), "{late:?}");
+    drop(slow);
+    assert_eq!(whole(late.unwrap()).await.unwrap().len(), 1024 * 1024);
+}
