@@ -1,7 +1,8 @@
 //! The finished answers that are kept: within a budget of bytes, the least useful going first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::RandomState;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
@@ -17,6 +18,7 @@ use crate::telemetry::Metrics;
 pub(super) struct KeptFlights {
     cache: Cache<Key, Entry, Weight, RandomState, Shapes>,
     shapes: Shapes,
+    entries: AtomicU64,
 }
 
 /// What an entry weighs is fixed while it is in the cache, whatever becomes of its flight.
@@ -24,6 +26,8 @@ pub(super) struct KeptFlights {
 struct Entry {
     flight: Arc<Flight>,
     weight: u64,
+    /// No two have the same: the cache reports what was replaced as evicted, when its successor is known already.
+    number: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -35,10 +39,10 @@ impl Weighter<Key, Entry> for Weight {
     }
 }
 
-/// Which keys belong to a shape.
+/// Which keys belong to a shape, each with the number of its entry.
 #[derive(Clone, Debug)]
 struct Shapes {
-    keys: Arc<Mutex<HashMap<ShapeKey, HashSet<Key>>>>,
+    keys: Arc<Mutex<HashMap<ShapeKey, HashMap<Key, u64>>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,7 +51,8 @@ impl KeptFlights {
     pub(super) fn new(bytes: usize, flight_bytes: usize, metrics: Arc<Metrics>) -> Self {
         let shapes = Shapes { keys: Arc::default(), metrics };
         let options = options(bytes, flight_bytes);
-        Self { cache: Cache::with_options(options, Weight, RandomState::new(), shapes.clone()), shapes }
+        let cache = Cache::with_options(options, Weight, RandomState::new(), shapes.clone());
+        Self { cache, shapes, entries: AtomicU64::new(0) }
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Flight>> {
@@ -55,29 +60,35 @@ impl KeptFlights {
     }
 
     pub(super) fn insert(&self, flight: &Arc<Flight>) {
-        // Its predecessor may have had another handle.
-        if let Some(before) = self.cache.peek(&flight.key) {
-            self.shapes.forget(&before.flight);
-        }
-        self.shapes.add(flight);
-        let entry = Entry { flight: Arc::clone(flight), weight: flight.weight() };
+        let entry = self.entry(flight);
+        self.shapes.add(&entry);
         self.cache.insert(flight.key.clone(), entry);
     }
 
     /// Counts what a kept flight holds by now; one that is not kept stays so.
     pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
-        let entry = Entry { flight: Arc::clone(flight), weight: flight.weight() };
         if self.cache.peek(&flight.key).is_some_and(|kept| Arc::ptr_eq(&kept.flight, flight)) {
-            // It may have gone in between, which is as well.
-            let _ = self.cache.replace(flight.key.clone(), entry, true);
+            let entry = self.entry(flight);
+            self.shapes.add(&entry);
+            // It may have gone in between, or have become too large.
+            if let Err((_, entry)) = self.cache.replace(flight.key.clone(), entry, true) {
+                self.shapes.evicted(&entry);
+            }
         }
     }
 
     /// Drops every answer of a shape.
     pub(super) fn purge(&self, shape: ShapeKey) {
         let keys = self.shapes.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&shape);
-        let dropped = keys.into_iter().flatten().filter(|key| self.cache.remove(key).is_some()).count();
+        let of_shape = |entry: &Entry| entry.flight.shape_key() == Some(shape);
+        let keys = keys.into_iter().flatten().map(|(key, _)| key);
+        let dropped = keys.filter(|key| self.cache.remove_if(key, of_shape).is_some()).count();
         self.shapes.metrics.purged(dropped);
+    }
+
+    fn entry(&self, flight: &Arc<Flight>) -> Entry {
+        let number = self.entries.fetch_add(1, Ordering::Relaxed);
+        Entry { flight: Arc::clone(flight), weight: flight.weight(), number }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -104,21 +115,26 @@ fn options(bytes: usize, flight_bytes: usize) -> Options {
 }
 
 impl Shapes {
-    fn add(&self, flight: &Flight) {
-        let Some(shape) = flight.shape_key() else { return };
+    fn add(&self, entry: &Entry) {
+        let Some(shape) = entry.flight.shape_key() else { return };
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.entry(shape).or_default().insert(flight.key.clone());
+        keys.entry(shape).or_default().insert(entry.flight.key.clone(), entry.number);
     }
 
-    fn forget(&self, flight: &Flight) {
-        let Some(shape) = flight.shape_key() else { return };
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_shape) = keys.get_mut(&shape) {
-            of_shape.remove(&flight.key);
+    /// An entry has left the cache, be it for its successor.
+    fn evicted(&self, entry: &Entry) {
+        if let Some(shape) = entry.flight.shape_key() {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(of_shape) = keys.get_mut(&shape) else { return };
+            if of_shape.get(&entry.flight.key) != Some(&entry.number) {
+                return;
+            }
+            of_shape.remove(&entry.flight.key);
             if of_shape.is_empty() {
                 keys.remove(&shape);
             }
         }
+        self.metrics.evicted();
     }
 }
 
@@ -126,7 +142,6 @@ impl Lifecycle<Key, Entry> for Shapes {
     type RequestState = ();
 
     fn on_evict(&self, (): &mut (), _key: Key, entry: Entry) {
-        self.metrics.evicted();
-        self.forget(&entry.flight);
+        self.evicted(&entry);
     }
 }

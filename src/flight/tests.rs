@@ -34,6 +34,8 @@ enum Act {
     Forget,
     /// Confirms what is known, which it must be.
     Confirm,
+    /// The handle is dead.
+    Gone,
     Wait(oneshot::Receiver<&'static str>),
 }
 
@@ -75,6 +77,7 @@ impl Source for Scripted {
                 );
                 sink.push(known.body).await;
             }
+            Act::Gone => sink.head(Head::new(StatusCode::CONFLICT, &HeaderMap::new())),
             Act::Wait(gate) => {
                 let body = gate.await.expect("the gate was dropped");
                 sink.head(head("max-age=5"));
@@ -308,6 +311,38 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let hub = Arc::new(Hub::new(Box::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
     (scene, hub)
+}
+
+const NEXT: &str = "offset=0_0&handle=7-1";
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_handle_takes_along_what_was_replaced() {
+    let scene = Scene::new("", [answer("max-age=10", "1"), answer("max-age=60", "2"), Act::Gone]);
+    scene.read(SNAPSHOT).await.1.unwrap();
+    scene.settle().await;
+    advance(Duration::from_secs(11)).await;
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("2")));
+    scene.settle().await;
+    scene.read(NEXT).await.1.unwrap();
+    scene.settle().await;
+    assert_eq!(scene.hub.kept_flights(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_handle_takes_along_what_was_compressed() {
+    let scene = Scene::new("", [answer("max-age=60", "1"), Act::Gone]);
+    scene.read(SNAPSHOT).await.1.unwrap();
+    scene.settle().await;
+    let before = scene.hub.kept_bytes();
+    let mut follower = scene.join(SNAPSHOT);
+    assert!(follower.encode(Encoding::Gzip));
+    while follower.next().await.end.is_none() {}
+    while scene.hub.kept_bytes() == before {
+        tokio::task::yield_now().await;
+    }
+    scene.read(NEXT).await.1.unwrap();
+    scene.settle().await;
+    assert_eq!(scene.hub.kept_flights(), 0);
 }
 
 #[tokio::test(start_paused = true)]
