@@ -202,6 +202,8 @@ impl Following<'_> {
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
             in_time(limit, self.session.write_response_body(slice, false)).await?;
+            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts.
+            self.bearer.recheck(&self.gate.verifier)?;
         }
         if !bytes.is_empty() || end.is_some() {
             in_time(limit, self.session.write_response_body(bytes, end.is_some())).await?;
