@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -15,6 +16,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// The connection, and what waits for the flush.
 #[derive(Debug)]
@@ -29,6 +31,9 @@ pub(super) struct Socket {
 
 /// Bytes held back for the flush; what is longer leaves together with them, uncopied.
 const HELD: usize = 4096;
+
+/// Pingora waits for ever for the bytes that tell the protocol.
+const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
     pub(super) const fn new(tcp: TcpStream) -> Self {
@@ -109,7 +114,7 @@ impl Shutdown for Socket {
 #[async_trait]
 impl Peek for Socket {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.read_exact(buf).await?;
+        timeout(PEEK, self.read_exact(buf)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         self.peeked.splice(..0, buf.iter().copied());
         Ok(true)
     }
