@@ -25,7 +25,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
@@ -117,6 +117,9 @@ impl HttpServerApp for Gateway {
     }
 }
 
+/// Pingora waits a minute for each read, and a header may come in as many of them as it has bytes.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// Reads the header of the next request, as long as there may be one. What is no HTTP is answered by Pingora.
 async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> bool {
     let mut shutdown = shutdown.clone();
@@ -124,6 +127,7 @@ async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> 
         biased; // what has been read already is answered
         read = session.read_request() => read,
         _ = shutdown.wait_for(|stop| *stop) => return false,
+        () = sleep(HEADER_TIMEOUT) => return false,
     };
     match read {
         Ok(read) => read,
