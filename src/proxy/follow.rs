@@ -122,20 +122,56 @@ impl Following<'_> {
         let events = head.events;
         let encoding = self.encoding(&follower, &head);
         if reply::is_known(self.session.req_header(), &head) {
-            self.write_head(&follower, &head, encoding, true).await?;
+            self.write_head(&follower, &head, follower.length(), encoding, true).await?;
             in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await?;
             return Ok(Followed::Answered { in_a_crowd });
         }
         let encoding = encoding.filter(|encoding| follower.encode(*encoding));
-        self.write_head(&follower, &head, encoding, false).await?;
+        let length = follower.length();
+        if length.is_none() && !events && self.session.req_header().version == Version::HTTP_10 {
+            let pieces = self.collect(&mut follower).await?;
+            let length = pieces.iter().map(|piece| piece.bytes.len()).sum();
+            self.write_head(&follower, &head, Some(length), encoding, false).await?;
+            for piece in pieces {
+                self.write_piece(piece).await?;
+            }
+            return Ok(Followed::Answered);
+        }
+        self.write_head(&follower, &head, length, encoding, false).await?;
         self.write_body(&mut follower, events).await?;
         Ok(Followed::Answered { in_a_crowd })
+    }
+
+    /// The whole body, for a client to whom an answer that breaks off would look like one that ends.
+    async fn collect(&mut self, follower: &mut Follower) -> Result<Vec<Piece>, Fault> {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        loop {
+            let piece = match self.wait(follower.next()).await {
+                Ok(piece) => piece,
+                Err(Interrupt::Fault(fault)) => return Err(fault),
+                Err(Interrupt::Change) if self.still_permitted() => continue,
+                Err(Interrupt::Change) => return Err(Fault::Reloaded),
+            };
+            if let Some(Err(fault)) = piece.end {
+                return Err(fault);
+            }
+            bytes += piece.bytes.len();
+            if bytes > self.gate.cache.flight_bytes {
+                return Err(Fault::Internal);
+            }
+            let last = piece.end.is_some();
+            pieces.push(piece);
+            if last {
+                return Ok(pieces);
+            }
+        }
     }
 
     async fn write_head(
         &mut self,
         follower: &Follower,
         head: &Head,
+        length: Option<usize>,
         encoding: Option<Encoding>,
         not_modified: bool,
     ) -> Result<(), Fault> {
@@ -143,7 +179,7 @@ impl Following<'_> {
         let shown = Shown {
             request_id: &self.ctx.record.request_id,
             version,
-            length: follower.length(),
+            length,
             encoding,
             not_modified,
             fresh_for: follower.fresh_for(),

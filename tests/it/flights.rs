@@ -336,3 +336,21 @@ async fn places_upstream_are_bounded() {
     }
     assert_eq!(gate.get(&shape(4), &token(3)).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_answer_is_no_whole_one_over_http_1_0() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let (sender, reply) = gated("application/json");
+    gate.electric.script(reply.with_end(End::Truncate));
+    let mut client = tokio::net::TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let request = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(sender);
+    let mut answer = String::new();
+    let read = client.read_to_string(&mut answer).await;
+    let whole = read.is_ok() && answer.contains(" 200 ");
+    assert!(!whole, "{answer}");
+}
