@@ -135,7 +135,7 @@ impl Following<'_> {
             for piece in pieces {
                 self.write_piece(piece).await?;
             }
-            return Ok(Followed::Answered);
+            return Ok(Followed::Answered { in_a_crowd });
         }
         self.write_head(&follower, &head, length, encoding, false).await?;
         self.write_body(&mut follower, events).await?;
