@@ -8,7 +8,7 @@ use sqlparser::ast::{
 };
 
 use super::FilterError;
-use super::syntax::{TOO_DEEP, parameter};
+use super::syntax::{NO_FUNCTION, TOO_DEEP, parameter};
 use super::tree::{Condition, Dimension, Operand, Operator};
 
 /// Conditions and values of one filter.
@@ -256,7 +256,6 @@ impl<'a> Admission<'a> {
 const NOT_ALLOWED: FilterError = FilterError::new("this is not allowed in a filter");
 const NOT_GIVEN: FilterError = FilterError::new("a parameter that params lacks");
 const NO_ARITHMETIC: FilterError = FilterError::new("arithmetic");
-const NO_FUNCTION: FilterError = FilterError::new("a function other than lower(text) and upper(text)");
 const NO_SUBQUERY: FilterError = FilterError::new("a subquery");
 
 /// The name of a column: an unquoted one folded as Postgres folds it, and in `columns` where those are given.

@@ -118,3 +118,23 @@ fn repeat_every_word() {
         }
     }
 }
+
+/// Brackets within the bound on nesting, so that the parser gets to see them (`position(position(…` took half a minute).
+#[test]
+fn no_word_before_a_bracket_takes_long() {
+    let words = ALL_KEYWORDS.iter().copied().chain(["id", "\"position\""]);
+    for word in words {
+        for (open, close) in [("@(", ")"), ("@ (", " in id)"), ("NOT @(", ")"), ("id IN (@ ", ")"), ("ARRAY[@(", ")]")] {
+            let open = open.replace('@', word);
+            for depth in [12, 24] {
+                for middle in ["id", "id id", ""] {
+                    let text = format!("{}{middle}{}", open.repeat(depth), close.repeat(depth));
+                    let start = Instant::now();
+                    let _ = parse(&text);
+                    let _ = OrderBy::parse(&text, None);
+                    assert!(start.elapsed() < Duration::from_secs(1), "{text}: {:?}", start.elapsed());
+                }
+            }
+        }
+    }
+}
