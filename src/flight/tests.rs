@@ -99,7 +99,7 @@ impl Scene {
     fn new(cache: &str, acts: impl IntoIterator<Item = Act>) -> Self {
         let text = format!(
             "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
-             [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\n{cache}\n"
+             [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\nsubset = true\n[cache]\n{cache}\n"
         );
         let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([])).unwrap();
         let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
@@ -256,6 +256,20 @@ async fn the_last_to_leave_ends_it_after_the_grace_and_its_place_stays_taken() {
     drop(third);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(gate.is_closed() && scene.hub.open_flights() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subset_that_nobody_waits_for_keeps_its_place() {
+    let (gate, wait) = oneshot::channel();
+    let scene = Scene::new("", [Act::Wait(wait)]);
+    let follower = scene.join("offset=-1&subset__where=true");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    drop(follower);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(gate.is_closed(), "the connection is dropped");
+    assert_eq!(scene.hub.places().in_flight(), 1, "but the query runs on");
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    assert_eq!(scene.hub.places().in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
