@@ -62,7 +62,8 @@ impl Gatekeeper {
         match path.strip_prefix(&*self.path)?.strip_prefix('/')? {
             "jwks.json" => self.key.jwks().map(|_| Endpoint::Keys),
             "" => None,
-            table if table.contains('/') => None,
+            // An `&` would be a parameter of the query that this becomes the first part of.
+            table if table.contains(['/', '&']) => None,
             table => Some(Endpoint::Table(table)),
         }
     }

@@ -364,7 +364,7 @@ async fn the_path_answers_as_every_other() {
         let expected = if table == "Tasks%20" { (400, "invalid_request") } else { (404, "shape_not_found") };
         assert_refused(&answer, expected.0, expected.1, table);
     }
-    for path in ["/gatekeeper", "/gatekeeper/", "/gatekeeper/tasks/", "/gatekeeper//tasks", "/Gatekeeper/tasks"] {
+    for path in ["/gatekeeper", "/gatekeeper/", "/gatekeeper/tasks/", "/gatekeeper//tasks", "/Gatekeeper/tasks", "/gatekeeper/tasks&organizationId=org_1"] {
         assert_refused(&post(&gate, path, Some(&user)).await, 404, "not_found", path);
         assert_refused(&post(&gate, path, None).await, 404, "not_found", path);
     }

@@ -89,7 +89,7 @@ fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str
         || path.contains("/.")
     {
         value.error("write /segments of letters, digits, - . _ ~, without a slash at the end");
-    } else if path == SHAPE_PATH {
+    } else if path == SHAPE_PATH || is_below(SHAPE_PATH, path) {
         value.error(format!("{SHAPE_PATH} is where shapes are served: choose another"));
     } else if shadows(path, policy) {
         value.error("a [[shape]] has a path below this one: choose another");
@@ -100,8 +100,11 @@ fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str
 }
 
 fn shadows(path: &str, policy: Option<&PolicySet>) -> bool {
-    let below = |own: &str| own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-    policy.is_some_and(|policy| policy.paths().any(below))
+    policy.is_some_and(|policy| policy.paths().any(|own| is_below(own, path)))
+}
+
+fn is_below(own: &str, path: &str) -> bool {
+    own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// A name of its own: by it the verifier knows which key and which kind of token to expect.

@@ -66,10 +66,12 @@ fn faults() {
     for path in ["gatekeeper", "/", "/gatekeeper/", "/a//b", "/a/../b", "/a b", "/a?b", "/%61"] {
         refused(&format!("{SECRET}path = '{path}'\n"), &format!("6: gatekeeper.path: {slash}"));
     }
-    refused(
-        &format!("{SECRET}path = '/v1/shape'\n"),
-        "6: gatekeeper.path: /v1/shape is where shapes are served: choose another",
-    );
+    for path in ["/v1/shape", "/v1"] {
+        refused(
+            &format!("{SECRET}path = '{path}'\n"),
+            "6: gatekeeper.path: /v1/shape is where shapes are served: choose another",
+        );
+    }
     let below = "[[shape]]\ntable = 't'\nwhere = 'none'\npath = '/gatekeeper/t'\n";
     refused(
         &format!("{SECRET}{below}"),
