@@ -90,6 +90,10 @@ impl fmt::Debug for BearerToken {
 }
 
 impl TokenDigest {
+    pub(super) const fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     fn of(text: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());

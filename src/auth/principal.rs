@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::bearer::{BearerToken, TokenDigest};
+use aws_lc_rs::digest;
+use serde_json::{Map, Value};
+
+use super::bearer::BearerToken;
 use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
@@ -22,14 +25,38 @@ pub struct Principal {
     subject_key: SubjectKey,
 }
 
-/// One subject's identity as a hash-map key: issuer and `sub`, or the token itself where it names no subject.
+/// One subject's identity as a hash: of issuer and `sub`, or of the token itself where it names no subject. A token
+/// minted here counts for the user it was minted for, so that nobody has a budget for each of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SubjectKey(Arc<Identity>);
+pub struct SubjectKey([u8; 32]);
 
-#[derive(PartialEq, Eq, Hash)]
-enum Identity {
-    Subject { issuer: Arc<str>, subject: String },
-    Token(TokenDigest),
+impl SubjectKey {
+    /// The claim of a minted token that holds its user's.
+    pub(crate) const CLAIM: &str = "user";
+
+    fn of_subject(issuer: &str, subject: &str) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&(issuer.len() as u64).to_be_bytes());
+        context.update(issuer.as_bytes());
+        context.update(subject.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+
+    fn of_minted(claims: &Map<String, Value>) -> Option<Self> {
+        let text = claims.get(Self::CLAIM)?.as_str()?.as_bytes();
+        let mut bytes = [0; 32];
+        let digits = text.chunks_exact(2).filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+        let digits: Vec<_> = digits.collect();
+        (text.len() == 64 && digits.len() == 32).then(|| bytes.copy_from_slice(&digits))?;
+        Some(Self(bytes))
+    }
+
+    /// In hex.
+    pub(crate) fn to_claim(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl Principal {
@@ -41,11 +68,13 @@ impl Principal {
         shape: Option<ShapeClaim>,
     ) -> Self {
         let Accepted { claims, subject, expires_at } = accepted;
-        let identity = match &subject {
-            None => Identity::Token(token.digest()),
-            Some(subject) => Identity::Subject { issuer: Arc::clone(&issuer), subject: subject.clone() },
-        };
-        let (token_hash, subject_key) = (token.hash(), SubjectKey(Arc::new(identity)));
+        let minted = shape.as_ref().is_some_and(|shape| shape.rule().is_some());
+        let user = Some(&claims).filter(|_| minted).and_then(SubjectKey::of_minted);
+        let subject_key = user.unwrap_or_else(|| match &subject {
+            None => SubjectKey(token.digest().bytes()),
+            Some(subject) => SubjectKey::of_subject(&issuer, subject),
+        });
+        let token_hash = token.hash();
         Self { issuer, key, subject, claims: Claims::new(claims), shape, expires_at, token_hash, subject_key }
     }
 

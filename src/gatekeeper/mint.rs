@@ -4,7 +4,7 @@ use serde_json::{Map, json};
 
 use super::definition::{Definition, Log};
 use super::{Gatekeeper, LEEWAY};
-use crate::auth::Principal;
+use crate::auth::{Principal, SubjectKey};
 use crate::clock::UnixTime;
 use crate::policy::{Permit, Replica};
 
@@ -34,6 +34,9 @@ impl Gatekeeper {
         });
         if let Some(subject) = user.and_then(Principal::subject) {
             claims["sub"] = subject.into();
+        }
+        if let Some(user) = user {
+            claims[SubjectKey::CLAIM] = user.subject_key().to_claim().into();
         }
         Some(Minted { token: self.key.token(&claims)?, definition })
     }

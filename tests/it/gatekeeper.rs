@@ -466,3 +466,46 @@ fn nothing_of_the_configuration_shows_the_secret() {
     let same = Config::parse(&text, "x.toml".as_ref(), &environment(GATEKEEPER_SECRET)).unwrap_err().to_string();
     assert!(same.contains("gatekeeper.hs256: is the secret of an [[issuer]] too"), "{same}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minted_token_counts_for_its_user() {
+    let limits = "[limits]\nrequests_per_subject = 1\n";
+    let rules = RULES.replacen("[[shape]]", "[[shape]]\nsubset = true", 1);
+    let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
+    for claims in [json!({ "sub": "ann" }), json!({ "sub": null })] {
+        let mut claims = claims;
+        claims["organizationIds"] = json!(["org_1"]);
+        if claims["sub"].is_null() {
+            claims.as_object_mut().unwrap().remove("sub");
+        }
+        let user = gate.issuer.token(&claims);
+        let minted = bearer(&post(&gate, "/gatekeeper/tasks?organizationId=org_1", Some(&user)).await);
+        let target = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+        let first = gate.get(target, &user).await;
+        let handle = first.header("electric-handle").to_owned();
+        let offset = first.header("electric-offset").to_owned();
+        let waiting = tokio::spawn({
+            let (client, user) = (gate.client().clone(), user.clone());
+            let url = format!("{}/v1/shape?table=tasks&organizationId=org_1&offset={offset}&handle={handle}&live=true", gate.url);
+            async move { client.get(url).bearer_auth(user).send().await }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let repeated = format!("/v1/shape?{}&offset=-1", definition(&minted));
+        assert_refused(&gate.get(&repeated, &minted).await, 429, "too_many_requests", "a second budget");
+        waiting.abort();
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!(gate.get(&repeated, &minted).await.status, 200);
+    }
+}
+
+/// The query that repeats what a token is for.
+fn definition(token: &str) -> String {
+    let shape = &claims(token)["shape"];
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("table", shape["table"].as_str().unwrap());
+    query.append_pair("where", shape["where"].as_str().unwrap());
+    for (number, value) in shape["params"].as_object().unwrap() {
+        query.append_pair(&format!("params[{number}]"), value.as_str().unwrap());
+    }
+    query.finish()
+}
