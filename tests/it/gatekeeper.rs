@@ -364,7 +364,14 @@ async fn the_path_answers_as_every_other() {
         let expected = if table == "Tasks%20" { (400, "invalid_request") } else { (404, "shape_not_found") };
         assert_refused(&answer, expected.0, expected.1, table);
     }
-    for path in ["/gatekeeper", "/gatekeeper/", "/gatekeeper/tasks/", "/gatekeeper//tasks", "/Gatekeeper/tasks", "/gatekeeper/tasks&organizationId=org_1"] {
+    for path in [
+        "/gatekeeper",
+        "/gatekeeper/",
+        "/gatekeeper/tasks/",
+        "/gatekeeper//tasks",
+        "/Gatekeeper/tasks",
+        "/gatekeeper/tasks&organizationId=org_1",
+    ] {
         assert_refused(&post(&gate, path, Some(&user)).await, 404, "not_found", path);
         assert_refused(&post(&gate, path, None).await, 404, "not_found", path);
     }
@@ -486,7 +493,10 @@ async fn a_minted_token_counts_for_its_user() {
         let offset = first.header("electric-offset").to_owned();
         let waiting = tokio::spawn({
             let (client, user) = (gate.client().clone(), user.clone());
-            let url = format!("{}/v1/shape?table=tasks&organizationId=org_1&offset={offset}&handle={handle}&live=true", gate.url);
+            let url = format!(
+                "{}/v1/shape?table=tasks&organizationId=org_1&offset={offset}&handle={handle}&live=true",
+                gate.url
+            );
             async move { client.get(url).bearer_auth(user).send().await }
         });
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;

@@ -124,7 +124,8 @@ fn repeat_every_word() {
 fn no_word_before_a_bracket_takes_long() {
     let words = ALL_KEYWORDS.iter().copied().chain(["id", "\"position\""]);
     for word in words {
-        for (open, close) in [("@(", ")"), ("@ (", " in id)"), ("NOT @(", ")"), ("id IN (@ ", ")"), ("ARRAY[@(", ")]")] {
+        for (open, close) in [("@(", ")"), ("@ (", " in id)"), ("NOT @(", ")"), ("id IN (@ ", ")"), ("ARRAY[@(", ")]")]
+        {
             let open = open.replace('@', word);
             for depth in [12, 24] {
                 for middle in ["id", "id id", ""] {
