@@ -79,10 +79,7 @@ impl Chain {
         let chain = Arc::new(Self { start, whole: OnceLock::new(), progress: Notify::new() });
         let permits = room.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(permits));
-        (
-            Arc::clone(&chain),
-            Writer { chain, tail, room, permits, whole: Some(Vec::new()), sealed: false, ended: false },
-        )
+        (Arc::clone(&chain), Writer { chain, tail, room, permits, whole: Some(Vec::new()), ended: false })
     }
 
     /// A reader at the start; `None` where that is gone.
@@ -110,8 +107,6 @@ pub(super) struct Writer {
     permits: usize,
     /// Every piece so far; `None` once they are more than the room.
     whole: Option<Vec<Bytes>>,
-    /// Whether newcomers find the body as one piece already.
-    sealed: bool,
     ended: bool,
 }
 
@@ -127,7 +122,8 @@ impl Writer {
             Ok(room) => Some(room),
             Err(_) => {
                 self.whole = None;
-                if !self.sealed {
+                // Of a sealed body the start is the whole, and costs the slowest reader nothing.
+                if self.chain.whole.get().is_none() {
                     self.chain.begin_at(None);
                 }
                 self.chain.progress.notify_waiters();
@@ -155,7 +151,6 @@ impl Writer {
         let _ = self.chain.whole.set(whole.clone());
         let _ = start.next.set(Link::new(Piece::last(whole), None));
         self.chain.begin_at(Some(start));
-        self.sealed = true;
     }
 
     /// Ends the body with its last piece, and wakes the readers.

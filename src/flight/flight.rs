@@ -140,9 +140,9 @@ impl Flight {
     }
 
     pub(super) fn age(&self, now: Instant) -> Age {
-        match &self.kept {
-            kept if kept.get().is_some_and(|kept| now < kept.fresh_until) => Age::Fresh,
-            kept if kept.get().is_some_and(|kept| now < kept.stale_until) => Age::Stale,
+        match self.kept.get() {
+            Some(kept) if now < kept.fresh_until => Age::Fresh,
+            Some(kept) if now < kept.stale_until => Age::Stale,
             _ => Age::Expired,
         }
     }

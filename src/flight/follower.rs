@@ -8,6 +8,7 @@ use super::encoding::Encoding;
 use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
+use super::key::Key;
 use crate::fault::Fault;
 
 /// How a request came to its answer.
@@ -49,6 +50,11 @@ impl Follower {
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
         hub.metrics().joined(flight.rule.as_str(), join);
         Self { hub, flight, reader, join }
+    }
+
+    /// What it shares its answer by.
+    pub fn key(&self) -> &Key {
+        &self.flight.key
     }
 
     /// How it came aboard.

@@ -210,10 +210,7 @@ impl Hub {
 
     /// Nobody joins this flight any more.
     pub(super) fn close(&self, flight: &Arc<Flight>) {
-        let mut open = self.shard(&flight.key);
-        if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
-            open.remove(&flight.key);
-        }
+        remove(&mut self.shard(&flight.key), flight);
     }
 
     fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
@@ -278,9 +275,7 @@ impl Hub {
             tokio::time::sleep(self.settings.grace).await;
             let mut open = self.shard(&flight.key);
             if flight.followers() == 0 {
-                if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
-                    open.remove(&flight.key);
-                }
+                remove(&mut open, flight);
                 return;
             }
         }
@@ -320,6 +315,13 @@ impl Hub {
 
 fn lock(shard: &Mutex<HashMap<Key, Arc<Flight>>>) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes out this flight; another one may have its key by now.
+fn remove(open: &mut HashMap<Key, Arc<Flight>>, flight: &Arc<Flight>) {
+    if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+        open.remove(&flight.key);
+    }
 }
 
 /// What a conditional request needs. Of a live answer there is none: it would end the wait at once (PROTOCOL 4.7).

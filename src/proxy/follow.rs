@@ -48,7 +48,7 @@ impl Gateway {
         let Admission { mut upstream, bearer } = admission;
         let mut changes = self.changes.clone();
         loop {
-            let (key, live) = (Key::of(&upstream), upstream.is_live());
+            let live = upstream.is_live();
             ctx.record.live = live;
             ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
@@ -57,6 +57,7 @@ impl Gateway {
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };
             ctx.record.join = Some(follower.join());
+            let key = follower.key().clone();
             let stopping = changes.borrow().stopping;
             let changes = &mut changes;
             let mut following = Following { gate: self, session, ctx, bearer: &bearer, key, live, changes, stopping };
