@@ -13,9 +13,8 @@ use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Issuer, Upstream};
-use crate::gatekeeper::ScopedRequest;
-use crate::policy::{Denial, PolicySet, UnknownPath};
-use crate::shape::{ParameterError, RewriteError, ShapeRequest, UpstreamRequest};
+use crate::policy::{PolicySet, Refusal, UnknownPath};
+use crate::shape::{ParameterError, RewriteError, UpstreamRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -132,17 +131,13 @@ fn rewrite(
         let words: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
         Denied(format!("invalid_request: {}", words.join("; ")))
     };
-    let denied = |denial: Denial| Denied(denial.as_str().to_owned());
-    let refused = |error: RewriteError| match error {
+    let judged = policy.judge(principal, own_path, query, SystemClock.now());
+    let (request, permit) = judged.map_err(|refusal| match refusal {
+        Refusal::Denied(denial) => Denied(denial.as_str().to_owned()),
+        Refusal::Invalid(errors) => invalid(errors),
+    })?;
+    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref()).map_err(|error| match error {
         RewriteError::Invalid(errors) => invalid(errors),
         RewriteError::TooLong => Denied(format!("uri_too_long: {error}")),
-    };
-    if let Some(claim) = principal.and_then(Principal::shape) {
-        let request = ScopedRequest::parse(own_path, query).map_err(invalid)?;
-        let permit = policy.authorize_shape(claim, &request).map_err(denied)?;
-        return UpstreamRequest::build(permit, request.protocol(), upstream.source_id.as_deref()).map_err(refused);
-    }
-    let request = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(invalid)?;
-    let permit = policy.authorize(principal, &request, SystemClock.now()).map_err(denied)?;
-    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref()).map_err(refused)
+    })
 }

@@ -78,12 +78,7 @@ impl ScopedRequest {
         Ok(Self { definition, protocol })
     }
 
-    /// The point of the log that is asked for, and all else that does not define the shape.
-    pub const fn protocol(&self) -> &ShapeRequest {
-        &self.protocol
-    }
-
-    /// The same, once it was compared.
+    /// The point of the log that is asked for, and all else that does not define the shape: once it was compared.
     pub fn into_protocol(self) -> ShapeRequest {
         self.protocol
     }

@@ -23,7 +23,7 @@ fn matches(shape: &Value, query: &str) -> bool {
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<UpstreamRequest> {
     let request = ScopedRequest::parse(None, query).ok()?;
     let permit: Permit = PolicySet::default().authorize_shape(claim, &request).ok()?;
-    UpstreamRequest::build(permit, request.protocol(), None).ok()
+    UpstreamRequest::build(permit, &request.into_protocol(), None).ok()
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod source;
 mod table;
 mod template;
 
-pub use decision::{Denial, Permit, PolicySet, UnknownPath};
+pub use decision::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, Replica, RuleError, RuleSource};

@@ -14,9 +14,9 @@ use crate::auth::{BearerError, BearerToken, Principal, SubjectKey, TokenError, T
 use crate::clock::UnixTime;
 use crate::config::Limits;
 use crate::fault::Fault;
-use crate::gatekeeper::{Endpoint, Gatekeeper, Log, ScopedRequest};
+use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
 use crate::limits::Place;
-use crate::policy::{Denial, Permit, PolicySet, UnknownPath};
+use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
@@ -74,8 +74,8 @@ pub(super) async fn admit(
         return Ok(Decision::Preflight(preflight_methods(gate, &policy, request)));
     }
     let (path, query) = split_target(request, &gate.limits)?;
-    if let Some((gatekeeper, endpoint)) = gatekeeper(gate, path) {
-        return attend(gate, &policy, gatekeeper, &endpoint, request, bodiless, record).await.map(Decision::Answer);
+    if let Some(attended) = gatekeeper(gate, path) {
+        return attend(gate, &policy, attended, request, query, bodiless, record).await.map(Decision::Answer);
     }
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     let posted = request.method == Method::POST;
@@ -124,14 +124,11 @@ fn authorize(
     query: &str,
     record: &mut Record,
 ) -> Result<(ShapeRequest, Permit), Rejection> {
-    if let Some(claim) = principal.and_then(Principal::shape) {
-        let request = ScopedRequest::parse(own_path, query).map_err(Rejection::InvalidRequest)?;
-        let permit = policy.authorize_shape(claim, &request).map_err(|denial| denied(denial, record))?;
-        record.rule = Some(permit.rule().clone());
-        return Ok((request.into_protocol(), permit));
-    }
-    let shape = ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-    let permit = policy.authorize(principal, &shape, gate.clock.now()).map_err(|denial| denied(denial, record))?;
+    let judged = policy.judge(principal, own_path, query, gate.clock.now());
+    let (shape, permit) = judged.map_err(|refusal| match refusal {
+        Refusal::Denied(denial) => denied(denial, record),
+        Refusal::Invalid(errors) => Rejection::InvalidRequest(errors),
+    })?;
     record.rule = Some(permit.rule().clone());
     Ok((shape, permit))
 }
@@ -156,9 +153,9 @@ fn rewrite(
 async fn attend(
     gate: &Gateway,
     policy: &PolicySet,
-    gatekeeper: &Gatekeeper,
-    endpoint: &Endpoint<'_>,
+    (gatekeeper, endpoint): (&Gatekeeper, Endpoint<'_>),
     request: &RequestHeader,
+    query: &str,
     bodiless: bool,
     record: &mut Record,
 ) -> Result<Document, Rejection> {
@@ -179,7 +176,6 @@ async fn attend(
     if user.as_ref().is_some_and(|user| user.shape().is_some()) {
         return Err(Rejection::Forbidden);
     }
-    let (_, query) = split_target(request, &gate.limits)?;
     let _place = gate.budgets.enter(user.as_ref().map(|user| user.subject_key().clone()))?;
     // The path names the table, and where in the log a client will start is not yet known.
     let query = format!("table={table}&offset=-1&{query}");
