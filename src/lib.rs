@@ -32,6 +32,7 @@ pub mod fault;
 pub mod filter;
 pub mod flight;
 pub mod gatekeeper;
+mod hex;
 pub mod limits;
 pub mod policy;
 pub mod proxy;

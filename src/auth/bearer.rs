@@ -6,6 +6,8 @@ use aws_lc_rs::digest;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::hex::hex;
+
 const SCHEME: &str = "Bearer";
 
 /// A well-formed bearer token that nothing has verified yet.
@@ -71,7 +73,7 @@ impl BearerToken {
 
     /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
     pub fn hash(&self) -> String {
-        self.digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.digest.0[..8])
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -12,6 +12,7 @@ use super::expectations::Accepted;
 use super::keys::Key;
 use crate::clock::UnixTime;
 use crate::gatekeeper::ShapeClaim;
+use crate::hex::hex;
 
 /// A verified caller. Holding one is the proof that a token passed every check; only the verifier makes one.
 pub struct Principal {
@@ -55,7 +56,7 @@ impl SubjectKey {
 
     /// In hex.
     pub(crate) fn to_claim(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0)
     }
 }
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{USAGE, Usage};
@@ -82,13 +81,6 @@ impl Check {
     }
 
     fn claims(&self) -> anyhow::Result<Option<String>> {
-        match self.claims.as_deref().map(|claims| (claims, claims.strip_prefix('@'))) {
-            None => Ok(None),
-            Some((claims, None)) => Ok(Some(claims.to_owned())),
-            Some((_, Some(path))) => {
-                let read = std::fs::read_to_string(path).with_context(|| format!("--claims: cannot read {path}"));
-                read.map(Some)
-            }
-        }
+        self.claims.as_deref().map(|claims| super::argument("--claims", claims)).transpose()
     }
 }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::Context;
 use clap::Args;
 
 use super::Usage;
@@ -106,12 +105,7 @@ impl Explain {
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {
-        let Some(token) = &self.token else { return Ok(None) };
-        let Some(path) = token.strip_prefix('@') else {
-            return Ok(Some(token.clone()));
-        };
-        let text = std::fs::read_to_string(path).with_context(|| format!("--token: cannot read {path}"))?;
-        Ok(Some(text.trim().to_owned()))
+        self.token.as_deref().map(|token| super::argument("--token", token)).transpose()
     }
 }
 

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigErrors};
@@ -84,6 +85,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("shapegate: {error:#}");
     if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+}
+
+/// The value of an option; of `@FILE`, what stands in that file, without white space around it.
+fn argument(option: &str, value: &str) -> anyhow::Result<String> {
+    let Some(path) = value.strip_prefix('@') else { return Ok(value.to_owned()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{option}: cannot read {path}"))?;
+    Ok(text.trim().to_owned())
 }
 
 /// Writes a line of the result; where nobody reads any more (`| head`), the command ends without a word.

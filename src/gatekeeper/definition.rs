@@ -8,6 +8,7 @@ use super::claim::Malformed;
 use super::columns::Columns;
 use crate::policy::{Permit, Replica, TableName};
 use crate::shape::percent_decode;
+use crate::shape::protocol::parameter_number;
 
 /// Everything of a request that decides rows, names resolved and defaults filled in: `==` is the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +147,8 @@ impl<'a> Claim<'a> {
             None => Ok(Vec::new()),
             Some(Value::Array(values)) => values.iter().map(bound).collect(),
             Some(Value::Object(values)) => {
-                let numbered = values.iter().map(|(name, value)| Ok((number(name).ok_or(Malformed)?, bound(value)?)));
+                let numbered =
+                    values.iter().map(|(name, value)| Ok((parameter_number(name).ok_or(Malformed)?, bound(value)?)));
                 gapless(numbered.collect::<Result<_, _>>()?).ok_or(Malformed)
             }
             Some(_) => Err(Malformed),
@@ -160,12 +162,6 @@ fn bound(value: &Value) -> Result<String, Malformed> {
         Value::Number(number) if !number.is_f64() => Ok(number.to_string()),
         _ => Err(Malformed),
     }
-}
-
-/// A parameter's number as Electric's client writes it: from 1, without a sign or a leading zero.
-fn number(text: &str) -> Option<u32> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    if plain { text.parse().ok() } else { None }
 }
 
 /// The values in the order of their numbers, which are 1, 2, … without a gap.
@@ -219,7 +215,7 @@ impl Repeated {
         }
         match name.strip_prefix("params") {
             Some(index) if index.is_empty() || index.starts_with('[') => {
-                let index = index.strip_prefix('[').and_then(|index| number(index.strip_suffix(']')?));
+                let index = index.strip_prefix('[').and_then(|index| parameter_number(index.strip_suffix(']')?));
                 self.ambiguous |= index.is_none_or(|index| self.params.insert(index, value).is_some());
                 true
             }

@@ -10,6 +10,7 @@ use super::source::{PredicateSource, Replica, RuleError, RuleSource};
 use super::table::{ColumnName, TableName};
 use super::template::{Rendered, Template};
 use crate::gatekeeper;
+use crate::hex::hex;
 use crate::shape::SHAPE_PATH;
 
 /// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
@@ -139,7 +140,7 @@ impl Predicate {
 /// that is added later can be forgotten here.
 fn fingerprint(source: &RuleSource) -> Arc<str> {
     let digest = digest::digest(&digest::SHA256, format!("{source:?}").as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    hex(&digest.as_ref()[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {

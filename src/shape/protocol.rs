@@ -156,7 +156,7 @@ fn number(bracketed: &str) -> Option<u32> {
 }
 
 /// The number of a parameter, 1 to 9999, without leading zeros.
-pub(super) fn parameter_number(digits: &str) -> Option<u32> {
+pub(crate) fn parameter_number(digits: &str) -> Option<u32> {
     let plain = (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     (plain && !digits.starts_with('0')).then(|| digits.parse().ok())?
 }

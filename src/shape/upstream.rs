@@ -8,6 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::SHAPE_PATH;
 use super::protocol::ProtocolParam;
 use super::request::{ParameterError, ShapeRequest};
+use crate::hex::hex;
 use crate::policy::{Permit, Replica, RuleId};
 use crate::secret::Secret;
 
@@ -115,7 +116,7 @@ impl UpstreamRequest {
     /// The SHA-256 of query and body in hex, for people: equal exactly where both are.
     pub fn key(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.identity().as_bytes());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest.as_ref())
     }
 
     /// Query and body in one text. An encoded query has no line end, so no two pairs give the same.

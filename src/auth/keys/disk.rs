@@ -13,6 +13,7 @@ use url::Url;
 use super::set::{KeySet, MAX_SET_BYTES};
 use crate::auth::{Algorithm, json};
 use crate::clock::UnixTime;
+use crate::hex::hex;
 
 /// A key set written by us is at most what was fetched, and a little around it.
 const MAX_FILE_BYTES: u64 = MAX_SET_BYTES as u64 + 64 * 1024;
@@ -38,7 +39,7 @@ impl DiskCopy {
     pub(crate) fn new(directory: &Path, issuer: &str, url: &Url) -> Self {
         // An `iss` holds no newline next to a URL's scheme, so the two cannot run into each other.
         let digest = digest::digest(&digest::SHA256, format!("{issuer}\n{url}").as_bytes());
-        let name: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&digest.as_ref()[..16]);
         let path = directory.join(format!("jwks-{name}.json"));
         Self { path, issuer: issuer.to_owned(), url: url.to_string() }
     }

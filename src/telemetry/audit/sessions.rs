@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Reading;
 use crate::auth::SubjectKey;
 use crate::clock::UnixTime;
+use crate::hex::hex;
 
 /// A subject and the digest of a shape's definition.
 type Key = (Option<SubjectKey>, [u8; 32]);
@@ -123,7 +124,7 @@ impl Session {
             subject: self.subject.as_deref(),
             token: self.token.as_deref(),
             rule: &self.rule,
-            shape: self.shape.iter().map(|byte| format!("{byte:02x}")).collect(),
+            shape: hex(&self.shape),
             first: rfc3339(self.first),
             last: rfc3339(self.last),
             answers: self.answers,
