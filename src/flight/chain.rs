@@ -220,6 +220,12 @@ impl Reader {
         }
     }
 
+    /// What comes next, where that is the rest of the body, to its good end.
+    pub(super) fn rest(&self) -> Option<&Bytes> {
+        let next = self.at.next.get().filter(|next| next.piece.end == Some(Ok(())))?;
+        Some(&next.piece.bytes)
+    }
+
     /// The length of the body, where it is whole.
     pub(super) fn known_length(&self) -> Option<usize> {
         self.chain.whole.get().map(Bytes::len)

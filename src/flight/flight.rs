@@ -34,6 +34,10 @@ pub(super) struct Flight {
     kept: OnceLock<Kept>,
     followers: AtomicUsize,
     joined: AtomicUsize,
+    /// Followers that have not been served yet.
+    unserved: AtomicUsize,
+    /// Signalled when there are none.
+    all_served: Notify,
     /// Signalled when the last follower has left.
     deserted: Notify,
     flight_bytes: usize,
@@ -74,6 +78,8 @@ impl Flight {
             kept: OnceLock::new(),
             followers: AtomicUsize::new(0),
             joined: AtomicUsize::new(0),
+            unserved: AtomicUsize::new(0),
+            all_served: Notify::new(),
             deserted: Notify::new(),
             flight_bytes,
         };
@@ -156,6 +162,23 @@ impl Flight {
     pub(super) fn board(&self) {
         self.followers.fetch_add(1, Ordering::AcqRel);
         self.joined.fetch_add(1, Ordering::Relaxed);
+        self.unserved.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One follower has its answer, or goes without.
+    pub(super) fn serve_one(&self) {
+        if self.unserved.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_served.notify_waiters();
+        }
+    }
+
+    /// Waits until every follower has its answer, or goes without.
+    pub(super) async fn all_served(&self) {
+        // Made before the look, so that no wake-up falls between the two.
+        let all_served = self.all_served.notified();
+        if self.unserved.load(Ordering::Acquire) > 0 {
+            all_served.await;
+        }
     }
 
     /// One follower less.

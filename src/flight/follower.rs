@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::chain::{Piece, Reader};
 use super::encoding::Encoding;
 use super::flight::Flight;
@@ -43,13 +45,16 @@ pub struct Follower {
     flight: Arc<Flight>,
     reader: Reader,
     join: Join,
+    /// Whether nobody waits for this one to be served.
+    served: bool,
 }
 
 impl Follower {
     /// Whoever calls this has counted the follower in, where the flight is open.
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
         hub.metrics().joined(flight.rule.as_str(), join);
-        Self { hub, flight, reader, join }
+        let served = !counts(join);
+        Self { hub, flight, reader, join, served }
     }
 
     /// What it shares its answer by.
@@ -62,10 +67,16 @@ impl Follower {
         self.join
     }
 
-    /// Whether many others are aboard, who have their answer at the same moment.
-    pub fn in_a_crowd(&self) -> bool {
-        const CROWD: usize = 64;
-        matches!(self.join, Join::First | Join::Open) && self.flight.followers() >= CROWD
+    /// Notes that the answer is on its way to this client.
+    pub fn served(&mut self) {
+        if !std::mem::replace(&mut self.served, true) {
+            self.flight.serve_one();
+        }
+    }
+
+    /// Waits until the answer is on its way to everybody aboard. It hangs on no client, only on the work there is.
+    pub async fn all_served(&self) {
+        self.flight.all_served().await;
     }
 
     /// Waits for the header.
@@ -84,6 +95,11 @@ impl Follower {
     /// The length of the body, where it is whole.
     pub fn length(&self) -> Option<usize> {
         self.reader.known_length()
+    }
+
+    /// The body, where all of it can be read at once and nothing of it was.
+    pub fn whole(&self) -> Option<&Bytes> {
+        self.reader.rest().filter(|rest| self.length() == Some(rest.len()))
     }
 
     /// How long a client may keep the answer, as far as that depends on how old it is here.
@@ -107,8 +123,14 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        if matches!(self.join, Join::First | Join::Open) {
+        self.served();
+        if counts(self.join) {
             self.flight.leave();
         }
     }
+}
+
+/// Whether the flight counts those who came to it so: it was open.
+fn counts(join: Join) -> bool {
+    matches!(join, Join::First | Join::Open)
 }

@@ -16,6 +16,8 @@ pub struct Head {
     pub cache_control: CacheControl,
     /// Whether it is a stream of events.
     pub events: bool,
+    /// `headers` as HTTP/1.1 writes them: made once, where thousands of followers would each do so at the same moment.
+    pub lines: Box<[u8]>,
 }
 
 impl Head {
@@ -25,7 +27,8 @@ impl Head {
         let headers: HeaderMap = passed.collect();
         let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let events = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
-        Self { status, headers, cache_control: CacheControl::parse(upstream), events }
+        let lines = lines(&headers);
+        Self { status, headers, cache_control: CacheControl::parse(upstream), events, lines }
     }
 
     /// The same head, after Electric has confirmed it with a 304 that has these headers (RFC 9111 section 4.3.4).
@@ -36,6 +39,7 @@ impl Head {
         for (name, value) in &headers {
             renewed.headers.insert(name.clone(), value.clone());
         }
+        renewed.lines = lines(&renewed.headers);
         renewed.cache_control = cache_control;
         renewed
     }
@@ -49,6 +53,16 @@ impl Head {
     pub(super) fn handle(&self) -> Option<&str> {
         self.headers.get("electric-handle")?.to_str().ok()
     }
+}
+
+fn lines(headers: &HeaderMap) -> Box<[u8]> {
+    let mut lines = Vec::new();
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    lines.into()
 }
 
 /// What of Electric's header reaches a client (SECURITY C6); the rest is ours or nobody's.

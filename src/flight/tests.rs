@@ -259,6 +259,27 @@ async fn the_last_to_leave_ends_it_after_the_grace_and_its_place_stays_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_are_served_can_wait_for_the_others_aboard() {
+    let (gate, wait) = oneshot::channel();
+    let scene = Scene::new("", [Act::Wait(wait)]);
+    let [mut first, mut second, leaves] = [(); 3].map(|()| scene.join(LIVE));
+    gate.send("[]").unwrap();
+    first.head().await.unwrap();
+    first.served();
+    first.served();
+    drop(leaves);
+    let mut waiting = std::pin::pin!(first.all_served());
+    tokio::select! {
+        biased;
+        () = &mut waiting => panic!("the second has no answer yet"),
+        () = tokio::task::yield_now() => {}
+    }
+    second.served();
+    waiting.await;
+    second.all_served().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subset_that_nobody_waits_for_keeps_its_place() {
     let (gate, wait) = oneshot::channel();
     let scene = Scene::new("", [Act::Wait(wait)]);

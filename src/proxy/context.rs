@@ -1,5 +1,7 @@
 //! What one request carries on its way.
 
+use http::StatusCode;
+
 use super::reply::Edge;
 use crate::telemetry::Record;
 
@@ -8,4 +10,6 @@ use crate::telemetry::Record;
 pub(super) struct RequestCtx {
     pub(super) edge: Edge,
     pub(super) record: Record,
+    /// Status and bytes of an answer that was written past Pingora's session.
+    pub(super) sent: Option<(StatusCode, usize)>,
 }

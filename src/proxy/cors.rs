@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ORIGIN,
+    HeaderName, ORIGIN,
 };
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -53,14 +53,15 @@ impl CorsPolicy {
 }
 
 impl CorsAnswer {
-    pub(super) fn write(&self, header: &mut ResponseHeader) -> Result<()> {
+    /// What every answer says.
+    pub(super) fn fields(&self, mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>) -> Result<()> {
         let Some(origin) = &self.allow_origin else {
             return Ok(());
         };
-        header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
-        header.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)?;
+        put(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
+        put(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED))?;
         if self.credentials {
-            header.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
+            put(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"))?;
         }
         Ok(())
     }

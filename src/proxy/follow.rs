@@ -15,6 +15,7 @@ use super::reply::{self, Shown};
 use super::{Change, Gateway, in_time};
 use crate::fault::Fault;
 use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
+use crate::server::Socket;
 
 /// What ends a wait before what was waited for.
 enum Interrupt {
@@ -25,8 +26,8 @@ enum Interrupt {
 
 /// How a request that could be answered was answered.
 enum Followed {
-    /// To the end; among many others, perhaps.
-    Answered { in_a_crowd: bool },
+    /// To the end.
+    Answered,
     /// Not at all: the policy changed before the header was out.
     Overtaken,
 }
@@ -52,7 +53,7 @@ impl Gateway {
             ctx.record.live = live;
             ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let follower = match self.hub.join(upstream, bearer.subject(), origin) {
+            let mut follower = match self.hub.join(upstream, bearer.subject(), origin) {
                 Ok(follower) => follower,
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };
@@ -61,12 +62,10 @@ impl Gateway {
             let stopping = changes.borrow().stopping;
             let changes = &mut changes;
             let mut following = Following { gate: self, session, ctx, bearer: &bearer, key, live, changes, stopping };
-            match following.follow(follower).await {
-                Ok(Followed::Answered { in_a_crowd }) => {
+            match following.follow(&mut follower).await {
+                Ok(Followed::Answered) => {
                     // First everybody has the answer, then each of us tidies up.
-                    if in_a_crowd {
-                        tokio::task::yield_now().await;
-                    }
+                    follower.all_served().await;
                     return Ok(());
                 }
                 Ok(Followed::Overtaken) => {}
@@ -109,7 +108,7 @@ struct Following<'a> {
 }
 
 impl Following<'_> {
-    async fn follow(&mut self, mut follower: Follower) -> Result<Followed, Fault> {
+    async fn follow(&mut self, follower: &mut Follower) -> Result<Followed, Fault> {
         let head = loop {
             match self.wait(follower.head()).await {
                 Ok(head) => break head?,
@@ -119,28 +118,53 @@ impl Following<'_> {
             }
         };
         self.bearer.recheck(&self.gate.verifier)?;
-        let in_a_crowd = follower.in_a_crowd();
+        let encoding = self.encoding(follower, &head);
+        let known = self.ctx.edge.conditional && reply::is_known(self.session.req_header(), &head);
+        if !known && encoding.is_none() && self.send_at_once(follower, &head).await? {
+            return Ok(Followed::Answered);
+        }
+        follower.served();
         let events = head.events;
-        let encoding = self.encoding(&follower, &head);
-        if reply::is_known(self.session.req_header(), &head) {
-            self.write_head(&follower, &head, follower.length(), encoding, true).await?;
+        if known {
+            self.write_head(follower, &head, follower.length(), encoding, true).await?;
             in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await?;
-            return Ok(Followed::Answered { in_a_crowd });
+            return Ok(Followed::Answered);
         }
         let encoding = encoding.filter(|encoding| follower.encode(*encoding));
         let length = follower.length();
         if length.is_none() && !events && self.session.req_header().version == Version::HTTP_10 {
-            let pieces = self.collect(&mut follower).await?;
+            let pieces = self.collect(follower).await?;
             let length = pieces.iter().map(|piece| piece.bytes.len()).sum();
-            self.write_head(&follower, &head, Some(length), encoding, false).await?;
+            self.write_head(follower, &head, Some(length), encoding, false).await?;
             for piece in pieces {
                 self.write_piece(piece).await?;
             }
-            return Ok(Followed::Answered { in_a_crowd });
+            return Ok(Followed::Answered);
         }
-        self.write_head(&follower, &head, length, encoding, false).await?;
-        self.write_body(&mut follower, events).await?;
-        Ok(Followed::Answered { in_a_crowd })
+        self.write_head(follower, &head, length, encoding, false).await?;
+        self.write_body(follower, events).await?;
+        Ok(Followed::Answered)
+    }
+
+    /// Writes an answer that is whole before its first byte is written, and short, past Pingora's session: that would
+    /// make, serialize and drop a header for each of thousands at the same moment. `false` where that is not possible.
+    async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
+        let ServerSession::H1(session) = &*self.session else { return Ok(false) };
+        let kept = session.will_keepalive() && !self.stopping && session.req_header().version == Version::HTTP_11;
+        let (true, Some(socket)) = (kept, (**session.stream()).as_any().downcast_ref::<Socket>()) else {
+            return Ok(false);
+        };
+        let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
+        let shown = self.shown(follower, Some(body.len()), None, false);
+        let header = self.ctx.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
+        self.ctx.sent = Some((head.status, body.len()));
+        let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
+        let rest = (sent < header.len() + body.len()).then(|| [&header, &body[..]].concat().split_off(sent));
+        follower.served();
+        if let Some(rest) = rest {
+            in_time(self.gate.limits.write_timeout, socket.send(&rest)).await?;
+        }
+        Ok(true)
     }
 
     /// The whole body, for a client to whom an answer that breaks off would look like one that ends.
@@ -176,16 +200,8 @@ impl Following<'_> {
         encoding: Option<Encoding>,
         not_modified: bool,
     ) -> Result<(), Fault> {
-        let version = self.session.req_header().version;
-        let shown = Shown {
-            request_id: &self.ctx.record.request_id,
-            version,
-            length,
-            encoding,
-            not_modified,
-            fresh_for: follower.fresh_for(),
-            join: self.gate.cache.header.then(|| follower.join()),
-        };
+        let shown = self.shown(follower, length, encoding, not_modified);
+        let version = shown.version;
         let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
         // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
         if self.stopping || version == Version::HTTP_10 {
@@ -193,6 +209,24 @@ impl Following<'_> {
         }
         let limit = self.gate.limits.write_timeout;
         in_time(limit, self.session.write_response_header(Box::new(header))).await
+    }
+
+    fn shown(
+        &self,
+        follower: &Follower,
+        length: Option<usize>,
+        encoding: Option<Encoding>,
+        not_modified: bool,
+    ) -> Shown<'_> {
+        Shown {
+            request_id: &self.ctx.record.request_id,
+            version: self.session.req_header().version,
+            length,
+            encoding,
+            not_modified,
+            fresh_for: follower.fresh_for(),
+            join: self.gate.cache.header.then(|| follower.join()),
+        }
     }
 
     async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
@@ -302,10 +336,8 @@ impl Following<'_> {
             // A live answer is small, or comes in haste.
             None => !self.live,
         };
-        if !cache.compress || !worth || head.events || head.status != http::StatusCode::OK {
-            return None;
-        }
-        Encoding::choose(&self.session.req_header().headers)
+        let encode = cache.compress && worth && !head.events && head.status == http::StatusCode::OK;
+        self.ctx.edge.encoding.filter(|_| encode)
     }
 }
 

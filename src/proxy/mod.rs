@@ -97,11 +97,12 @@ impl HttpServerApp for Gateway {
         }
         let mut ctx = RequestCtx::default();
         let answered = self.answer(&mut session, &mut ctx).await;
-        let status = session.response_written().map_or(0, |header| header.status.as_u16());
+        let by_session = || Some((session.response_written()?.status, session.body_bytes_sent()));
+        let (status, bytes) = ctx.sent.or_else(by_session).map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
         if let Err(fault) = &answered {
             ctx.record.note(fault);
         }
-        self.observe(&mut ctx.record, status, session.body_bytes_sent());
+        self.observe(&mut ctx.record, status, bytes);
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         if *shutdown.borrow() {
@@ -206,7 +207,7 @@ impl Gateway {
 }
 
 /// A client that does not take what is written is cut; nobody else notices.
-async fn in_time(limit: Duration, writing: impl Future<Output = pingora::Result<()>>) -> Result<(), Fault> {
+async fn in_time<E>(limit: Duration, writing: impl Future<Output = Result<(), E>>) -> Result<(), Fault> {
     match timeout(limit, writing).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Fault::ClientGone),

@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
     TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use pingora::Result;
+use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::date::get_cached_date;
+use pingora::{ErrorType, OrErr, Result};
 
 use super::admit::Document;
 use super::cors::{CorsAnswer, CorsPolicy};
@@ -20,46 +21,89 @@ use crate::rejection::Rejection;
 #[derive(Debug, Default)]
 pub(super) struct Edge {
     cors: CorsAnswer,
+    /// The encoding that the client would rather have.
+    pub(super) encoding: Option<Encoding>,
+    /// Whether the client holds an answer and asks for another one only.
+    pub(super) conditional: bool,
 }
 
 impl Edge {
     pub(super) fn of(request: &RequestHeader, cors: &CorsPolicy) -> Self {
-        Self { cors: cors.answer(request) }
+        Self {
+            cors: cors.answer(request),
+            encoding: Encoding::choose(&request.headers),
+            conditional: request.headers.contains_key(IF_NONE_MATCH),
+        }
     }
 
     /// The header of a shared answer as this client gets it, built from empty.
     pub(super) fn shape_header(&self, head: &Head, shown: &Shown<'_>) -> Result<ResponseHeader> {
-        let mut header = if shown.not_modified {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        (parts.status, parts.headers) = (head.status, head.headers.clone());
+        if shown.not_modified {
             // What a 304 carries is what the 200 would have (RFC 9110 section 15.4.5), without what describes a body.
-            let mut headers = head.headers.clone();
-            headers.remove(CONTENT_TYPE);
-            headers.remove("electric-schema");
-            self.header_with(StatusCode::NOT_MODIFIED, headers, shown.request_id)?
-        } else {
-            self.header_with(head.status, head.headers.clone(), shown.request_id)?
-        };
+            parts.status = StatusCode::NOT_MODIFIED;
+            parts.headers.remove(CONTENT_TYPE);
+            parts.headers.remove("electric-schema");
+        }
+        let mut header = ResponseHeader::from(parts);
+        self.shape_fields(head, shown, |name, value| header.insert_header(name, value))?;
+        Ok(header)
+    }
+
+    /// The same header as HTTP/1.1 writes it, for a connection that is kept and a body that is not encoded.
+    pub(super) fn shape_text(&self, head: &Head, shown: &Shown<'_>) -> Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(TEXT + head.lines.len());
+        let reason = head.status.canonical_reason().unwrap_or_default();
+        for part in ["HTTP/1.1 ", head.status.as_str(), " ", reason, "\r\ndate: "] {
+            text.extend_from_slice(part.as_bytes());
+        }
+        text.extend_from_slice(get_cached_date().as_bytes());
+        text.extend_from_slice(b"\r\nconnection: keep-alive\r\n");
+        self.shape_fields(head, shown, |name, value| {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                text.extend_from_slice(part);
+            }
+            Ok(())
+        })?;
+        text.extend_from_slice(&head.lines);
+        text.extend_from_slice(b"\r\n");
+        Ok(text)
+    }
+
+    /// What the header of a shared answer holds besides Electric's own fields.
+    fn shape_fields(
+        &self,
+        head: &Head,
+        shown: &Shown<'_>,
+        mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>,
+    ) -> Result<()> {
+        self.cors.fields(&mut put)?;
+        put(X_REQUEST_ID, text(shown.request_id)?)?;
         if let (Some(encoding), Some(etag)) = (shown.encoding, head.etag()) {
-            header.insert_header(ETAG, encoded_etag(etag, encoding))?;
+            put(ETAG, text(&encoded_etag(etag, encoding))?)?;
         }
         if !shown.not_modified {
             if let Some(encoding) = shown.encoding {
-                header.insert_header(CONTENT_ENCODING, encoding.as_str())?;
+                put(CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()))?;
             }
             match shown.length {
-                Some(length) => header.insert_header(CONTENT_LENGTH, length)?,
-                None if shown.version == Version::HTTP_11 => header.insert_header(TRANSFER_ENCODING, "chunked")?,
+                Some(length) => put(CONTENT_LENGTH, length.into())?,
+                None if shown.version == Version::HTTP_11 => {
+                    put(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?
+                }
                 None => {}
             }
         }
-        header
-            .insert_header(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
+        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
         // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
-        header.insert_header("cdn-cache-control", NO_STORE)?;
-        header.insert_header(VARY, if self.cors.varies { VARY_ORIGIN } else { VARY_ANY })?;
+        put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
+        put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
         if let Some(join) = shown.join {
-            header.insert_header("shapegate-cache", if join == Join::First { "miss" } else { join.as_str() })?;
+            let join = if join == Join::First { "miss" } else { join.as_str() };
+            put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
         }
-        Ok(header)
+        Ok(())
     }
 
     /// The header of an answer of our own with a body of `length` bytes.
@@ -115,15 +159,9 @@ impl Edge {
     }
 
     fn header(&self, status: StatusCode, request_id: &str) -> Result<ResponseHeader> {
-        self.header_with(status, HeaderMap::with_capacity(16), request_id)
-    }
-
-    fn header_with(&self, status: StatusCode, headers: HeaderMap, request_id: &str) -> Result<ResponseHeader> {
-        let (mut parts, ()) = http::Response::new(()).into_parts();
-        (parts.status, parts.headers) = (status, headers);
-        let mut header = ResponseHeader::from(parts);
-        self.cors.write(&mut header)?;
-        header.insert_header("x-request-id", request_id)?;
+        let mut header = ResponseHeader::build(status, Some(16))?;
+        self.cors.fields(|name, value| header.insert_header(name, value))?;
+        header.insert_header(X_REQUEST_ID, request_id)?;
         Ok(header)
     }
 }
@@ -180,6 +218,17 @@ fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for:
     HeaderValue::try_from(private).unwrap_or(HeaderValue::from_static(NO_STORE))
 }
 
+fn text(value: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(value).or_err(ErrorType::InvalidHTTPHeader, "a value of ours")
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SHAPEGATE_CACHE: HeaderName = HeaderName::from_static("shapegate-cache");
+
+/// Room for what a header holds besides Electric's fields.
+const TEXT: usize = 768;
+
 const NO_STORE: &str = "no-store";
 const VARY_ANY: &str = "accept-encoding, authorization";
 const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
@@ -190,7 +239,10 @@ const MAX_STALE: u64 = 300;
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
+    use crate::config::{Cors, Origins};
 
     fn head(cache_control: &'static str) -> Head {
         let mut headers = HeaderMap::new();
@@ -217,6 +269,44 @@ mod tests {
         assert_eq!(rewritten("public, max-age=1, must-revalidate", None), "private, max-age=1, must-revalidate");
         assert_eq!(rewritten("no-store", None), "no-store");
         assert_eq!(rewritten("max-age=x, public", None), "private");
+    }
+
+    #[test]
+    fn as_text_the_header_says_the_same() {
+        let cors = Cors {
+            origins: Origins::List(vec!["https://app.test".to_owned()]),
+            credentials: true,
+            max_age: Duration::ZERO,
+        };
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.insert_header("origin", "https://app.test").unwrap();
+        let edge = Edge::of(&request, &CorsPolicy::new(cors));
+        let mut shown = Shown {
+            request_id: "0123",
+            version: Version::HTTP_11,
+            length: Some(42),
+            encoding: None,
+            not_modified: false,
+            fresh_for: None,
+            join: Some(Join::First),
+        };
+        let head = head("max-age=5");
+        let text = edge.shape_text(&head, &shown).unwrap();
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut parsed = httparse::Response::new(&mut fields);
+        assert_eq!(parsed.parse(&text).unwrap(), httparse::Status::Complete(text.len()));
+        assert_eq!((parsed.version, parsed.code, parsed.reason), (Some(1), Some(200), Some("OK")));
+        let mut read = HeaderMap::new();
+        for field in parsed.headers.iter() {
+            let name = HeaderName::try_from(field.name).unwrap();
+            assert!(read.insert(name, HeaderValue::from_bytes(field.value).unwrap()).is_none(), "{}", field.name);
+        }
+        assert_eq!(read.remove("connection").unwrap(), "keep-alive");
+        assert!(httpdate::parse_http_date(read.remove("date").unwrap().to_str().unwrap()).is_ok());
+        assert_eq!(read, edge.shape_header(&head, &shown).unwrap().headers);
+        // No client's text ends a line.
+        shown.request_id = "1\r\nx: y";
+        assert!(edge.shape_text(&head, &shown).is_err());
     }
 
     #[test]

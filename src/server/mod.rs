@@ -37,6 +37,7 @@ use crate::telemetry::{Audit, Metrics};
 use crate::upstream::{Electric, UpstreamServer};
 
 pub use readiness::Readiness;
+pub(crate) use socket::Socket;
 pub use tls::check as check_tls;
 
 /// A service with its sockets bound and nothing running yet.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 /// The connection, and what waits for the flush.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     tcp: TcpStream,
     held: Vec<u8>,
     /// Bytes of `held` that have left.
@@ -38,6 +38,30 @@ const PEEK: Duration = Duration::from_secs(60);
 impl Socket {
     pub(super) const fn new(tcp: TcpStream) -> Self {
         Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new() }
+    }
+
+    /// Sends what the kernel takes at once of `header` and `body`; says how many bytes that is.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) fn try_send(&self, header: &[u8], body: &[u8]) -> io::Result<usize> {
+        debug_assert!(self.held.is_empty(), "what is held comes first");
+        match self.tcp.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
+        }
+    }
+
+    /// Sends all of `bytes`, as the client takes them.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.tcp.writable().await?;
+            bytes = &bytes[self.try_send(bytes, &[])?..];
+        }
+        Ok(())
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -184,6 +208,22 @@ mod tests {
         let mut read = Vec::new();
         let (_, done) = tokio::join!(writing, client.read_to_end(&mut read));
         assert!(done.unwrap() == expected.len() && read == expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_past_the_flush_keeps_its_order_too() {
+        let (socket, mut client) = pair().await;
+        let body: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
+        let expected = [b"header".as_slice(), &body].concat();
+        socket.tcp.writable().await.unwrap();
+        let sent = socket.try_send(b"header", &body).unwrap();
+        assert!((6..expected.len()).contains(&sent), "{sent}: the pipe is full long before the end");
+        assert_eq!(socket.try_send(b"", &expected[sent..]).unwrap(), 0);
+        let mut read = vec![0; expected.len()];
+        let (sent, done) = tokio::join!(socket.send(&expected[sent..]), client.read_exact(&mut read));
+        assert!(sent.is_ok() && done.is_ok() && read == expected);
+        drop(client);
+        while socket.send(b"more").await.is_ok() {}
     }
 
     #[tokio::test]
