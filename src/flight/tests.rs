@@ -109,7 +109,7 @@ impl Scene {
 
     fn hub(cache: Cache, script: Arc<Script>) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Hub::new(Box::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
+        Arc::new(Hub::new(Arc::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
     }
 
     fn request(&self, query: &str) -> UpstreamRequest {
@@ -323,7 +323,7 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>) {
                 [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
     let config = Config::parse(text, Path::new("test.toml"), &Environment::from([])).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let hub = Arc::new(Hub::new(Box::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
+    let hub = Arc::new(Hub::new(Arc::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
     (scene, hub)
 }
 
