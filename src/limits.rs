@@ -1,6 +1,7 @@
 //! Budgets: requests being answered at one time, of all and of one subject.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use crate::rejection::Rejection;
 /// Counts the requests being answered.
 #[derive(Debug)]
 pub struct Budgets {
-    total: usize,
-    per_subject: usize,
+    total: AtomicUsize,
+    per_subject: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -31,7 +32,15 @@ pub struct Place {
 impl Budgets {
     /// At most `total` requests at one time, and `per_subject` of each subject.
     pub fn new(total: usize, per_subject: usize) -> Arc<Self> {
-        Arc::new(Self { total, per_subject, taken: Mutex::default() })
+        Arc::new(Self { total: total.into(), per_subject: per_subject.into(), taken: Mutex::default() })
+    }
+
+    /// From here on as [`new`](Self::new) says; who has a place keeps it, though there be too many.
+    pub fn set(&self, total: usize, per_subject: usize) {
+        // Nobody enters between the two.
+        let _taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.total.store(total, Ordering::Relaxed);
+        self.per_subject.store(per_subject, Ordering::Relaxed);
     }
 
     /// Takes a place for a request of `subject` (`None` for a public one).
@@ -40,12 +49,14 @@ impl Budgets {
     /// `Overloaded` where all places are taken, `TooManyRequests` where the subject's are.
     pub fn enter(self: &Arc<Self>, subject: Option<SubjectKey>) -> Result<Place, Rejection> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.total >= self.total {
+        if taken.total >= self.capacity() {
             return Err(Rejection::Overloaded(RETRY_AFTER));
         }
         if let Some(subject) = &subject {
             match taken.subjects.get_mut(subject) {
-                Some(count) if *count >= self.per_subject => return Err(Rejection::TooManyRequests(RETRY_AFTER)),
+                Some(count) if *count >= self.per_subject.load(Ordering::Relaxed) => {
+                    return Err(Rejection::TooManyRequests(RETRY_AFTER));
+                }
                 Some(count) => *count += 1,
                 None => drop(taken.subjects.insert(subject.clone(), 1)),
             }
@@ -56,7 +67,7 @@ impl Budgets {
 
     /// How many requests may be answered at one time.
     pub fn capacity(&self) -> usize {
-        self.total
+        self.total.load(Ordering::Relaxed)
     }
 
     /// How many requests are being answered.

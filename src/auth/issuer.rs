@@ -10,9 +10,11 @@ use super::keys::{Key, KeySet, KeyStatus, NoKey};
 use super::verifier::{InvalidReason, TokenError};
 use crate::clock::{Clock, UnixTime};
 use crate::config;
+use crate::secret::Secret;
 
 /// An issuer whose tokens are accepted.
 pub(super) struct TrustedIssuer {
+    /// A [`Principal`](super::Principal) holds it, so it also says under which configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
     pub(super) shape_claims: config::ShapeClaims,
@@ -24,7 +26,7 @@ pub(super) struct TrustedIssuer {
 /// The keys of one issuer, in use only for its own tokens.
 enum Keys {
     Published { fixed: Option<KeySet>, remote: Option<Arc<RemoteStore>> },
-    Shared(Arc<Key>),
+    Shared { secret: Secret, key: Arc<Key> },
 }
 
 /// Why an `[[issuer]]` cannot be used.
@@ -45,8 +47,14 @@ pub enum IssuerError {
 }
 
 impl TrustedIssuer {
-    /// Checks again what the configuration promises; starts from the disk where that is possible. Blocks for the file.
-    pub(super) fn new(issuer: config::Issuer, around: &Surroundings) -> Result<Self, IssuerError> {
+    /// Checks again what the configuration promises. What `before`, the issuer of this name so far, has fetched is
+    /// good here too, as far as it comes from the same place; else it starts from the disk where that is possible, and
+    /// blocks for the file.
+    pub(super) fn new(
+        issuer: config::Issuer,
+        before: Option<&Self>,
+        around: &Surroundings,
+    ) -> Result<Self, IssuerError> {
         let config::Issuer { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
             issuer;
         if audience.is_empty() {
@@ -57,9 +65,23 @@ impl TrustedIssuer {
             return Err(IssuerError::Algorithms);
         }
         let name: Arc<str> = name.into();
-        let keys = Keys::new(&name, keys, &algorithms, around)?;
+        let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
         let expectations = Expectations { audience, leeway, max_lifetime };
         Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
+    }
+
+    /// Whether this is the issuer that `config` describes, in every detail: what was verified under it holds on.
+    pub(super) fn is(&self, config: &config::Issuer) -> bool {
+        // Whole, so that a new member is not forgotten here.
+        let config::Issuer { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
+        let expected = &self.expectations;
+        *self.name == **issuer
+            && expected.audience == *audience
+            && (expected.leeway, expected.max_lifetime) == (*leeway, *max_lifetime)
+            && self.algorithms == *algorithms
+            && self.types == *types
+            && self.shape_claims == *shape_claims
+            && self.keys.are(keys)
     }
 
     /// Whether a token with this header may be this issuer's at all.
@@ -90,7 +112,7 @@ impl TrustedIssuer {
     fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
         let (fixed, remote) = match &self.keys {
             // One secret, so a `kid` says nothing; `check_header` has seen that the algorithm is the secret's.
-            Keys::Shared(key) => return Ok(Arc::clone(key)),
+            Keys::Shared { key, .. } => return Ok(Arc::clone(key)),
             Keys::Published { fixed, remote } => (fixed, remote.as_ref().map(|remote| remote.load())),
         };
         let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
@@ -104,7 +126,7 @@ impl TrustedIssuer {
     /// Whether `key` is still one of this issuer's: what a remembered verdict rests on (T18, J8).
     pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
         match &self.keys {
-            Keys::Shared(secret) => secret.is(key),
+            Keys::Shared { key: own, .. } => own.is(key),
             Keys::Published { fixed, remote } => {
                 fixed.as_ref().is_some_and(|set| set.holds(key))
                     || remote
@@ -127,14 +149,14 @@ impl TrustedIssuer {
     pub(super) fn remote(&self) -> Option<&Arc<RemoteStore>> {
         match &self.keys {
             Keys::Published { remote, .. } => remote.as_ref(),
-            Keys::Shared(_) => None,
+            Keys::Shared { .. } => None,
         }
     }
 
     pub(super) fn status(&self) -> KeyStatus {
         let permanent = match &self.keys {
             Keys::Published { fixed, .. } => fixed.as_ref().map_or(0, KeySet::len),
-            Keys::Shared(_) => 1,
+            Keys::Shared { .. } => 1,
         };
         let status = self.remote().map(|remote| remote.status());
         let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
@@ -147,17 +169,39 @@ impl Keys {
         issuer: &Arc<str>,
         source: config::KeySource,
         algorithms: &[Algorithm],
+        before: Option<&Arc<RemoteStore>>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
         match source {
             config::KeySource::Shared(secret) => {
-                Ok(Self::Shared(Arc::new(Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?)))
+                let key = Arc::new(Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?);
+                Ok(Self::Shared { secret, key })
             }
             config::KeySource::Published { fixed: None, remote: None } => Err(IssuerError::NoKeys),
             config::KeySource::Published { fixed, remote } => {
-                let store = |remote| RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), around);
-                Ok(Self::Published { fixed, remote: remote.map(store).map(Arc::new) })
+                let store = |remote| match before {
+                    Some(before) if before.is(&remote, algorithms) => Arc::clone(before),
+                    _ => Arc::new(RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), before, around)),
+                };
+                Ok(Self::Published { fixed, remote: remote.map(store) })
             }
+        }
+    }
+
+    /// Whether these are the keys of `source`; of fetched ones, whether they come from the same place.
+    fn are(&self, source: &config::KeySource) -> bool {
+        match (self, source) {
+            (Self::Shared { secret, .. }, config::KeySource::Shared(other)) => secret == other,
+            (Self::Published { fixed, remote }, config::KeySource::Published { fixed: others, remote: place }) => {
+                let same_set = match (fixed, others) {
+                    (Some(fixed), Some(others)) => fixed.same_keys(others),
+                    (None, None) => true,
+                    _ => false,
+                };
+                // The algorithms have been compared.
+                same_set && remote.as_ref().map(|remote| remote.place()) == place.as_ref()
+            }
+            _ => false,
         }
     }
 }

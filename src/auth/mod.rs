@@ -18,6 +18,7 @@ pub(crate) mod json;
 mod jws;
 pub mod keys;
 mod principal;
+mod renewals;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verdicts;
@@ -28,4 +29,5 @@ pub use bearer::{BearerError, BearerToken};
 pub use claims::Claims;
 pub use issuer::IssuerError;
 pub use principal::{Principal, SubjectKey};
+pub use renewals::Renewals;
 pub use verifier::{Check, InvalidReason, TokenError, TokenVerifier, Verified, VerifierError};

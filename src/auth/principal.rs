@@ -84,6 +84,11 @@ impl Principal {
         &self.issuer
     }
 
+    /// Whether it was verified by the issuer that holds this very name, not by another one of the same name.
+    pub(super) fn is_of(&self, issuer: &Arc<str>) -> bool {
+        Arc::ptr_eq(&self.issuer, issuer)
+    }
+
     /// The token's `sub`.
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()

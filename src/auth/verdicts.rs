@@ -15,29 +15,38 @@ use super::principal::Principal;
 type DigestHash = BuildHasherDefault<DigestHasher>;
 
 /// At most so many verified tokens; the least used go first.
-pub(crate) struct Verdicts(Cache<TokenDigest, Arc<Principal>, UnitWeighter, DigestHash>);
+pub(crate) struct Verdicts {
+    cache: Cache<TokenDigest, Arc<Principal>, UnitWeighter, DigestHash>,
+    capacity: usize,
+}
 
 impl Verdicts {
     /// Remembers up to about `capacity` tokens; 0 remembers none.
     pub(crate) fn new(capacity: usize) -> Self {
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
-        Self(Cache::with(capacity, weight, UnitWeighter, DigestHash::default(), DefaultLifecycle::default()))
+        let cache = Cache::with(capacity, weight, UnitWeighter, DigestHash::default(), DefaultLifecycle::default());
+        Self { cache, capacity }
     }
 
     pub(crate) fn find(&self, token: TokenDigest) -> Option<Arc<Principal>> {
-        self.0.get(&token)
+        self.cache.get(&token)
     }
 
     pub(crate) fn remember(&self, token: TokenDigest, principal: Arc<Principal>) {
-        self.0.insert(token, principal);
+        self.cache.insert(token, principal);
     }
 
     pub(crate) fn forget(&self, token: TokenDigest) {
-        self.0.remove(&token);
+        self.cache.remove(&token);
+    }
+
+    /// As many as it was made for.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.cache.len()
     }
 }
 

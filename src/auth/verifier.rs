@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::bearer::BearerToken;
 use super::issuer::{IssuerError, TrustedIssuer};
 use super::jws::Jws;
-use super::keys::store::Surroundings;
+use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
 use super::verdicts::Verdicts;
@@ -21,11 +19,13 @@ use crate::gatekeeper::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
-/// A reload builds a new one, so no verdict outlives the configuration it was reached under.
+/// A reload builds a [`successor`](Self::successor). No verdict outlives the configuration of the issuer that it was
+/// reached under, and none is lost where that is the same.
 pub struct TokenVerifier {
-    issuers: Vec<TrustedIssuer>,
-    verdicts: Verdicts,
+    issuers: Vec<Arc<TrustedIssuer>>,
+    verdicts: Arc<Verdicts>,
     clock: Arc<dyn Clock>,
+    around: Arc<Surroundings>,
 }
 
 /// A verified token's caller.
@@ -113,8 +113,8 @@ pub enum VerifierError {
 impl TokenVerifier {
     /// A verifier for `issuers` that remembers about `verdicts` tokens (0: none).
     ///
-    /// Reads the last good key sets from `state_dir` and blocks for it; fetches nothing before
-    /// [`run_renewals`](Self::run_renewals) runs or a token asks.
+    /// Reads the last good key sets from `state_dir` and blocks for it; fetches nothing before [`Renewals`](super::Renewals)
+    /// follow it or a token asks.
     pub fn new(
         issuers: Vec<config::Issuer>,
         verdicts: usize,
@@ -122,17 +122,27 @@ impl TokenVerifier {
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let around = Surroundings { clock, fetcher, state: state_dir };
-        let mut trusted: Vec<TrustedIssuer> = Vec::new();
-        for issuer in issuers {
-            let name = issuer.issuer.clone();
-            if trusted.iter().any(|other| *other.name == *name) {
-                return Err(VerifierError::DuplicateIssuer(name));
-            }
-            let issuer = TrustedIssuer::new(issuer, &around);
-            trusted.push(issuer.map_err(|reason| VerifierError::Issuer { issuer: name, reason })?);
-        }
-        Ok(Self { issuers: trusted, verdicts: Verdicts::new(verdicts), clock: around.clock })
+        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
+        let issuers = trusted(issuers, &[], &around)?;
+        let clock = Arc::clone(&around.clock);
+        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+    }
+
+    /// The verifier of another configuration. An issuer that is the same there goes on as it is, with its keys and with
+    /// what is remembered of its tokens; of one that has changed, the keys of the same endpoint are still good.
+    ///
+    /// Blocks for the key sets on disk of issuers that are new.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn successor(&self, issuers: Vec<config::Issuer>, verdicts: usize) -> Result<Self, VerifierError> {
+        let issuers = trusted(issuers, &self.issuers, &self.around)?;
+        let verdicts = if verdicts == self.verdicts.capacity() {
+            Arc::clone(&self.verdicts)
+        } else {
+            Arc::new(Verdicts::new(verdicts))
+        };
+        Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
     }
 
     /// Who sent this token.
@@ -146,7 +156,7 @@ impl TokenVerifier {
                     return Ok(Verified { principal, check: Check::Seen });
                 }
                 Standing::Expired => return Err(TokenError::Expired),
-                Standing::KeyGone => self.verdicts.forget(token.digest()),
+                Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
         }
         let principal = Arc::new(self.check(token).await?);
@@ -156,22 +166,28 @@ impl TokenVerifier {
 
     /// Whether a caller verified before may go on: for answers that outlive the request (T19).
     ///
-    /// Asks for time and key only: whom another configuration accepts, [`verify`](Self::verify) says.
+    /// Asks for time and key only; whoever [is not known here](Self::knows) has to be verified anew.
     pub fn recheck(&self, principal: &Principal) -> Result<(), TokenError> {
         let now = self.clock.now();
         match self.standing(principal, now) {
             Standing::Expired => Err(TokenError::Expired),
             Standing::Holds => Ok(()),
+            Standing::IssuerChanged => Err(InvalidReason::UnknownKey.into()),
             Standing::KeyGone => {
-                let issuer = self.issuer(Some(principal.issuer()));
+                let issuer = self.issuer_of(principal);
                 Err(issuer.map_or(InvalidReason::UnknownKey.into(), |issuer| issuer.key_gone(now)))
             }
         }
     }
 
+    /// Whether the caller was verified under the very configuration of its issuer that is in use here.
+    pub fn knows(&self, principal: &Principal) -> bool {
+        self.issuer_of(principal).is_some()
+    }
+
     /// How the keys of each issuer stand, in the order of the configuration.
     pub fn key_status(&self) -> Vec<KeyStatus> {
-        self.issuers.iter().map(TrustedIssuer::status).collect()
+        self.issuers.iter().map(|issuer| issuer.status()).collect()
     }
 
     /// Tokens remembered now.
@@ -179,13 +195,9 @@ impl TokenVerifier {
         self.verdicts.len()
     }
 
-    /// Keeps every remote key set current until `shutdown` turns true or its sender is gone.
-    pub async fn run_renewals(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
-        let mut renewals = JoinSet::new();
-        for remote in self.issuers.iter().filter_map(TrustedIssuer::remote) {
-            renewals.spawn(Arc::clone(remote).keep_current());
-        }
-        let _ = shutdown.wait_for(|stop| *stop).await; // a sender that is gone stops them too
+    /// The key sets that are fetched.
+    pub(super) fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteStore>> {
+        self.issuers.iter().filter_map(|issuer| issuer.remote())
     }
 
     /// Every check, in the order of their cost; [`TokenError::Expired`] comes last.
@@ -202,11 +214,15 @@ impl TokenVerifier {
     }
 
     fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
-        self.issuers.iter().find(|issuer| Some(&*issuer.name) == name)
+        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
+    }
+
+    fn issuer_of(&self, principal: &Principal) -> Option<&TrustedIssuer> {
+        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| principal.is_of(&issuer.name))
     }
 
     fn standing(&self, principal: &Principal, now: UnixTime) -> Standing {
-        match self.issuer(Some(principal.issuer())) {
+        match self.issuer_of(principal) {
             Some(issuer) if issuer.holds(principal.key(), now) => {
                 if now < principal.expires_at() {
                     Standing::Holds
@@ -214,15 +230,42 @@ impl TokenVerifier {
                     Standing::Expired
                 }
             }
-            _ => Standing::KeyGone,
+            Some(_) => Standing::KeyGone,
+            None => Standing::IssuerChanged,
         }
     }
+}
+
+/// The issuers of a configuration; those of `before` that are the same are taken as they are.
+fn trusted(
+    issuers: Vec<config::Issuer>,
+    before: &[Arc<TrustedIssuer>],
+    around: &Surroundings,
+) -> Result<Vec<Arc<TrustedIssuer>>, VerifierError> {
+    let mut trusted: Vec<Arc<TrustedIssuer>> = Vec::new();
+    for issuer in issuers {
+        let name = issuer.issuer.clone();
+        if trusted.iter().any(|other| *other.name == *name) {
+            return Err(VerifierError::DuplicateIssuer(name));
+        }
+        let before = before.iter().find(|before| *before.name == *name);
+        trusted.push(match before {
+            Some(same) if same.is(&issuer) => Arc::clone(same),
+            _ => {
+                let issuer = TrustedIssuer::new(issuer, before.map(|before| &**before), around);
+                Arc::new(issuer.map_err(|reason| VerifierError::Issuer { issuer: name, reason })?)
+            }
+        });
+    }
+    Ok(trusted)
 }
 
 /// How a verdict of before stands now.
 enum Standing {
     Expired,
     Holds,
+    /// The issuer is gone, or is not as it was then.
+    IssuerChanged,
     KeyGone,
 }
 

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::server::Server;
+use crate::server::{Reloader, Server};
 use crate::telemetry;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -27,9 +27,12 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let hangup = signal(SignalKind::hangup())?;
     let server = Server::bind(config)?;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = addresses.join(", "), admin = %server.admin_address(), "serving");
+    // As a task of its own, so that a signal to stop is never kept waiting; it ends with the runtime.
+    tokio::spawn(reload_at(hangup, server.reloader()));
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = pin!(server.run(async { drop(stopped.await) }));
     tokio::select! {
@@ -44,6 +47,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tracing::warn!("second signal: stopping at once");
             Ok(())
         }
+    }
+}
+
+/// Reloads at each SIGHUP, one after the other; those that come meanwhile are one.
+async fn reload_at(mut hangup: Signal, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        reloader.reload().await;
     }
 }
 

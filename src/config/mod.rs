@@ -5,6 +5,7 @@
 
 mod environment;
 mod error;
+mod file;
 mod raw;
 mod resolve;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::secret::Secret;
 
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
+pub use file::ConfigFile;
 
 /// Everything a running shapegate is told.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Config {
     pub audit: Option<Audit>,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
+    /// The file it was read from; `None` where it was not read from one.
+    pub file: Option<ConfigFile>,
 }
 
 impl Config {
@@ -67,7 +71,8 @@ impl Config {
 
     fn read(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
-        Self::parse(&text, path, environment)
+        let file = Some(ConfigFile::of(path, &text));
+        Self::parse(&text, path, environment).map(|config| Self { file, ..config })
     }
 
     /// Resolves the text of `file`. Paths in it that are relative start at the folder of `file`.
@@ -83,7 +88,7 @@ impl Config {
 }
 
 /// `[server]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// Addresses for client traffic; port 0 takes a free port.
     pub listen: Vec<SocketAddr>,
@@ -97,21 +102,27 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// Whether HTTP/2 without TLS (prior knowledge) is answered.
     pub h2c: bool,
+    /// Requests that one HTTP/2 connection may have under way; 100 to 1000.
+    pub h2_streams: usize,
+    /// An HTTP/2 connection without a request is closed after this.
+    pub h2_idle_timeout: Duration,
     /// Where the last good key sets are kept; `None` keeps them in memory alone.
     pub state: Option<PathBuf>,
 }
 
 /// Certificate chain and private key, PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate chain, leaf first.
     pub cert: PathBuf,
     /// Private key of the leaf.
     pub key: PathBuf,
+    /// How often both are looked at for a change. No file says it: 5 s.
+    pub poll: Duration,
 }
 
 /// `[upstream]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Host name or address, without brackets for IPv6.
     pub host: String,
@@ -193,7 +204,7 @@ pub enum KeySource {
 }
 
 /// A JWKS endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteKeys {
     /// `https`, or `http` to loopback (or with `danger_plain_http`).
     pub url: Url,
@@ -276,7 +287,7 @@ pub struct Cache {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// One JSON object, or one readable line, per entry.
     pub format: LogFormat,
@@ -296,7 +307,7 @@ pub struct Probe {
 }
 
 /// `[audit]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
     /// Where its lines go.
     pub target: AuditTarget,

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
@@ -72,13 +73,18 @@ pub struct KnownAnswer {
 
 /// The open flights and the kept ones.
 pub struct Hub {
-    source: Box<dyn Source>,
     open: Vec<Mutex<HashMap<Key, Arc<Flight>>>>,
     hasher: RandomState,
-    kept: KeptFlights,
     places: Arc<Budgets>,
-    settings: config::Cache,
+    supply: ArcSwap<Supply>,
     metrics: Arc<Metrics>,
+}
+
+/// Where answers come from and where they are kept: what a reload replaces. A flight ends with what it began with.
+struct Supply {
+    source: Arc<dyn Source>,
+    kept: Arc<KeptFlights>,
+    settings: config::Cache,
 }
 
 /// Locks for the open flights: enough for the cores of one machine.
@@ -95,10 +101,35 @@ impl std::fmt::Debug for Hub {
 
 impl Hub {
     /// An empty hub over `source`. `places` bounds the open flights, in all and of one subject.
-    pub fn new(source: Box<dyn Source>, settings: config::Cache, places: Arc<Budgets>, metrics: Arc<Metrics>) -> Self {
-        let kept = KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&metrics));
+    pub fn new(source: Arc<dyn Source>, settings: config::Cache, places: Arc<Budgets>, metrics: Arc<Metrics>) -> Self {
+        let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&metrics)));
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { source, open, hasher: RandomState::new(), kept, places, settings, metrics }
+        let supply = ArcSwap::from_pointee(Supply { source, kept, settings });
+        Self { open, hasher: RandomState::new(), places, supply, metrics }
+    }
+
+    /// From here on new flights are of `source` (`None`: of the same as before) and kept as `settings` say. Kept answers
+    /// go where the room for them changes.
+    pub fn replace(&self, source: Option<Arc<dyn Source>>, settings: config::Cache) {
+        let before = self.supply.load_full();
+        let room = |settings: &config::Cache| (settings.bytes, settings.flight_bytes);
+        let kept = if room(&settings) == room(&before.settings) {
+            Arc::clone(&before.kept)
+        } else {
+            Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&self.metrics)))
+        };
+        let source = source.unwrap_or_else(|| Arc::clone(&before.source));
+        self.supply.store(Arc::new(Supply { source, kept, settings }));
+    }
+
+    /// Lets go of every answer, be it kept or under way: after a [`replace`](Self::replace) whose source knows other
+    /// shapes. Whoever is aboard has his answer to its end; nobody else joins it, and it is not kept.
+    pub fn forget(&self) {
+        let supply = self.supply.load_full();
+        let Supply { source, settings, .. } = &*supply;
+        let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&self.metrics)));
+        self.supply.store(Arc::new(Supply { source: Arc::clone(source), kept, settings: settings.clone() }));
+        self.open.iter().for_each(|shard| lock(shard).clear());
     }
 
     /// The answer to `request`, whose bearer has been authorized for it: one that is kept, one under way, or a new one.
@@ -116,14 +147,15 @@ impl Hub {
         if !request.is_shared() {
             return self.fly_alone(key, request, subject, origin);
         }
-        if let Some((fresh, Age::Fresh)) = self.find(&key) {
+        if let Some((fresh, Age::Fresh)) = self.supply.load().find(&key) {
             return self.serve(fresh, Join::Fresh);
         }
         let mut open = self.shard(&key);
         // It may have landed since that look; from here on none can.
-        let kept = self.find(&key);
+        let supply = self.supply.load_full();
+        let kept = supply.find(&key);
         // The place in the body is taken before the start can go.
-        let under_way = open.get(&key).filter(|flight| self.is_joinable(flight));
+        let under_way = open.get(&key).filter(|flight| supply.is_joinable(flight));
         let under_way = under_way.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
         match (kept, under_way) {
             (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
@@ -133,7 +165,7 @@ impl Hub {
                 // Where there is no place to replace it, it serves all the same.
                 if let Ok(place) = self.places.enter(subject.cloned()) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
-                    let flight = self.launch(key, ask, place);
+                    let flight = self.launch(supply, key, ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
                 self.serve(stale, Join::Stale)
@@ -146,7 +178,7 @@ impl Hub {
                 let place = self.places.enter(subject.cloned())?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
-                let flight = self.launch(key, ask, place);
+                let flight = self.launch(supply, key, ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
                 self.serve(flight, Join::First)
@@ -164,7 +196,7 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let place = self.places.enter(subject.cloned())?;
         let ask = Ask::new(request, origin, None);
-        let flight = self.launch(key, ask, place);
+        let flight = self.launch(self.supply.load_full(), key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
     }
@@ -187,17 +219,17 @@ impl Hub {
 
     /// Bytes that kept answers may hold.
     pub fn capacity(&self) -> usize {
-        self.settings.bytes
+        self.supply.load().settings.bytes
     }
 
     /// How many answers are kept.
     pub fn kept_flights(&self) -> usize {
-        self.kept.len()
+        self.supply.load().kept.len()
     }
 
     /// About how many bytes the kept answers hold.
     pub fn kept_bytes(&self) -> u64 {
-        self.kept.bytes()
+        self.supply.load().kept.bytes()
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -205,18 +237,12 @@ impl Hub {
     }
 
     pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
-        self.kept.reweigh(flight);
+        self.supply.load().kept.reweigh(flight);
     }
 
     /// Nobody joins this flight any more.
     pub(super) fn close(&self, flight: &Arc<Flight>) {
         remove(&mut self.shard(&flight.key), flight);
-    }
-
-    fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
-        let flight = self.kept.find(key)?;
-        let age = flight.age(Instant::now());
-        Some((flight, age))
     }
 
     fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
@@ -225,35 +251,29 @@ impl Hub {
         Ok(Follower::new(Arc::clone(self), flight, reader, join))
     }
 
-    /// A stream of events is joined while it is young: nobody gets one so short that his client gives streams up.
-    fn is_joinable(&self, flight: &Flight) -> bool {
-        let events = flight.head.get().is_some_and(|head| head.events);
-        !events || flight.opened.elapsed() < self.settings.sse_join
-    }
-
     /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
     /// caller holds.
-    fn launch(self: &Arc<Self>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
-        let (flight, writer) = Flight::open(key, &ask.request, self.settings.flight_bytes);
+    fn launch(self: &Arc<Self>, supply: Arc<Supply>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
+        let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer);
-        tokio::spawn(Arc::clone(self).fly(Arc::clone(&flight), sink, ask, place));
+        tokio::spawn(Arc::clone(self).fly(supply, Arc::clone(&flight), sink, ask, place));
         flight
     }
 
-    async fn fly(self: Arc<Self>, flight: Arc<Flight>, mut sink: Sink, ask: Ask, place: Place) {
+    async fn fly(self: Arc<Self>, supply: Arc<Supply>, flight: Arc<Flight>, mut sink: Sink, ask: Ask, place: Place) {
         // Whatever happens below, a panic too, the flight ends with its task.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
-            ended = self.source.fetch(ask, &mut sink) => {
+            ended = supply.source.fetch(ask, &mut sink) => {
                 // Kept or closed before anyone has its end: who asks after that gets a kept answer or a new one.
                 let land = |fault: Option<&Fault>| {
-                    self.keep(&flight, fault);
+                    supply.keep(&flight, fault);
                     self.close(&flight);
                 };
                 sink.end(ended, land).await;
                 false
             }
-            () = self.abandoned(&flight) => true,
+            () = self.abandoned(&flight, supply.settings.grace) => true,
         };
         drop(closing);
         self.metrics.landed(flight.joined());
@@ -265,20 +285,39 @@ impl Hub {
     }
 
     /// Ends when nobody has been aboard for the whole grace; the flight is closed then.
-    async fn abandoned(&self, flight: &Arc<Flight>) {
+    async fn abandoned(&self, flight: &Arc<Flight>, grace: Duration) {
         loop {
             flight.deserted().await;
             // Nobody can come back to what nobody can find.
             if !flight.shared {
                 return;
             }
-            tokio::time::sleep(self.settings.grace).await;
+            tokio::time::sleep(grace).await;
             let mut open = self.shard(&flight.key);
             if flight.followers() == 0 {
                 remove(&mut open, flight);
                 return;
             }
         }
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+        let hash = self.hasher.hash_one(key);
+        lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
+    }
+}
+
+impl Supply {
+    fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
+        let flight = self.kept.find(key)?;
+        let age = flight.age(Instant::now());
+        Some((flight, age))
+    }
+
+    /// A stream of events is joined while it is young: nobody gets one so short that his client gives streams up.
+    fn is_joinable(&self, flight: &Flight) -> bool {
+        let events = flight.head.get().is_some_and(|head| head.events);
+        !events || flight.opened.elapsed() < self.settings.sse_join
     }
 
     /// Keeps a finished flight for as long as it may serve, and lets go what it shows to be dead.
@@ -305,11 +344,6 @@ impl Hub {
             flight.keep_for(lifetime);
             self.kept.insert(flight);
         }
-    }
-
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
-        let hash = self.hasher.hash_one(key);
-        lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
     }
 }
 

@@ -89,6 +89,9 @@ impl Source for Scripted {
     }
 }
 
+const CONFIG: &str = "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\n\
+    danger_no_secret = true\n[[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\nsubset = true\n";
+
 struct Scene {
     hub: Arc<Hub>,
     script: Arc<Script>,
@@ -97,10 +100,7 @@ struct Scene {
 
 impl Scene {
     fn new(cache: &str, acts: impl IntoIterator<Item = Act>) -> Self {
-        let text = format!(
-            "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
-             [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\nsubset = true\n[cache]\n{cache}\n"
-        );
+        let text = format!("{CONFIG}[cache]\n{cache}\n");
         let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([])).unwrap();
         let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
         let hub = Self::hub(config.cache, Arc::clone(&script));
@@ -109,7 +109,7 @@ impl Scene {
 
     fn hub(cache: Cache, script: Arc<Script>) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Hub::new(Box::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
+        Arc::new(Hub::new(Arc::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
     }
 
     fn request(&self, query: &str) -> UpstreamRequest {
@@ -165,6 +165,31 @@ fn ok(body: &str) -> Result<String, Fault> {
 
 const SNAPSHOT: &str = "offset=-1";
 const LIVE: &str = "offset=0_0&handle=7-1&live=true";
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_of_one_source_is_not_given_for_another() {
+    let (open, opened) = oneshot::channel();
+    let answer = |body: &'static str| Act::Answer { cache_control: "max-age=60", body };
+    let scene = Scene::new("", [answer("old"), Act::Wait(opened)]);
+    assert_eq!(scene.read("offset=-1").await, (Join::First, Ok("old".to_owned())));
+    let aboard = scene.join("offset=0_0&handle=7-1");
+    let script = Arc::new(Script { acts: Mutex::new([answer("new"), answer("new")].into()), ..Script::default() });
+    let settings = Config::parse(CONFIG, Path::new("test.toml"), &Environment::from([])).unwrap().cache;
+    scene.hub.replace(Some(Arc::new(Scripted(Arc::clone(&script)))), settings.clone());
+    assert_eq!(scene.read("offset=-1").await.0, Join::Fresh, "the same shapes, asked of by other means");
+    scene.hub.forget();
+    assert_eq!(scene.read("offset=-1").await, (Join::First, Ok("new".to_owned())));
+    assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::First, Ok("new".to_owned())));
+    // Who was aboard has his answer, and it is kept for nobody.
+    open.send("old").unwrap();
+    assert_eq!(whole(aboard).await, Ok("old".to_owned()));
+    scene.settle().await;
+    assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::Fresh, Ok("new".to_owned())));
+    // A smaller room is an empty one.
+    scene.hub.replace(None, Cache { bytes: 1 << 20, ..settings });
+    assert_eq!((scene.hub.kept_flights(), scene.hub.capacity()), (0, 1 << 20));
+    assert_eq!(script.fetches.load(Ordering::SeqCst), 2);
+}
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_fresh_then_stale_then_gone() {
@@ -344,7 +369,7 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>) {
                 [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
     let config = Config::parse(text, Path::new("test.toml"), &Environment::from([])).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let hub = Arc::new(Hub::new(Box::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
+    let hub = Arc::new(Hub::new(Arc::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
     (scene, hub)
 }
 

@@ -68,24 +68,24 @@ pub(super) async fn admit(
     let bodiless = session.is_body_empty();
     let request = session.req_header();
     check_headers(request, &gate.limits)?;
-    let policy = gate.policy.load_full();
+    let policy = &gate.policy;
     // Whatever its target: a browser shows no answer whose preflight was refused.
     if request.method == Method::OPTIONS {
-        return Ok(Decision::Preflight(preflight_methods(gate, &policy, request)));
+        return Ok(Decision::Preflight(preflight_methods(gate, policy, request)));
     }
     let (path, query) = split_target(request, &gate.limits)?;
     if let Some(attended) = gatekeeper(gate, path) {
-        return attend(gate, &policy, attended, request, query, bodiless, record).await.map(Decision::Answer);
+        return attend(gate, policy, attended, request, query, bodiless, record).await.map(Decision::Answer);
     }
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     let posted = request.method == Method::POST;
     match request.method {
         Method::GET => check_body(request, bodiless)?,
         Method::POST if policy.takes_subsets(own_path) => check_posted(request)?,
-        _ => return Err(Rejection::MethodNotAllowed(methods(&policy, own_path))),
+        _ => return Err(Rejection::MethodNotAllowed(methods(policy, own_path))),
     }
     let principal = authenticate(gate, request, policy.has_public(), record).await?;
-    let (shape, permit) = authorize(gate, &policy, principal.as_deref(), own_path, query, record)?;
+    let (shape, permit) = authorize(gate, policy, principal.as_deref(), own_path, query, record)?;
     gate.metrics.parameters_dropped(shape.dropped());
     let enter = || gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()));
     let (upstream, posted, place) = if posted {
@@ -102,17 +102,19 @@ pub(super) async fn admit(
     Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, posted, _place: place } }))
 }
 
-/// Asks the policy of now about a request that was admitted under another one.
-pub(super) fn readmit(
+/// Asks the gateway of now about a request that another one has admitted.
+pub(super) async fn readmit(
     gate: &Gateway,
     request: &RequestHeader,
-    bearer: &Bearer,
+    bearer: &mut Bearer,
     record: &mut Record,
 ) -> Result<UpstreamRequest, Rejection> {
-    let policy = gate.policy.load_full();
+    // The size of what came in is not asked again.
+    bearer.reverify(gate, request, record).await?;
+    let policy = &gate.policy;
     let (path, query) = split_target(request, &gate.limits)?;
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    let (shape, permit) = authorize(gate, &policy, bearer.principal.as_deref(), own_path, query, record)?;
+    let (shape, permit) = authorize(gate, policy, bearer.principal.as_deref(), own_path, query, record)?;
     rewrite(gate, shape, permit, bearer.posted.as_deref())
 }
 
@@ -231,6 +233,23 @@ impl Bearer {
         })
     }
 
+    /// Has the token verified anew where its issuer is gone, or is not as it was.
+    async fn reverify(
+        &mut self,
+        gate: &Gateway,
+        request: &RequestHeader,
+        record: &mut Record,
+    ) -> Result<(), Rejection> {
+        if self.principal.as_ref().is_none_or(|principal| gate.verifier.knows(principal)) {
+            return Ok(());
+        }
+        // On the heap: it happens to few. In time: keys that have to be fetched first are not waited for by somebody
+        // who may have no right to wait.
+        let verified = timeout(REVERIFY, Box::pin(authenticate(gate, request, false, record))).await;
+        self.principal = verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))?;
+        Ok(())
+    }
+
     /// How long the token is still good; at least a moment, since a wait of nothing is no wait. `None` where there is
     /// no token.
     pub(super) fn time_left(&self, now: UnixTime) -> Option<Duration> {
@@ -248,6 +267,9 @@ impl Bearer {
         self.principal.as_ref().map(|principal| principal.subject_key())
     }
 }
+
+/// Within it a request that waits is judged anew.
+const REVERIFY: Duration = Duration::from_secs(1);
 
 /// A shape has no body (SECURITY P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in chunks.
 fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {

@@ -1,6 +1,7 @@
 //! A client's way through a flight: it waits, and is told what all the others are told, as long as it may hear it.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +12,18 @@ use tokio::time::timeout;
 
 use super::admit::{Admission, Bearer, readmit};
 use super::context::RequestCtx;
-use super::reply::{self, Shown};
-use super::{Change, Gateway, in_time};
+use super::reply::{self, Edge, Shown};
+use super::{Change, Front, Gateway, in_time};
 use crate::fault::Fault;
 use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
+use crate::rejection::Rejection;
 use crate::server::Socket;
+use crate::shape::UpstreamRequest;
 
 /// What ends a wait before what was waited for.
 enum Interrupt {
     Fault(Fault),
-    /// The policy is another, or the process is about to stop.
+    /// The gateway is another, or the process is about to stop.
     Change,
 }
 
@@ -28,9 +31,12 @@ enum Interrupt {
 enum Followed {
     /// To the end.
     Answered,
-    /// Not at all: the policy changed before the header was out.
-    Overtaken,
+    /// Not at all: before the header was out, another gateway made something else of the request.
+    Overtaken(Box<Judgement>),
 }
+
+/// What a gateway makes of a request.
+type Judgement = Result<UpstreamRequest, Rejection>;
 
 /// A slow client shows itself with each of these that it does not take, whatever the size of the answer.
 const SLICE: usize = 64 * 1024;
@@ -38,49 +44,59 @@ const SLICE: usize = 64 * 1024;
 /// How long the rest of an event may take after the token's end.
 const REST_OF_EVENT: Duration = Duration::from_secs(1);
 
-impl Gateway {
-    /// Answers from a flight. Where the policy changes during the wait, the request is judged anew.
+impl Front {
+    /// Answers from a flight. Where the gateway changes during the wait, the request is judged anew, and `gate` is the
+    /// one that judged it.
     pub(super) async fn serve(
         &self,
+        gate: &mut Arc<Gateway>,
         session: &mut ServerSession,
         ctx: &mut RequestCtx,
         admission: Admission,
     ) -> Result<(), Fault> {
-        let Admission { mut upstream, bearer } = admission;
-        let mut changes = self.changes.clone();
+        let Admission { mut upstream, mut bearer } = admission;
+        let mut changes = gate.changes.clone();
         loop {
             let live = upstream.is_live();
             ctx.record.live = live;
-            ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
+            ctx.record.reading = gate.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let mut follower = match self.hub.join(upstream, bearer.subject(), origin) {
+            let mut follower = match gate.hub.join(upstream, bearer.subject(), origin) {
                 Ok(follower) => follower,
-                Err(rejection) => return self.reject(session, ctx, &rejection).await,
+                Err(rejection) => return gate.reject(session, ctx, &rejection).await,
             };
             ctx.record.join = Some(follower.join());
             let key = follower.key().clone();
-            let stopping = changes.borrow().stopping;
-            let changes = &mut changes;
-            let mut following = Following { gate: self, session, ctx, bearer: &bearer, key, live, changes, stopping };
-            match following.follow(&mut follower).await {
+            let now = *changes.borrow_and_update();
+            if now.generation != gate.generation {
+                // Admitted by one gateway while another came: that has to be asked too.
+                changes.mark_changed();
+            }
+            let (stopping, changes, bearer) = (now.stopping, &mut changes, &mut bearer);
+            let mut following = Following { front: self, gate, session, ctx, bearer, key, live, changes, stopping };
+            let followed = following.follow(&mut follower).await;
+            // Whatever this client is told now, and however slowly it takes that, nobody waits for it.
+            follower.served();
+            match followed {
                 Ok(Followed::Answered) => {
                     // First everybody has the answer, then each of us tidies up.
                     follower.all_served().await;
                     return Ok(());
                 }
-                Ok(Followed::Overtaken) => {}
-                Err(fault) => return self.fail(session, ctx, fault).await,
+                Ok(Followed::Overtaken(judgement)) => match *judgement {
+                    Ok(other) => upstream = other,
+                    Err(rejection) => {
+                        gate.metrics.follower_cut(Fault::Reloaded.as_str());
+                        return gate.reject(session, ctx, &rejection).await;
+                    }
+                },
+                Err(fault) => return gate.fail(session, ctx, fault).await,
             }
-            upstream = match readmit(self, session.req_header(), &bearer, &mut ctx.record) {
-                Ok(upstream) => upstream,
-                Err(rejection) => {
-                    self.metrics.follower_cut(Fault::Reloaded.as_str());
-                    return self.reject(session, ctx, &rejection).await;
-                }
-            };
         }
     }
+}
 
+impl Gateway {
     /// Answers with a fault where there is no answer yet; else the answer is broken off, and its client sees that.
     async fn fail(&self, session: &mut ServerSession, ctx: &mut RequestCtx, fault: Fault) -> Result<(), Fault> {
         self.metrics.follower_cut(fault.as_str());
@@ -96,10 +112,12 @@ impl Gateway {
 
 /// One request and the flight it is on.
 struct Following<'a> {
-    gate: &'a Gateway,
+    front: &'a Front,
+    /// The one that judged the request.
+    gate: &'a mut Arc<Gateway>,
     session: &'a mut ServerSession,
     ctx: &'a mut RequestCtx,
-    bearer: &'a Bearer,
+    bearer: &'a mut Bearer,
     key: Key,
     live: bool,
     changes: &'a mut watch::Receiver<Change>,
@@ -111,10 +129,15 @@ impl Following<'_> {
     async fn follow(&mut self, follower: &mut Follower) -> Result<Followed, Fault> {
         let head = loop {
             match self.wait(follower.head()).await {
-                Ok(head) => break head?,
+                // What came together with a change waits for the judgement.
+                Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change) if self.still_permitted() => {}
-                Err(Interrupt::Change) => return Ok(Followed::Overtaken),
+                Ok(_) | Err(Interrupt::Change) => {
+                    follower.served();
+                    if let Some(other) = self.judge_anew().await {
+                        return Ok(Followed::Overtaken(other));
+                    }
+                }
             }
         };
         self.bearer.recheck(&self.gate.verifier)?;
@@ -174,7 +197,7 @@ impl Following<'_> {
             let piece = match self.wait(follower.next()).await {
                 Ok(piece) => piece,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change) if self.still_permitted() => continue,
+                Err(Interrupt::Change) if self.judge_anew().await.is_none() => continue,
                 Err(Interrupt::Change) => return Err(Fault::Reloaded),
             };
             if let Some(Err(fault)) = piece.end {
@@ -241,7 +264,7 @@ impl Following<'_> {
                 Err(Interrupt::Change) if events && self.stopping => {
                     return self.leave_stream(follower, between_events, Fault::Stopping).await;
                 }
-                Err(Interrupt::Change) if self.still_permitted() => continue,
+                Err(Interrupt::Change) if self.judge_anew().await.is_none() => continue,
                 Err(Interrupt::Change) if events => {
                     return self.leave_stream(follower, between_events, Fault::Reloaded).await;
                 }
@@ -306,7 +329,7 @@ impl Following<'_> {
         in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await
     }
 
-    /// Waits for `progress`, as long as the client is there, its token good and the policy the same.
+    /// Waits for `progress`, as long as the client is there, its token good and the gateway the same.
     async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gate, session, bearer, changes, stopping, .. } = self;
         tokio::select! {
@@ -323,10 +346,19 @@ impl Following<'_> {
         }
     }
 
-    /// Whether the policy of now makes the same of this request.
-    fn still_permitted(&mut self) -> bool {
-        let permitted = readmit(self.gate, self.session.req_header(), self.bearer, &mut self.ctx.record);
-        permitted.is_ok_and(|upstream| Key::of(&upstream) == self.key)
+    /// What the gateway of now makes of this request; `None` where that is what is being answered.
+    async fn judge_anew(&mut self) -> Option<Box<Judgement>> {
+        self.stopping = self.changes.borrow_and_update().stopping;
+        let gate = self.front.gate();
+        if Arc::ptr_eq(&gate, self.gate) {
+            return None;
+        }
+        *self.gate = gate;
+        let request = self.session.req_header();
+        self.ctx.edge = Edge::of(request, &self.gate.cors);
+        let judgement = readmit(self.gate, request, self.bearer, &mut self.ctx.record).await;
+        let same = judgement.as_ref().is_ok_and(|upstream| Key::of(upstream) == self.key);
+        (!same).then(|| Box::new(judgement))
     }
 
     fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {

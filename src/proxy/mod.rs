@@ -1,4 +1,4 @@
-//! The request path on Pingora's HTTP sessions: [`Gateway`] decides nothing itself.
+//! The request path on Pingora's HTTP sessions: [`Front`] decides nothing itself.
 //!
 //! It calls `admit`, the one function that knows the order of decisions, answers rejections, and lets `follow` answer
 //! the admitted from a flight. It stands on Pingora's core, below `pingora-proxy`, whose phases would hold 14 KB for
@@ -9,6 +9,7 @@ mod admit;
 mod context;
 mod cors;
 mod follow;
+mod http2;
 mod reply;
 
 use std::future::Future;
@@ -23,13 +24,14 @@ use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
 use pingora::server::ShutdownWatch;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
-use crate::config::{Cache, Limits};
+use crate::config::{Cache, Limits, Server};
 use crate::fault::Fault;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
@@ -41,14 +43,25 @@ use crate::telemetry::{Audit, Metrics, Record, TraceParent};
 use admit::Decision;
 use context::RequestCtx;
 pub use cors::CorsPolicy;
+use http2::Http2;
 use reply::Edge;
+
+/// Answers clients by the [`Gateway`] of now. A reload replaces that as a whole: each request is judged by one, and one
+/// that waits by the new one as soon as there is one.
+pub struct Front {
+    gate: ArcSwap<Gateway>,
+    options: HttpServerOptions,
+    http2: Http2,
+}
 
 /// Everything that answering a request needs.
 pub struct Gateway {
+    /// Which one it is: goes up with each reload.
+    pub generation: u64,
     /// Checks tokens.
     pub verifier: Arc<TokenVerifier>,
-    /// Decides; may be replaced at any time.
-    pub policy: Arc<ArcSwap<PolicySet>>,
+    /// Decides.
+    pub policy: PolicySet,
     /// Mints tokens for one shape, where it is configured.
     pub gatekeeper: Option<Gatekeeper>,
     /// What browsers are told.
@@ -69,8 +82,6 @@ pub struct Gateway {
     pub audit: Option<Arc<Audit>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// What is spoken with clients.
-    pub options: HttpServerOptions,
     /// Tells those who wait that something has changed.
     pub changes: watch::Receiver<Change>,
 }
@@ -78,14 +89,34 @@ pub struct Gateway {
 /// What those who wait are told.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
-    /// Goes up with each new policy.
-    pub policy: u64,
+    /// Of the gateway of now.
+    pub generation: u64,
     /// The process is about to stop.
     pub stopping: bool,
 }
 
+impl Front {
+    /// Answers by `gate`, and speaks with clients as `server` says.
+    pub fn new(gate: Gateway, server: &Server) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2c = server.h2c;
+        options.h2_idle_timeout = Some(server.h2_idle_timeout);
+        Self { gate: ArcSwap::from_pointee(gate), options, http2: Http2::new(server) }
+    }
+
+    /// What answers now.
+    pub fn gate(&self) -> Arc<Gateway> {
+        self.gate.load_full()
+    }
+
+    /// From here on `gate` answers. Those who wait learn of it by [`Gateway::changes`].
+    pub fn replace(&self, gate: Gateway) {
+        self.gate.store(Arc::new(gate));
+    }
+}
+
 #[async_trait]
-impl HttpServerApp for Gateway {
+impl HttpServerApp for Front {
     async fn process_new_http(
         self: &Arc<Self>,
         session: ServerSession,
@@ -96,13 +127,14 @@ impl HttpServerApp for Gateway {
             return None;
         }
         let mut ctx = RequestCtx::default();
-        let answered = self.answer(&mut session, &mut ctx).await;
+        let mut gate = self.gate();
+        let answered = self.answer(&mut gate, &mut session, &mut ctx).await;
         let by_session = || Some((session.response_written()?.status, session.body_bytes_sent()));
         let (status, bytes) = ctx.sent.or_else(by_session).map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
         if let Err(fault) = &answered {
             ctx.record.note(fault);
         }
-        self.observe(&mut ctx.record, status, bytes);
+        gate.observe(&mut ctx.record, status, bytes);
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         if *shutdown.borrow() {
@@ -115,6 +147,10 @@ impl HttpServerApp for Gateway {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.http2.options(&self.gate.load().limits))
     }
 }
 
@@ -143,27 +179,35 @@ async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> 
     }
 }
 
-impl Gateway {
-    /// Answers one request; an error is an answer that could not be given, or not to its end.
-    async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
-        ctx.edge = Edge::of(session.req_header(), &self.cors);
+impl Front {
+    /// Answers one request; an error is an answer that could not be given, or not to its end. `gate` is the gateway of
+    /// now, also where that is another one at the end.
+    async fn answer(
+        &self,
+        gate: &mut Arc<Gateway>,
+        session: &mut ServerSession,
+        ctx: &mut RequestCtx,
+    ) -> Result<(), Fault> {
+        ctx.edge = Edge::of(session.req_header(), &gate.cors);
         ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
-        match admit::admit(self, session, &mut ctx.record).await {
-            Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
+        match admit::admit(gate, session, &mut ctx.record).await {
+            Ok(Decision::Admit(admission)) => self.serve(gate, session, ctx, admission).await,
             Ok(Decision::Answer(document)) => {
                 ctx.record.outcome = document.outcome;
                 let header = ctx.edge.document_header(&document, &ctx.record.request_id);
-                self.write_whole(session, header, document.body.into()).await
+                gate.write_whole(session, header, document.body.into()).await
             }
             Ok(Decision::Preflight(methods)) => {
                 ctx.record.outcome = "preflight";
                 let header = ctx.edge.preflight_header(session.req_header(), methods, &ctx.record.request_id);
-                self.write_whole(session, header, Bytes::new()).await
+                gate.write_whole(session, header, Bytes::new()).await
             }
-            Err(rejection) => self.reject(session, ctx, &rejection).await,
+            Err(rejection) => gate.reject(session, ctx, &rejection).await,
         }
     }
+}
 
+impl Gateway {
     /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
     fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
         self.metrics.answered(record, status, bytes);

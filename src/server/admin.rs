@@ -6,42 +6,38 @@ use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use tokio::task::spawn_blocking;
 
 use super::readiness::Readiness;
-use crate::auth::TokenVerifier;
-use crate::flight::Hub;
-use crate::limits::Budgets;
-use crate::telemetry::{Audit, Metrics, Observed};
+use super::reload::Reloader;
+use crate::proxy::Front;
+use crate::telemetry::{Metrics, Observed};
 
 /// Answers operators and Prometheus; never bound where clients come in.
 pub(super) struct Admin {
     metrics: Arc<Metrics>,
-    verifier: Arc<TokenVerifier>,
-    budgets: Arc<Budgets>,
-    hub: Arc<Hub>,
-    audit: Option<Arc<Audit>>,
+    front: Arc<Front>,
     readiness: Arc<Readiness>,
+    reloader: Reloader,
 }
 
 impl Admin {
-    pub(super) fn new(
-        metrics: Arc<Metrics>,
-        verifier: Arc<TokenVerifier>,
-        budgets: Arc<Budgets>,
-        hub: Arc<Hub>,
-        audit: Option<Arc<Audit>>,
-        readiness: Arc<Readiness>,
-    ) -> Self {
-        Self { metrics, verifier, budgets, hub, audit, readiness }
+    pub(super) fn new(metrics: Arc<Metrics>, front: Arc<Front>, readiness: Arc<Readiness>, reloader: Reloader) -> Self {
+        Self { metrics, front, readiness, reloader }
     }
 
     async fn metrics(&self) -> Response<Vec<u8>> {
+        let ready = self.readiness.missing().await.is_empty();
+        let reloader = self.reloader.clone();
+        let config_current = spawn_blocking(move || reloader.is_current()).await.unwrap_or_default();
+        let gate = self.front.gate();
         let observed = Observed {
-            ready: self.readiness.missing().await.is_empty(),
-            keys: &self.verifier.key_status(),
-            budgets: &self.budgets,
-            hub: &self.hub,
-            audit: self.audit.as_deref(),
+            ready,
+            config_current,
+            keys: &gate.verifier.key_status(),
+            budgets: &gate.budgets,
+            hub: &gate.hub,
+            audit: gate.audit.as_deref(),
         };
         match self.metrics.render(&observed) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),

@@ -6,17 +6,16 @@
 mod admin;
 mod listener;
 mod readiness;
+mod reload;
 mod socket;
 mod tls;
 
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use arc_swap::ArcSwap;
-use pingora::apps::HttpServerOptions;
 use pingora::listeners::ListenerConfig;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
@@ -25,18 +24,19 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::auth::TokenVerifier;
 use crate::auth::keys::HttpFetch;
+use crate::auth::{Renewals, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::flight::Hub;
 use crate::limits::Budgets;
-use crate::policy::PolicySet;
-use crate::proxy::{Change, CorsPolicy, Gateway};
+use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Audit, Metrics};
-use crate::upstream::{Electric, UpstreamServer};
+
+use tls::Certificates;
 
 pub use readiness::Readiness;
+pub use reload::Reloader;
 pub(crate) use socket::Socket;
 pub use tls::check as check_tls;
 
@@ -45,33 +45,9 @@ pub struct Server {
     config: config::Server,
     listen: Vec<BoundSocket>,
     admin: BoundSocket,
-    certificate: Option<tls::Certificate>,
-    gateway: Gateway,
-    verifier: Arc<TokenVerifier>,
-    metrics: Arc<Metrics>,
-    budgets: Arc<Budgets>,
-    hub: Arc<Hub>,
-    policy: PolicySwitch,
-    readiness: Arc<Readiness>,
+    front: Arc<Front>,
+    reloader: Reloader,
     audit: Option<Arc<Audit>>,
-}
-
-/// Replaces the rules of a running server.
-#[derive(Clone)]
-pub struct PolicySwitch {
-    policy: Arc<ArcSwap<PolicySet>>,
-    changes: watch::Sender<Change>,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-}
-
-impl PolicySwitch {
-    /// From here on `policy` decides; those who wait for an answer are judged by it at once.
-    pub fn replace(&self, policy: PolicySet) {
-        self.metrics.policy_loaded(&policy, self.clock.now());
-        self.policy.store(Arc::new(policy));
-        self.changes.send_modify(|change| change.policy += 1);
-    }
 }
 
 struct BoundSocket {
@@ -94,10 +70,11 @@ impl Server {
     /// As [`Server::bind`].
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         install_crypto();
-        let certificate = config.server.tls.as_ref().map(tls::Certificate::read).transpose()?;
+        let metrics = Arc::new(Metrics::new()?);
+        let tls = config.server.tls.clone();
+        let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let listen = config.server.listen.iter().map(|address| bind(*address)).collect::<anyhow::Result<Vec<_>>>()?;
         let admin = bind(config.server.admin).context("server.admin")?;
-        let metrics = Arc::new(Metrics::new()?);
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -107,46 +84,45 @@ impl Server {
         )?);
         let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
         let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
-        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
-        let source_id = config.upstream.source_id.clone();
-        let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
-        let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
-        let hub = Arc::new(hub);
+        let electric = reload::electric(&config.upstream, &metrics);
+        let hub = Arc::new(Hub::new(electric, config.cache.clone(), flights, Arc::clone(&metrics)));
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
-        let policy = Arc::new(ArcSwap::from_pointee(config.policy));
         let (changes, _) = watch::channel(Change::default());
         let gateway = Gateway {
-            verifier: Arc::clone(&verifier),
-            policy: Arc::clone(&policy),
+            generation: 0,
+            verifier,
+            policy: config.policy,
             gatekeeper: config.gatekeeper,
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_id,
-            budgets: Arc::clone(&budgets),
-            hub: Arc::clone(&hub),
+            source_id: config.upstream.source_id.clone(),
+            budgets,
+            hub,
             metrics: Arc::clone(&metrics),
             audit: audit.clone(),
             clock: Arc::clone(&clock),
-            options: server_options(&config.server),
             changes: changes.subscribe(),
         };
-        let policy = PolicySwitch { policy, changes, metrics: Arc::clone(&metrics), clock };
-        Ok(Self {
-            config: config.server,
-            listen,
-            admin,
-            certificate,
-            gateway,
-            verifier,
-            metrics,
-            budgets,
-            hub,
-            policy,
+        let front = Arc::new(Front::new(gateway, &config.server));
+        let readiness = Arc::new(Readiness::new(Arc::clone(&front), &config.upstream)?);
+        let reloader = Reloader::new(reload::Running {
+            front: Arc::clone(&front),
+            changes,
             readiness,
-            audit,
-        })
+            certificates,
+            metrics,
+            clock,
+            configured: Mutex::new(reload::Configured {
+                server: config.server.clone(),
+                log_format: config.log.format,
+                audit: config.audit,
+                upstream: config.upstream,
+                file: config.file,
+            }),
+        });
+        Ok(Self { config: config.server, listen, admin, front, reloader, audit })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -159,14 +135,14 @@ impl Server {
         self.admin.address
     }
 
-    /// Where its rules can be replaced.
-    pub fn policy(&self) -> PolicySwitch {
-        self.policy.clone()
+    /// Where its configuration can be replaced.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// What `/readyz` asks.
     pub fn readiness(&self) -> Arc<Readiness> {
-        Arc::clone(&self.readiness)
+        Arc::clone(&self.reloader.running().readiness)
     }
 
     /// Serves until `stop` ends, then drains: no new connection, and requests in flight have `server.drain` to finish.
@@ -175,30 +151,31 @@ impl Server {
     /// TLS settings that Pingora refuses.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
-        let readiness = self.readiness;
-        let tls = self.certificate.as_ref().map(|certificate| Arc::new(certificate.acceptor()));
-        let gateway = Arc::new(self.gateway);
+        let running = self.reloader.running();
+        let (front, certificates) = (self.front, running.certificates.clone());
+        let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let mut serving = JoinSet::new();
         for socket in self.listen {
             let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&gateway), watch.clone()));
+            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
         }
         let mut admin = Service::new(
             "admin".to_owned(),
             admin::Admin::new(
-                self.metrics,
-                Arc::clone(&self.verifier),
-                Arc::clone(&self.budgets),
-                self.hub,
-                self.audit.clone(),
-                Arc::clone(&readiness),
+                Arc::clone(&running.metrics),
+                Arc::clone(&front),
+                Arc::clone(&running.readiness),
+                self.reloader.clone(),
             ),
         );
         let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
         admin.add_listener(self.admin.into_listener(&fds));
         // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch));
-        let sweeping = self.audit.clone().map(|audit| tokio::spawn(sweep(audit, Arc::clone(&self.policy.clock))));
+        tokio::spawn(renew_keys(Arc::clone(&front), watch));
+        // They end with this.
+        let mut background = JoinSet::new();
+        certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
+        let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
         // The admin port stays until the end, so that a drain can be watched.
         let (admin_shutdown, admin_watch) = watch::channel(false);
         let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
@@ -207,10 +184,10 @@ impl Server {
             // It ends by itself only where it panicked, and a process without a listener is of no use.
             _ = serving.join_next() => bail!("the listeners ended"),
         }
-        readiness.stop();
-        self.policy.changes.send_modify(|change| change.stopping = true);
+        running.readiness.stop();
+        self.reloader.stop();
         shutdown.send_replace(true);
-        drain(&self.budgets, self.config.drain).await;
+        drain(&front.gate().budgets, self.config.drain).await;
         admin_shutdown.send_replace(true);
         serving.join_all().await;
         // It ends with its watch, and has nothing to say.
@@ -250,18 +227,22 @@ pub(crate) fn install_crypto() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-fn server_options(server: &config::Server) -> HttpServerOptions {
-    let mut options = HttpServerOptions::default();
-    options.h2c = server.h2c;
-    options.h2_idle_timeout = Some(H2_IDLE_TIMEOUT);
-    options
-}
-
-/// Pingora's default leaves an idle HTTP/2 connection open for ever.
-const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// How long a slow disk may hold up the end.
 const AUDIT_FINISH: Duration = Duration::from_secs(2);
+
+/// Keeps the key sets of the issuers of now current, until the shutdown.
+async fn renew_keys(front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
+    let mut changes = front.gate().changes.clone();
+    let mut renewals = Renewals::default();
+    loop {
+        changes.mark_unchanged();
+        renewals.follow(&front.gate().verifier);
+        tokio::select! {
+            Ok(()) = changes.changed() => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+    }
+}
 
 /// Writes the audit log's sessions as they end, for ever.
 async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::auth::TokenVerifier;
+use arc_swap::ArcSwap;
+
 use crate::config::Upstream;
+use crate::proxy::Front;
 
 /// Asks, each time, what is missing.
 pub struct Readiness {
-    verifier: Arc<TokenVerifier>,
+    front: Arc<Front>,
     client: reqwest::Client,
-    health: String,
+    health: ArcSwap<String>,
     stopping: AtomicBool,
 }
 
@@ -20,18 +22,18 @@ impl Readiness {
     ///
     /// # Errors
     /// Where the HTTP client cannot be set up.
-    pub fn new(verifier: Arc<TokenVerifier>, upstream: &Upstream) -> reqwest::Result<Self> {
+    pub fn new(front: Arc<Front>, upstream: &Upstream) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(2))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self {
-            verifier,
-            client,
-            health: format!("{}/v1/health", upstream.origin()),
-            stopping: AtomicBool::new(false),
-        })
+        Ok(Self { front, client, health: ArcSwap::from_pointee(health(upstream)), stopping: AtomicBool::new(false) })
+    }
+
+    /// From here on it is this Electric that is asked.
+    pub(super) fn replace(&self, upstream: &Upstream) {
+        self.health.store(Arc::new(health(upstream)));
     }
 
     /// From here on a balancer should send nobody.
@@ -41,7 +43,7 @@ impl Readiness {
 
     /// What is missing, in words; empty where nothing is.
     pub async fn missing(&self) -> Vec<String> {
-        let keyless = self.verifier.key_status().into_iter().filter(|status| !status.ready);
+        let keyless = self.front.gate().verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
         missing.extend(self.upstream_missing().await);
         missing.extend(self.stopping.load(Ordering::Relaxed).then(|| "stopping: requests in flight finish".to_owned()));
@@ -50,11 +52,15 @@ impl Readiness {
 
     /// 200 is active, 202 starting or waiting for its database (PROTOCOL 1).
     async fn upstream_missing(&self) -> Option<String> {
-        match self.client.get(&self.health).send().await {
+        match self.client.get(self.health.load().as_str()).send().await {
             Ok(answer) if answer.status() == 200 => None,
             Ok(answer) => Some(format!("Electric: /v1/health says {}", answer.status().as_u16())),
             Err(error) if error.is_timeout() => Some("Electric: /v1/health does not answer".to_owned()),
             Err(_) => Some("Electric: cannot be reached".to_owned()),
         }
     }
+}
+
+fn health(upstream: &Upstream) -> String {
+    format!("{}/v1/health", upstream.origin())
 }

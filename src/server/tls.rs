@@ -1,46 +1,218 @@
-//! The certificate of the client listeners.
+//! The certificate of the client listeners, and its renewal on disk.
 
-use std::sync::Arc;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
+use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::parse_x509_certificate;
 
 use crate::config::Tls;
+use crate::telemetry::Metrics;
 
 /// Whether the certificate and its key can be used.
 ///
 /// # Errors
 /// A file that cannot be read, holds no PEM, or does not fit the other.
 pub fn check(tls: &Tls) -> anyhow::Result<()> {
-    Certificate::read(tls).map(drop)
+    Pair::read(tls).map(drop)
+}
+
+/// The certificate in use: handshakes take the one of now, connections that are open keep theirs.
+pub(super) struct Certificates {
+    current: ArcSwap<CertifiedKey>,
+    files: Mutex<Files>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of the files.
+struct Files {
+    tls: Tls,
+    /// As they were when they were last judged.
+    judged: Stamp,
+    /// As they were when they were last found wanting: they may be half-way through a renewal.
+    doubted: Option<Stamp>,
+}
+
+/// What a reload found, not yet in use.
+pub(super) struct Found {
+    tls: Tls,
+    stamp: Stamp,
+    /// `None` where the pair in use stays.
+    pair: Option<Pair>,
+}
+
+impl Certificates {
+    /// Reads both files, before anything is served.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub(super) fn start(tls: Tls, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+        let judged = Stamp::of(&tls);
+        let pair = Pair::read(&tls)?;
+        metrics.certificate_loaded(pair.expires_at);
+        let files = Mutex::new(Files { tls, judged, doubted: None });
+        Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics }))
+    }
+
+    /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    pub(super) fn acceptor(self: &Arc<Self>) -> Acceptor {
+        let certificates: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificates);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Acceptor::from_server_config(Arc::new(config))
+    }
+
+    /// Reads what `tls` names, and takes nothing yet. Of the files in use a bad pair is told, and no error: the one
+    /// before stays.
+    ///
+    /// # Errors
+    /// As [`check`], where `tls` names other files than those in use.
+    pub(super) fn find(&self, tls: &Tls) -> anyhow::Result<Found> {
+        let stamp = Stamp::of(tls);
+        let pair = match Pair::read(tls) {
+            Ok(pair) => Some(pair),
+            Err(error) if *tls == self.files().tls => {
+                self.refused(&error);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Found { tls: tls.clone(), stamp, pair })
+    }
+
+    /// From here on these files are in use.
+    pub(super) fn take(&self, found: Found) {
+        let Found { tls, stamp, pair } = found;
+        *self.files() = Files { tls, judged: stamp, doubted: None };
+        pair.into_iter().for_each(|pair| self.use_pair(pair));
+    }
+
+    /// Looks at the files, at every interval, for ever.
+    pub(super) async fn watch(self: Arc<Self>) {
+        loop {
+            let interval = self.files().tls.poll;
+            tokio::time::sleep(interval).await;
+            let certificates = Arc::clone(&self);
+            // A disk may be slow. It ends with a panic at worst, and then looks again.
+            let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
+        }
+    }
+
+    /// Takes the pair on disk where it has changed and is good. One that is not is looked at again before it is called
+    /// bad: whoever renews writes one file after the other.
+    fn look(&self) {
+        let mut files = self.files();
+        let stamp = Stamp::of(&files.tls);
+        if stamp == files.judged {
+            return;
+        }
+        match Pair::read(&files.tls) {
+            Ok(pair) => {
+                (files.judged, files.doubted) = (stamp, None);
+                drop(files);
+                self.use_pair(pair);
+            }
+            Err(_) if files.doubted.as_ref() != Some(&stamp) => files.doubted = Some(stamp),
+            Err(error) => {
+                (files.judged, files.doubted) = (stamp, None);
+                drop(files);
+                self.refused(&error);
+            }
+        }
+    }
+
+    fn use_pair(&self, pair: Pair) {
+        self.metrics.certificate_loaded(pair.expires_at);
+        if self.current.load().cert != pair.key.cert {
+            tracing::info!(expires_at = pair.expires_at, "certificate replaced");
+        }
+        self.current.store(pair.key);
+    }
+
+    fn refused(&self, error: &anyhow::Error) {
+        self.metrics.certificate_refused();
+        tracing::error!(cause = format!("{error:#}"), "certificate refused: the one before stays in use");
+    }
+
+    fn files(&self) -> std::sync::MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
 }
 
 /// A certificate chain with its key, read and found to fit together.
-pub(super) struct Certificate(Arc<SingleCertAndKey>);
+struct Pair {
+    key: Arc<CertifiedKey>,
+    /// The leaf's `notAfter`, in seconds since 1970; `None` where that cannot be read.
+    expires_at: Option<i64>,
+}
 
-impl Certificate {
-    /// Reads both files once, before anything is served.
-    pub(super) fn read(tls: &Tls) -> anyhow::Result<Self> {
+impl Pair {
+    fn read(tls: &Tls) -> anyhow::Result<Self> {
         let chain = CertificateDer::pem_file_iter(&tls.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
         ensure!(!chain.is_empty(), "server.tls.cert: no certificate in {}", tls.cert.display());
         let key = PrivateKeyDer::from_pem_file(&tls.key)
             .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
-        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
-            .context("server.tls: certificate and key do not fit together")?;
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+        let expires_at = chain.first().and_then(|leaf| expiry(leaf));
+        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).with_context(|| {
+            let (cert, key) = (tls.cert.display(), tls.key.display());
+            format!("server.tls: certificate and key do not fit together: {cert}, {key}")
+        })?;
+        Ok(Self { key: Arc::new(key), expires_at })
     }
+}
 
-    /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
-    pub(super) fn acceptor(&self) -> Acceptor {
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(self.0.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Acceptor::from_server_config(Arc::new(config))
+fn expiry(leaf: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = parse_x509_certificate(leaf).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
+/// What changes with the content of the two files, symbolic links followed; a file that is not there has none.
+#[derive(PartialEq, Eq)]
+struct Stamp([Option<FileStamp>; 2]);
+
+#[derive(PartialEq, Eq)]
+struct FileStamp {
+    device_and_inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(tls: &Tls) -> Self {
+        let of_file = |path: &Path| {
+            let file = std::fs::metadata(path).ok()?;
+            Some(FileStamp {
+                device_and_inode: (file.dev(), file.ino()),
+                size: file.size(),
+                modified: (file.mtime(), file.mtime_nsec()),
+                changed: (file.ctime(), file.ctime_nsec()),
+            })
+        };
+        Self([of_file(&tls.cert), of_file(&tls.key)])
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use super::lines::LineQueue;
 use crate::config::{Log, LogFormat};
@@ -20,17 +20,17 @@ const CAPACITY: usize = 32 * 1024;
 /// The process has one standard error, and `tracing` one subscriber.
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
+/// Replaces the filter of the subscriber, whose type depends on the format.
+static FILTER: OnceLock<Box<ReplaceFilter>> = OnceLock::new();
+
+type ReplaceFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
 /// Starts logging; a second call in one process changes nothing.
 ///
 /// # Errors
 /// Where `log.level` is not a filter, or the writing thread cannot be started.
 pub fn init(log: &Log) -> anyhow::Result<()> {
-    // Pingora's own lines on each connection say nothing that the access log does not say better.
-    let directives = format!("{PINGORA},{}", log.level);
-    let mut filter = EnvFilter::try_new(directives).context("log.level")?;
-    if !log.access {
-        filter = filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?);
-    }
+    let filter = filter(log)?;
     if QUEUE.get().is_some() {
         return Ok(());
     }
@@ -38,14 +38,41 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
     let queue = QUEUE.get_or_init(|| queue);
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue.clone());
     let done = match log.format {
-        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => {
+            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+            let filter = subscriber.reload_handle();
+            subscriber.try_init().map(|()| FILTER.set(Box::new(move |other| filter.reload(other))))
+        }
+        LogFormat::Text => {
+            let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let filter = subscriber.reload_handle();
+            subscriber.try_init().map(|()| FILTER.set(Box::new(move |other| filter.reload(other))))
+        }
     };
     if done.is_err() {
         tracing::debug!("logging was already started");
     }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// From here on what is logged is what `log` says, but for its format. Changes nothing before [`init`].
+///
+/// # Errors
+/// Where `log.level` is not a filter.
+pub fn refilter(log: &Log) -> anyhow::Result<()> {
+    let filter = filter(log)?;
+    FILTER.get().map_or(Ok(()), |replace| replace(filter)).context("log.level")
+}
+
+fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
+    // Pingora's own lines on each connection say nothing that the access log does not say better.
+    let directives = format!("{PINGORA},{}", log.level);
+    let filter = EnvFilter::try_new(directives).context("log.level")?;
+    if log.access {
+        return Ok(filter);
+    }
+    Ok(filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?))
 }
 
 /// Entries lost because standard error took none.

@@ -50,6 +50,10 @@ pub struct Metrics {
     key_saves_failed: IntGaugeVec,
     ready: IntGauge,
     config_loaded: IntGauge,
+    config_current: IntGauge,
+    reloads: IntCounterVec,
+    certificate_loads: IntCounterVec,
+    certificate_expiry: IntGauge,
     audit_sessions: IntGauge,
     audit_lines_dropped: IntCounter,
     log_lines_dropped: IntCounter,
@@ -68,6 +72,8 @@ pub struct Observed<'a> {
     pub audit: Option<&'a Audit>,
     /// As `/readyz` says.
     pub ready: bool,
+    /// Whether the configuration on disk is the one in use.
+    pub config_current: bool,
 }
 
 /// How the check of a token ended.
@@ -161,7 +167,20 @@ impl Metrics {
         let ready = gauge("shapegate_ready", "1 where /readyz says 200.")?;
         let config_loaded = gauge(
             "shapegate_config_loaded_timestamp_seconds",
-            "When the rules in use were loaded, in seconds since 1970.",
+            "When the configuration in use was loaded, in seconds since 1970.",
+        )?;
+        let config_current =
+            gauge("shapegate_config_current", "1 where the file on disk is the configuration in use.")?;
+        let reloads = counters("shapegate_reloads_total", "Reloads of the configuration.", &["result"])?;
+        let certificate_loads =
+            counters("shapegate_certificate_loads_total", "Certificates read, the first included.", &["result"])?;
+        for result in RESULTS {
+            reloads.with_label_values(&[result]);
+            certificate_loads.with_label_values(&[result]);
+        }
+        let certificate_expiry = gauge(
+            "shapegate_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires, in seconds since 1970; 0 without TLS.",
         )?;
         let build_info = gauges("shapegate_build_info", "1, with the version of this build.", &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -231,6 +250,10 @@ impl Metrics {
             key_saves_failed,
             ready,
             config_loaded,
+            config_current,
+            reloads,
+            certificate_loads,
+            certificate_expiry,
             audit_sessions,
             audit_lines_dropped,
             log_lines_dropped,
@@ -244,6 +267,22 @@ impl Metrics {
             self.upstream_retries.with_label_values(&[rule.as_str()]);
         }
         self.config_loaded.set(gauge(now.as_secs()));
+    }
+
+    /// The configuration was read anew, and taken or refused.
+    pub fn reloaded(&self, taken: bool) {
+        self.reloads.with_label_values(&[RESULTS[usize::from(!taken)]]).inc();
+    }
+
+    /// A certificate is in use from now on; it expires at this time, in seconds since 1970.
+    pub fn certificate_loaded(&self, expires_at: Option<i64>) {
+        self.certificate_loads.with_label_values(&[RESULTS[0]]).inc();
+        self.certificate_expiry.set(expires_at.unwrap_or_default());
+    }
+
+    /// A certificate was read that cannot be used.
+    pub fn certificate_refused(&self) {
+        self.certificate_loads.with_label_values(&[RESULTS[1]]).inc();
     }
 
     /// An answer was given, with `bytes` of body.
@@ -314,6 +353,12 @@ impl Metrics {
     pub fn render(&self, observed: &Observed<'_>) -> prometheus::Result<Vec<u8>> {
         let Observed { budgets, hub, .. } = observed;
         let scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        // An issuer may be gone since the last scrape.
+        for of_issuer in
+            [&self.keys, &self.key_set_age, &self.key_refreshes, &self.keys_rejected, &self.key_saves_failed]
+        {
+            of_issuer.reset();
+        }
         for status in observed.keys {
             let issuer = status.issuer.as_str();
             self.keys.with_label_values(&[issuer]).set(gauge(status.keys as u64));
@@ -337,6 +382,7 @@ impl Metrics {
         }
         self.followers.set(gauge(hub.followers() as u64));
         self.ready.set(observed.ready.into());
+        self.config_current.set(observed.config_current.into());
         self.audit_sessions.set(gauge(observed.audit.map_or(0, Audit::open_sessions) as u64));
         catch_up(&self.audit_lines_dropped, observed.audit.map_or(0, Audit::dropped));
         catch_up(&self.log_lines_dropped, logging::dropped());
@@ -358,6 +404,9 @@ fn catch_up(counter: &IntCounter, total: u64) {
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+/// How a reload ends.
+const RESULTS: [&str; 2] = ["ok", "refused"];
 
 /// How an answer came: without a join it is our own.
 const ORIGINS: [Option<Join>; 5] = [None, Some(Join::First), Some(Join::Open), Some(Join::Fresh), Some(Join::Stale)];

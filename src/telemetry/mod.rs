@@ -11,6 +11,6 @@ mod trace_context;
 
 pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use audit::{Audit, Reading};
-pub use logging::{flush as flush_logs, init as init_logging};
+pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};
 pub use metrics::{Metrics, Observed, TokenCheck};
 pub use trace_context::{TRACEPARENT, TraceParent};

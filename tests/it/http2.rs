@@ -1,5 +1,7 @@
 //! TLS and HTTP/2 towards clients: the same answers as over HTTP/1.1, and bodies that HTTP/2 alone can hide.
 
+mod bounds;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

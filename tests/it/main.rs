@@ -15,6 +15,7 @@ mod http2;
 mod issuers;
 mod logs;
 mod metrics;
+mod reload;
 mod subset;
 mod superset;
 mod transcripts;

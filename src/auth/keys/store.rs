@@ -101,8 +101,15 @@ pub(crate) enum Demand {
 }
 
 impl RemoteStore {
-    /// A store that starts from the last good set on disk, where `state` has one young enough. Blocks for the file.
-    pub(crate) fn new(issuer: Arc<str>, remote: RemoteKeys, algorithms: Vec<Algorithm>, around: &Surroundings) -> Self {
+    /// A store that starts from what `before` has of the same endpoint, else from the last good set on disk, where
+    /// `state` has one young enough. Blocks for the file.
+    pub(crate) fn new(
+        issuer: Arc<str>,
+        remote: RemoteKeys,
+        algorithms: Vec<Algorithm>,
+        before: Option<&Arc<Self>>,
+        around: &Surroundings,
+    ) -> Self {
         let policy = RenewalPolicy {
             refresh: remote.refresh.min(remote.max_stale),
             cooldown: remote.cooldown,
@@ -121,8 +128,29 @@ impl RemoteStore {
             remote,
             algorithms,
         };
-        store.start_from_disk();
+        if !before.is_some_and(|before| store.start_from(before)) {
+            store.start_from_disk();
+        }
         store
+    }
+
+    /// Whether this is the store of `remote` and `algorithms`.
+    pub(crate) fn is(&self, remote: &RemoteKeys, algorithms: &[Algorithm]) -> bool {
+        self.remote == *remote && self.algorithms == algorithms
+    }
+
+    /// Where its set comes from.
+    pub(crate) const fn place(&self) -> &RemoteKeys {
+        &self.remote
+    }
+
+    /// Takes over the set of the same endpoint, as far as the algorithms of now allow; a fetch comes at once anyway.
+    fn start_from(&self, before: &Self) -> bool {
+        let before = Some(before).filter(|before| before.remote.url == self.remote.url);
+        let Some(known) = before.and_then(|before| before.current.load_full()) else { return false };
+        let parsed = KeySet::parse(known.set.to_json().to_string().as_bytes(), &self.algorithms);
+        let taken = parsed.map(|parsed| self.publish(parsed.set, known.rejected, known.fetched_at, known.max_age));
+        taken.is_ok()
     }
 
     fn start_from_disk(&self) {

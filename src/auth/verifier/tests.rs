@@ -17,6 +17,7 @@ use crate::secret::Secret;
 
 mod forgery;
 mod renewal;
+mod successor;
 mod vectors;
 mod verdicts;
 

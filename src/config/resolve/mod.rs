@@ -57,6 +57,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         probe,
         audit,
         warnings: Vec::new(),
+        file: None,
     })
 }
 

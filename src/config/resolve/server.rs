@@ -7,6 +7,8 @@ use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{Environment, Server, Tls};
 
+const BROWSERS: &str = " (a browser has all its polls on one connection)";
+
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Option<Server> {
@@ -16,6 +18,8 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let drain = section.duration("drain", secs(25), Bounds::new(secs(0), hours(1)));
     let tls = section.value("tls");
     let h2c = section.boolean("h2c", false);
+    let h2_streams = section.integer("h2_streams", 250, Bounds::new(100, 1000).because(BROWSERS));
+    let h2_idle_timeout = section.duration("h2_idle_timeout", secs(120), Bounds::new(secs(1), hours(1)));
     let state = section.value("state");
 
     let tls = tls.and_then(Value::section).and_then(tls_files);
@@ -28,6 +32,8 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
         drain,
         tls,
         h2c,
+        h2_streams,
+        h2_idle_timeout,
         state: state.or_else(|| environment.state_directory()),
     })
 }
@@ -64,5 +70,5 @@ fn tls_files(mut section: Section<'_>) -> Option<Tls> {
     let cert = section.required("cert", "write the path of the certificate chain (PEM)");
     let key = section.required("key", "write the path of the private key (PEM)");
     let (cert, key) = (cert.and_then(|value| value.path()), key.and_then(|value| value.path()));
-    Some(Tls { cert: cert?, key: key? })
+    Some(Tls { cert: cert?, key: key?, poll: secs(5) })
 }

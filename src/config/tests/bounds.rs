@@ -9,6 +9,7 @@ const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
 const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'";
 const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
+const BROWSERS: &str = "100 to 1000 (a browser has all its polls on one connection)";
 const PIECES: &str = "256KiB to 1024MiB (an answer travels in pieces of 64KiB)";
 const SHORT: &str = "0s to 55s (a stream of events lasts 60 s, and a client gives up on those that end early)";
 
@@ -16,6 +17,8 @@ const SHORT: &str = "0s to 55s (a stream of events lasts 60 s, and a client give
 const ROWS: &[Row] = &[
     ("[server]\nlisten = '[::]:0'", "threads", ["0", "1024"], ["-1", "1025"], "0 to 1024 (0: one per core)"),
     ("[server]\nlisten = '[::]:0'", "drain", ["'0s'", "'1h'"], ["'1h1ns'", "'2h'"], "0s to 1h"),
+    ("[server]\nlisten = '[::]:0'", "h2_streams", ["100", "1000"], ["99", "1001"], BROWSERS),
+    ("[server]\nlisten = '[::]:0'", "h2_idle_timeout", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     (UPSTREAM, "connect_timeout", ["'100ms'", "'60s'"], ["'99ms'", "'61s'"], "100ms to 1m"),
     (UPSTREAM, "read_timeout", ["'22s'", "'5m'"], ["'21s'", "'301s'"], SILENCE),
     (UPSTREAM, "idle_timeout", ["'1s'", "'59s'"], ["'999ms'", "'60s'"], CLOSING),

@@ -38,7 +38,8 @@ fn the_full_sample_shows_the_defaults() {
         let (server, upstream) = (&config.server, &config.upstream);
         let keys = format!("{:?} {:?}", remote(config), config.issuers[0].types);
         let rest = format!("{:?} {:?} {:?} {upstream:?} {keys}", config.cors, config.limits, config.log);
-        format!("{} {} {:?} {:?} {} {rest}", server.admin, server.threads, server.drain, server.tls, server.h2c)
+        let http2 = format!("{} {} {:?}", server.h2c, server.h2_streams, server.h2_idle_timeout);
+        format!("{} {} {:?} {:?} {http2} {rest}", server.admin, server.threads, server.drain, server.tls)
     };
     assert_eq!(show(&full), show(&minimal));
 }

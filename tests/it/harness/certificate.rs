@@ -1,20 +1,30 @@
 //! A certificate for 127.0.0.1, made on the spot.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A self-signed certificate and its key, as files for shapegate.
+#[derive(Clone)]
 pub(crate) struct Certificate {
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     pem: String,
 }
 
 impl Certificate {
     pub(crate) fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
-        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        Self { folder, pem: made.cert.pem() }
+        Self::until(2040)
+    }
+
+    /// Expires with the first second of this year.
+    pub(crate) fn until(year: i32) -> Self {
+        let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("cert.pem"), cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+        Self { folder, pem: cert.pem() }
     }
 
     pub(crate) fn cert(&self) -> PathBuf {

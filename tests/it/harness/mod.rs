@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::{Config, Environment};
 use shapegate::demo::electric::{Column, Electric, Options};
-use shapegate::server::{PolicySwitch, Server};
+use shapegate::policy::PolicySet;
+use shapegate::server::{Reloader, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -50,8 +51,8 @@ columns = ["id", "title"]
 pub(crate) struct Gate {
     pub electric: Electric,
     pub issuer: IssuerServer,
-    /// Where its rules can be replaced.
-    pub policy: PolicySwitch,
+    /// Where its rules, or all of its configuration, can be replaced.
+    pub policy: Switch,
     pub url: String,
     pub admin: String,
     client: reqwest::Client,
@@ -60,6 +61,7 @@ pub(crate) struct Gate {
 }
 
 /// What a test changes before the start.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub rules: String,
     /// Where clients are served; port 0 takes a free one.
@@ -141,6 +143,31 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
     }
 }
 
+/// Replaces the configuration of a running gate.
+pub(crate) struct Switch {
+    reloader: Reloader,
+    setup: Setup,
+    electric: String,
+    issuer: String,
+}
+
+impl Switch {
+    /// As it started, but for the rules.
+    pub(crate) fn replace(&self, policy: PolicySet) {
+        self.reload(|_| {}, |config| config.policy = policy).unwrap();
+    }
+
+    /// As it started, but for what `change` does to the setup, and `tune` to what no setup says.
+    pub(crate) fn reload(&self, change: impl FnOnce(&mut Setup), tune: impl FnOnce(&mut Config)) -> anyhow::Result<()> {
+        let mut setup = self.setup.clone();
+        change(&mut setup);
+        let mut config = setup.config(&self.electric, &self.issuer);
+        (setup.tune)(&mut config);
+        tune(&mut config);
+        self.reloader.take(config)
+    }
+}
+
 fn plain_client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy()
 }
@@ -162,16 +189,17 @@ impl Gate {
         issuer.set_up(setup.issuer_up);
         let mut config = setup.config(&electric.url(), issuer.url());
         (setup.tune)(&mut config);
-        let server = Server::bind_at(config, setup.clock).unwrap();
+        let server = Server::bind_at(config, Arc::clone(&setup.clock)).unwrap();
         let scheme = if setup.certificate.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", server.addresses()[0]);
         let admin = format!("http://{}", server.admin_address());
-        let policy = server.policy();
+        let (reloader, setup) = (server.reloader(), setup.clone());
+        let policy = Switch { reloader, setup, electric: electric.url(), issuer: issuer.url().to_owned() };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        let client = setup.certificate.as_ref().map_or_else(plain_client, Certificate::client);
+        let client = policy.setup.certificate.as_ref().map_or_else(plain_client, Certificate::client);
         Self {
             electric,
             issuer,

@@ -75,6 +75,12 @@ impl Process {
         }
     }
 
+    /// Sends a signal, as in `kill -HUP`.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.unwrap().success());
+    }
+
     /// Stops with SIGTERM; all that was logged.
     pub(crate) async fn stop(mut self) -> Vec<String> {
         let pid = self.child.id().unwrap().to_string();

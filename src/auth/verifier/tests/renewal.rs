@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::task::JoinSet;
+
 use super::*;
+use crate::auth::Renewals;
 use crate::auth::keys::FetchedKeys;
 use crate::auth::testing::remote_keys;
 use crate::config::RemoteKeys;
@@ -27,10 +30,10 @@ impl JwksFetch for PanickingFetch {
     }
 }
 
-fn renew(setup: &Setup) -> watch::Sender<bool> {
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(setup.verifier.clone().run_renewals(stopped));
-    stop
+fn renew(setup: &Setup) -> Renewals {
+    let mut renewals = Renewals::default();
+    renewals.follow(&setup.verifier);
+    renewals
 }
 
 /// Until every other task waits for something.
@@ -236,7 +239,7 @@ async fn renewal_comes_before_expiry_and_stops_when_told() {
     let stop = renew(&setup);
     pass(&setup, 599).await;
     assert_eq!(setup.fetch.calls(), 2);
-    stop.send(true).unwrap();
+    drop(stop);
     pass(&setup, 5_000).await;
     assert_eq!(setup.fetch.calls(), 2);
     assert_eq!(setup.verifier.key_status()[0].generation, 1); // the same keys are the same generation
@@ -330,7 +333,7 @@ fn herd(setup: &Setup, tokens: &[BearerToken]) -> JoinSet<Result<Check, TokenErr
 }
 
 /// Keys fetched once, and the next fetch hangs from their renewal on.
-async fn setup_with_a_hanging_renewal(key: &TestKey) -> (Setup, watch::Sender<bool>) {
+async fn setup_with_a_hanging_renewal(key: &TestKey) -> (Setup, Renewals) {
     let setup = remote_setup(ScriptedFetch::closed([Ok(jwks(&[key]))]));
     let stop = renew(&setup);
     setup.fetch.let_through(1);

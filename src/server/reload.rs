@@ -1,0 +1,214 @@
+//! The configuration of a running server, replaced as a whole or not at all.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use super::readiness::Readiness;
+use super::tls::Certificates;
+use crate::clock::Clock;
+use crate::config::{self, Config, ConfigErrors, ConfigFile};
+use crate::flight::Source;
+use crate::proxy::{Change, CorsPolicy, Front, Gateway};
+use crate::telemetry::{Metrics, refilter_logs};
+use crate::upstream::{Electric, UpstreamServer};
+
+/// Replaces what requests are judged and answered by, in a running server.
+#[derive(Clone)]
+pub struct Reloader(Arc<Running>);
+
+/// A running server, as far as it can change.
+pub(super) struct Running {
+    pub(super) front: Arc<Front>,
+    pub(super) changes: watch::Sender<Change>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) configured: Mutex<Configured>,
+}
+
+/// What was configured, as far as it is asked for later. Its lock is held during a reload: one comes after the other.
+pub(super) struct Configured {
+    /// As it was at the start, and is until the end.
+    pub(super) server: config::Server,
+    pub(super) log_format: config::LogFormat,
+    pub(super) audit: Option<config::Audit>,
+    /// As the last reload said.
+    pub(super) upstream: config::Upstream,
+    pub(super) file: Option<ConfigFile>,
+}
+
+impl Reloader {
+    pub(super) fn new(running: Running) -> Self {
+        Self(Arc::new(running))
+    }
+
+    /// Reads the file of the start anew, with its secrets, key files and certificates, and takes it. One with any fault
+    /// changes nothing. Log and metrics say how it went.
+    pub async fn reload(&self) {
+        let running = Arc::clone(&self.0);
+        // Files are read, and expressions compiled.
+        let done = tokio::task::spawn_blocking(move || running.reload()).await;
+        if let Err(panic) = done {
+            self.0.refused(&anyhow::Error::new(panic));
+        }
+    }
+
+    /// Takes `config`, as far as that can be while running; what it cannot is named in the log.
+    ///
+    /// Blocks for the key sets of new issuers and for the certificate.
+    ///
+    /// # Errors
+    /// Where `config` cannot be used; nothing has changed then.
+    pub fn take(&self, config: Config) -> anyhow::Result<()> {
+        self.0.take(config)
+    }
+
+    /// Whether the file of the start still says what is in use. Blocks for it.
+    pub(super) fn is_current(&self) -> bool {
+        // Not under the lock: a reload may take a moment.
+        let file = self.0.configured().file.clone();
+        file.is_none_or(|file| file.is_unchanged())
+    }
+
+    /// Tells those who wait that the process is about to stop.
+    pub(super) fn stop(&self) {
+        self.0.changes.send_modify(|change| change.stopping = true);
+    }
+
+    pub(super) fn running(&self) -> &Running {
+        &self.0
+    }
+}
+
+impl Running {
+    fn reload(&self) {
+        let file = self.configured().file.clone();
+        let path = file.as_ref().map(ConfigFile::path).context("the configuration was not read from a file");
+        let taken = path.and_then(|path| Ok(Config::load(path)?)).and_then(|config| self.take(config));
+        match taken {
+            Ok(()) => {
+                self.metrics.reloaded(true);
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn refused(&self, error: &anyhow::Error) {
+        self.metrics.reloaded(false);
+        let faults = match error.downcast_ref::<ConfigErrors>() {
+            Some(errors) => errors.iter().map(ToString::to_string).collect(),
+            None => vec![format!("{error:#}")],
+        };
+        for fault in faults {
+            tracing::error!(fault, "configuration refused: the one before stays in use");
+        }
+    }
+
+    fn take(&self, config: Config) -> anyhow::Result<()> {
+        let mut configured = self.configured();
+        let before = self.front.gate();
+        let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
+        let found = match (&self.certificates, &config.server.tls) {
+            (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
+            _ => None,
+        };
+        refilter_logs(&config.log)?;
+        // Nothing below can fail.
+        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let kept = configured.kept_until_restart(&config.server, config.log.format, config.audit.as_ref());
+        if !kept.is_empty() {
+            tracing::warn!(keys = kept.join(", "), "what these keys say now needs a restart");
+        }
+        if let Some((certificates, found)) = found {
+            certificates.take(found);
+        }
+        let source_id = config.upstream.source_id.clone();
+        self.replace_upstream(&before, &mut configured.upstream, config.upstream, config.cache.clone());
+        before.budgets.set(config.limits.requests, config.limits.requests_per_subject);
+        before.hub.places().set(config.limits.flights, config.limits.flights_per_subject);
+        self.metrics.policy_loaded(&config.policy, self.clock.now());
+        let generation = before.generation + 1;
+        self.front.replace(Gateway {
+            generation,
+            verifier: Arc::new(verifier),
+            policy: config.policy,
+            gatekeeper: config.gatekeeper,
+            cors: CorsPolicy::new(config.cors),
+            limits: config.limits,
+            cache: config.cache,
+            source_id,
+            budgets: Arc::clone(&before.budgets),
+            hub: Arc::clone(&before.hub),
+            metrics: Arc::clone(&before.metrics),
+            audit: before.audit.clone(),
+            clock: Arc::clone(&before.clock),
+            changes: before.changes.clone(),
+        });
+        configured.file = config.file.or_else(|| configured.file.take());
+        // After the gateway: whoever learns of it finds it.
+        self.changes.send_modify(|change| change.generation = generation);
+        Ok(())
+    }
+
+    /// New flights are of this Electric. Where it is another one, not only asked in another way, what is known of the
+    /// one before is let go.
+    fn replace_upstream(
+        &self,
+        gate: &Gateway,
+        before: &mut config::Upstream,
+        upstream: config::Upstream,
+        cache: config::Cache,
+    ) {
+        if upstream == *before {
+            return gate.hub.replace(None, cache);
+        }
+        gate.hub.replace(Some(electric(&upstream, &self.metrics)), cache);
+        if upstream.origin() != before.origin() || upstream.source_id != before.source_id {
+            gate.hub.forget();
+        }
+        self.readiness.replace(&upstream);
+        *before = upstream;
+    }
+
+    fn configured(&self) -> std::sync::MutexGuard<'_, Configured> {
+        self.configured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Configured {
+    /// The keys whose values here are not those in use, since these cannot change in a running process.
+    fn kept_until_restart(
+        &self,
+        server: &config::Server,
+        log_format: config::LogFormat,
+        audit: Option<&config::Audit>,
+    ) -> Vec<&'static str> {
+        let old = &self.server;
+        // Whole, so that a new member is not forgotten here.
+        let config::Server { listen, admin, threads, drain, tls, h2c, h2_streams, h2_idle_timeout, state } = server;
+        let changed = [
+            ("server.listen", *listen != old.listen),
+            ("server.admin", *admin != old.admin),
+            ("server.threads", *threads != old.threads),
+            ("server.drain", *drain != old.drain),
+            // From one pair to another is no matter.
+            ("server.tls", tls.is_some() != old.tls.is_some()),
+            ("server.h2c", *h2c != old.h2c),
+            ("server.h2_streams", *h2_streams != old.h2_streams),
+            ("server.h2_idle_timeout", *h2_idle_timeout != old.h2_idle_timeout),
+            ("server.state", *state != old.state),
+            ("log.format", log_format != self.log_format),
+            ("audit", audit != self.audit.as_ref()),
+        ];
+        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+}
+
+/// What answers flights from this Electric.
+pub(super) fn electric(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Arc<dyn Source> {
+    Arc::new(Electric::new(Arc::new(UpstreamServer::new(upstream.clone())), Arc::clone(metrics)))
+}

@@ -1,0 +1,198 @@
+//! A running shapegate takes another configuration: whole or not at all, at once, and at nobody's cost.
+
+mod certificate;
+mod file;
+mod load;
+mod waiting;
+
+use shapegate::secret::Secret;
+
+use crate::harness::{AUDIENCE, Gate, IssuerServer, RULES, Setup};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+const ITEMS: &str = "/api/items?offset=-1";
+
+/// The table of another issuer.
+fn table_of(issuer: &IssuerServer) -> String {
+    let url = issuer.url();
+    format!(
+        "\n[[issuer]]\nissuer = '{url}'\naudience = '{AUDIENCE}'\nalgorithms = ['EdDSA']\nleeway = '0s'\n\
+         jwks = {{ url = '{url}/jwks', cooldown = '1s' }}\n"
+    )
+}
+
+/// A token of `issuer` for `organization`.
+fn token_of(issuer: &IssuerServer, organization: &str) -> String {
+    issuer.token(&serde_json::json!({ "sub": "user-1", "organizationIds": [organization], "roles": ["admin"] }))
+}
+
+async fn status(gate: &Gate, target: &str, token: &str) -> (u16, String) {
+    let answer = gate.get(target, token).await;
+    let code = if answer.status == 200 { String::new() } else { answer.code() };
+    (answer.status.as_u16(), code)
+}
+
+fn refused(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
+
+fn ok() -> (u16, String) {
+    (200, String::new())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_comes_goes_and_changes() {
+    let gate = Gate::start().await;
+    let token = token_of(&gate.issuer, "org_1");
+    assert_eq!(status(&gate, TASKS, &token).await, ok());
+    assert_eq!(status(&gate, ITEMS, &token).await, ok());
+    let (tasks, items) = RULES.split_at(RULES.find("[[shape]]\npath").unwrap());
+    gate.policy.reload(|setup| setup.rules = items.to_owned(), |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, refused(404, "shape_not_found"));
+    assert_eq!(status(&gate, ITEMS, &token).await, ok());
+    let stricter = tasks.replace("query.organizationId in", "claims.sub == 'user-2' && query.organizationId in");
+    gate.policy.reload(|setup| setup.rules = stricter, |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, refused(403, "forbidden"));
+    assert_eq!(status(&gate, ITEMS, &token).await, refused(404, "not_found"));
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, ok());
+    assert_eq!(gate.issuer.fetches(), 1, "the issuer was the same all the time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_comes_and_goes_and_its_neighbour_notices_nothing() {
+    let (gate, other) = (Gate::start().await, IssuerServer::start().await);
+    let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
+    assert_eq!(status(&gate, TASKS, &ours).await, ok());
+    assert_eq!(status(&gate, TASKS, &theirs).await, refused(401, "token_invalid"));
+    gate.policy.reload(|setup| setup.rules += &table_of(&other), |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &theirs).await, ok());
+    gate.until_metric(&format!("shapegate_keys{{issuer=\"{}\"}}", other.url()), 1.0).await;
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &theirs).await, refused(401, "token_invalid"));
+    assert!(!gate.admin("/metrics").await.text().contains(other.url()), "an issuer that is gone has no metrics");
+    assert_eq!(status(&gate, TASKS, &ours).await, ok());
+    assert_eq!(gate.metric("shapegate_token_checks_total{outcome=\"new\"}").await, 2.0, "one for each token");
+    assert_eq!(gate.issuer.fetches(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_asks_for_more_asks_everybody_again() {
+    let gate = Gate::start().await;
+    let token = token_of(&gate.issuer, "org_1");
+    assert_eq!(status(&gate, TASKS, &token).await, ok());
+    gate.issuer.set_up(false);
+    gate.policy.reload(|_| {}, |config| config.issuers[0].audience = vec!["https://other.test".to_owned()]).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, refused(401, "token_invalid"));
+    // Its keys are good all the same, though nobody serves them any more: the URL is the one they came from.
+    gate.policy.reload(|setup| setup.jwks = ", refresh = '1m'".to_owned(), |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, ok());
+    gate.policy.reload(|setup| setup.issuer = "max_lifetime = '10s'".to_owned(), |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, refused(401, "token_invalid"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_issuer_without_keys_is_not_ready_and_no_fault_of_the_file() {
+    let (gate, other) = (Gate::start().await, IssuerServer::start().await);
+    other.set_up(false);
+    let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
+    assert_eq!(status(&gate, TASKS, &ours).await, ok());
+    assert_eq!(gate.admin("/readyz").await.status, 200);
+    gate.policy.reload(|setup| setup.rules += &table_of(&other), |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &theirs).await, refused(503, "keys_unavailable"));
+    assert_eq!(status(&gate, TASKS, &ours).await, ok());
+    let ready = gate.admin("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains(&format!("issuer {}: no usable keys", other.url())), "{}", ready.text());
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(gate.admin("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_from_the_next_request_on() {
+    let gate = Gate::start().await;
+    let token = token_of(&gate.issuer, "org_1");
+    let padded = async || {
+        let request = gate.request(TASKS, Some(&token)).header("x-padding", "x".repeat(4_000));
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(padded().await, 200);
+    let few = "[limits]\nheader_bytes = '2KiB'\nrequests_per_subject = 1\nflights_per_subject = 1\n";
+    gate.policy.reload(|setup| setup.rules += few, |_| {}).unwrap();
+    assert_eq!(padded().await, 431);
+    gate.electric.hold();
+    let held = gate.request(&format!("{TASKS}&cache-buster=1"), Some(&token)).send();
+    let held = tokio::spawn(held);
+    gate.electric.wait_for_requests(2).await;
+    assert_eq!(status(&gate, TASKS, &token).await, refused(429, "too_many_requests"));
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(status(&gate, TASKS, &token).await, ok(), "kept, so Electric need not be asked");
+    gate.electric.release();
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    assert_eq!(padded().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_the_next_request_s() {
+    let gate = Gate::start().await;
+    let token = token_of(&gate.issuer, "org_1");
+    let ask = async |number: u32| status(&gate, &format!("{TASKS}&cache-buster={number}"), &token).await;
+    assert_eq!(ask(1).await, ok());
+    let with = |secret: &'static str| {
+        gate.policy.reload(|_| {}, move |config| config.upstream.secret = Some(Secret::new(secret))).unwrap();
+    };
+    with("another-secret");
+    assert_eq!(ask(1).await, ok(), "what is kept is still what Electric said");
+    assert_eq!(ask(2).await, refused(502, "upstream_refused"));
+    with(crate::harness::SECRET);
+    assert_eq!(ask(3).await, ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_electric_answers_anew_and_readiness_follows() {
+    let (gate, other) = (Gate::start().await, Gate::start().await);
+    let token = token_of(&gate.issuer, "org_1");
+    gate.insert_task(1, "org_1", "here");
+    other.insert_task(1, "org_1", "there");
+    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["here"]);
+    let url = other.electric.url();
+    gate.policy.reload(|setup| setup.electric_url = Some(url), |_| {}).unwrap();
+    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "nothing that was kept is of this one");
+    other.electric.set_ready(false);
+    assert_eq!(gate.admin("/readyz").await.status, 503);
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(gate.admin("/readyz").await.status, 200);
+    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["here"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_of_another_origin_are_told() {
+    let gate =
+        Gate::with(Setup { rules: format!("{RULES}[cors]\norigins = ['https://a.test']\n"), ..Setup::default() }).await;
+    let token = token_of(&gate.issuer, "org_1");
+    let origin = async |origin: &str| {
+        let answer = gate.request(TASKS, Some(&token)).header("origin", origin).send().await.unwrap();
+        answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(origin("https://a.test").await.as_deref(), Some("https://a.test"));
+    assert_eq!(origin("https://b.test").await, None);
+    let other = |setup: &mut Setup| setup.rules = setup.rules.replace("a.test", "b.test");
+    gate.policy.reload(other, |_| {}).unwrap();
+    assert_eq!(origin("https://b.test").await.as_deref(), Some("https://b.test"));
+    assert_eq!(origin("https://a.test").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_answers_stay_unless_their_room_changes() {
+    let gate = Gate::start().await;
+    let token = token_of(&gate.issuer, "org_1");
+    let kept = async || gate.metric("shapegate_kept_flights").await;
+    assert_eq!(status(&gate, TASKS, &token).await, ok());
+    gate.policy.reload(|setup| setup.rules += "[cache]\nheader = true\ngrace = '1s'\n", |_| {}).unwrap();
+    assert_eq!(gate.get(TASKS, &token).await.header("shapegate-cache"), "fresh");
+    assert_eq!((kept().await, gate.electric.request_count()), (1.0, 1));
+    gate.policy.reload(|setup| setup.rules += "[cache]\nbytes = '1MiB'\nheader = true\n", |_| {}).unwrap();
+    assert_eq!(kept().await, 0.0);
+    assert_eq!(gate.get(TASKS, &token).await.header("shapegate-cache"), "miss");
+    assert_eq!(gate.metric("shapegate_limit{of=\"kept_bytes\"}").await, f64::from(1024 * 1024));
+}

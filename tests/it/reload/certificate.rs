@@ -1,0 +1,112 @@
+//! A certificate that is renewed on disk while it is in use.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::{Certificate, Gate, Setup, tls_line};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+
+/// Serves with the files of a folder, which are looked at all the time.
+async fn serving(folder: &Path, first: &Certificate) -> Gate {
+    put(folder, first, first);
+    let server = tls_line(&folder.join("cert.pem"), &folder.join("key.pem"));
+    let setup = Setup {
+        server,
+        tune: |config| config.server.tls.as_mut().unwrap().poll = Duration::from_millis(10),
+        ..Setup::default()
+    };
+    Gate::with(setup).await
+}
+
+/// Puts the certificate of one and the key of another in place, each at once.
+fn put(folder: &Path, cert: &Certificate, key: &Certificate) {
+    for (from, name) in [(cert.cert(), "cert.pem"), (key.key(), "key.pem")] {
+        std::fs::copy(from, folder.join("new")).unwrap();
+        std::fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    }
+}
+
+/// What a new connection gets that trusts `certificate` alone.
+async fn handshake(gate: &Gate, certificate: &Certificate) -> Option<u16> {
+    let client = certificate.client().build().unwrap();
+    ask(gate, &client).await
+}
+
+async fn ask(gate: &Gate, client: &reqwest::Client) -> Option<u16> {
+    let url = gate.url.replace("http://", "https://");
+    let request = client.get(format!("{url}{TASKS}")).bearer_auth(gate.token(&["org_1"]));
+    request.send().await.ok().map(|answer| answer.status().as_u16())
+}
+
+const OK: &str = r#"shapegate_certificate_loads_total{result="ok"}"#;
+const REFUSED: &str = r#"shapegate_certificate_loads_total{result="refused"}"#;
+const EXPIRY: &str = "shapegate_certificate_expiry_timestamp_seconds";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_handshakes_get_the_new_one_and_open_connections_go_on() {
+    let (first, second) = (Certificate::new(), Certificate::until(2031));
+    let folder = tempfile::tempdir().unwrap();
+    let gate = serving(folder.path(), &first).await;
+    let open = first.client().build().unwrap();
+    assert_eq!(ask(&gate, &open).await, Some(200));
+    assert_eq!(handshake(&gate, &second).await, None, "not yet");
+    put(folder.path(), &second, &second);
+    gate.until_metric(OK, 2.0).await;
+    assert_eq!(handshake(&gate, &second).await, Some(200));
+    assert_eq!(handshake(&gate, &first).await, None);
+    assert_eq!(ask(&gate, &open).await, Some(200), "on the connection that it has");
+    // 2031-01-01T00:00:00Z
+    assert_eq!(gate.metric(EXPIRY).await, 1_924_992_000.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_pair_keeps_the_one_before() {
+    let (first, second) = (Certificate::new(), Certificate::new());
+    let folder = tempfile::tempdir().unwrap();
+    let gate = serving(folder.path(), &first).await;
+    let expiry = gate.metric(EXPIRY).await;
+    put(folder.path(), &second, &first);
+    gate.until_metric(REFUSED, 1.0).await;
+    assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (Some(200), None));
+    std::fs::remove_file(folder.path().join("key.pem")).unwrap();
+    gate.until_metric(REFUSED, 2.0).await;
+    assert_eq!(handshake(&gate, &first).await, Some(200));
+    assert_eq!(gate.metric(EXPIRY).await, expiry);
+    // The pair made whole is taken without a word from anybody.
+    put(folder.path(), &second, &second);
+    gate.until_metric(OK, 2.0).await;
+    assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(200)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_other_files_or_refuses_all_of_it() {
+    let (first, second) = (Certificate::new(), Certificate::new());
+    let setup = Setup { certificate: Some(first.clone()), ..Setup::default() };
+    let gate = Gate::with(setup).await;
+    assert_eq!(handshake(&gate, &first).await, Some(200));
+    let files = |cert: &Certificate, key: &Certificate| (cert.cert(), key.key());
+    let reload = |(cert, key): (std::path::PathBuf, std::path::PathBuf), rules: &str| {
+        let rules = rules.to_owned();
+        gate.policy.reload(
+            |setup| setup.rules = rules,
+            |config| {
+                let tls = config.server.tls.as_mut().unwrap();
+                (tls.cert, tls.key) = (cert, key);
+            },
+        )
+    };
+    let nothing = "[[shape]]\ntable = 'other'\nwhere = 'none'\n";
+    let error = reload(files(&second, &first), nothing).unwrap_err();
+    assert!(format!("{error:#}").starts_with("server.tls: certificate and key do not fit together: "), "{error:#}");
+    assert_eq!(handshake(&gate, &first).await, Some(200), "the rules are those of before, and so is the certificate");
+    reload(files(&second, &second), nothing).unwrap();
+    assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(404)));
+    // Of the files in use a bad pair refuses nothing else: a rule that must go goes.
+    std::fs::write(second.key(), "half").unwrap();
+    reload(files(&second, &second), crate::harness::RULES).unwrap();
+    assert_eq!(handshake(&gate, &second).await, Some(200));
+    let name = "shapegate_certificate_loads_total{result=\"refused\"}";
+    let metrics = reqwest::get(format!("{}/metrics", gate.admin)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains(&format!("{name} 1")), "{metrics}");
+}

@@ -1,0 +1,134 @@
+//! Those who wait for an answer while the configuration changes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shapegate::demo::http::{Body, Reply};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{table_of, token_of};
+use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream};
+
+/// Far less than a poll is held.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
+
+/// A poll that waits.
+async fn poll(gate: &Gate, organization: &str) -> String {
+    let shape = format!("/v1/shape?table=tasks&organizationId={organization}");
+    let token = gate.token(&[organization]);
+    let first = gate.get(&format!("{shape}&offset=-1"), &token).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let next = gate.get(&format!("{shape}&handle={handle}&offset={offset}"), &token).await;
+    format!("{shape}&handle={handle}&offset={}&live=true", next.header("electric-offset"))
+}
+
+fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
+    let request = gate.request(target, Some(token)).send();
+    tokio::spawn(async { Answer::of(request.await.unwrap()).await })
+}
+
+async fn at_once(waiting: JoinHandle<Answer>) -> (u16, String) {
+    let answer = timeout(AT_ONCE, waiting).await.expect("the wait goes on").unwrap();
+    (answer.status.as_u16(), answer.code())
+}
+
+async fn two_issuers() -> (Gate, IssuerServer) {
+    let other = IssuerServer::start().await;
+    let gate =
+        Gate::with(Setup { rules: format!("{}{}", crate::harness::RULES, table_of(&other)), ..Setup::default() });
+    (gate.await, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_is_gone_ends_the_waits_of_its_tokens_and_no_other() {
+    let (gate, other) = two_issuers().await;
+    let target = poll(&gate, "org_1").await;
+    let stays = ask(&gate, &target, &gate.token(&["org_1"]));
+    let goes = ask(&gate, &target, &token_of(&other, "org_1"));
+    gate.until_metric("shapegate_followers", 2.0).await;
+    // A stream of events goes too, between two of them.
+    let (sender, body) = mpsc::channel(1);
+    let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
+    gate.electric.script(reply.with_header("content-type", "text/event-stream"));
+    let mut events = Stream::open(gate.request(EVENTS, Some(&token_of(&other, "org_1")))).await;
+    sender.send(Bytes::from("data: 1\n\n")).await.unwrap();
+    events.until("data: 1\n\n").await;
+    let asked = gate.electric.request_count();
+
+    gate.policy.reload(|setup| setup.rules = crate::harness::RULES.to_owned(), |_| {}).unwrap();
+    assert_eq!(at_once(goes).await, (401, "token_invalid".to_owned()));
+    assert_eq!(timeout(AT_ONCE, events.rest()).await.unwrap().unwrap(), "", "a clean end");
+    assert_eq!(gate.metric("shapegate_followers_cut_total{cause=\"reloaded\"}").await, 2.0);
+    assert_eq!(gate.electric.request_count(), asked, "nobody asked again");
+    gate.insert_task(1, "org_1", "news");
+    assert_eq!(stays.await.unwrap().rows("title"), ["news"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_changes_has_its_waiting_tokens_checked_again() {
+    let (gate, other) = two_issuers().await;
+    let target = poll(&gate, "org_1").await;
+    let lasting = |lifetime: u64| {
+        use shapegate::clock::{Clock, SystemClock};
+        let now = SystemClock.now().as_secs();
+        let claims =
+            serde_json::json!({ "sub": lifetime.to_string(), "organizationIds": ["org_1"], "exp": now + lifetime });
+        other.token(&claims)
+    };
+    let (short, long) = (ask(&gate, &target, &lasting(600)), ask(&gate, &target, &lasting(3600)));
+    gate.until_metric("shapegate_followers", 2.0).await;
+    let checks = gate.metric("shapegate_token_checks_total{outcome=\"new\"}").await;
+    other.set_up(false);
+    gate.policy.reload(|_| {}, |config| config.issuers[1].max_lifetime = Some(Duration::from_secs(1800))).unwrap();
+    assert_eq!(at_once(long).await, (401, "token_invalid".to_owned()));
+    gate.until_metric("shapegate_token_checks_total{outcome=\"new\"}", checks + 1.0).await;
+    gate.insert_task(1, "org_1", "news");
+    assert_eq!(short.await.unwrap().rows("title"), ["news"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_keys_must_be_fetched_first_is_not_prolonged() {
+    let (gate, other) = two_issuers().await;
+    let target = poll(&gate, "org_1").await;
+    let waiting = ask(&gate, &target, &token_of(&other, "org_1"));
+    gate.until_metric("shapegate_followers", 1.0).await;
+    // The same issuer, with its keys at a place that answers nobody.
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = format!("http://{}/jwks", dead.local_addr().unwrap());
+    let moved = |setup: &mut Setup| setup.rules = setup.rules.replace(&format!("{}/jwks", other.url()), &elsewhere);
+    gate.policy.reload(moved, |_| {}).unwrap();
+    assert_eq!(at_once(waiting).await, (503, "keys_unavailable".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_nothing_has_changed_for_waits_on_through_many_reloads() {
+    let gate = Gate::start().await;
+    let target = poll(&gate, "org_1").await;
+    let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
+    gate.electric.wait_for_waiting(1).await;
+    let asked = gate.electric.request_count();
+    for number in 1..=20 {
+        gate.policy.reload(|setup| setup.rules += &format!("[limits]\nrequests = {number}\n"), |_| {}).unwrap();
+    }
+    gate.insert_task(1, "org_1", "news");
+    assert_eq!(waiting.await.unwrap().rows("title"), ["news"]);
+    assert_eq!(gate.electric.request_count(), asked);
+    assert_eq!(gate.metric("shapegate_token_checks_total{outcome=\"new\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_is_answered_with_the_cors_of_now() {
+    let gate = Gate::start().await;
+    let target = poll(&gate, "org_1").await;
+    let request = gate.request(&target, Some(&gate.token(&["org_1"]))).header("origin", "https://b.test").send();
+    let waiting = tokio::spawn(async { Answer::of(request.await.unwrap()).await });
+    gate.electric.wait_for_waiting(1).await;
+    gate.policy.reload(|setup| setup.rules += "[cors]\norigins = ['https://a.test']\n", |_| {}).unwrap();
+    gate.insert_task(1, "org_1", "news");
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
+}
