@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Version;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admit::{Admission, Bearer, readmit};
 use super::context::RequestCtx;
@@ -21,6 +21,8 @@ enum Interrupt {
     Fault(Fault),
     /// The policy is another, or the process is about to stop.
     Change,
+    /// The process stops, and it is this stream's turn to end.
+    Leave,
 }
 
 /// How a request that could be answered was answered.
@@ -114,8 +116,8 @@ impl Following<'_> {
             match self.wait(follower.head()).await {
                 Ok(head) => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change) if self.still_permitted() => {}
-                Err(Interrupt::Change) => return Ok(Followed::Overtaken),
+                Err(Interrupt::Change | Interrupt::Leave) if self.still_permitted() => {}
+                Err(Interrupt::Change | Interrupt::Leave) => return Ok(Followed::Overtaken),
             }
         };
         self.bearer.recheck(&self.gate.verifier)?;
@@ -150,8 +152,8 @@ impl Following<'_> {
             let piece = match self.wait(follower.next()).await {
                 Ok(piece) => piece,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change) if self.still_permitted() => continue,
-                Err(Interrupt::Change) => return Err(Fault::Reloaded),
+                Err(Interrupt::Change | Interrupt::Leave) if self.still_permitted() => continue,
+                Err(Interrupt::Change | Interrupt::Leave) => return Err(Fault::Reloaded),
             };
             if let Some(Err(fault)) = piece.end {
                 return Err(fault);
@@ -187,8 +189,10 @@ impl Following<'_> {
             join: self.gate.cache.header.then(|| follower.join()),
         };
         let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
+        // Nobody who is told now that the connection lives on should find it closed.
+        let stopping = self.stopping || self.changes.has_changed().unwrap_or(true) && self.changes.borrow().stopping;
         // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
-        if self.stopping || version == Version::HTTP_10 {
+        if stopping || version == Version::HTTP_10 {
             self.session.set_keepalive(None);
         }
         let limit = self.gate.limits.write_timeout;
@@ -201,13 +205,24 @@ impl Following<'_> {
         if events && self.stopping {
             return self.end_stream(Fault::Stopping).await;
         }
+        let mut turn = None;
         loop {
-            let piece = match self.wait(follower.next()).await {
+            let next = match turn {
+                None => self.wait(follower.next()).await,
+                // On the heap: its timer is for the few moments before the end.
+                Some(turn) => Box::pin(self.wait_for_turn(turn, follower)).await,
+            };
+            let piece = match next {
                 Ok(piece) => piece,
-                Err(Interrupt::Change) if events && self.stopping => {
+                Err(Interrupt::Leave) => {
                     return self.leave_stream(follower, between_events, Fault::Stopping).await;
                 }
-                Err(Interrupt::Change) if self.still_permitted() => continue,
+                Err(Interrupt::Change) if self.still_permitted() => {
+                    if events && self.stopping && turn.is_none() {
+                        turn = Some(self.turn());
+                    }
+                    continue;
+                }
                 Err(Interrupt::Change) if events => {
                     return self.leave_stream(follower, between_events, Fault::Reloaded).await;
                 }
@@ -287,6 +302,16 @@ impl Following<'_> {
                 Err(Interrupt::Change)
             }
         }
+    }
+
+    /// As [`Self::wait`] for the next piece, until it is this stream's turn to end.
+    async fn wait_for_turn(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
+        timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
+    }
+
+    /// When this stream of events ends, now that the process stops.
+    fn turn(&self) -> Instant {
+        Instant::now() + self.changes.borrow().leave_within.mul_f64(rand::random())
     }
 
     /// Whether the policy of now makes the same of this request.
