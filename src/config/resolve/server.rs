@@ -17,9 +17,12 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let tls = section.value("tls");
     let h2c = section.boolean("h2c", false);
     let state = section.value("state");
+    let upgrade_socket = section.value("upgrade_socket");
+    let upgrade_timeout = section.duration("upgrade_timeout", secs(60), Bounds::new(secs(1), hours(1)));
 
     let tls = tls.and_then(Value::section).and_then(tls_files);
     let state = state.and_then(|value| value.path());
+    let upgrade_socket = upgrade_socket.and_then(|value| value.path());
     let (listen, admin) = addresses(listen.as_ref(), admin.as_ref())?;
     Some(Server {
         listen,
@@ -29,6 +32,8 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
         tls,
         h2c,
         state: state.or_else(|| environment.state_directory()),
+        upgrade_socket: upgrade_socket.or_else(|| Some(environment.runtime_directory()?.join("upgrade.sock"))),
+        upgrade_timeout,
     })
 }
 

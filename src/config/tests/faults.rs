@@ -95,7 +95,7 @@ fn server() {
         (server("listen = '[::]:0'\nadmni = 1"), "3: server.admni: unknown key; did you mean `admin`?"),
         (
             server("listen = '[::]:0'\ncolour = 1"),
-            "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, state",
+            "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, state, upgrade_socket, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));
