@@ -71,15 +71,15 @@ impl Offer {
         }))
     }
 
-    /// Ends once another process has taken the sockets.
-    pub(super) async fn taken(&self) {
+    /// Ends once another process has taken the sockets, with its id.
+    pub(super) async fn taken(&self) -> u32 {
         loop {
             let attempt = match self.listener.accept().await {
                 Ok((stream, _)) => self.hand_over(stream).await,
                 Err(error) => Err(error.into()),
             };
             match attempt {
-                Ok(pid) => return tracing::info!(pid, "a new process serves; requests in flight finish here"),
+                Ok(pid) => return pid,
                 Err(error) => tracing::warn!("no upgrade: {error:#}"),
             }
             // Nobody may keep this process busy with attempts.

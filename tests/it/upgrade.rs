@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use shapegate::demo::electric::{Column, Electric, Options};
 
-use crate::harness::{Answer, Gate, IssuerServer, Service, Stream, Wire, shapegate};
+use crate::harness::{Answer, Gate, IssuerServer, SECRET, Service, Stream, Wire, shapegate};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -126,8 +126,15 @@ async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
         let rest = stream.rest().await.unwrap();
         assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
     }
-    let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
-    Stream::open(request).await.until("\"new\"").await;
+    // At once on a connection of the old process, and on a new one.
+    for (client, whole) in [(client, false), (reqwest::Client::new(), true)] {
+        let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
+        let mut stream = Stream::open(request).await;
+        assert_eq!(stream.status(), 200);
+        if whole {
+            stream.until("\"new\"").await;
+        }
+    }
     assert_eq!(service.first_ended().await.code(), Some(0));
 }
 
@@ -154,6 +161,84 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
         assert_eq!((metric(&service, OK).await, metric(&service, FAILED).await), (0.0, f64::from(failures)));
     }
     std::fs::write(&config, &good).unwrap();
+    service.upgrade().await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
+        let mut service = Service::start(&config).await;
+        let mut waiting = waiting(&around, &service.url).await;
+        service.upgrade().await;
+        service.signal(signal);
+        if signal == Signal::TERM {
+            service.ended().await;
+            around.insert(1);
+            assert_eq!(waiting.answer(false).await.unwrap().rows("title"), ["new"]);
+        }
+        // With a status that has systemd start the service again.
+        assert_eq!(service.first_ended().await.code(), Some(code), "{signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_told_to_go_and_its_polls_finish() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("h2c = true")).await;
+    let address = service.url.strip_prefix("http://").unwrap().to_owned();
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let mut ask = |target: &str| {
+        let request = http::Request::get(format!("{}{target}", service.url));
+        let request = request.header("authorization", format!("Bearer {}", around.token(1)));
+        sender.send_request(request.body(()).unwrap(), true).unwrap().0
+    };
+    let first = ask(&TASKS.replace("offset=-1", "offset=now")).await.unwrap();
+    let first = Answer { status: first.status(), headers: first.headers().clone(), body: Vec::new() };
+    let waiting = ask(&poll(&first));
+    around.electric.wait_for_waiting(1).await;
+    service.upgrade().await;
+    around.insert(1);
+    let mut body = waiting.await.unwrap().into_body();
+    let mut rows = Vec::new();
+    while let Some(part) = body.data().await {
+        rows.extend_from_slice(&part.unwrap());
+    }
+    assert!(String::from_utf8(rows).unwrap().contains("\"new\""));
+    // GOAWAY without an error, after the last stream.
+    assert!(connection.await.unwrap().is_ok());
+    assert!(sender.ready().await.is_err());
+    assert_eq!(service.first_ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_that_is_now_at_its_path_is_started() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let (program, other) = (around.folder.path().join("shapegate"), around.folder.path().join("other"));
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
+    let mut command = tokio::process::Command::new(&program);
+    command.args(["--config", config.to_str().unwrap()]).env("ELECTRIC_SECRET", SECRET).kill_on_drop(true);
+    let mut service = Service::with(command).await;
+    std::fs::write(&other, "#!/bin/sh\necho \"$@\" >\"$0.arguments\"; exit 3\n").unwrap();
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::rename(&other, &program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("exit status: 3"), "{failed}");
+    let arguments = std::fs::read_to_string(program.with_extension("arguments")).unwrap();
+    assert_eq!(arguments, format!("--config {} --upgrade\n", config.display()));
+    std::fs::remove_file(&program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("cannot be started"), "{failed}");
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
     service.upgrade().await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
 }
