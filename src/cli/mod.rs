@@ -25,6 +25,9 @@ struct Cli {
     /// Run with this configuration
     #[arg(long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
+    /// Take the sockets over from the process that runs, once this one is ready
+    #[arg(long)]
+    upgrade: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -56,7 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Demo(demo)), _) => demo.run(),
         (Some(Command::Explain(explain)), _) => explain.run(),
         (Some(Command::Jwks(jwks)), _) => jwks.run(),
-        (None, Some(config)) => run::run(&config),
+        (None, Some(config)) => run::run(&config, cli.upgrade),
         (None, None) => Err(Usage("give --config FILE").into()),
     };
     crate::telemetry::flush_logs();

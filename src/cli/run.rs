@@ -1,10 +1,13 @@
 //! `shapegate --config FILE`: the main job.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, bail};
+use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -12,40 +15,53 @@ use crate::config::Config;
 use crate::server::{Reloader, Server};
 use crate::telemetry;
 
-pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+/// Runs with the configuration at `path`; with `upgrade`, on the sockets of the process that runs.
+pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
+    let program = Program::of_this_process()?;
     let config = super::load(path)?;
     telemetry::init_logging(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let runtime = super::runtime(config.server.threads)?;
-    runtime.block_on(serve(config))?;
+    runtime.block_on(serve(config, upgrade, &program))?;
     // What a second signal, or the end of the drain, has cut is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup())?;
-    let server = Server::bind(config)?;
+    let start = async { if upgrade { Server::take_over(config).await } else { Server::bind(config) } };
+    let server = tokio::select! {
+        server = start => server?,
+        () = signals.stop() => return Ok(()),
+    };
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = addresses.join(", "), admin = %server.admin_address(), "serving");
     // As a task of its own, so that a signal to stop is never kept waiting; it ends with the runtime.
     tokio::spawn(reload_at(hangup, server.reloader()));
+    let upgrades = server.upgrades();
     let (stop, stopped) = oneshot::channel::<()>();
+    let mut stop = Some(stop);
     let mut serving = pin!(server.run(async { drop(stopped.await) }));
-    tokio::select! {
-        ended = &mut serving => return ended,
-        () = signals.next() => {}
-    }
-    tracing::info!("stopping: requests in flight finish first; a second signal stops at once");
-    drop(stop);
-    tokio::select! {
-        ended = serving => ended,
-        () = signals.next() => {
-            tracing::warn!("second signal: stopping at once");
-            Ok(())
+    loop {
+        let order = tokio::select! {
+            ended = &mut serving => return ended,
+            // systemd sees it only once this one, its parent, has ended too, and starts the service again.
+            () = upgrades.lost() => bail!("the new process has died, and this one serves no more: ending at once"),
+            order = signals.next() => order,
+        };
+        match order {
+            Order::Upgrade => upgrades.start(program.successor()),
+            Order::Stop if stop.take().is_some() => {
+                tracing::info!("stopping: requests in flight finish first; a second signal stops at once");
+            }
+            Order::Stop => {
+                tracing::warn!("second signal: stopping at once");
+                return Ok(());
+            }
         }
     }
 }
@@ -57,18 +73,64 @@ async fn reload_at(mut hangup: Signal, reloader: Reloader) {
     }
 }
 
-/// SIGTERM and SIGINT, which say the same.
+/// What a signal asks for.
+enum Order {
+    /// SIGTERM and SIGINT, which say the same.
+    Stop,
+    /// SIGUSR2.
+    Upgrade,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    user2: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {} _ = self.interrupt.recv() => {} }
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.user2.recv() => Order::Upgrade,
+        }
+    }
+
+    /// The next order to stop; others are for a process that serves.
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Order::Stop) {}
+    }
+}
+
+/// How this process was started.
+struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// The path is the one that was asked for, not what it led to: an upgrade puts another file there.
+    fn of_this_process() -> anyhow::Result<Self> {
+        let mut arguments = std::env::args_os();
+        let name = PathBuf::from(arguments.next().unwrap_or_default());
+        // Without a slash the shell has found it in its PATH.
+        let path = if name.components().count() > 1 { std::path::absolute(name) } else { std::env::current_exe() };
+        Ok(Self { path: path.context("the path of this program")?, arguments: arguments.collect() })
+    }
+
+    /// The command that takes over from this process.
+    fn successor(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(self.arguments.iter().filter(|argument| *argument != "--upgrade")).arg("--upgrade");
+        command.stdin(Stdio::null());
+        command
     }
 }

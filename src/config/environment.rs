@@ -35,7 +35,16 @@ impl Environment {
 
     /// Where systemd lets this unit keep state (systemd.exec(5), `StateDirectory=`); the first of several.
     pub fn state_directory(&self) -> Option<PathBuf> {
-        let paths = self.variable("STATE_DIRECTORY")?;
+        self.first_path("STATE_DIRECTORY")
+    }
+
+    /// Where systemd lets this unit keep sockets (systemd.exec(5), `RuntimeDirectory=`); the first of several.
+    pub fn runtime_directory(&self) -> Option<PathBuf> {
+        self.first_path("RUNTIME_DIRECTORY")
+    }
+
+    fn first_path(&self, name: &str) -> Option<PathBuf> {
+        let paths = self.variable(name)?;
         paths.split(':').next().filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 }

@@ -108,6 +108,10 @@ pub struct Server {
     pub h2_idle_timeout: Duration,
     /// Where the last good key sets are kept; `None` keeps them in memory alone.
     pub state: Option<PathBuf>,
+    /// The Unix socket over which the next process takes the listening sockets; `None`: it cannot.
+    pub upgrade_socket: Option<PathBuf>,
+    /// How long the next process may take until it is ready; after that the old one goes on alone.
+    pub upgrade_timeout: Duration,
 }
 
 /// Certificate chain and private key, PEM.

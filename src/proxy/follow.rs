@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Version;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admit::{Admission, Bearer, readmit};
 use super::context::RequestCtx;
@@ -25,6 +25,8 @@ enum Interrupt {
     Fault(Fault),
     /// The gateway is another, or the process is about to stop.
     Change,
+    /// The process stops, and it is this stream's turn to end.
+    Leave,
 }
 
 /// How a request that could be answered was answered.
@@ -132,7 +134,7 @@ impl Following<'_> {
                 // What came together with a change waits for the judgement.
                 Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Ok(_) | Err(Interrupt::Change) => {
+                Ok(_) | Err(Interrupt::Change | Interrupt::Leave) => {
                     follower.served();
                     if let Some(other) = self.judge_anew().await {
                         return Ok(Followed::Overtaken(other));
@@ -173,7 +175,7 @@ impl Following<'_> {
     /// make, serialize and drop a header for each of thousands at the same moment. `false` where that is not possible.
     async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
         let ServerSession::H1(session) = &*self.session else { return Ok(false) };
-        let kept = session.will_keepalive() && !self.stopping && session.req_header().version == Version::HTTP_11;
+        let kept = session.will_keepalive() && !self.is_stopping() && session.req_header().version == Version::HTTP_11;
         let (true, Some(socket)) = (kept, (**session.stream()).as_any().downcast_ref::<Socket>()) else {
             return Ok(false);
         };
@@ -197,8 +199,8 @@ impl Following<'_> {
             let piece = match self.wait(follower.next()).await {
                 Ok(piece) => piece,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change) if self.judge_anew().await.is_none() => continue,
-                Err(Interrupt::Change) => return Err(Fault::Reloaded),
+                Err(Interrupt::Change | Interrupt::Leave) if self.judge_anew().await.is_none() => continue,
+                Err(Interrupt::Change | Interrupt::Leave) => return Err(Fault::Reloaded),
             };
             if let Some(Err(fault)) = piece.end {
                 return Err(fault);
@@ -227,11 +229,16 @@ impl Following<'_> {
         let version = shown.version;
         let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
         // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
-        if self.stopping || version == Version::HTTP_10 {
+        if self.is_stopping() || version == Version::HTTP_10 {
             self.session.set_keepalive(None);
         }
         let limit = self.gate.limits.write_timeout;
         in_time(limit, self.session.write_response_header(Box::new(header))).await
+    }
+
+    /// Whether the process stops by now: nobody who is told that the connection lives on should find it closed.
+    fn is_stopping(&self) -> bool {
+        self.stopping || self.changes.has_changed().unwrap_or(true) && self.changes.borrow().stopping
     }
 
     fn shown(
@@ -255,16 +262,24 @@ impl Following<'_> {
     async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
         // A stream of events may be ended between two of them, any other body is broken where it does not end itself.
         let mut between_events = events;
-        if events && self.stopping {
-            return self.end_stream(Fault::Stopping).await;
-        }
+        let mut turn = (events && self.stopping).then(|| self.turn());
         loop {
-            let piece = match self.wait(follower.next()).await {
+            let next = match turn {
+                None => self.wait(follower.next()).await,
+                // On the heap: its timer is for the few moments before the end.
+                Some(turn) => Box::pin(self.wait_for_turn(turn, follower)).await,
+            };
+            let piece = match next {
                 Ok(piece) => piece,
-                Err(Interrupt::Change) if events && self.stopping => {
+                Err(Interrupt::Leave) => {
                     return self.leave_stream(follower, between_events, Fault::Stopping).await;
                 }
-                Err(Interrupt::Change) if self.judge_anew().await.is_none() => continue,
+                Err(Interrupt::Change) if self.judge_anew().await.is_none() => {
+                    if events && self.stopping && turn.is_none() {
+                        turn = Some(self.turn());
+                    }
+                    continue;
+                }
                 Err(Interrupt::Change) if events => {
                     return self.leave_stream(follower, between_events, Fault::Reloaded).await;
                 }
@@ -325,7 +340,10 @@ impl Following<'_> {
     async fn end_stream(&mut self, why: Fault) -> Result<(), Fault> {
         self.gate.metrics.follower_cut(why.as_str());
         self.ctx.record.outcome = why.as_str();
-        self.session.set_keepalive(None);
+        // A client that comes back at once comes on the connection that it was told would stay.
+        if why != Fault::Stopping {
+            self.session.set_keepalive(None);
+        }
         in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await
     }
 
@@ -344,6 +362,16 @@ impl Following<'_> {
                 Err(Interrupt::Change)
             }
         }
+    }
+
+    /// As [`Self::wait`] for the next piece, until it is this stream's turn to end.
+    async fn wait_for_turn(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
+        timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
+    }
+
+    /// When this stream of events ends, now that the process stops.
+    fn turn(&self) -> Instant {
+        Instant::now() + self.changes.borrow().leave_within.mul_f64(rand::random())
     }
 
     /// What the gateway of now makes of this request; `None` where that is what is being answered.

@@ -93,6 +93,9 @@ pub struct Change {
     pub generation: u64,
     /// The process is about to stop.
     pub stopping: bool,
+    /// Within this time, each at a moment of its own, streams of events are then ended: their clients come back at once,
+    /// and all at one time would be a wave.
+    pub leave_within: Duration,
 }
 
 impl Front {
@@ -137,9 +140,6 @@ impl HttpServerApp for Front {
         gate.observe(&mut ctx.record, status, bytes);
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
-        if *shutdown.borrow() {
-            session.set_keepalive(None);
-        }
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))
@@ -157,13 +157,16 @@ impl HttpServerApp for Front {
 /// Pingora waits a minute for each read, and a header may come in as many of them as it has bytes.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long an idle connection stays open when the process stops. Its client does not know yet, and a request may be on
+/// its way: it is answered, with `Connection: close` (nginx has `keepalive_min_timeout` for the same).
+const LAST_CALL: Duration = Duration::from_secs(5);
+
 /// Reads the header of the next request, as long as there may be one. What is no HTTP is answered by Pingora.
 async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> bool {
-    let mut shutdown = shutdown.clone();
     let read = tokio::select! {
         biased; // what has been read already is answered
         read = session.read_request() => read,
-        _ = shutdown.wait_for(|stop| *stop) => return false,
+        () = last_call(shutdown.clone()) => return false,
         () = sleep(HEADER_TIMEOUT) => return false,
     };
     match read {
@@ -177,6 +180,13 @@ async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> 
             false
         }
     }
+}
+
+async fn last_call(mut shutdown: ShutdownWatch) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    sleep(LAST_CALL).await;
+    // What came in the meantime is seen before the end.
+    tokio::task::yield_now().await;
 }
 
 impl Front {

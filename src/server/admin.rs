@@ -1,19 +1,27 @@
 //! The admin port: `/metrics`, `/healthz`, `/readyz`.
 
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
+use pingora::listeners::ListenerConfig;
 use pingora::protocols::http::ServerSession;
-use tokio::task::spawn_blocking;
+use pingora::server::{Fds, ListenFds};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::readiness::Readiness;
 use super::reload::Reloader;
+use super::sockets::BoundSocket;
 use crate::proxy::Front;
 use crate::telemetry::{Metrics, Observed};
 
 /// Answers operators and Prometheus; never bound where clients come in.
+#[derive(Clone)]
 pub(super) struct Admin {
     metrics: Arc<Metrics>,
     front: Arc<Front>,
@@ -69,6 +77,33 @@ impl ServeHttp for Admin {
             "/readyz" => self.readyz().await,
             _ => answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz\n".to_vec()),
         }
+    }
+}
+
+/// An admin port that is open.
+pub(super) struct AdminPort {
+    shutdown: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+impl AdminPort {
+    /// Hands the socket to Pingora, which finds it under the name of its address.
+    pub(super) fn open(admin: Admin, socket: BoundSocket) -> Self {
+        let name = socket.address.to_string();
+        let mut fds = Fds::new();
+        fds.add(name.clone(), socket.listener.into_raw_fd());
+        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
+        let mut service = Service::new("admin".to_owned(), admin);
+        service.add_listener(ListenerConfig::tcp(name));
+        let (shutdown, watch) = watch::channel(false);
+        Self { shutdown, serving: tokio::spawn(async move { service.start_service(Some(fds), watch, 1).await }) }
+    }
+
+    /// Ends with the answers that are under way.
+    pub(super) async fn close(self) {
+        self.shutdown.send_replace(true);
+        // It ends with its watch, and has nothing to say.
+        let _ = self.serving.await;
     }
 }
 

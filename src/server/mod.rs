@@ -1,26 +1,26 @@
 //! The running service: sockets bound first, then the request path, the admin port and the key renewals on one runtime.
 //!
-//! The sockets are our own: a port that is taken is then an error at the start, where Pingora would log it and stay up
-//! without a listener. The drain ends with the last request, not after a fixed time.
+//! A server binds its sockets, or takes them over from the process before (`takeover`). The drain ends with the last
+//! connection, not after a fixed time.
 
 mod admin;
 mod listener;
+pub(crate) mod notify;
+mod probe;
 mod readiness;
 mod reload;
 mod socket;
+mod sockets;
+mod takeover;
 mod tls;
+mod upgrade;
 
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use pingora::listeners::ListenerConfig;
-use pingora::server::{Fds, ListenFds};
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
-use tokio::net::{TcpListener, TcpSocket};
+use anyhow::{Context, bail, ensure};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -31,28 +31,28 @@ use crate::config::{self, Config};
 use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Audit, Metrics};
-
-use tls::Certificates;
+use crate::telemetry::{Audit, Metrics, Upgrade};
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
 pub(crate) use socket::Socket;
 pub use tls::check as check_tls;
+pub use upgrade::Upgrades;
+
+use admin::{Admin, AdminPort};
+use probe::Probe;
+use sockets::{BoundSocket, Labelled, Sockets};
+use takeover::{Offer, Takeover};
+use tls::Certificates;
 
 /// A service with its sockets bound and nothing running yet.
 pub struct Server {
     config: config::Server,
-    listen: Vec<BoundSocket>,
-    admin: BoundSocket,
+    sockets: Sockets,
     front: Arc<Front>,
     reloader: Reloader,
     audit: Option<Arc<Audit>>,
-}
-
-struct BoundSocket {
-    address: SocketAddr,
-    listener: std::net::TcpListener,
+    upgrades: Upgrades,
 }
 
 impl Server {
@@ -69,12 +69,31 @@ impl Server {
     /// # Errors
     /// As [`Server::bind`].
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        Self::with_sockets(config, clock, Vec::new())
+    }
+
+    /// Takes the sockets of the process that runs, once this one is ready: every issuer has keys, Electric is active, an
+    /// admin port of its own says so. Until then nothing changes for the running process.
+    ///
+    /// # Errors
+    /// As [`Server::bind`]; nobody to take over from; not ready within `server.upgrade_timeout`.
+    pub async fn take_over(config: Config) -> anyhow::Result<Self> {
+        let path = config.server.upgrade_socket.as_deref();
+        let path = path.context("--upgrade: set server.upgrade_socket, the same as in the process that runs")?;
+        let (takeover, inherited) = Takeover::request(path).await?;
+        let server = Self::with_sockets(config, Arc::new(SystemClock), inherited)?;
+        server.until_ready().await?;
+        takeover.finish().await?;
+        server.reloader.running().metrics.upgraded(Upgrade::Ok);
+        Ok(server)
+    }
+
+    fn with_sockets(config: Config, clock: Arc<dyn Clock>, inherited: Vec<Labelled>) -> anyhow::Result<Self> {
         install_crypto();
         let metrics = Arc::new(Metrics::new()?);
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
-        let listen = config.server.listen.iter().map(|address| bind(*address)).collect::<anyhow::Result<Vec<_>>>()?;
-        let admin = bind(config.server.admin).context("server.admin")?;
+        let sockets = Sockets::open(&config.server, inherited)?;
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -107,6 +126,12 @@ impl Server {
         };
         let front = Arc::new(Front::new(gateway, &config.server));
         let readiness = Arc::new(Readiness::new(Arc::clone(&front), &config.upstream)?);
+        let upgrades = Upgrades::new(
+            config.server.upgrade_socket.clone(),
+            config.server.upgrade_timeout,
+            Arc::clone(&metrics),
+            Arc::clone(&readiness),
+        );
         let reloader = Reloader::new(reload::Running {
             front: Arc::clone(&front),
             changes,
@@ -122,17 +147,17 @@ impl Server {
                 file: config.file,
             }),
         });
-        Ok(Self { config: config.server, listen, admin, front, reloader, audit })
+        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades })
     }
 
     /// The addresses of the client listeners, with the ports they got.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listen.iter().map(|socket| socket.address).collect()
+        self.sockets.listen.iter().map(|socket| socket.address).collect()
     }
 
     /// The address of the admin port.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.address
+        self.sockets.admin.address
     }
 
     /// Where its configuration can be replaced.
@@ -140,85 +165,133 @@ impl Server {
         self.reloader.clone()
     }
 
+    /// Where the next process is started.
+    pub fn upgrades(&self) -> Upgrades {
+        self.upgrades.clone()
+    }
+
     /// What `/readyz` asks.
     pub fn readiness(&self) -> Arc<Readiness> {
         Arc::clone(&self.reloader.running().readiness)
     }
 
-    /// Serves until `stop` ends, then drains: no new connection, and requests in flight have `server.drain` to finish.
+    /// Serves until `stop` ends or the next process has taken the sockets, then drains: no new connection, and requests
+    /// in flight have `server.drain` to finish.
     ///
     /// # Errors
     /// TLS settings that Pingora refuses.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
+        let admin = self.admin();
+        let serving_at = format!("serving on {}, admin {}", words(&self.addresses()), self.admin_address());
+        let probe = Probe::new(self.admin_address())?;
+        let mut sockets = self.sockets;
+        let offer = Offer::new(&mut sockets, self.config.upgrade_socket.as_deref(), self.upgrades)?;
         let running = self.reloader.running();
         let (front, certificates) = (self.front, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let mut serving = JoinSet::new();
-        for socket in self.listen {
+        for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
             serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
         }
-        let mut admin = Service::new(
-            "admin".to_owned(),
-            admin::Admin::new(
-                Arc::clone(&running.metrics),
-                Arc::clone(&front),
-                Arc::clone(&running.readiness),
-                self.reloader.clone(),
-            ),
-        );
-        let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
-        admin.add_listener(self.admin.into_listener(&fds));
+        let admin = AdminPort::open(admin, sockets.admin);
         // They end with the shutdown: who drains needs no new keys.
         tokio::spawn(renew_keys(Arc::clone(&front), watch));
         // They end with this.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
         let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
-        // The admin port stays until the end, so that a drain can be watched.
-        let (admin_shutdown, admin_watch) = watch::channel(false);
-        let watching = tokio::spawn(async move { admin.start_service(Some(fds), admin_watch, 1).await });
-        tokio::select! {
-            () = stop => {}
+        let watchdog = background.spawn(notify::feed_watchdog(probe.clone()));
+        let announcing = background.spawn(notify::announce(probe, serving_at));
+        let ending = tokio::select! {
+            () = stop => Ending::Stopped,
+            pid = taken(offer.as_ref()) => Ending::TakenOver(pid),
             // It ends by itself only where it panicked, and a process without a listener is of no use.
             _ = serving.join_next() => bail!("the listeners ended"),
-        }
+        };
+        announcing.abort();
         running.readiness.stop();
-        self.reloader.stop();
+        self.reloader.stop(self.config.drain / STREAMS_END_IN);
         shutdown.send_replace(true);
-        drain(&front.gate().budgets, self.config.drain).await;
-        admin_shutdown.send_replace(true);
+        let admin = match ending {
+            // It is the new process's, and stays open there.
+            Ending::TakenOver(pid) => {
+                tracing::info!(pid, "a new process serves; requests in flight finish here");
+                watchdog.abort();
+                drop(offer);
+                admin.close().await;
+                None
+            }
+            Ending::Stopped => {
+                notify::stopping(self.config.drain);
+                offer.into_iter().for_each(Offer::withdraw);
+                Some(admin)
+            }
+        };
+        drain(&shutdown, &front, self.config.drain).await;
+        // It stays until the end, so that a drain can be watched.
+        if let Some(admin) = admin {
+            admin.close().await;
+        }
         serving.join_all().await;
-        // It ends with its watch, and has nothing to say.
-        let _ = watching.await;
         if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
             sweeping.abort();
             let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
         }
         Ok(())
     }
-}
 
-impl BoundSocket {
-    /// Hands the socket to Pingora, which finds it in `fds` under the name of its address.
-    fn into_listener(self, fds: &ListenFds) -> ListenerConfig {
-        let name = self.address.to_string();
-        fds.lock().add(name.clone(), self.listener.into_raw_fd());
-        ListenerConfig::tcp(name)
+    fn admin(&self) -> Admin {
+        let running = self.reloader.running();
+        let (metrics, readiness) = (Arc::clone(&running.metrics), Arc::clone(&running.readiness));
+        Admin::new(metrics, Arc::clone(&self.front), readiness, self.reloader.clone())
+    }
+
+    /// Waits until an admin port of its own, beside the one of the process that runs, says that all is there.
+    async fn until_ready(&self) -> anyhow::Result<()> {
+        let socket = BoundSocket::free()?;
+        let probe = Probe::new(socket.address)?;
+        tracing::info!(admin = %socket.address, "waiting beside the running process until this one is ready");
+        let port = AdminPort::open(self.admin(), socket);
+        let (until, watch) = watch::channel(false);
+        tokio::spawn(renew_keys(Arc::clone(&self.front), watch));
+        let mut last = String::new();
+        let ready = async {
+            while let Err(missing) = probe.readiness().await {
+                if missing != last {
+                    tracing::warn!("not ready: {missing}");
+                    last = missing;
+                }
+                tokio::time::sleep(notify::AGAIN).await;
+            }
+        };
+        let limit = self.config.upgrade_timeout;
+        let ready = tokio::time::timeout(limit, ready).await;
+        drop(until);
+        port.close().await;
+        ensure!(ready.is_ok(), "not ready after {} s (server.upgrade_timeout): {last}", limit.as_secs());
+        Ok(())
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<BoundSocket> {
-    let listener = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        // A wave of reconnecting clients must find room (the kernel caps this at net.core.somaxconn).
-        socket.listen(65_535)?.into_std()
-    };
-    let listener = listener().with_context(|| format!("cannot listen on {address}"))?;
-    Ok(BoundSocket { address: listener.local_addr()?, listener })
+/// Why a server stops.
+enum Ending {
+    /// It was told to.
+    Stopped,
+    /// The process with this id serves.
+    TakenOver(u32),
+}
+
+async fn taken(offer: Option<&Offer>) -> u32 {
+    match offer {
+        Some(offer) => offer.taken().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn words(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One TLS library has two back ends in this build, so the choice must be made once and out loud.
@@ -252,13 +325,15 @@ async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {
     }
 }
 
-async fn drain(budgets: &Budgets, limit: Duration) {
-    let emptied = async {
-        while budgets.in_flight() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(limit, emptied).await.is_err() {
-        tracing::warn!(left = budgets.in_flight(), "drain: requests in flight were cut");
+/// Streams of events end in this part of the drain, the first: what is left is for those that are slow.
+const STREAMS_END_IN: u32 = 4;
+
+/// Waits for the last connection: each task that serves one listens to `shutdown`.
+async fn drain(shutdown: &watch::Sender<bool>, front: &Front, limit: Duration) {
+    let ended = tokio::time::timeout(limit, shutdown.closed()).await;
+    let left = front.gate().budgets.in_flight();
+    // Connections without a request are no loss.
+    if ended.is_err() && left > 0 {
+        tracing::warn!(left, "drain: requests in flight were cut");
     }
 }

@@ -41,12 +41,16 @@ impl Readiness {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// What is missing, in words; empty where nothing is.
     pub async fn missing(&self) -> Vec<String> {
         let keyless = self.front.gate().verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
         missing.extend(self.upstream_missing().await);
-        missing.extend(self.stopping.load(Ordering::Relaxed).then(|| "stopping: requests in flight finish".to_owned()));
+        missing.extend(self.is_stopping().then(|| "stopping: requests in flight finish".to_owned()));
         missing
     }
 

@@ -1,6 +1,7 @@
 //! The configuration of a running server, replaced as a whole or not at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -73,9 +74,9 @@ impl Reloader {
         file.is_none_or(|file| file.is_unchanged())
     }
 
-    /// Tells those who wait that the process is about to stop.
-    pub(super) fn stop(&self) {
-        self.0.changes.send_modify(|change| change.stopping = true);
+    /// Tells those who wait that the process is about to stop; streams of events end within `leave_within`.
+    pub(super) fn stop(&self, leave_within: Duration) {
+        self.0.changes.send_modify(|change| (change.stopping, change.leave_within) = (true, leave_within));
     }
 
     pub(super) fn running(&self) -> &Running {
@@ -189,7 +190,19 @@ impl Configured {
     ) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
-        let config::Server { listen, admin, threads, drain, tls, h2c, h2_streams, h2_idle_timeout, state } = server;
+        let config::Server {
+            listen,
+            admin,
+            threads,
+            drain,
+            tls,
+            h2c,
+            h2_streams,
+            h2_idle_timeout,
+            state,
+            upgrade_socket,
+            upgrade_timeout,
+        } = server;
         let changed = [
             ("server.listen", *listen != old.listen),
             ("server.admin", *admin != old.admin),
@@ -201,6 +214,8 @@ impl Configured {
             ("server.h2_streams", *h2_streams != old.h2_streams),
             ("server.h2_idle_timeout", *h2_idle_timeout != old.h2_idle_timeout),
             ("server.state", *state != old.state),
+            ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
+            ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
             ("log.format", log_format != self.log_format),
             ("audit", audit != self.audit.as_ref()),
         ];

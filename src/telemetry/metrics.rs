@@ -57,6 +57,7 @@ pub struct Metrics {
     audit_sessions: IntGauge,
     audit_lines_dropped: IntCounter,
     log_lines_dropped: IntCounter,
+    upgrades: [IntCounter; 2],
 }
 
 /// What a scrape finds elsewhere.
@@ -83,6 +84,15 @@ pub enum TokenCheck<'a> {
     Accepted(Check),
     /// Refused, and why.
     Refused(&'a TokenError),
+}
+
+/// How a change of processes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// This process has taken the sockets of the one before.
+    Ok,
+    /// This process serves on, since the next one could not.
+    Failed,
 }
 
 impl TokenCheck<'_> {
@@ -190,6 +200,12 @@ impl Metrics {
         let log_lines_dropped =
             counter("shapegate_log_lines_dropped_total", "Log lines lost: nobody read standard error in time.")?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
+        let upgrades = counters(
+            "shapegate_upgrades_total",
+            "Changes of processes: ok counts in the new one, failed in the one that serves on.",
+            &["result"],
+        )?;
+        let upgrades = ["ok", "failed"].map(|result| upgrades.with_label_values(&[result]));
         let dropped_parameters = counter(
             "shapegate_dropped_parameters_total",
             "Query parameters that neither Electric's protocol nor a rule knows.",
@@ -257,6 +273,7 @@ impl Metrics {
             audit_sessions,
             audit_lines_dropped,
             log_lines_dropped,
+            upgrades,
         })
     }
 
@@ -304,6 +321,15 @@ impl Metrics {
     /// A request carried `count` parameters that nobody reads.
     pub fn parameters_dropped(&self, count: usize) {
         self.dropped_parameters.inc_by(count as u64);
+    }
+
+    /// An upgrade has ended, well or not.
+    pub fn upgraded(&self, how: Upgrade) {
+        let [ok, failed] = &self.upgrades;
+        match how {
+            Upgrade::Ok => ok.inc(),
+            Upgrade::Failed => failed.inc(),
+        }
     }
 
     /// Electric's header came after `elapsed`.

@@ -12,5 +12,5 @@ mod trace_context;
 pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use audit::{Audit, Reading};
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};
-pub use metrics::{Metrics, Observed, TokenCheck};
+pub use metrics::{Metrics, Observed, TokenCheck, Upgrade};
 pub use trace_context::{TRACEPARENT, TraceParent};

@@ -19,3 +19,4 @@ mod reload;
 mod subset;
 mod superset;
 mod transcripts;
+mod upgrade;

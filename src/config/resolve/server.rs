@@ -21,9 +21,12 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let h2_streams = section.integer("h2_streams", 250, Bounds::new(100, 1000).because(BROWSERS));
     let h2_idle_timeout = section.duration("h2_idle_timeout", secs(120), Bounds::new(secs(1), hours(1)));
     let state = section.value("state");
+    let upgrade_socket = section.value("upgrade_socket");
+    let upgrade_timeout = section.duration("upgrade_timeout", secs(60), Bounds::new(secs(1), hours(1)));
 
     let tls = tls.and_then(Value::section).and_then(tls_files);
     let state = state.and_then(|value| value.path());
+    let upgrade_socket = upgrade_socket.and_then(|value| value.path());
     let (listen, admin) = addresses(listen.as_ref(), admin.as_ref())?;
     Some(Server {
         listen,
@@ -35,6 +38,8 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
         h2_streams,
         h2_idle_timeout,
         state: state.or_else(|| environment.state_directory()),
+        upgrade_socket: upgrade_socket.or_else(|| Some(environment.runtime_directory()?.join("upgrade.sock"))),
+        upgrade_timeout,
     })
 }
 

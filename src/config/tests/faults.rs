@@ -96,7 +96,7 @@ fn server() {
         (
             server("listen = '[::]:0'\ncolour = 1"),
             "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, h2_streams, \
-             h2_idle_timeout, state",
+             h2_idle_timeout, state, upgrade_socket, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));

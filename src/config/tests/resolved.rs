@@ -134,6 +134,16 @@ fn systemd_names_the_state_directory() {
 }
 
 #[test]
+fn systemd_names_the_folder_of_the_upgrade_socket() {
+    let text = include_str!("../../../conf/shapegate.minimal.toml");
+    let environment = Environment::from([("ELECTRIC_SECRET", "s"), ("RUNTIME_DIRECTORY", "/run/shapegate")]);
+    let config = Config::parse(text, Path::new("x.toml"), &environment).unwrap();
+    assert_eq!(config.server.upgrade_socket, Some(PathBuf::from("/run/shapegate/upgrade.sock")));
+    let config = Config::parse(text, Path::new("x.toml"), &Environment::from([("ELECTRIC_SECRET", "s")])).unwrap();
+    assert_eq!(config.server.upgrade_socket, None);
+}
+
+#[test]
 fn an_issuer_with_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);

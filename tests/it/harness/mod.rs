@@ -4,6 +4,7 @@ mod certificate;
 mod client;
 mod issuer;
 mod process;
+mod service;
 mod wire;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub(crate) use certificate::{Certificate, tls_line};
 pub(crate) use client::{Answer, Stream, raw};
 pub(crate) use issuer::IssuerServer;
 pub(crate) use process::{Process, config, shapegate};
+pub(crate) use service::Service;
 pub(crate) use wire::Wire;
 
 /// The secret of the stand-in; no byte of it may reach a client.

@@ -15,7 +15,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn open(url: &str) -> Self {
-        Self { stream: client::connect(url).await, read: Vec::new() }
+        Self::of(client::connect(url).await)
+    }
+
+    pub(crate) const fn of(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     /// Sends; a server that has closed already is noticed at the answer.
@@ -23,7 +27,8 @@ impl Wire {
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// The next answer, framed by its length (without one, its header); `None` where the server closed before one.
+    /// The next answer, framed by its length or its chunks (without either, its header); `None` where the server closed
+    /// before its end.
     pub(crate) async fn answer(&mut self, head_only: bool) -> Option<Answer> {
         let end = loop {
             if let Some(end) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -32,6 +37,11 @@ impl Wire {
             self.more().await?;
         };
         let mut answer = client::parse(&self.read[..end]);
+        if !head_only && answer.header("transfer-encoding") == "chunked" {
+            self.read.drain(..end);
+            answer.body = self.chunks().await?;
+            return Some(answer);
+        }
         let length = match answer.header("content-length") {
             _ if head_only => 0,
             "" => 0,
@@ -43,6 +53,28 @@ impl Wire {
         answer.body = self.read[end..end + length].to_vec();
         self.read.drain(..end + length);
         Some(answer)
+    }
+
+    async fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                match self.read.windows(2).position(|window| window == b"\r\n") {
+                    Some(at) => break at,
+                    None => self.more().await?,
+                }
+            };
+            let size = usize::from_str_radix(std::str::from_utf8(&self.read[..line]).unwrap(), 16).unwrap();
+            let (start, end) = (line + 2, line + 2 + size);
+            while self.read.len() < end + 2 {
+                self.more().await?;
+            }
+            body.extend_from_slice(&self.read[start..end]);
+            self.read.drain(..end + 2);
+            if size == 0 {
+                return Some(body);
+            }
+        }
     }
 
     /// Reads until `text` has come, and drops it with all before it.

@@ -1,0 +1,389 @@
+//! The life of the process: a start, a change of processes under load, an end (DESIGN 6).
+
+mod load;
+mod notify;
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use shapegate::demo::electric::{Column, Electric, Options};
+
+use crate::harness::{Answer, Gate, IssuerServer, SECRET, Service, Stream, Wire, shapegate};
+
+const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+
+/// What a service needs around it.
+struct Around {
+    electric: Electric,
+    issuer: IssuerServer,
+    folder: tempfile::TempDir,
+}
+
+impl Around {
+    async fn start(options: Options) -> Self {
+        let electric = Electric::start(options).await.unwrap();
+        let text = |name: &str| Column::new(name, "text");
+        let key = Column::new("id", "uuid").not_null().primary_key(0);
+        electric.create_table("tasks", vec![key, text("organization_id"), text("title")]);
+        Self { electric, issuer: IssuerServer::start().await, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn config(&self, server: &str) -> std::path::PathBuf {
+        Service::config(self.folder.path(), &self.electric.url(), self.issuer.url(), server)
+    }
+
+    fn token(&self, user: usize) -> String {
+        self.issuer.token(&json!({ "sub": format!("user-{user}"), "organizationIds": ["org_1"] }))
+    }
+
+    fn insert(&self, id: usize) {
+        let id = format!("00000000-0000-0000-0000-{id:012}");
+        self.electric.insert("tasks", json!({ "id": id, "organization_id": "org_1", "title": "new" })).unwrap();
+    }
+}
+
+fn request(target: &str, token: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
+}
+
+async fn status(url: &str, token: &str) -> u16 {
+    let mut wire = Wire::open(url).await;
+    wire.send(&request(TASKS, token)).await;
+    wire.answer(false).await.unwrap().status.as_u16()
+}
+
+async fn metric(service: &Service, name: &str) -> f64 {
+    let text = reqwest::get(format!("{}/metrics", service.admin)).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
+}
+
+const OK: &str = "shapegate_upgrades_total{result=\"ok\"}";
+const FAILED: &str = "shapegate_upgrades_total{result=\"failed\"}";
+
+/// A long poll at the end of the log, for the answer to a request at its start.
+fn poll(first: &Answer) -> String {
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true")
+}
+
+/// A poll that waits at Electric, on a connection of its own.
+async fn waiting(around: &Around, url: &str) -> Wire {
+    let token = around.token(0);
+    let mut wire = Wire::open(url).await;
+    wire.send(&request(&TASKS.replace("offset=-1", "offset=now"), &token)).await;
+    let first = wire.answer(false).await.unwrap();
+    wire.send(&request(&poll(&first), &token)).await;
+    around.electric.wait_for_waiting(1).await;
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("")).await;
+    let mut waiting = waiting(&around, &service.url).await;
+    let mut idle = Wire::open(&service.url).await;
+    idle.send(&request(TASKS, &around.token(1))).await;
+    assert_eq!(idle.answer(false).await.unwrap().status, 200);
+    let old = service.pid;
+    service.upgrade().await;
+    assert_ne!(service.pid, old);
+    // A request that was on its way on an idle connection is answered, and its client told to open another.
+    idle.send(&request(TASKS, &around.token(1))).await;
+    let last = idle.answer(false).await.unwrap();
+    assert_eq!((last.status.as_u16(), last.header("connection")), (200, "close"));
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    assert_eq!((metric(&service, OK).await, metric(&service, FAILED).await), (1.0, 0.0));
+    around.insert(1);
+    let answer = waiting.answer(false).await.unwrap();
+    assert_eq!((answer.rows("title"), answer.header("connection")), (vec!["new".to_owned()], "close"));
+    assert_eq!(service.first_ended().await.code(), Some(0));
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("drain = \"4s\"")).await;
+    let token = around.token(1);
+    let mut first = Wire::open(&service.url).await;
+    first.send(&request(TASKS, &token)).await;
+    let target = format!("{}{}&live_sse=true", service.url, poll(&first.answer(false).await.unwrap()));
+    let client = reqwest::Client::new();
+    let mut events = Vec::new();
+    for _ in 0..10 {
+        let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
+        events.push(Stream::open(request).await);
+    }
+    around.insert(1);
+    for stream in &mut events {
+        stream.until("\"new\"").await;
+    }
+    service.upgrade().await;
+    for stream in events {
+        // Whole events, and an end that is one.
+        let rest = stream.rest().await.unwrap();
+        assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
+    }
+    // At once on a connection of the old process, and on a new one.
+    for (client, whole) in [(client, false), (reqwest::Client::new(), true)] {
+        let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
+        let mut stream = Stream::open(request).await;
+        assert_eq!(stream.status(), 200);
+        if whole {
+            stream.until("\"new\"").await;
+        }
+    }
+    assert_eq!(service.first_ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_cannot_serve_changes_nothing() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("upgrade_timeout = \"1s\"");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let mut service = Service::start(&config).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = format!("listen = [\"127.0.0.1:0\", \"{}\"]", taken.local_addr().unwrap());
+    let faults = [
+        (good.replace("listen =", "lisen ="), "lisen"),
+        (good.replacen("listen = \"127.0.0.1:0\"", &more, 1), "cannot listen on"),
+        (good.replace(&around.electric.url(), "http://127.0.0.1:1"), "not ready after 1 s"),
+    ];
+    for (failures, (text, reason)) in (1_u8..).zip(&faults) {
+        std::fs::write(&config, text).unwrap();
+        service.signal(Signal::USR2);
+        let failed = service.line("upgrade failed").await;
+        assert!(failed["message"].as_str().unwrap().contains("exit status"), "{failed}");
+        assert!(service.said(reason), "{reason}");
+        assert_eq!(status(&service.url, &around.token(1)).await, 200);
+        assert_eq!((metric(&service, OK).await, metric(&service, FAILED).await), (0.0, f64::from(failures)));
+    }
+    std::fs::write(&config, &good).unwrap();
+    service.upgrade().await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
+        let mut service = Service::start(&config).await;
+        let mut waiting = waiting(&around, &service.url).await;
+        service.upgrade().await;
+        service.signal(signal);
+        if signal == Signal::TERM {
+            service.ended().await;
+            around.insert(1);
+            assert_eq!(waiting.answer(false).await.unwrap().rows("title"), ["new"]);
+        }
+        // With a status that has systemd start the service again.
+        assert_eq!(service.first_ended().await.code(), Some(code), "{signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_told_to_go_and_its_polls_finish() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("h2c = true")).await;
+    let address = service.url.strip_prefix("http://").unwrap().to_owned();
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let mut ask = |target: &str| {
+        let request = http::Request::get(format!("{}{target}", service.url));
+        let request = request.header("authorization", format!("Bearer {}", around.token(1)));
+        sender.send_request(request.body(()).unwrap(), true).unwrap().0
+    };
+    let first = ask(&TASKS.replace("offset=-1", "offset=now")).await.unwrap();
+    let first = Answer { status: first.status(), headers: first.headers().clone(), body: Vec::new() };
+    let waiting = ask(&poll(&first));
+    around.electric.wait_for_waiting(1).await;
+    service.upgrade().await;
+    around.insert(1);
+    let mut body = waiting.await.unwrap().into_body();
+    let mut rows = Vec::new();
+    while let Some(part) = body.data().await {
+        rows.extend_from_slice(&part.unwrap());
+    }
+    assert!(String::from_utf8(rows).unwrap().contains("\"new\""));
+    // GOAWAY without an error, after the last stream.
+    assert!(connection.await.unwrap().is_ok());
+    assert!(sender.ready().await.is_err());
+    assert_eq!(service.first_ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_that_is_now_at_its_path_is_started() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let (program, other) = (around.folder.path().join("shapegate"), around.folder.path().join("other"));
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
+    let mut command = tokio::process::Command::new(&program);
+    command.args(["--config", config.to_str().unwrap()]).env("ELECTRIC_SECRET", SECRET).kill_on_drop(true);
+    let mut service = Service::with(command).await;
+    std::fs::write(&other, "#!/bin/sh\necho \"$@\" >\"$0.arguments\"; exit 3\n").unwrap();
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::rename(&other, &program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("exit status: 3"), "{failed}");
+    let arguments = std::fs::read_to_string(program.with_extension("arguments")).unwrap();
+    assert_eq!(arguments, format!("--config {} --upgrade\n", config.display()));
+    std::fs::remove_file(&program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("cannot be started"), "{failed}");
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
+    service.upgrade().await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_socket_there_is_no_upgrade_and_no_harm() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let text = std::fs::read_to_string(&config).unwrap().replace("upgrade_socket = \"upgrade.sock\"", "");
+    std::fs::write(&config, text).unwrap();
+    let mut service = Service::start(&config).await;
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("server.upgrade_socket"), "{failed}");
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    let alone = shapegate(&["--config", config.to_str().unwrap(), "--upgrade"]).output().await.unwrap();
+    let said = String::from_utf8(alone.stderr).unwrap();
+    assert!(alone.status.code() == Some(1) && said.contains("set server.upgrade_socket"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_hand_it_takes_over_as_well_and_alone_it_says_so() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let arguments = ["--config", config.to_str().unwrap(), "--upgrade"];
+    let alone = shapegate(&arguments).output().await.unwrap();
+    let said = String::from_utf8(alone.stderr).unwrap();
+    assert!(alone.status.code() == Some(1) && said.contains("no running shapegate to take over from"), "{said}");
+    let mut old = Service::start(&config).await;
+    let new = Service::with(shapegate(&arguments)).await;
+    assert_eq!((&new.url, &new.admin), (&old.url, &old.admin));
+    assert_eq!(old.first_ended().await.code(), Some(0));
+    assert_eq!(status(&new.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_gets_no_socket() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be another user");
+        return;
+    }
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let mut service = Service::start(&config).await;
+    // As if an administrator had opened both: the kernel's word on who asks still stands.
+    for (name, mode) in [("", 0o755), ("upgrade.sock", 0o666)] {
+        let path = around.folder.path().join(name);
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                  data,fds,_,_=socket.recv_fds(s,4096,16)\nprint(len(fds),data.decode())";
+    let path = around.folder.path().join("upgrade.sock");
+    let peer = |uid: u32| {
+        let mut python = tokio::process::Command::new("python3");
+        python.args(["-c", script, path.to_str().unwrap()]).uid(uid);
+        python
+    };
+    let foreign = peer(65534).output().await.unwrap();
+    assert!(String::from_utf8_lossy(&foreign.stdout).starts_with("0 no: it runs as another user"), "{foreign:?}");
+    service.line("no upgrade").await;
+    // The twin: the same question of the same user brings the sockets, and without `ready` nothing changes.
+    let own = peer(0).output().await.unwrap();
+    assert!(String::from_utf8_lossy(&own.stdout).starts_with("3 {\"version\":1,"), "{own:?}");
+    service.line("no upgrade").await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_lets_the_waiting_finish_and_a_second_one_is_obeyed() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    for signals in [1, 2] {
+        let mut service = Service::start(&config).await;
+        let mut waiting = waiting(&around, &service.url).await;
+        service.signal(Signal::TERM);
+        service.line("stopping").await;
+        let ready = reqwest::get(format!("{}/readyz", service.admin)).await.unwrap();
+        assert_eq!(ready.status(), 503);
+        while tokio::net::TcpStream::connect(service.url.strip_prefix("http://").unwrap()).await.is_ok() {}
+        if signals == 1 {
+            around.insert(1);
+            assert_eq!(waiting.answer(false).await.unwrap().rows("title"), ["new"]);
+        } else {
+            service.signal(Signal::TERM);
+            assert!(waiting.answer(false).await.is_none());
+        }
+        assert_eq!(service.ended().await.code(), Some(0));
+        assert!(!around.folder.path().join("upgrade.sock").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_bounds_the_end() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("drain = \"1s\"")).await;
+    let mut waiting = waiting(&around, &service.url).await;
+    service.signal(Signal::TERM);
+    service.line("drain: requests in flight were cut").await;
+    assert!(waiting.answer(false).await.is_none());
+    assert_eq!(service.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_sigkill_it_starts_again_without_its_issuer() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("state = \"state\"");
+    std::fs::create_dir(around.folder.path().join("state")).unwrap();
+    let mut service = Service::start(&config).await;
+    let token = around.token(1);
+    assert_eq!(status(&service.url, &token).await, 200);
+    let state = around.folder.path().join("state");
+    let saved =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path().extension().is_some_and(|end| end == "json");
+    while !std::fs::read_dir(&state).unwrap().any(saved) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    around.issuer.set_up(false);
+    service.signal(Signal::KILL);
+    service.ended().await;
+    // What it left behind, its upgrade socket too, is no obstacle.
+    let mut service = Service::start(&config).await;
+    assert_eq!(status(&service.url, &token).await, 200);
+    assert_eq!(reqwest::get(format!("{}/readyz", service.admin)).await.unwrap().status(), 200);
+    service.upgrade().await;
+    assert_eq!(status(&service.url, &token).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_served_once_more_and_then_closed() {
+    let mut gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let (mut busy, mut idle) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    for wire in [&mut busy, &mut idle] {
+        wire.send(&request(TASKS, &token)).await;
+        assert_eq!(wire.answer(false).await.unwrap().status, 200);
+    }
+    let admin = gate.admin.clone();
+    let asking = async {
+        while reqwest::get(format!("{admin}/readyz")).await.unwrap().status() == 200 {}
+        busy.send(&request(TASKS, &token)).await;
+        let last = busy.answer(false).await.unwrap();
+        assert_eq!((last.status.as_u16(), last.header("connection")), (200, "close"));
+        assert_eq!(busy.rest().await, "");
+    };
+    tokio::join!(gate.stop(), asking);
+    assert_eq!(idle.rest().await, "");
+}
