@@ -4,6 +4,7 @@
 
 mod answers;
 mod audit;
+mod browser;
 mod cli;
 mod clients;
 mod exchange;

@@ -2,10 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::PublicKeyData as _;
+
 /// A self-signed certificate and its key, as files for shapegate.
 pub(crate) struct Certificate {
     folder: tempfile::TempDir,
     pem: String,
+    key_hash: String,
 }
 
 impl Certificate {
@@ -14,7 +20,8 @@ impl Certificate {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
         std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        Self { folder, pem: made.cert.pem() }
+        let digest = digest::digest(&digest::SHA256, &made.signing_key.subject_public_key_info());
+        Self { folder, pem: made.cert.pem(), key_hash: STANDARD.encode(digest) }
     }
 
     pub(crate) fn cert(&self) -> PathBuf {
@@ -23,6 +30,11 @@ impl Certificate {
 
     pub(crate) fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
+    }
+
+    /// SHA-256 of the public key with its algorithm, in base64, as browsers name it.
+    pub(crate) fn key_hash(&self) -> String {
+        self.key_hash.clone()
     }
 
     /// The line of `[server]` for this certificate.
