@@ -180,7 +180,8 @@ impl Server {
         let mut serving = JoinSet::new();
         for socket in self.listen {
             let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&gateway), watch.clone()));
+            let (app, metrics) = (Arc::clone(&gateway), Arc::clone(&self.metrics));
+            serving.spawn(listener::accept(listener, tls.clone(), app, metrics, watch.clone()));
         }
         let mut admin = Service::new(
             "admin".to_owned(),

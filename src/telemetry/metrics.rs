@@ -28,6 +28,7 @@ pub struct Metrics {
     body_bytes: IntCounterVec,
     token_checks: IntCounterVec,
     dropped_parameters: IntCounter,
+    accept_failures: IntCounter,
     upstream_seconds: HistogramVec,
     upstream_refusals: IntCounterVec,
     upstream_retries: IntCounterVec,
@@ -175,6 +176,10 @@ impl Metrics {
             "shapegate_dropped_parameters_total",
             "Query parameters that neither Electric's protocol nor a rule knows.",
         )?;
+        let accept_failures = counter(
+            "shapegate_accept_failures_total",
+            "Tries to accept a connection that failed: no file or memory was left.",
+        )?;
         let joins = counters(
             "shapegate_joins_total",
             "Requests by rule and by how they came to their answer: first (asked Electric), open, fresh or stale.",
@@ -209,6 +214,7 @@ impl Metrics {
             body_bytes,
             token_checks,
             dropped_parameters,
+            accept_failures,
             upstream_seconds,
             upstream_refusals,
             upstream_retries,
@@ -265,6 +271,11 @@ impl Metrics {
     /// A request carried `count` parameters that nobody reads.
     pub fn parameters_dropped(&self, count: usize) {
         self.dropped_parameters.inc_by(count as u64);
+    }
+
+    /// No connection could be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_failures.inc();
     }
 
     /// Electric's header came after `elapsed`.

@@ -28,7 +28,7 @@ async fn h2c() -> Gate {
 }
 
 /// HTTP/2 with prior knowledge: the stream is ours to use wrongly.
-async fn connect(url: &str) -> Result<SendRequest<Bytes>, h2::Error> {
+pub(crate) async fn connect(url: &str) -> Result<SendRequest<Bytes>, h2::Error> {
     let stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await?;
     tokio::spawn(connection);

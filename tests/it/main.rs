@@ -8,6 +8,7 @@ mod browser;
 mod cli;
 mod clients;
 mod exchange;
+mod faults;
 mod flights;
 mod gatekeeper;
 mod harness;
