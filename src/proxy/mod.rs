@@ -36,7 +36,7 @@ use crate::gatekeeper::Gatekeeper;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::{Audit, Metrics, Record, TraceParent};
+use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -67,6 +67,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Who has read what, where that is kept.
     pub audit: Option<Arc<Audit>>,
+    /// Records spans, where that is configured.
+    pub tracer: Option<Arc<Tracer>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// What is spoken with clients.
@@ -101,7 +103,12 @@ impl HttpServerApp for Gateway {
         if let Err(fault) = &answered {
             ctx.record.note(fault);
         }
-        self.observe(&mut ctx.record, status, session.body_bytes_sent());
+        let bytes = session.body_bytes_sent();
+        self.observe(&mut ctx.record, status, bytes);
+        if let Some(tracer) = &self.tracer {
+            let request = session.req_header();
+            tracer.answered(&ctx.record, &request.method, request.version, status, bytes);
+        }
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         if *shutdown.borrow() {
@@ -146,7 +153,11 @@ impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
     async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
-        ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
+        let trace = TraceParent::from_headers(&session.req_header().headers);
+        (ctx.record.trace, ctx.record.span) = match &self.tracer {
+            Some(tracer) => tracer.begin(trace),
+            None => (trace, None),
+        };
         match admit::admit(self, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
             Ok(Decision::Answer(document)) => {

@@ -33,7 +33,7 @@ use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::proxy::{Change, CorsPolicy, Gateway};
-use crate::telemetry::{Audit, Metrics};
+use crate::telemetry::{Audit, Exporter, Metrics, Tracer};
 use crate::upstream::{Electric, UpstreamServer};
 
 pub use readiness::Readiness;
@@ -53,6 +53,7 @@ pub struct Server {
     policy: PolicySwitch,
     readiness: Arc<Readiness>,
     audit: Option<Arc<Audit>>,
+    exporter: Option<Exporter>,
 }
 
 /// Replaces the rules of a running server.
@@ -108,7 +109,10 @@ impl Server {
         let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
         let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
         let source_id = config.upstream.source_id.clone();
+        let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
+        let (tracer, exporter) = spans.unzip();
         let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
+        let electric = electric.with_tracer(tracer.clone());
         let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
         let hub = Arc::new(hub);
         metrics.policy_loaded(&config.policy, clock.now());
@@ -127,6 +131,7 @@ impl Server {
             hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
             audit: audit.clone(),
+            tracer,
             clock: Arc::clone(&clock),
             options: server_options(&config.server),
             changes: changes.subscribe(),
@@ -145,6 +150,7 @@ impl Server {
             policy,
             readiness,
             audit,
+            exporter,
         })
     }
 
@@ -177,6 +183,8 @@ impl Server {
         let readiness = self.readiness;
         let tls = self.certificate.as_ref().map(|certificate| Arc::new(certificate.acceptor()));
         let gateway = Arc::new(self.gateway);
+        let tracer = gateway.tracer.clone();
+        self.exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut serving = JoinSet::new();
         for socket in self.listen {
             let listener = TcpListener::from_std(socket.listener)?;
@@ -215,6 +223,9 @@ impl Server {
         serving.join_all().await;
         // It ends with its watch, and has nothing to say.
         let _ = watching.await;
+        if let Some(tracer) = tracer {
+            tracer.flush(SPANS_FINISH).await;
+        }
         if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
             sweeping.abort();
             let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
@@ -262,6 +273,9 @@ const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a slow disk may hold up the end.
 const AUDIT_FINISH: Duration = Duration::from_secs(2);
+
+/// How long a slow collector may.
+const SPANS_FINISH: Duration = Duration::from_secs(2);
 
 /// Writes the audit log's sessions as they end, for ever.
 async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {

@@ -29,6 +29,7 @@ pub struct Metrics {
     token_checks: IntCounterVec,
     dropped_parameters: IntCounter,
     accept_failures: IntCounter,
+    spans: IntCounterVec,
     upstream_seconds: HistogramVec,
     upstream_refusals: IntCounterVec,
     upstream_retries: IntCounterVec,
@@ -180,6 +181,12 @@ impl Metrics {
             "shapegate_accept_failures_total",
             "Tries to accept a connection that failed: no file or memory was left.",
         )?;
+        let spans = counters(
+            "shapegate_spans_total",
+            "Spans for OpenTelemetry: sent to the collector, or dropped because it was slow or away.",
+            &["result"],
+        )?;
+        SPANS.iter().for_each(|result| drop(spans.with_label_values(&[*result])));
         let joins = counters(
             "shapegate_joins_total",
             "Requests by rule and by how they came to their answer: first (asked Electric), open, fresh or stale.",
@@ -215,6 +222,7 @@ impl Metrics {
             token_checks,
             dropped_parameters,
             accept_failures,
+            spans,
             upstream_seconds,
             upstream_refusals,
             upstream_retries,
@@ -276,6 +284,16 @@ impl Metrics {
     /// No connection could be accepted.
     pub fn accept_failed(&self) {
         self.accept_failures.inc();
+    }
+
+    /// The collector has taken `count` spans.
+    pub fn spans_sent(&self, count: usize) {
+        self.spans.with_label_values(&[SPANS[0]]).inc_by(count as u64);
+    }
+
+    /// `count` spans were lost.
+    pub fn spans_dropped(&self, count: usize) {
+        self.spans.with_label_values(&[SPANS[1]]).inc_by(count as u64);
     }
 
     /// Electric's header came after `elapsed`.
@@ -369,6 +387,9 @@ fn catch_up(counter: &IntCounter, total: u64) {
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+/// What became of a span.
+const SPANS: [&str; 2] = ["sent", "dropped"];
 
 /// How an answer came: without a join it is our own.
 const ORIGINS: [Option<Join>; 5] = [None, Some(Join::First), Some(Join::Open), Some(Join::Fresh), Some(Join::Stale)];

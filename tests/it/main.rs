@@ -17,6 +17,8 @@ mod http2;
 mod issuers;
 mod logs;
 mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
 mod subset;
 mod superset;
 mod transcripts;
