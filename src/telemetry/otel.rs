@@ -98,8 +98,7 @@ impl Tracer {
     pub fn new(config: &Otel, metrics: Arc<Metrics>) -> anyhow::Result<(Arc<Self>, Exporter)> {
         let collector = Otlp::new(config)?;
         let (sender, entries) = channel(CAPACITY);
-        let threshold = (config.sample * (1_u64 << 63) as f64) as u64;
-        let tracer = Self { threshold, entries: sender, metrics: Arc::clone(&metrics) };
+        let tracer = Self { threshold: threshold(config.sample), entries: sender, metrics: Arc::clone(&metrics) };
         Ok((Arc::new(tracer), Exporter { entries, collector, metrics, failing: false }))
     }
 
@@ -291,6 +290,11 @@ impl Drop for UpstreamSpan {
     }
 }
 
+/// A part of all numbers of 63 bits.
+fn threshold(sample: f64) -> u64 {
+    (sample * (1_u64 << 63) as f64) as u64
+}
+
 /// The wall clock's time of `started`, and of now.
 #[expect(clippy::disallowed_methods, reason = "spans are compared with those of other machines; nothing is decided")]
 fn since(started: Instant) -> (SystemTime, SystemTime) {
@@ -331,5 +335,47 @@ impl From<&'static str> for Value {
 impl fmt::Debug for Exporter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Exporter").field("failing", &self.failing).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracer(sample: f64) -> (Tracer, Receiver<Entry>) {
+        let (entries, receiver) = channel(1);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        (Tracer { threshold: threshold(sample), entries, metrics }, receiver)
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_all_traces_and_the_same_trace_is_judged_the_same() {
+        let (none, quarter, all) = (tracer(0.0).0, tracer(0.25).0, tracer(1.0).0);
+        let mut taken = 0;
+        for _ in 0..4_000 {
+            let (trace, parent) = all.begin(None);
+            let trace = trace.unwrap();
+            assert!(parent == Some(0) && trace.trace() != 0 && trace.span() != 0);
+            assert_eq!(none.begin(Some(trace.clone())), (Some(trace.clone()), None));
+            let (ours, parent) = quarter.begin(Some(trace.clone()));
+            let ours = ours.unwrap();
+            assert_eq!(ours.trace(), trace.trace());
+            assert_eq!(parent, (ours != trace).then(|| trace.span()));
+            assert_eq!(parent.is_some(), quarter.begin(Some(trace)).1.is_some());
+            taken += usize::from(parent.is_some());
+        }
+        assert!((700..1_300).contains(&taken), "{taken} of 4000");
+        assert_eq!(none.begin(None), (None, None));
+    }
+
+    #[test]
+    fn a_full_queue_keeps_nobody_waiting() {
+        let (tracer, mut queued) = tracer(1.0);
+        let mut record = Record::new();
+        (record.trace, record.span) = tracer.begin(None);
+        (0..3).for_each(|_| tracer.answered(&record, &Method::PATCH, Version::HTTP_11, 503, 9));
+        let Some(Entry::Span(span)) = queued.blocking_recv() else { panic!("no span") };
+        assert_eq!((span.name.as_str(), span.failure), ("_OTHER", Some("served")));
+        assert!(queued.try_recv().is_err());
     }
 }

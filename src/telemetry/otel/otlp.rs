@@ -42,7 +42,7 @@ impl Otlp {
         Ok(Self { exporter, scope: InstrumentationScope::builder("shapegate").build() })
     }
 
-    /// Sends a batch, once.
+    /// Sends a batch, again and again within the time-out where the collector asks for patience.
     pub(super) async fn send(&self, batch: Vec<Span>) -> Result<(), String> {
         let batch = batch.into_iter().map(|span| self.data(span)).collect();
         self.exporter.export(batch).await.map_err(|error| error.to_string())
