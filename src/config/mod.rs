@@ -52,6 +52,8 @@ pub struct Config {
     pub probe: Probe,
     /// Who has read what; `None` keeps no audit log.
     pub audit: Option<Audit>,
+    /// Where spans of requests go; `None` records none.
+    pub otel: Option<Otel>,
     /// What can be better about the file, by line; none of it keeps the file from being used.
     pub warnings: Vec<ConfigError>,
     /// The file it was read from; `None` where it was not read from one.
@@ -319,6 +321,28 @@ pub struct Audit {
     pub idle: Duration,
     /// Sessions in memory; above, the oldest is written.
     pub sessions: usize,
+}
+
+/// `[otel]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Otel {
+    /// The collector, without the path of its traces.
+    pub endpoint: Url,
+    /// How spans are written.
+    pub protocol: OtelProtocol,
+    /// The part of all traces that is recorded, 0 to 1.
+    pub sample: f64,
+    /// `service.name` of the spans.
+    pub service: String,
+}
+
+/// How spans are written; OpenTelemetry's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtelProtocol {
+    /// `http/protobuf`.
+    HttpProtobuf,
+    /// `http/json`.
+    HttpJson,
 }
 
 /// Where audit lines go.

@@ -38,7 +38,7 @@ use crate::gatekeeper::Gatekeeper;
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::{Audit, Metrics, Record, TraceParent};
+use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -80,6 +80,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Who has read what, where that is kept.
     pub audit: Option<Arc<Audit>>,
+    /// Records spans, where that is configured.
+    pub tracer: Option<Arc<Tracer>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Tells those who wait that something has changed.
@@ -138,6 +140,10 @@ impl HttpServerApp for Front {
             ctx.record.note(fault);
         }
         gate.observe(&mut ctx.record, status, bytes);
+        if let Some(tracer) = &gate.tracer {
+            let request = session.req_header();
+            tracer.answered(&ctx.record, &request.method, request.version, status, bytes);
+        }
         // An answer that was broken off must be seen to be: the connection, or the stream, is dropped as it is.
         answered.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);
@@ -199,7 +205,11 @@ impl Front {
         ctx: &mut RequestCtx,
     ) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &gate.cors);
-        ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
+        let trace = TraceParent::from_headers(&session.req_header().headers);
+        (ctx.record.trace, ctx.record.span) = match &gate.tracer {
+            Some(tracer) => tracer.begin(trace),
+            None => (trace, None),
+        };
         match admit::admit(gate, session, &mut ctx.record).await {
             Ok(Decision::Admit(admission)) => self.serve(gate, session, ctx, admission).await,
             Ok(Decision::Answer(document)) => {

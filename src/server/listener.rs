@@ -11,9 +11,10 @@ use pingora::apps::ServerApp;
 use pingora::listeners::tls::Acceptor;
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::socket::Socket;
+use crate::telemetry::Metrics;
 
 /// A TLS handshake that takes longer is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -21,13 +22,18 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// When no more files can be opened, the next try is worth something only after some were closed.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// The log tells of it no more often than this.
+const TELL: Duration = Duration::from_secs(10);
+
 /// Accepts until `shutdown`; each connection is served by a task of its own, which outlives this.
 pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     tls: Option<Arc<Acceptor>>,
     app: Arc<A>,
+    metrics: Arc<Metrics>,
     mut shutdown: ShutdownWatch,
 ) {
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -46,7 +52,11 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::error!(%error, "cannot accept connections");
+                metrics.accept_failed();
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    tracing::error!(%error, "cannot accept connections: they wait until others end");
+                    told = Some(Instant::now());
+                }
                 sleep(EXHAUSTED).await;
             }
         }

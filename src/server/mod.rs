@@ -31,7 +31,7 @@ use crate::config::{self, Config};
 use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Audit, Metrics, Upgrade};
+use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
@@ -53,6 +53,7 @@ pub struct Server {
     reloader: Reloader,
     audit: Option<Arc<Audit>>,
     upgrades: Upgrades,
+    exporter: Option<Exporter>,
 }
 
 impl Server {
@@ -103,7 +104,9 @@ impl Server {
         )?);
         let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
         let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
-        let electric = reload::electric(&config.upstream, &metrics);
+        let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
+        let (tracer, exporter) = spans.unzip();
+        let electric = reload::electric(&config.upstream, &metrics, tracer.as_ref());
         let hub = Arc::new(Hub::new(electric, config.cache.clone(), flights, Arc::clone(&metrics)));
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
@@ -121,6 +124,7 @@ impl Server {
             hub,
             metrics: Arc::clone(&metrics),
             audit: audit.clone(),
+            tracer,
             clock: Arc::clone(&clock),
             changes: changes.subscribe(),
         };
@@ -143,11 +147,12 @@ impl Server {
                 server: config.server.clone(),
                 log_format: config.log.format,
                 audit: config.audit,
+                otel: config.otel,
                 upstream: config.upstream,
                 file: config.file,
             }),
         });
-        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades })
+        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades, exporter })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -190,10 +195,13 @@ impl Server {
         let running = self.reloader.running();
         let (front, certificates) = (self.front, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
+        let tracer = front.gate().tracer.clone();
+        self.exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut serving = JoinSet::new();
         for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
+            let (front, metrics) = (Arc::clone(&front), Arc::clone(&running.metrics));
+            serving.spawn(listener::accept(listener, tls.clone(), front, metrics, watch.clone()));
         }
         let admin = AdminPort::open(admin, sockets.admin);
         // They end with the shutdown: who drains needs no new keys.
@@ -235,6 +243,9 @@ impl Server {
             admin.close().await;
         }
         serving.join_all().await;
+        if let Some(tracer) = tracer {
+            tracer.flush(SPANS_FINISH).await;
+        }
         if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
             sweeping.abort();
             let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
@@ -302,6 +313,9 @@ pub(crate) fn install_crypto() {
 
 /// How long a slow disk may hold up the end.
 const AUDIT_FINISH: Duration = Duration::from_secs(2);
+
+/// How long a slow collector may.
+const SPANS_FINISH: Duration = Duration::from_secs(2);
 
 /// Keeps the key sets of the issuers of now current, until the shutdown.
 async fn renew_keys(front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {

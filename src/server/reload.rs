@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, ConfigFile};
 use crate::flight::Source;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Metrics, refilter_logs};
+use crate::telemetry::{Metrics, Tracer, refilter_logs};
 use crate::upstream::{Electric, UpstreamServer};
 
 /// Replaces what requests are judged and answered by, in a running server.
@@ -36,6 +36,7 @@ pub(super) struct Configured {
     pub(super) server: config::Server,
     pub(super) log_format: config::LogFormat,
     pub(super) audit: Option<config::Audit>,
+    pub(super) otel: Option<config::Otel>,
     /// As the last reload said.
     pub(super) upstream: config::Upstream,
     pub(super) file: Option<ConfigFile>,
@@ -120,7 +121,12 @@ impl Running {
         refilter_logs(&config.log)?;
         // Nothing below can fail.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let kept = configured.kept_until_restart(&config.server, config.log.format, config.audit.as_ref());
+        let kept = configured.kept_until_restart(
+            &config.server,
+            config.log.format,
+            config.audit.as_ref(),
+            config.otel.as_ref(),
+        );
         if !kept.is_empty() {
             tracing::warn!(keys = kept.join(", "), "what these keys say now needs a restart");
         }
@@ -146,6 +152,7 @@ impl Running {
             hub: Arc::clone(&before.hub),
             metrics: Arc::clone(&before.metrics),
             audit: before.audit.clone(),
+            tracer: before.tracer.clone(),
             clock: Arc::clone(&before.clock),
             changes: before.changes.clone(),
         });
@@ -167,7 +174,7 @@ impl Running {
         if upstream == *before {
             return gate.hub.replace(None, cache);
         }
-        gate.hub.replace(Some(electric(&upstream, &self.metrics)), cache);
+        gate.hub.replace(Some(electric(&upstream, &self.metrics, gate.tracer.as_ref())), cache);
         if upstream.origin() != before.origin() || upstream.source_id != before.source_id {
             gate.hub.forget();
         }
@@ -187,6 +194,7 @@ impl Configured {
         server: &config::Server,
         log_format: config::LogFormat,
         audit: Option<&config::Audit>,
+        otel: Option<&config::Otel>,
     ) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
@@ -218,12 +226,18 @@ impl Configured {
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
             ("log.format", log_format != self.log_format),
             ("audit", audit != self.audit.as_ref()),
+            ("otel", otel != self.otel.as_ref()),
         ];
         changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
 }
 
 /// What answers flights from this Electric.
-pub(super) fn electric(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Arc<dyn Source> {
-    Arc::new(Electric::new(Arc::new(UpstreamServer::new(upstream.clone())), Arc::clone(metrics)))
+pub(super) fn electric(
+    upstream: &config::Upstream,
+    metrics: &Arc<Metrics>,
+    tracer: Option<&Arc<Tracer>>,
+) -> Arc<dyn Source> {
+    let electric = Electric::new(Arc::new(UpstreamServer::new(upstream.clone())), Arc::clone(metrics));
+    Arc::new(electric.with_tracer(tracer.cloned()))
 }

@@ -32,8 +32,10 @@ pub struct Record {
     pub live: bool,
     /// What the audit log is to hold of it.
     pub reading: Option<Reading>,
-    /// The trace it belongs to.
+    /// The trace it belongs to; of its own span, where that is recorded.
     pub trace: Option<TraceParent>,
+    /// The parent of its span, 0 for none; `None` where none is recorded.
+    pub span: Option<u64>,
 }
 
 impl Record {
@@ -49,6 +51,7 @@ impl Record {
             live: false,
             reading: None,
             trace: None,
+            span: None,
         }
     }
 

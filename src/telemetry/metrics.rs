@@ -28,6 +28,8 @@ pub struct Metrics {
     body_bytes: IntCounterVec,
     token_checks: IntCounterVec,
     dropped_parameters: IntCounter,
+    accept_failures: IntCounter,
+    spans: IntCounterVec,
     upstream_seconds: HistogramVec,
     upstream_refusals: IntCounterVec,
     upstream_retries: IntCounterVec,
@@ -210,6 +212,16 @@ impl Metrics {
             "shapegate_dropped_parameters_total",
             "Query parameters that neither Electric's protocol nor a rule knows.",
         )?;
+        let accept_failures = counter(
+            "shapegate_accept_failures_total",
+            "Tries to accept a connection that failed: no file or memory was left.",
+        )?;
+        let spans = counters(
+            "shapegate_spans_total",
+            "Spans for OpenTelemetry: sent to the collector, or dropped because it was slow or away.",
+            &["result"],
+        )?;
+        SPANS.iter().for_each(|result| drop(spans.with_label_values(&[*result])));
         let joins = counters(
             "shapegate_joins_total",
             "Requests by rule and by how they came to their answer: first (asked Electric), open, fresh or stale.",
@@ -244,6 +256,8 @@ impl Metrics {
             body_bytes,
             token_checks,
             dropped_parameters,
+            accept_failures,
+            spans,
             upstream_seconds,
             upstream_refusals,
             upstream_retries,
@@ -330,6 +344,21 @@ impl Metrics {
             Upgrade::Ok => ok.inc(),
             Upgrade::Failed => failed.inc(),
         }
+    }
+
+    /// No connection could be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_failures.inc();
+    }
+
+    /// The collector has taken `count` spans.
+    pub fn spans_sent(&self, count: usize) {
+        self.spans.with_label_values(&[SPANS[0]]).inc_by(count as u64);
+    }
+
+    /// `count` spans were lost.
+    pub fn spans_dropped(&self, count: usize) {
+        self.spans.with_label_values(&[SPANS[1]]).inc_by(count as u64);
     }
 
     /// Electric's header came after `elapsed`.
@@ -433,6 +462,9 @@ fn gauge(value: u64) -> i64 {
 
 /// How a reload ends.
 const RESULTS: [&str; 2] = ["ok", "refused"];
+
+/// What became of a span.
+const SPANS: [&str; 2] = ["sent", "dropped"];
 
 /// How an answer came: without a join it is our own.
 const ORIGINS: [Option<Join>; 5] = [None, Some(Join::First), Some(Join::Open), Some(Join::Fresh), Some(Join::Stale)];

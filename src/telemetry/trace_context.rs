@@ -44,9 +44,29 @@ impl TraceParent {
         &self.0
     }
 
+    /// Of a span of ours that is recorded.
+    pub(super) fn recorded(trace: u128, span: u64) -> Self {
+        Self(format!("00-{trace:032x}-{span:016x}-01").into())
+    }
+
     /// The trace's id: 32 hex digits.
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
+    }
+
+    /// The trace's id as a number, which is not 0.
+    pub(super) fn trace(&self) -> u128 {
+        u128::from_str_radix(self.trace_id(), 16).unwrap_or(1)
+    }
+
+    /// The id of the span that its sender calls the parent, which is not 0.
+    pub(super) fn span(&self) -> u64 {
+        u64::from_str_radix(&self.0[36..52], 16).unwrap_or(1)
+    }
+
+    /// Whether its sender records the trace.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.0.ends_with('1')
     }
 }
 
@@ -76,6 +96,16 @@ mod tests {
             let trace = TraceParent::parse(&text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(trace.as_str(), VALID.replace("-01", flags), "{text}");
         }
+    }
+
+    #[test]
+    fn its_numbers_are_read_and_written() {
+        let trace = TraceParent::parse(VALID).unwrap();
+        assert_eq!((trace.trace(), trace.span()), (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7));
+        assert!(trace.is_sampled() && !TraceParent::parse(&VALID.replace("-01", "-00")).unwrap().is_sampled());
+        assert_eq!(TraceParent::recorded(trace.trace(), trace.span()), trace);
+        let small = TraceParent::recorded(1, 2);
+        assert_eq!(TraceParent::parse(small.as_str()), Some(small));
     }
 
     #[test]

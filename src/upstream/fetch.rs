@@ -24,13 +24,14 @@ use super::server::UpstreamServer;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
 use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, TRACEPARENT};
+use crate::telemetry::{Metrics, TRACEPARENT, Tracer, UpstreamSpan};
 
 /// Answers flights from the configured Electric, over Pingora's connections.
 pub struct Electric {
     server: Arc<UpstreamServer>,
     connector: Connector,
     metrics: Arc<Metrics>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// A request that was sent, and the header of its answer.
@@ -48,7 +49,18 @@ impl Electric {
     /// Of this server, with a pool of its own.
     pub fn new(server: Arc<UpstreamServer>, metrics: Arc<Metrics>) -> Self {
         let conf = ServerConf { upstream_keepalive_pool_size: server.config().pool, ..ServerConf::default() };
-        Self { server, connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))), metrics }
+        Self {
+            server,
+            connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))),
+            metrics,
+            tracer: None,
+        }
+    }
+
+    /// Records what it asks, in the traces that are recorded.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Asks for the header of an answer, outside of any flight: for `check --probe`.
@@ -166,9 +178,25 @@ impl Electric {
 
 #[async_trait]
 impl Source for Electric {
-    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+    async fn fetch(&self, mut ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+        let tracer = self.tracer.as_ref();
+        let mut span =
+            tracer.and_then(|tracer| tracer.upstream(&mut ask.trace, ask.request.rule(), ask.request.is_live()));
+        let fetched = self.answer(ask, sink, &mut span).await;
+        if let (Some(span), Err(fault)) = (&mut span, &fetched) {
+            span.failed(fault.as_str());
+        }
+        fetched
+    }
+}
+
+impl Electric {
+    async fn answer(&self, ask: Ask, sink: &mut Sink, span: &mut Option<Box<UpstreamSpan>>) -> Result<(), Fault> {
         let mut exchange = self.exchange(&ask).await?;
         let (status, rule) = (exchange.status, ask.request.rule().as_str());
+        if let Some(span) = span {
+            span.answered(status);
+        }
         if status.as_u16() >= 400 && status != StatusCode::CONFLICT {
             self.metrics.upstream_refused(rule, status.as_u16());
         }

@@ -42,7 +42,7 @@ fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
 }
 
 /// A reply whose body comes piece by piece; dropped, it ends.
-fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
+pub(crate) fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
     let (sender, receiver) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
     (sender, reply.with_header("content-type", content_type))

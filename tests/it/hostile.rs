@@ -99,6 +99,39 @@ async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_value_of_the_admitted_becomes_a_label() {
+    let gate = Gate::start().await;
+    let mut dice = Dice(0xcafe);
+    let mut early = BTreeSet::new();
+    for number in 0..2_000 {
+        if number == 100 {
+            early = series(&gate).await;
+        }
+        // Everything that a client may choose and still be answered.
+        let canary = |dice: &mut Dice| format!("canary{:016x}", dice.roll());
+        let organization = canary(&mut dice);
+        let claims = json!({ "sub": canary(&mut dice), "organizationIds": [organization], "jti": canary(&mut dice) });
+        let target = format!(
+            "/v1/shape?table=tasks&organizationId={organization}&offset=-1&{}={}&cache-buster={}&log={}",
+            canary(&mut dice),
+            canary(&mut dice),
+            canary(&mut dice),
+            dice.pick(&["full", "changes_only"]),
+        );
+        let mut request = gate.request(&target, Some(&gate.issuer.token(&claims)));
+        for name in ["origin", "user-agent", "x-request-id", "if-none-match", "accept-language", "cookie"] {
+            request = request.header(name, canary(&mut dice));
+        }
+        let trace = format!("00-{:016x}{:016x}-{:016x}-01", dice.roll(), dice.roll(), dice.roll());
+        assert_eq!(request.header("traceparent", trace).send().await.unwrap().status(), 200);
+    }
+    let late = series(&gate).await;
+    assert_eq!(early, late);
+    late.iter().for_each(|series| assert_known(&gate, series));
+    assert!(!gate.admin("/metrics").await.text().contains("canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_two_parsers_could_read_differently_is_one_refused_request() {
     // P2, P4, P8: behind each, a request that is good if it is taken for one
     let gate = Gate::start().await;

@@ -30,7 +30,7 @@ async fn h2c() -> Gate {
 }
 
 /// HTTP/2 with prior knowledge: the stream is ours to use wrongly.
-async fn connect(url: &str) -> Result<SendRequest<Bytes>, h2::Error> {
+pub(crate) async fn connect(url: &str) -> Result<SendRequest<Bytes>, h2::Error> {
     let stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await?;
     tokio::spawn(connection);
@@ -43,22 +43,40 @@ fn request(gate: &Gate, target: &str) -> http::request::Builder {
     Request::get(uri).header("authorization", format!("Bearer {token}"))
 }
 
+/// Connections that a relay has passed on.
+#[derive(Default)]
+pub(crate) struct Relayed {
+    accepted: AtomicUsize,
+    closed: AtomicUsize,
+}
+
+impl Relayed {
+    /// How many of them there are now.
+    pub(crate) fn open(&self) -> usize {
+        let closed = self.closed.load(Ordering::SeqCst);
+        self.accepted.load(Ordering::SeqCst) - closed
+    }
+}
+
 /// Passes connections on to `to`, and counts them.
-async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn relay(to: SocketAddr) -> (SocketAddr, Arc<Relayed>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let count = Arc::new(AtomicUsize::new(0));
-    let accepted = Arc::clone(&count);
+    let relayed = Arc::new(Relayed::default());
+    let counts = Arc::clone(&relayed);
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            accepted.fetch_add(1, Ordering::SeqCst);
+            counts.accepted.fetch_add(1, Ordering::SeqCst);
+            let counts = Arc::clone(&counts);
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(to).await.unwrap();
-                tokio::io::copy_bidirectional(&mut client, &mut server).await
+                // A reset ends it as well.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                counts.closed.fetch_add(1, Ordering::SeqCst);
             });
         }
     });
-    (address, count)
+    (address, relayed)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +98,7 @@ async fn https_is_http_2_by_alpn_and_http_1_1_for_those_who_ask_for_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn twelve_polls_share_a_connection_and_each_gets_its_change() {
     let (gate, _) = https().await;
-    let (address, connections) = relay(gate.url.strip_prefix("https://").unwrap().parse().unwrap()).await;
+    let (address, relayed) = relay(gate.url.strip_prefix("https://").unwrap().parse().unwrap()).await;
     // Twelve shapes, so that nothing can answer one poll for another.
     let organizations: Vec<_> = (0..12).map(|number| format!("org_{number}")).collect();
     let token = gate.token(&organizations.iter().map(String::as_str).collect::<Vec<_>>());
@@ -109,7 +127,7 @@ async fn twelve_polls_share_a_connection_and_each_gets_its_change() {
         let answer = Answer::of(poll.await.unwrap().unwrap()).await;
         assert_eq!(answer.rows("title"), [organization.as_str()]);
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    assert_eq!(relayed.accepted.load(Ordering::SeqCst), 1);
 }
 
 /// Of an answer, all that must be the same over both versions.

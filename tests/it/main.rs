@@ -4,9 +4,11 @@
 
 mod answers;
 mod audit;
+mod browser;
 mod cli;
 mod clients;
 mod exchange;
+mod faults;
 mod flights;
 mod gatekeeper;
 mod harness;
@@ -15,6 +17,8 @@ mod http2;
 mod issuers;
 mod logs;
 mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
 mod reload;
 mod subset;
 mod superset;

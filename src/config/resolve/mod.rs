@@ -9,6 +9,7 @@ mod gatekeeper;
 mod issuer;
 mod jwks;
 mod log;
+mod otel;
 mod probe;
 mod secret;
 mod server;
@@ -33,6 +34,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let log = log::log(root.section("log"));
     let probe = probe::probe(root.section("probe"));
     let audit = audit::audit(root.section("audit"));
+    let otel = otel::otel(&mut root);
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
@@ -56,6 +58,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         log,
         probe,
         audit,
+        otel,
         warnings: Vec::new(),
         file: None,
     })

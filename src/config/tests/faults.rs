@@ -68,6 +68,48 @@ fn audit() {
     assert!(accepted("[audit]\n").audit.is_none());
 }
 
+#[cfg(not(feature = "otel"))]
+#[test]
+fn otel() {
+    let absent = "otel: this build knows no OpenTelemetry: build with `--features otel`, or remove the section";
+    each(&[
+        ("[otel]\n".into(), &format!("1: {absent}")),
+        ("\n[otel]\nendpoint = 'http://127.0.0.1:4318'\n".into(), &format!("2: {absent}")),
+    ]);
+    assert!(accepted("").otel.is_none());
+}
+
+#[cfg(feature = "otel")]
+#[test]
+fn otel() {
+    let collector = |rest: &str| format!("[otel]\nendpoint = 'http://127.0.0.1:4318'\n{rest}\n");
+    let no_part = "3: otel.sample: must be a number from 0 to 1, as in 0.01: the part of all traces that is recorded";
+    let no_url =
+        r#"2: otel.endpoint: no URL: write where the collector takes OTLP over HTTP, as in "http://127.0.0.1:4318""#;
+    let bare =
+        "2: otel.endpoint: takes no user, password, query or fragment: headers stand in OTEL_EXPORTER_OTLP_HEADERS";
+    each(&[
+        (
+            "[otel]\nsample = 0.5\n".into(),
+            r#"1: otel: names no collector: write `endpoint`, as in "http://127.0.0.1:4318""#,
+        ),
+        (collector("sample = 1.5"), no_part),
+        (collector("sample = -0.1"), no_part),
+        (collector("sample = nan"), no_part),
+        (collector("sample = '10%'"), no_part),
+        (collector("service = ''"), "3: otel.service: is empty: write a value"),
+        ("[otel]\nendpoint = 'ftp://127.0.0.1'\n".into(), no_url),
+        ("[otel]\nendpoint = '127.0.0.1:4318'\n".into(), no_url),
+        ("[otel]\nendpoint = 'http://user:canary@127.0.0.1'\n".into(), bare),
+        ("[otel]\nendpoint = 'http://127.0.0.1?key=canary'\n".into(), bare),
+    ]);
+    let otel = accepted(&collector("")).otel.unwrap();
+    assert_eq!((otel.sample, otel.service.as_str()), (1.0, "shapegate"));
+    for (written, sample) in [("0", 0.0), ("1", 1.0), ("0.01", 0.01), ("1e-3", 0.001)] {
+        assert_eq!(accepted(&collector(&format!("sample = {written}"))).otel.unwrap().sample, sample);
+    }
+}
+
 #[test]
 fn server() {
     let server = |rest: &str| format!("[server]\n{rest}\n");

@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::PublicKeyData as _;
+
 /// A self-signed certificate and its key, as files for shapegate.
 #[derive(Clone)]
 pub(crate) struct Certificate {
     folder: Arc<tempfile::TempDir>,
     pem: String,
+    key_hash: String,
 }
 
 impl Certificate {
@@ -24,7 +30,8 @@ impl Certificate {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         std::fs::write(folder.path().join("cert.pem"), cert.pem()).unwrap();
         std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
-        Self { folder, pem: cert.pem() }
+        let digest = digest::digest(&digest::SHA256, &key.subject_public_key_info());
+        Self { folder, pem: cert.pem(), key_hash: STANDARD.encode(digest) }
     }
 
     pub(crate) fn cert(&self) -> PathBuf {
@@ -33,6 +40,11 @@ impl Certificate {
 
     pub(crate) fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
+    }
+
+    /// SHA-256 of the public key with its algorithm, in base64, as browsers name it.
+    pub(crate) fn key_hash(&self) -> String {
+        self.key_hash.clone()
     }
 
     /// The line of `[server]` for this certificate.

@@ -49,7 +49,21 @@ pub(crate) struct Process {
 impl Process {
     /// Starts, and reads the addresses from the line that says so.
     pub(crate) async fn start(config: &Path) -> Self {
-        let mut command = shapegate(&["--config", config.to_str().unwrap()]);
+        Self::launch(&[], config).await
+    }
+
+    /// As [`Self::start`], by a command that ends in starting what follows it.
+    pub(crate) async fn launch(launcher: &[&str], config: &Path) -> Self {
+        let arguments = ["--config", config.to_str().unwrap()];
+        let mut command = match launcher {
+            [] => shapegate(&arguments),
+            [program, first @ ..] => {
+                let mut command = Command::new(program);
+                command.args(first).arg(env!("CARGO_BIN_EXE_shapegate")).args(arguments);
+                command.env("ELECTRIC_SECRET", SECRET).kill_on_drop(true);
+                command
+            }
+        };
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
@@ -79,6 +93,11 @@ impl Process {
     pub(crate) async fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.unwrap().success());
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     /// Stops with SIGTERM; all that was logged.

@@ -1,0 +1,59 @@
+//! `[otel]`.
+
+use toml::de::DeValue;
+use url::Url;
+
+use crate::config::raw::{Section, Value};
+use crate::config::{Otel, OtelProtocol};
+
+const PROTOCOLS: [(&str, OtelProtocol); 2] =
+    [("http/protobuf", OtelProtocol::HttpProtobuf), ("http/json", OtelProtocol::HttpJson)];
+
+/// `None` where there is no such section.
+pub(super) fn otel(root: &mut Section<'_>) -> Option<Otel> {
+    let is_there = root.has("otel");
+    let mut section = root.section("otel");
+    let endpoint = section.value("endpoint");
+    let protocol = section.choice("protocol", OtelProtocol::HttpProtobuf, &PROTOCOLS);
+    let sample = section.value("sample").map_or(Some(1.0), |value| ratio(&value));
+    let service = section.value("service").map_or(Some("shapegate"), |value| value.text());
+    if !is_there {
+        return None;
+    }
+    if !cfg!(feature = "otel") {
+        section.error_here("this build knows no OpenTelemetry: build with `--features otel`, or remove the section");
+        return None;
+    }
+    let Some(endpoint) = endpoint else {
+        section.error_here(r#"names no collector: write `endpoint`, as in "http://127.0.0.1:4318""#);
+        return None;
+    };
+    Some(Otel { endpoint: collector(&endpoint)?, protocol, sample: sample?, service: service?.to_owned() })
+}
+
+fn ratio(value: &Value<'_>) -> Option<f64> {
+    let number = match value.raw() {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::Integer(number) => number.as_str().parse().ok(),
+        _ => None,
+    };
+    let ratio = number.filter(|number| (0.0..=1.0).contains(number));
+    if ratio.is_none() {
+        value.error("must be a number from 0 to 1, as in 0.01: the part of all traces that is recorded");
+    }
+    ratio
+}
+
+/// The errors do not show the URL, which may hold a password.
+fn collector(value: &Value<'_>) -> Option<Url> {
+    let url = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(url) = url else {
+        value.error(r#"no URL: write where the collector takes OTLP over HTTP, as in "http://127.0.0.1:4318""#);
+        return None;
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        value.error("takes no user, password, query or fragment: headers stand in OTEL_EXPORTER_OTLP_HEADERS");
+        return None;
+    }
+    Some(url)
+}

@@ -1,0 +1,166 @@
+//! A real browser with the real client, through TLS and HTTP/2, from a page of another origin.
+
+mod chromium;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shapegate::demo::http::{Reply, Request, Server, Serving};
+
+use self::chromium::{Answered, Browser, Seen};
+use crate::harness::{Certificate, Gate, Setup};
+use crate::http2::{Relayed, relay};
+
+/// What a screen of an app has open at one time: twice what a browser gives one host over HTTP/1.1.
+const SHAPES: usize = 12;
+
+/// A gate behind a counting relay, and the page's own server.
+struct Site {
+    gate: Gate,
+    /// Where the page finds shapes.
+    origin: String,
+    relayed: Arc<Relayed>,
+    page: String,
+    key_hash: String,
+    _serving: Serving,
+}
+
+impl Site {
+    /// The page opens these organizations' tasks, with a token for the first `allowed` of them.
+    async fn start(organizations: &[String], allowed: usize, live_sse: bool) -> Self {
+        let certificate = Certificate::new();
+        let key_hash = certificate.key_hash();
+        let gate = Gate::with(Setup { certificate: Some(certificate), ..Setup::default() }).await;
+        let (address, relayed) = relay(gate.url.strip_prefix("https://").unwrap().parse().unwrap()).await;
+        let origin = format!("https://{address}");
+        let shape = |organization| json!({ "table": "tasks", "organizationId": organization });
+        let options = json!({
+            "url": format!("{origin}/v1/shape"),
+            "shapes": organizations.iter().map(shape).collect::<Vec<_>>(),
+            "liveSse": live_sse,
+        });
+        let allowed: Vec<_> = organizations[..allowed].iter().map(String::as_str).collect();
+        let token = gate.token(&allowed);
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let page = format!("http://localhost:{}/page.html", server.local_addr().unwrap().port());
+        let serving = server.serve(move |request| {
+            std::future::ready(match request.path() {
+                "/options" => Reply::json(200, options.to_string()),
+                "/token" => Reply::new(200).with_body(token.clone()),
+                path => file(path),
+            })
+        });
+        Self { gate, origin, relayed, page, key_hash, _serving: serving }
+    }
+
+    /// The answers of the gate, preflights apart.
+    fn answers<'a>(&self, seen: &'a Seen) -> (Vec<&'a Answered>, Vec<&'a Answered>) {
+        seen.answers.iter().filter(|answer| answer.url.starts_with(&self.origin)).partition(|answer| answer.preflight)
+    }
+}
+
+/// A file of `tests/clients`.
+fn file(path: &str) -> Reply {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients"));
+    let kind = if path.ends_with(".html") { "text/html" } else { "text/javascript" };
+    match std::fs::read(folder.join(path.trim_start_matches('/'))) {
+        Ok(bytes) => Reply::new(200).with_header("content-type", kind).with_body(bytes),
+        Err(_) => Reply::new(404),
+    }
+}
+
+fn organizations() -> Vec<String> {
+    (0..SHAPES).map(|number| format!("org_{number}")).collect()
+}
+
+/// Whether each shape has told of a row with this title.
+fn all_have(seen: &Seen, title: &str) -> bool {
+    let has = |shape: usize| {
+        seen.reports
+            .iter()
+            .any(|line| line["shape"] == json!(shape) && line["title"] == json!(format!("{title} {shape}")))
+    };
+    (0..SHAPES).all(has)
+}
+
+async fn until_one_is_open(relayed: &Relayed) {
+    for _ in 0..500 {
+        if relayed.open() == 1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} connections are open", relayed.open());
+}
+
+async fn twelve_shapes(live_sse: bool) {
+    let organizations = organizations();
+    let site = Site::start(&organizations, SHAPES, live_sse).await;
+    let insert = |title: &str, from: u32| {
+        for (number, organization) in (0..).zip(&organizations) {
+            site.gate.insert_task(from + number, organization, &format!("{title} {number}"));
+        }
+    };
+    insert("first", 0);
+    let mut browser = Browser::start(&site.key_hash).await;
+    let mut seen = Seen::default();
+    browser.open(&site.page).await;
+    browser.until(&mut seen, |seen| all_have(seen, "first")).await;
+    // More than HTTP/1.1 could have: all of them wait at the same time.
+    site.gate.electric.wait_for_waiting(SHAPES).await;
+    insert("second", 100);
+    browser.until(&mut seen, |seen| all_have(seen, "second")).await;
+    site.gate.electric.wait_for_waiting(SHAPES).await;
+    browser.settle(&mut seen).await;
+
+    let rows = seen.reports.iter().filter(|line| line["operation"] == "insert").count();
+    assert_eq!((rows, seen.reports.len()), (2 * SHAPES, 2 * SHAPES), "{:#?}", seen.reports);
+    assert_eq!(seen.complaints, Vec::<String>::new());
+    let (preflights, answers) = site.answers(&seen);
+    assert!(preflights.len() >= SHAPES && preflights.iter().all(|answer| answer.status == 204), "{preflights:#?}");
+    assert!(answers.len() >= 2 * SHAPES && answers.iter().all(|answer| answer.status == 200), "{answers:#?}");
+    let all = || preflights.iter().chain(&answers);
+    assert!(all().all(|answer| answer.protocol == "h2"), "{answers:#?}");
+    let first = answers[0].connection;
+    assert!(all().all(|answer| answer.connection == first), "{answers:#?}");
+    // A browser that does not know yet what a server speaks opens two or three, and lets go of those it has no use for.
+    until_one_is_open(&site.relayed).await;
+    let live = |request: &&Request| request.target.contains("live_sse=true");
+    assert_eq!(site.gate.electric.requests().iter().filter(live).count() > 0, live_sse);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twelve_live_shapes_share_one_connection_by_long_poll() {
+    twelve_shapes(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twelve_live_shapes_share_one_connection_by_sse() {
+    twelve_shapes(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_can_read_why_a_shape_is_refused() {
+    let organizations = organizations();
+    let site = Site::start(&organizations, SHAPES - 1, false).await;
+    site.gate.insert_task(1, "org_0", "mine");
+    site.gate.insert_task(2, "org_11", "foreign");
+    let mut browser = Browser::start(&site.key_hash).await;
+    let mut seen = Seen::default();
+    browser.open(&site.page).await;
+    let stopped = |line: &Value| line["stopped"] == json!(403);
+    let wanted =
+        |seen: &Seen| seen.reports.iter().any(stopped) && seen.reports.iter().any(|line| line["title"] == "mine");
+    browser.until(&mut seen, wanted).await;
+    site.gate.electric.wait_for_waiting(SHAPES - 1).await;
+    browser.settle(&mut seen).await;
+    let of_last: Vec<_> = seen.reports.iter().filter(|line| line["shape"] == json!(SHAPES - 1)).collect();
+    assert_eq!(of_last[0], &json!({ "shape": SHAPES - 1, "error": 403, "code": "forbidden" }));
+    assert!(of_last.iter().all(|line| line["title"].is_null()), "{of_last:#?}");
+    // The console shows each answer above 399, and nothing else: not that CORS hid one.
+    assert!(seen.complaints.iter().all(|line| line.contains("status of 403")), "{:#?}", seen.complaints);
+    let refused = |shape: &Request| shape.target.contains("org_11");
+    assert!(!site.gate.electric.requests().iter().any(refused));
+}

@@ -1,0 +1,182 @@
+//! Debian's Chromium without a window, told what to do over its debugging pipe.
+
+use std::collections::VecDeque;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// A browser that says nothing for so long has failed; a page of ours takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What Chromium does of its own accord and no page asks for.
+const QUIET: [&str; 9] = [
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+];
+
+/// A browser with an empty profile and one page.
+pub(super) struct Browser {
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    events: VecDeque<Value>,
+    page: String,
+    calls: u64,
+    _child: Child,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Starts. Of certificates that nobody signed it takes those with this key: SHA-256 of the public key, in base64.
+    pub(super) async fn start(key_hash: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        // It reads the pipe at 3 and writes it at 4.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"exec chromium "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh"]).args(QUIET);
+        if rustix::process::getuid().is_root() {
+            command.arg("--no-sandbox");
+        }
+        command
+            .args([
+                "--remote-debugging-pipe",
+                &format!("--user-data-dir={}", profile.path().display()),
+                &format!("--ignore-certificate-errors-spki-list={key_hash}"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let (events, page) = (VecDeque::new(), String::new());
+        let mut browser = Self { input, output, events, page, calls: 0, _child: child, _profile: profile };
+        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = browser.call("Target.attachToTarget", attach).await;
+        session["sessionId"].as_str().unwrap().clone_into(&mut browser.page);
+        for domain in ["Runtime", "Log", "Network", "Page"] {
+            browser.call(&format!("{domain}.enable"), json!({})).await;
+        }
+        browser
+    }
+
+    /// Opens a page, whose function `report` is from then on a line of [`Self::until`].
+    pub(super) async fn open(&mut self, url: &str) {
+        self.call("Runtime.addBinding", json!({ "name": "report" })).await;
+        let opened = self.call("Page.navigate", json!({ "url": url })).await;
+        assert_eq!(opened.get("errorText"), None, "{url}");
+    }
+
+    /// What happens, until it satisfies `wanted`; all of it is noted in `seen`.
+    pub(super) async fn until(&mut self, seen: &mut Seen, mut wanted: impl FnMut(&Seen) -> bool) {
+        while !wanted(seen) {
+            let event = match self.events.pop_front() {
+                Some(event) => event,
+                None => self.message(seen).await,
+            };
+            seen.note(&event);
+        }
+    }
+
+    /// Notes what has happened without being asked for.
+    pub(super) async fn settle(&mut self, seen: &mut Seen) {
+        // Its answer comes after all that happened before.
+        self.call("Runtime.evaluate", json!({ "expression": "0" })).await;
+        self.events.drain(..).for_each(|event| seen.note(&event));
+    }
+
+    async fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.calls += 1;
+        let mut call = json!({ "id": self.calls, "method": method, "params": parameters });
+        if !self.page.is_empty() {
+            call["sessionId"] = json!(self.page);
+        }
+        let mut bytes = call.to_string().into_bytes();
+        bytes.push(0);
+        self.input.write_all(&bytes).await.unwrap_or_else(|error| panic!("chromium: {error}; run .ci/setup"));
+        loop {
+            let mut message = self.message(&method).await;
+            if message["id"] == json!(self.calls) {
+                assert!(message.get("error").is_none(), "{method}: {message}");
+                return message["result"].take();
+            }
+            self.events.push_back(message);
+        }
+    }
+
+    async fn message(&mut self, waiting_for: &(impl std::fmt::Debug + ?Sized)) -> Value {
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, self.output.read_until(0, &mut bytes)).await;
+        let read = read.unwrap_or_else(|_| panic!("the browser says nothing: {waiting_for:#?}")).unwrap();
+        assert!(read > 0, "chromium ended: is it installed? run .ci/setup");
+        serde_json::from_slice(&bytes[..bytes.len() - 1]).unwrap()
+    }
+}
+
+/// What a page did.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// What it told us.
+    pub(super) reports: Vec<Value>,
+    /// Every answer from the network.
+    pub(super) answers: Vec<Answered>,
+    /// Whatever the console shows as an error or a warning, and exceptions.
+    pub(super) complaints: Vec<String>,
+    urls: std::collections::HashMap<String, String>,
+}
+
+/// An answer from the network.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) url: String,
+    pub(super) preflight: bool,
+    pub(super) status: u64,
+    pub(super) protocol: String,
+    /// Chromium's number of the connection it came on.
+    pub(super) connection: u64,
+}
+
+impl Seen {
+    fn note(&mut self, event: &Value) {
+        let parameters = &event["params"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match event["method"].as_str().unwrap_or_default() {
+            "Runtime.bindingCalled" => {
+                self.reports.push(serde_json::from_str(parameters["payload"].as_str().unwrap()).unwrap());
+            }
+            "Network.requestWillBeSent" => {
+                self.urls.insert(text(&parameters["requestId"]), text(&parameters["request"]["url"]));
+            }
+            "Network.responseReceived" => {
+                let response = &parameters["response"];
+                self.answers.push(Answered {
+                    url: text(&response["url"]),
+                    preflight: parameters["type"] == "Preflight",
+                    status: response["status"].as_u64().unwrap(),
+                    protocol: text(&response["protocol"]),
+                    connection: response["connectionId"].as_u64().unwrap_or_default(),
+                });
+            }
+            "Network.loadingFailed" if parameters["canceled"] != true => {
+                let url = self.urls.get(parameters["requestId"].as_str().unwrap_or_default());
+                self.complaints.push(format!("{url:?}: {parameters}"));
+            }
+            "Runtime.consoleAPICalled" if parameters["type"] == "error" || parameters["type"] == "warning" => {
+                self.complaints.push(parameters["args"].to_string());
+            }
+            "Runtime.exceptionThrown" => self.complaints.push(parameters["exceptionDetails"].to_string()),
+            "Log.entryAdded" if parameters["entry"]["level"] != "verbose" => {
+                self.complaints.push(parameters["entry"].to_string());
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Peers that take their time: over a header, a TLS handshake, or the answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shapegate::config::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::tasks;
+use crate::flights::gated;
+use crate::harness::{Certificate, Gate, Setup};
+use crate::http2::connect;
+
+/// Connections that never come to the point.
+const DRIPPING: usize = 300;
+
+/// What is written of a header, byte by byte, while others are served.
+const DRIPS: &[u8] = b"GET /v1/shape?table=tasks HTTP/1.1\r\nHost: gate.test\r\n";
+
+async fn connections(url: &str, count: usize) -> Vec<TcpStream> {
+    let address = url.split_once("://").unwrap().1;
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(TcpStream::connect(address).await.unwrap());
+    }
+    streams
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
+    let rules = format!("{}\n[limits]\nrequests = 4\n", crate::harness::RULES);
+    let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
+    let token = gate.token(&["org_1"]);
+    let mut dripping = connections(&gate.url, DRIPPING).await;
+    for (number, byte) in DRIPS.iter().enumerate() {
+        for stream in &mut dripping {
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+        // A new connection each, and a new shape.
+        let target = format!("{}&offset=-1&cache-buster={number}", tasks("org_1"));
+        let request = reqwest::Client::new().get(format!("{}{target}", gate.url)).bearer_auth(&token);
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+    // What was begun may still be finished.
+    let stream = &mut dripping[0];
+    stream.write_all(b"Connection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_drip_are_cut_and_keep_nobody_waiting() {
+    let gate = Gate::with(Setup { certificate: Some(Certificate::new()), ..Setup::default() }).await;
+    let token = gate.token(&["org_1"]);
+    let mut dripping = connections(&gate.url, DRIPPING / 3).await;
+    for stream in &mut dripping {
+        // The start of a TLS record of 512 bytes.
+        stream.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    }
+    for number in 0..20 {
+        let target = format!("{}&offset=-1&cache-buster={number}", tasks("org_1"));
+        assert_eq!(gate.get(&target, &token).await.status, 200);
+    }
+    for mut stream in dripping {
+        let closed = timeout(Duration::from_secs(40), stream.read(&mut [0; 16])).await;
+        assert!(matches!(closed.unwrap(), Ok(0) | Err(_)), "it waits for the rest");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
+    let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
+    let server = "h2c = true".to_owned();
+    let gate = Gate::with(Setup { server, tune, ..Setup::default() }).await;
+    let token = gate.token(&["org_1"]);
+    let target = format!("{}&offset=-1", tasks("org_1"));
+    let (sender, reply) = gated("application/json");
+    gate.electric.script(reply);
+    let mut deaf = connect(&gate.url).await.unwrap();
+    let request = || {
+        let request = http::Request::get(format!("{}{target}", gate.url));
+        request.header("authorization", format!("Bearer {token}")).body(()).unwrap()
+    };
+    let (unread, _) = deaf.send_request(request(), true).unwrap();
+    let unread = tokio::spawn(unread);
+    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let asked = gate.request(&target, Some(&token)).send();
+        readers.push(tokio::spawn(async move { asked.await.unwrap().bytes().await.unwrap().len() }));
+    }
+    gate.until_metric("shapegate_requests_in_flight", 5.0).await;
+    for _ in 0..64 {
+        sender.send(Bytes::from(vec![b'x'; 64 * 1024])).await.unwrap();
+    }
+    drop(sender);
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 64 * 64 * 1024);
+    }
+    gate.until_metric(r#"shapegate_followers_cut_total{cause="slow_reader"}"#, 1.0).await;
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+    // Its header had come; what was left of the body is reset.
+    let mut answer = unread.await.unwrap().unwrap().into_body();
+    let rest = async {
+        loop {
+            match answer.data().await {
+                Some(Ok(bytes)) => drop(answer.flow_control().release_capacity(bytes.len())),
+                end => break end,
+            }
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), rest).await.unwrap().is_some_and(|end| end.is_err()));
+    assert_eq!(gate.electric.request_count(), 1);
+}
