@@ -5,7 +5,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`config`] | TOML file to a [`config::Config`] that cannot be invalid; every error names file, line and key |
-//! | [`server`] | listeners, admin port, background tasks, signals, drain |
+//! | [`server`] | listeners, admin port, background tasks, reload, drain |
 //! | [`proxy`] | `impl ProxyHttp`: the request path; `admit` holds the order of decisions |
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |

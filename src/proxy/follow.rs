@@ -318,7 +318,8 @@ impl Following<'_> {
         *self.gate = gate;
         let request = self.session.req_header();
         self.ctx.edge = Edge::of(request, &self.gate.cors);
-        let judgement = readmit(self.gate, request, self.bearer, &mut self.ctx.record).await;
+        // On the heap: whoever waits has no room for it until it comes.
+        let judgement = Box::pin(readmit(self.gate, request, self.bearer, &mut self.ctx.record)).await;
         let same = judgement.as_ref().is_ok_and(|upstream| Key::of(upstream) == self.key);
         (!same).then(|| Box::new(judgement))
     }

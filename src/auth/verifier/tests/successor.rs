@@ -46,7 +46,8 @@ async fn an_issuer_that_is_the_same_keeps_keys_and_verdicts() {
 #[tokio::test(start_paused = true)]
 async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
     let key = TestKey::ed25519("k");
-    let changes: [(&str, fn(&mut Issuer)); 8] = [
+    type Change = fn(&mut Issuer);
+    let changes: [(&str, Change); 8] = [
         ("audience", |issuer| issuer.audience = vec!["https://elsewhere".to_owned()]),
         ("algorithms", |issuer| issuer.algorithms = vec![Algorithm::Es256]),
         ("max_lifetime", |issuer| issuer.max_lifetime = Some(Duration::from_secs(1))),
