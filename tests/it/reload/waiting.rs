@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{table_of, token_of};
-use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream};
+use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream, Wire};
 
 /// Far less than a poll is held.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -131,4 +131,34 @@ async fn a_wait_is_answered_with_the_cors_of_now() {
     gate.insert_task(1, "org_1", "news");
     let answer = waiting.await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
+    let rules =
+        "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\nsubset = true\n";
+    let gate = Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await;
+    let token = gate.token(&["org_1"]);
+    let body = r#"{"limit":5,"order_by":"\"id\""}"#;
+    let head = format!(
+        "POST /v1/shape?table=tasks&organizationId=org_1&offset=-1 HTTP/1.1\r\nHost: gate.test\r\n\
+         Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let (mut goes, mut stays) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    goes.send(head.as_bytes()).await;
+    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+    let other =
+        |setup: &mut Setup| setup.rules = setup.rules.replace("where = ", "allow = \"'x' in claims.roles\"\nwhere = ");
+    gate.policy.reload(other, |_| {}).unwrap();
+    goes.send(body.as_bytes()).await;
+    let answer = goes.answer(false).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "forbidden"));
+    assert_eq!(gate.electric.request_count(), 0, "Electric is not even asked");
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    stays.send(head.as_bytes()).await;
+    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+    gate.policy.reload(|setup| setup.rules += "[cors]\nmax_age = '1m'\n", |_| {}).unwrap();
+    stays.send(body.as_bytes()).await;
+    assert_eq!(stays.answer(false).await.unwrap().status, 200);
 }
