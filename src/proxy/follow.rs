@@ -275,8 +275,15 @@ impl Following<'_> {
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
             in_time(limit, self.session.write_response_body(slice, false)).await?;
-            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts.
+            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts, or its rule.
             self.bearer.recheck(&self.gate.verifier)?;
+            if self.changes.has_changed().unwrap_or_default() {
+                if self.judge_anew().await.is_some() {
+                    return Err(Fault::Reloaded);
+                }
+                // Whatever else it says is heeded after the piece.
+                self.changes.mark_changed();
+            }
         }
         if !bytes.is_empty() || end.is_some() {
             in_time(limit, self.session.write_response_body(bytes, end.is_some())).await?;
@@ -311,6 +318,11 @@ impl Following<'_> {
     /// Waits for `progress`, as long as the client is there, its token good and the gateway the same.
     async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gate, session, bearer, changes, stopping, .. } = self;
+        // Whoever reads slowly may have progress without end.
+        if changes.has_changed().unwrap_or_default() {
+            *stopping = changes.borrow_and_update().stopping;
+            return Err(Interrupt::Change);
+        }
         tokio::select! {
             // Progress first: a client that has its whole answer may have sent its next request, and that is not to be
             // taken for a sign of life.

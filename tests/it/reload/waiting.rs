@@ -162,3 +162,39 @@ async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
     stays.send(body.as_bytes()).await;
     assert_eq!(stays.answer(false).await.unwrap().status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
+    const LONG: usize = 48 << 20;
+    let gate = Gate::start().await;
+    let rows = format!("[{}]", " ".repeat(LONG));
+    let target = |organization: &str, number: u32| {
+        format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1&cache-buster={number}")
+    };
+    // One reads an answer that is kept, which is one piece, the other one that is under way.
+    let mut wires = Vec::new();
+    for (organization, number) in [("org_1", 1), ("org_1", 2), ("org_2", 3)] {
+        let (target, token) = (target(organization, number), gate.token(&[organization]));
+        let cache_control = if number == 2 { "no-store" } else { "max-age=60" };
+        gate.electric.script(Reply::json(200, rows.clone()).with_header("cache-control", cache_control));
+        if number != 2 {
+            assert_eq!(gate.get(&target, &token).await.body.len(), rows.len());
+        }
+        let mut wire = Wire::open(&gate.url).await;
+        let head =
+            format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        wire.send(head.as_bytes()).await;
+        wire.until("\r\n\r\n").await;
+        wires.push(wire);
+    }
+    let asked = "allow = \"query.organizationId in claims.organizationIds";
+    let narrower = format!("{asked} && query.organizationId != 'org_1'");
+    gate.policy.reload(|setup| setup.rules = setup.rules.replace(asked, &narrower), |_| {}).unwrap();
+    let mut read = Vec::new();
+    for wire in wires {
+        read.push(wire.rest().await.len());
+    }
+    assert!(read[0] < LONG && read[1] < LONG, "{read:?}");
+    assert!(read[2] > LONG, "{read:?}");
+    gate.until_metric("shapegate_followers_cut_total{cause=\"reloaded\"}", 2.0).await;
+}
