@@ -5,8 +5,8 @@
 //! | module | does |
 //! |---|---|
 //! | [`config`] | TOML file to a [`config::Config`] that cannot be invalid; every error names file, line and key |
-//! | [`server`] | listeners, admin port, background tasks, drain, the hand-over to a new process, systemd |
-//! | [`proxy`] | `impl ProxyHttp`: the request path; `admit` holds the order of decisions |
+//! | [`server`] | listeners, admin port, background tasks, reload, drain, the hand-over to a new process, systemd |
+//! | [`proxy`] | `impl HttpServerApp`: the request path; `admit` holds the order of decisions |
 //! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
 //! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
 //! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew; the lint of a rule's `where` |

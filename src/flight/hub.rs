@@ -152,7 +152,7 @@ impl Hub {
         }
         let mut open = self.shard(&key);
         // It may have landed since that look; from here on none can.
-        let supply = self.supply.load_full();
+        let supply = self.supply.load();
         let kept = supply.find(&key);
         // The place in the body is taken before the start can go.
         let under_way = open.get(&key).filter(|flight| supply.is_joinable(flight));
@@ -165,7 +165,7 @@ impl Hub {
                 // Where there is no place to replace it, it serves all the same.
                 if let Ok(place) = self.places.enter(subject.cloned()) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
-                    let flight = self.launch(supply, key, ask, place);
+                    let flight = self.launch(&supply, key, ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
                 self.serve(stale, Join::Stale)
@@ -178,7 +178,7 @@ impl Hub {
                 let place = self.places.enter(subject.cloned())?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
-                let flight = self.launch(supply, key, ask, place);
+                let flight = self.launch(&supply, key, ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
                 self.serve(flight, Join::First)
@@ -196,7 +196,7 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let place = self.places.enter(subject.cloned())?;
         let ask = Ask::new(request, origin, None);
-        let flight = self.launch(self.supply.load_full(), key, ask, place);
+        let flight = self.launch(&self.supply.load(), key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
     }
@@ -253,10 +253,10 @@ impl Hub {
 
     /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
     /// caller holds.
-    fn launch(self: &Arc<Self>, supply: Arc<Supply>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
+    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
         let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer);
-        tokio::spawn(Arc::clone(self).fly(supply, Arc::clone(&flight), sink, ask, place));
+        tokio::spawn(Arc::clone(self).fly(Arc::clone(supply), Arc::clone(&flight), sink, ask, place));
         flight
     }
 

@@ -243,9 +243,8 @@ impl Bearer {
         if self.principal.as_ref().is_none_or(|principal| gate.verifier.knows(principal)) {
             return Ok(());
         }
-        // On the heap: it happens to few. In time: keys that have to be fetched first are not waited for by somebody
-        // who may have no right to wait.
-        let verified = timeout(REVERIFY, Box::pin(authenticate(gate, request, false, record))).await;
+        // Keys that have to be fetched first are not waited for by somebody who may have no right to wait.
+        let verified = timeout(REVERIFY, authenticate(gate, request, false, record)).await;
         self.principal = verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))?;
         Ok(())
     }

@@ -59,6 +59,14 @@ impl Front {
         let Admission { mut upstream, mut bearer } = admission;
         let mut changes = gate.changes.clone();
         loop {
+            let now = *changes.borrow_and_update();
+            if gate.generation < now.generation {
+                // Admitted by one gateway while another came.
+                upstream = match self.judge(gate, session, ctx, &mut bearer).await {
+                    Ok(upstream) => upstream,
+                    Err(rejection) => return gate.reject(session, ctx, &rejection).await,
+                };
+            }
             let live = upstream.is_live();
             ctx.record.live = live;
             ctx.record.reading = gate.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
@@ -69,11 +77,6 @@ impl Front {
             };
             ctx.record.join = Some(follower.join());
             let key = follower.key().clone();
-            let now = *changes.borrow_and_update();
-            if now.generation != gate.generation {
-                // Admitted by one gateway while another came: that has to be asked too.
-                changes.mark_changed();
-            }
             let (stopping, changes, bearer) = (now.stopping, &mut changes, &mut bearer);
             let mut following = Following { front: self, gate, session, ctx, bearer, key, live, changes, stopping };
             let followed = following.follow(&mut follower).await;
@@ -95,6 +98,20 @@ impl Front {
                 Err(fault) => return gate.fail(session, ctx, fault).await,
             }
         }
+    }
+
+    /// What the gateway of now, which is `gate` from here on, makes of a request that another has admitted.
+    async fn judge(
+        &self,
+        gate: &mut Arc<Gateway>,
+        session: &ServerSession,
+        ctx: &mut RequestCtx,
+        bearer: &mut Bearer,
+    ) -> Judgement {
+        *gate = self.gate();
+        ctx.edge = Edge::of(session.req_header(), &gate.cors);
+        // On the heap: whoever waits has no room for it until it comes.
+        Box::pin(readmit(gate, session.req_header(), bearer, &mut ctx.record)).await
     }
 }
 
@@ -311,8 +328,15 @@ impl Following<'_> {
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
             in_time(limit, self.session.write_response_body(slice, false)).await?;
-            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts.
+            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts, or its rule.
             self.bearer.recheck(&self.gate.verifier)?;
+            if self.changes.has_changed().unwrap_or_default() {
+                if self.judge_anew().await.is_some() {
+                    return Err(Fault::Reloaded);
+                }
+                // Whatever else it says is heeded after the piece.
+                self.changes.mark_changed();
+            }
         }
         if !bytes.is_empty() || end.is_some() {
             in_time(limit, self.session.write_response_body(bytes, end.is_some())).await?;
@@ -350,6 +374,11 @@ impl Following<'_> {
     /// Waits for `progress`, as long as the client is there, its token good and the gateway the same.
     async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gate, session, bearer, changes, stopping, .. } = self;
+        // Whoever reads slowly may have progress without end.
+        if changes.has_changed().unwrap_or_default() {
+            *stopping = changes.borrow_and_update().stopping;
+            return Err(Interrupt::Change);
+        }
         tokio::select! {
             // Progress first: a client that has its whole answer may have sent its next request, and that is not to be
             // taken for a sign of life.
@@ -377,14 +406,10 @@ impl Following<'_> {
     /// What the gateway of now makes of this request; `None` where that is what is being answered.
     async fn judge_anew(&mut self) -> Option<Box<Judgement>> {
         self.stopping = self.changes.borrow_and_update().stopping;
-        let gate = self.front.gate();
-        if Arc::ptr_eq(&gate, self.gate) {
+        if Arc::ptr_eq(&self.front.gate.load(), self.gate) {
             return None;
         }
-        *self.gate = gate;
-        let request = self.session.req_header();
-        self.ctx.edge = Edge::of(request, &self.gate.cors);
-        let judgement = readmit(self.gate, request, self.bearer, &mut self.ctx.record).await;
+        let judgement = self.front.judge(self.gate, self.session, self.ctx, self.bearer).await;
         let same = judgement.as_ref().is_ok_and(|upstream| Key::of(upstream) == self.key);
         (!same).then(|| Box::new(judgement))
     }

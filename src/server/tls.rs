@@ -216,3 +216,66 @@ impl Stamp {
         Self([of_file(&tls.cert), of_file(&tls.key)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Scene {
+        certificates: Arc<Certificates>,
+        folder: tempfile::TempDir,
+        made: [(String, String); 2],
+    }
+
+    fn scene() -> Scene {
+        let made = [(); 2].map(|()| {
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, &made[0].0).unwrap();
+        std::fs::write(&key, &made[0].1).unwrap();
+        let tls = Tls { cert, key, poll: Duration::from_secs(1) };
+        let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap())).unwrap();
+        Scene { certificates, folder, made }
+    }
+
+    impl Scene {
+        /// Puts another content in place, as a new file.
+        fn put(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.path().join("new"), text).unwrap();
+            std::fs::rename(self.folder.path().join("new"), self.folder.path().join(name)).unwrap();
+        }
+
+        /// Looks; says whether the second certificate is in use, and whether the files are in doubt.
+        fn look(&self) -> (bool, bool) {
+            self.certificates.look();
+            let second = CertificateDer::from_pem_slice(self.made[1].0.as_bytes()).unwrap();
+            (self.certificates.current.load().cert[0] == second, self.certificates.files().doubted.is_some())
+        }
+    }
+
+    #[test]
+    fn half_a_renewal_is_waited_for() {
+        let scene = scene();
+        assert_eq!(scene.look(), (false, false));
+        scene.put("cert.pem", &scene.made[1].0);
+        assert_eq!(scene.look(), (false, true));
+        scene.put("key.pem", &scene.made[1].1);
+        assert_eq!(scene.look(), (true, false));
+    }
+
+    #[test]
+    fn a_pair_that_stays_bad_is_told_once_and_looked_at_again_when_it_changes() {
+        let scene = scene();
+        scene.put("key.pem", "no key");
+        assert_eq!([scene.look(), scene.look(), scene.look()], [(false, true), (false, false), (false, false)]);
+        scene.put("cert.pem", &scene.made[1].0);
+        assert_eq!(scene.look(), (false, true));
+        scene.put("key.pem", &scene.made[1].1);
+        assert_eq!(scene.look(), (true, false));
+    }
+}

@@ -196,3 +196,33 @@ async fn kept_answers_stay_unless_their_room_changes() {
     assert_eq!(gate.get(TASKS, &token).await.header("shapegate-cache"), "miss");
     assert_eq!(gate.metric("shapegate_limit{of=\"kept_bytes\"}").await, f64::from(1024 * 1024));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gatekeeper_comes_and_goes_with_its_tokens() {
+    let gate = Gate::start().await;
+    let user = token_of(&gate.issuer, "org_1");
+    let mint = async || gate.post("/gatekeeper/tasks?organizationId=org_1", &user, "").await;
+    let section = |lifetime: &str| {
+        format!(
+            "[gatekeeper]\nissuer = 'https://shapes.test'\naudience = '{AUDIENCE}'\nlifetime = '{lifetime}'\n\
+             public_url = '{}/v1/shape'\nhs256 = {{ env = 'GATEKEEPER_SECRET' }}\n",
+            gate.url
+        )
+    };
+    assert_eq!(mint().await.status, 404);
+    gate.policy.reload(|setup| setup.rules += &section("1h"), |_| {}).unwrap();
+    let minted = mint().await;
+    assert_eq!(minted.status, 200, "{}", minted.text());
+    let options = minted.json();
+    let token = options["headers"]["Authorization"].as_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+    let mut query = url::form_urlencoded::Serializer::new("/v1/shape?offset=-1&table=tasks".to_owned());
+    query.append_pair("where", options["where"].as_str().unwrap()).append_pair("params[1]", "org_1");
+    let query = query.finish();
+    assert_eq!(status(&gate, &query, &token).await, ok());
+    // Another lifetime is of the next tokens; without a gatekeeper none is good.
+    gate.policy.reload(|setup| setup.rules += &section("2h"), |_| {}).unwrap();
+    assert_eq!(status(&gate, &query, &token).await, ok());
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    assert_eq!(status(&gate, &query, &token).await, refused(401, "token_invalid"));
+    assert_eq!(mint().await.status, 404);
+}

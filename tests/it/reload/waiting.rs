@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{table_of, token_of};
-use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream};
+use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream, Wire};
 
 /// Far less than a poll is held.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -131,4 +131,70 @@ async fn a_wait_is_answered_with_the_cors_of_now() {
     gate.insert_task(1, "org_1", "news");
     let answer = waiting.await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
+    let rules =
+        "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\nsubset = true\n";
+    let gate = Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await;
+    let token = gate.token(&["org_1"]);
+    let body = r#"{"limit":5,"order_by":"\"id\""}"#;
+    let head = format!(
+        "POST /v1/shape?table=tasks&organizationId=org_1&offset=-1 HTTP/1.1\r\nHost: gate.test\r\n\
+         Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let (mut goes, mut stays) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    goes.send(head.as_bytes()).await;
+    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+    let other =
+        |setup: &mut Setup| setup.rules = setup.rules.replace("where = ", "allow = \"'x' in claims.roles\"\nwhere = ");
+    gate.policy.reload(other, |_| {}).unwrap();
+    goes.send(body.as_bytes()).await;
+    let answer = goes.answer(false).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "forbidden"));
+    assert_eq!(gate.electric.request_count(), 0, "Electric is not even asked");
+    gate.policy.reload(|_| {}, |_| {}).unwrap();
+    stays.send(head.as_bytes()).await;
+    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+    gate.policy.reload(|setup| setup.rules += "[cors]\nmax_age = '1m'\n", |_| {}).unwrap();
+    stays.send(body.as_bytes()).await;
+    assert_eq!(stays.answer(false).await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
+    const LONG: usize = 48 << 20;
+    let gate = Gate::start().await;
+    let rows = format!("[{}]", " ".repeat(LONG));
+    let target = |organization: &str, number: u32| {
+        format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1&cache-buster={number}")
+    };
+    // One reads an answer that is kept, which is one piece, the other one that is under way.
+    let mut wires = Vec::new();
+    for (organization, number) in [("org_1", 1), ("org_1", 2), ("org_2", 3)] {
+        let (target, token) = (target(organization, number), gate.token(&[organization]));
+        let cache_control = if number == 2 { "no-store" } else { "max-age=60" };
+        gate.electric.script(Reply::json(200, rows.clone()).with_header("cache-control", cache_control));
+        if number != 2 {
+            assert_eq!(gate.get(&target, &token).await.body.len(), rows.len());
+        }
+        let mut wire = Wire::open(&gate.url).await;
+        let head =
+            format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        wire.send(head.as_bytes()).await;
+        wire.until("\r\n\r\n").await;
+        wires.push(wire);
+    }
+    let asked = "allow = \"query.organizationId in claims.organizationIds";
+    let narrower = format!("{asked} && query.organizationId != 'org_1'");
+    gate.policy.reload(|setup| setup.rules = setup.rules.replace(asked, &narrower), |_| {}).unwrap();
+    let mut read = Vec::new();
+    for wire in wires {
+        read.push(wire.rest().await.len());
+    }
+    assert!(read[0] < LONG && read[1] < LONG, "{read:?}");
+    assert!(read[2] > LONG, "{read:?}");
+    gate.until_metric("shapegate_followers_cut_total{cause=\"reloaded\"}", 2.0).await;
 }
