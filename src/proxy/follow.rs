@@ -202,10 +202,7 @@ impl Following<'_> {
     async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
         // A stream of events may be ended between two of them, any other body is broken where it does not end itself.
         let mut between_events = events;
-        if events && self.stopping {
-            return self.end_stream(Fault::Stopping).await;
-        }
-        let mut turn = None;
+        let mut turn = (events && self.stopping).then(|| self.turn());
         loop {
             let next = match turn {
                 None => self.wait(follower.next()).await,
@@ -283,7 +280,10 @@ impl Following<'_> {
     async fn end_stream(&mut self, why: Fault) -> Result<(), Fault> {
         self.gate.metrics.follower_cut(why.as_str());
         self.ctx.record.outcome = why.as_str();
-        self.session.set_keepalive(None);
+        // A client that comes back at once comes on the connection that it was told would stay.
+        if why != Fault::Stopping {
+            self.session.set_keepalive(None);
+        }
         in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await
     }
 
