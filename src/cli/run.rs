@@ -47,7 +47,7 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
         let order = tokio::select! {
             ended = &mut serving => return ended,
             // systemd sees it only once this one, its parent, has ended too, and starts the service again.
-            () = upgrades.lost() => bail!("the new process has ended, and this one serves no more: ending at once"),
+            () = upgrades.lost() => bail!("the new process has died, and this one serves no more: ending at once"),
             order = signals.next() => order,
         };
         match order {

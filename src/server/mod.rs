@@ -5,7 +5,7 @@
 
 mod admin;
 mod listener;
-mod notify;
+pub(crate) mod notify;
 mod probe;
 mod readiness;
 mod socket;
@@ -227,7 +227,7 @@ impl Server {
         let watchdog = tokio::spawn(notify::feed_watchdog(probe));
         let ending = tokio::select! {
             () = stop => Ending::Stopped,
-            () = taken(offer.as_ref()) => Ending::TakenOver,
+            pid = taken(offer.as_ref()) => Ending::TakenOver(pid),
             // It ends by itself only where it panicked, and a process without a listener is of no use.
             _ = serving.join_next() => bail!("the listeners ended"),
         };
@@ -240,7 +240,8 @@ impl Server {
         shutdown.send_replace(true);
         let admin = match ending {
             // It is the new process's, and stays open there.
-            Ending::TakenOver => {
+            Ending::TakenOver(pid) => {
+                tracing::info!(pid, "a new process serves; requests in flight finish here");
                 watchdog.abort();
                 drop(offer);
                 admin.close().await;
@@ -307,11 +308,11 @@ impl Server {
 enum Ending {
     /// It was told to.
     Stopped,
-    /// Another process serves.
-    TakenOver,
+    /// The process with this id serves.
+    TakenOver(u32),
 }
 
-async fn taken(offer: Option<&Offer>) {
+async fn taken(offer: Option<&Offer>) -> u32 {
     match offer {
         Some(offer) => offer.taken().await,
         None => std::future::pending().await,
@@ -354,7 +355,10 @@ const STREAMS_END_IN: u32 = 4;
 
 /// Waits for the last connection: each task that serves one listens to `shutdown`.
 async fn drain(shutdown: &watch::Sender<bool>, budgets: &Budgets, limit: Duration) {
-    if tokio::time::timeout(limit, shutdown.closed()).await.is_err() {
-        tracing::warn!(left = budgets.in_flight(), "drain: requests in flight were cut");
+    let ended = tokio::time::timeout(limit, shutdown.closed()).await;
+    let left = budgets.in_flight();
+    // Connections without a request are no loss.
+    if ended.is_err() && left > 0 {
+        tracing::warn!(left, "drain: requests in flight were cut");
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn is_heard() -> bool {
 }
 
 /// The process does something that takes its time, and serves on.
-pub(super) fn reloading(status: &str) {
+pub(crate) fn reloading(status: &str) {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
         Err(error) => tracing::warn!(%error, "the clock of systemd's messages cannot be read"),
@@ -20,7 +20,7 @@ pub(super) fn reloading(status: &str) {
 }
 
 /// The process serves.
-pub(super) fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 

@@ -64,7 +64,7 @@ impl Upgrades {
         }
     }
 
-    /// Ends when the process that took over has ended before this one has: nobody serves then.
+    /// Ends when the process that took over has died before this one has ended: nobody serves then.
     pub async fn lost(&self) {
         self.0.lost.notified().await;
     }
@@ -73,8 +73,11 @@ impl Upgrades {
     async fn attend(self, mut child: Child) {
         let ended = timeout(self.0.limit + TO_GIVE_UP, child.wait()).await;
         if self.0.taken.load(Ordering::Relaxed) {
-            let _ = child.wait().await;
-            return self.0.lost.notify_one();
+            // One that was told to stop is not lost.
+            if !child.wait().await.is_ok_and(|status| status.success()) {
+                self.0.lost.notify_one();
+            }
+            return;
         }
         match ended {
             Ok(Ok(status)) => self.failed(&format!("the new process ended ({status}); its own lines say why")),

@@ -3,13 +3,14 @@
 mod load;
 mod notify;
 
+use std::io::BufRead as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 use shapegate::demo::electric::{Column, Electric, Options};
 
-use crate::harness::{Answer, Gate, IssuerServer, Service, Stream, Wire, shapegate};
+use crate::harness::{Answer, Certificate, Gate, IssuerServer, SECRET, Service, Stream, Wire, shapegate};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -126,8 +127,15 @@ async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
         let rest = stream.rest().await.unwrap();
         assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
     }
-    let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
-    Stream::open(request).await.until("\"new\"").await;
+    // At once on a connection of the old process, and on a new one.
+    for (client, whole) in [(client, false), (reqwest::Client::new(), true)] {
+        let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
+        let mut stream = Stream::open(request).await;
+        assert_eq!(stream.status(), 200);
+        if whole {
+            stream.until("\"new\"").await;
+        }
+    }
     assert_eq!(service.first_ended().await.code(), Some(0));
 }
 
@@ -154,6 +162,101 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
         assert_eq!((metric(&service, OK).await, metric(&service, FAILED).await), (0.0, f64::from(failures)));
     }
     std::fs::write(&config, &good).unwrap();
+    service.upgrade().await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
+    for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
+        let around = Around::start(Options::default()).await;
+        let mut service = Service::start(&around.config("")).await;
+        let mut waiting = waiting(&around, &service.url).await;
+        service.upgrade().await;
+        service.signal(signal);
+        if signal == Signal::TERM {
+            service.ended().await;
+            around.insert(1);
+            assert_eq!(waiting.answer(false).await.unwrap().rows("title"), ["new"]);
+        }
+        // With a status that has systemd start the service again.
+        assert_eq!(service.first_ended().await.code(), Some(code), "{signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_told_to_go_and_its_polls_finish() {
+    let around = Around::start(Options::default()).await;
+    let mut service = Service::start(&around.config("h2c = true")).await;
+    let address = service.url.strip_prefix("http://").unwrap().to_owned();
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let mut ask = |target: &str| {
+        let request = http::Request::get(format!("{}{target}", service.url));
+        let request = request.header("authorization", format!("Bearer {}", around.token(1)));
+        sender.send_request(request.body(()).unwrap(), true).unwrap().0
+    };
+    let first = ask(&TASKS.replace("offset=-1", "offset=now")).await.unwrap();
+    let first = Answer { status: first.status(), headers: first.headers().clone(), body: Vec::new() };
+    let waiting = ask(&poll(&first));
+    around.electric.wait_for_waiting(1).await;
+    service.upgrade().await;
+    around.insert(1);
+    let mut body = waiting.await.unwrap().into_body();
+    let mut rows = Vec::new();
+    while let Some(part) = body.data().await {
+        rows.extend_from_slice(&part.unwrap());
+    }
+    assert!(String::from_utf8(rows).unwrap().contains("\"new\""));
+    // GOAWAY without an error, after the last stream.
+    assert!(connection.await.unwrap().is_ok());
+    assert!(sender.ready().await.is_err());
+    assert_eq!(service.first_ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
+    let around = Around::start(Options::default()).await;
+    let (old, new) = (Certificate::new(), Certificate::new());
+    let config = around.config(&old.line());
+    let mut service = Service::start(&config).await;
+    let target = format!("{}{TASKS}", service.url.replace("http://", "https://"));
+    let ask = async |certificate: &Certificate| {
+        let request = certificate.client().build().unwrap().get(&target).bearer_auth(around.token(1));
+        request.send().await.map(|answer| answer.status().as_u16())
+    };
+    assert_eq!((ask(&old).await.unwrap(), ask(&new).await.is_err()), (200, true));
+    let text = std::fs::read_to_string(&config).unwrap().replace(&old.line(), &new.line());
+    std::fs::write(&config, text.replace("table = \"tasks\"", "table = \"other\"")).unwrap();
+    service.upgrade().await;
+    assert_eq!((ask(&new).await.unwrap(), ask(&old).await.is_err()), (404, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_that_is_now_at_its_path_is_started() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let around = Around::start(Options::default()).await;
+    let config = around.config("");
+    let (program, other) = (around.folder.path().join("shapegate"), around.folder.path().join("other"));
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
+    let mut command = tokio::process::Command::new(&program);
+    command.args(["--config", config.to_str().unwrap()]).env("ELECTRIC_SECRET", SECRET).kill_on_drop(true);
+    let mut service = Service::with(command).await;
+    std::fs::write(&other, "#!/bin/sh\necho \"$@\" >\"$0.arguments\"; exit 3\n").unwrap();
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::rename(&other, &program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("exit status: 3"), "{failed}");
+    let arguments = std::fs::read_to_string(program.with_extension("arguments")).unwrap();
+    assert_eq!(arguments, format!("--config {} --upgrade\n", config.display()));
+    std::fs::remove_file(&program).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("cannot be started"), "{failed}");
+    symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
     service.upgrade().await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
 }
@@ -204,20 +307,24 @@ async fn another_user_gets_no_socket() {
         let path = around.folder.path().join(name);
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
-    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-                  data,fds,_,_=socket.recv_fds(s,4096,16)\nprint(len(fds),data.decode())";
     let path = around.folder.path().join("upgrade.sock");
-    let peer = |uid: u32| {
-        let mut python = tokio::process::Command::new("python3");
-        python.args(["-c", script, path.to_str().unwrap()]).uid(uid);
-        python
+    // The first line that a user is told; the user is that of one thread.
+    let told = async |uid: u32| {
+        let path = path.clone();
+        let asked = std::thread::spawn(move || {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid)).unwrap();
+            let mut line = String::new();
+            let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            std::io::BufReader::new(stream).read_line(&mut line).unwrap();
+            line
+        });
+        tokio::task::spawn_blocking(|| asked.join().unwrap()).await.unwrap()
     };
-    let foreign = peer(65534).output().await.unwrap();
-    assert!(String::from_utf8_lossy(&foreign.stdout).starts_with("0 no: it runs as another user"), "{foreign:?}");
+    assert_eq!(told(65534).await, "no: it runs as another user\n");
     service.line("no upgrade").await;
-    // The twin: the same question of the same user brings the sockets, and without `ready` nothing changes.
-    let own = peer(0).output().await.unwrap();
-    assert!(String::from_utf8_lossy(&own.stdout).starts_with("3 {\"version\":1,"), "{own:?}");
+    // The twin: the same user is offered the sockets, and without its `ready` nothing changes.
+    let offer = told(0).await;
+    assert!(offer.starts_with("{\"version\":1,") && offer.contains("\"upgrade\""), "{offer}");
     service.line("no upgrade").await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
 }
