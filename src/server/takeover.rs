@@ -94,9 +94,10 @@ impl Offer {
 
     /// Serves one new process; its id, once it has the sockets.
     async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<u32> {
-        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-        let pid = u32::try_from(peer.pid.as_raw_nonzero().get())?;
-        if let Err(reason) = self.may_take(peer.uid.as_raw(), pid) {
+        let peer = stream.peer_cred()?;
+        // One in another namespace has no id here.
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+        if let Err(reason) = self.may_take(peer.uid(), pid) {
             // The peer may be gone already.
             let _ = stream.write_all(format!("no: {reason}\n").as_bytes()).await;
             bail!("process {pid} is refused: {reason}");

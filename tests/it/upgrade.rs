@@ -3,13 +3,14 @@
 mod load;
 mod notify;
 
+use std::io::BufRead as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 use shapegate::demo::electric::{Column, Electric, Options};
 
-use crate::harness::{Answer, Gate, IssuerServer, SECRET, Service, Stream, Wire, shapegate};
+use crate::harness::{Answer, Certificate, Gate, IssuerServer, SECRET, Service, Stream, Wire, shapegate};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -167,10 +168,9 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
-    let around = Around::start(Options::default()).await;
-    let config = around.config("");
     for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
-        let mut service = Service::start(&config).await;
+        let around = Around::start(Options::default()).await;
+        let mut service = Service::start(&around.config("")).await;
         let mut waiting = waiting(&around, &service.url).await;
         service.upgrade().await;
         service.signal(signal);
@@ -214,6 +214,24 @@ async fn http_2_is_told_to_go_and_its_polls_finish() {
     assert!(connection.await.unwrap().is_ok());
     assert!(sender.ready().await.is_err());
     assert_eq!(service.first_ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
+    let around = Around::start(Options::default()).await;
+    let (old, new) = (Certificate::new(), Certificate::new());
+    let config = around.config(&old.line());
+    let mut service = Service::start(&config).await;
+    let target = format!("{}{TASKS}", service.url.replace("http://", "https://"));
+    let ask = async |certificate: &Certificate| {
+        let request = certificate.client().build().unwrap().get(&target).bearer_auth(around.token(1));
+        request.send().await.map(|answer| answer.status().as_u16())
+    };
+    assert_eq!((ask(&old).await.unwrap(), ask(&new).await.is_err()), (200, true));
+    let text = std::fs::read_to_string(&config).unwrap().replace(&old.line(), &new.line());
+    std::fs::write(&config, text.replace("table = \"tasks\"", "table = \"other\"")).unwrap();
+    service.upgrade().await;
+    assert_eq!((ask(&new).await.unwrap(), ask(&old).await.is_err()), (404, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,20 +307,24 @@ async fn another_user_gets_no_socket() {
         let path = around.folder.path().join(name);
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
-    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-                  data,fds,_,_=socket.recv_fds(s,4096,16)\nprint(len(fds),data.decode())";
     let path = around.folder.path().join("upgrade.sock");
-    let peer = |uid: u32| {
-        let mut python = tokio::process::Command::new("python3");
-        python.args(["-c", script, path.to_str().unwrap()]).uid(uid);
-        python
+    // The first line that a user is told; the user is that of one thread.
+    let told = async |uid: u32| {
+        let path = path.clone();
+        let asked = std::thread::spawn(move || {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid)).unwrap();
+            let mut line = String::new();
+            let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            std::io::BufReader::new(stream).read_line(&mut line).unwrap();
+            line
+        });
+        tokio::task::spawn_blocking(|| asked.join().unwrap()).await.unwrap()
     };
-    let foreign = peer(65534).output().await.unwrap();
-    assert!(String::from_utf8_lossy(&foreign.stdout).starts_with("0 no: it runs as another user"), "{foreign:?}");
+    assert_eq!(told(65534).await, "no: it runs as another user\n");
     service.line("no upgrade").await;
-    // The twin: the same question of the same user brings the sockets, and without `ready` nothing changes.
-    let own = peer(0).output().await.unwrap();
-    assert!(String::from_utf8_lossy(&own.stdout).starts_with("3 {\"version\":1,"), "{own:?}");
+    // The twin: the same user is offered the sockets, and without its `ready` nothing changes.
+    let offer = told(0).await;
+    assert!(offer.starts_with("{\"version\":1,") && offer.contains("\"upgrade\""), "{offer}");
     service.line("no upgrade").await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
 }

@@ -108,6 +108,9 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = kill_process(pid(self.pid), Signal::KILL);
+        if std::thread::panicking() {
+            self.log.borrow().iter().for_each(|entry| eprintln!("{entry}"));
+        }
     }
 }
 
