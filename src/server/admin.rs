@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
-use super::readiness::Readiness;
+use super::readiness::{Readiness, Report};
 use crate::auth::TokenVerifier;
 use crate::flight::Hub;
 use crate::limits::Budgets;
@@ -36,8 +36,10 @@ impl Admin {
     }
 
     async fn metrics(&self) -> Response<Vec<u8>> {
+        let report = self.readiness.report().await;
         let observed = Observed {
-            ready: self.readiness.missing().await.is_empty(),
+            ready: report.missing.is_empty(),
+            servers: &report.servers,
             keys: &self.verifier.key_status(),
             budgets: &self.budgets,
             hub: &self.hub,
@@ -53,9 +55,9 @@ impl Admin {
     }
 
     async fn readyz(&self) -> Response<Vec<u8>> {
-        let missing = self.readiness.missing().await;
+        let Report { missing, degraded, .. } = self.readiness.report().await;
         let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing });
+        let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "degraded": degraded });
         answer(status, "application/json", format!("{body}\n").into_bytes())
     }
 }

@@ -34,7 +34,7 @@ use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::proxy::{Change, CorsPolicy, Gateway};
 use crate::telemetry::{Audit, Metrics};
-use crate::upstream::{Electric, UpstreamServer};
+use crate::upstream::{Electric, SourceIds, Upstreams};
 
 pub use readiness::Readiness;
 pub use tls::check as check_tls;
@@ -52,6 +52,7 @@ pub struct Server {
     hub: Arc<Hub>,
     policy: PolicySwitch,
     readiness: Arc<Readiness>,
+    upstreams: Arc<Upstreams>,
     audit: Option<Arc<Audit>>,
 }
 
@@ -97,6 +98,8 @@ impl Server {
         let listen = config.server.listen.iter().map(|address| bind(*address)).collect::<anyhow::Result<Vec<_>>>()?;
         let admin = bind(config.server.admin).context("server.admin")?;
         let metrics = Arc::new(Metrics::new()?);
+        let upstreams = Arc::new(Upstreams::new(&config)?);
+        let source_ids = SourceIds::of(&config);
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -106,9 +109,8 @@ impl Server {
         )?);
         let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
         let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
-        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
-        let source_id = config.upstream.source_id.clone();
-        let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
+        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), Arc::clone(&upstreams)));
+        let electric = Electric::new(Arc::clone(&upstreams), Arc::clone(&metrics));
         let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
         let hub = Arc::new(hub);
         metrics.policy_loaded(&config.policy, clock.now());
@@ -122,7 +124,7 @@ impl Server {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_id,
+            source_ids,
             budgets: Arc::clone(&budgets),
             hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
@@ -144,6 +146,7 @@ impl Server {
             hub,
             policy,
             readiness,
+            upstreams,
             audit,
         })
     }
@@ -195,6 +198,7 @@ impl Server {
         );
         let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
         admin.add_listener(self.admin.into_listener(&fds));
+        self.upstreams.watch();
         // They end with the shutdown: who drains needs no new keys.
         tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch));
         let sweeping = self.audit.clone().map(|audit| tokio::spawn(sweep(audit, Arc::clone(&self.policy.clock))));

@@ -2,36 +2,31 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::auth::TokenVerifier;
-use crate::config::Upstream;
+use crate::upstream::{ServerStatus, Upstreams};
 
 /// Asks, each time, what is missing.
 pub struct Readiness {
     verifier: Arc<TokenVerifier>,
-    client: reqwest::Client,
-    health: String,
+    upstreams: Arc<Upstreams>,
     stopping: AtomicBool,
 }
 
+/// What there is, and what is not.
+pub struct Report {
+    /// What keeps traffic away, in words; empty where nothing does.
+    pub missing: Vec<String>,
+    /// What is missing to some, and keeps no traffic away.
+    pub degraded: Vec<String>,
+    /// Every server of Electric.
+    pub servers: Vec<ServerStatus>,
+}
+
 impl Readiness {
-    /// Of these issuers and this Electric.
-    ///
-    /// # Errors
-    /// Where the HTTP client cannot be set up.
-    pub fn new(verifier: Arc<TokenVerifier>, upstream: &Upstream) -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(2))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self {
-            verifier,
-            client,
-            health: format!("{}/v1/health", upstream.origin()),
-            stopping: AtomicBool::new(false),
-        })
+    /// Of these issuers and these Electrics.
+    pub fn new(verifier: Arc<TokenVerifier>, upstreams: Arc<Upstreams>) -> Self {
+        Self { verifier, upstreams, stopping: AtomicBool::new(false) }
     }
 
     /// From here on a balancer should send nobody.
@@ -41,20 +36,26 @@ impl Readiness {
 
     /// What is missing, in words; empty where nothing is.
     pub async fn missing(&self) -> Vec<String> {
-        let keyless = self.verifier.key_status().into_iter().filter(|status| !status.ready);
-        let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
-        missing.extend(self.upstream_missing().await);
-        missing.extend(self.stopping.load(Ordering::Relaxed).then(|| "stopping: requests in flight finish".to_owned()));
-        missing
+        self.report().await.missing
     }
 
-    /// 200 is active, 202 starting or waiting for its database (PROTOCOL 1).
-    async fn upstream_missing(&self) -> Option<String> {
-        match self.client.get(&self.health).send().await {
-            Ok(answer) if answer.status() == 200 => None,
-            Ok(answer) => Some(format!("Electric: /v1/health says {}", answer.status().as_u16())),
-            Err(error) if error.is_timeout() => Some("Electric: /v1/health does not answer".to_owned()),
-            Err(_) => Some("Electric: cannot be reached".to_owned()),
+    /// What is missing now. A server of Electric that is not active keeps traffic away where no other is, of any
+    /// upstream: a tenant's dead database is no reason to turn the others away, and the next node has no better one.
+    pub async fn report(&self) -> Report {
+        let keyless = self.verifier.key_status().into_iter().filter(|status| !status.ready);
+        let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
+        let servers = self.upstreams.status().await;
+        let alone = servers.len() == 1;
+        let inactive = servers.iter().filter(|server| !server.active);
+        let words = inactive.map(|server| match alone {
+            true => format!("Electric: {}", server.trouble),
+            false => format!("{}: {}", server.subject(), server.trouble),
+        });
+        let mut degraded: Vec<_> = words.collect();
+        if !servers.iter().any(|server| server.active) {
+            missing.append(&mut degraded);
         }
+        missing.extend(self.stopping.load(Ordering::Relaxed).then(|| "stopping: requests in flight finish".to_owned()));
+        Report { missing, degraded, servers }
     }
 }

@@ -52,6 +52,8 @@ fn assert_known(gate: &Gate, series: &str) {
             // Of an enum: short, and never with a letter from outside.
             "outcome" | "result" | "how" | "cause" | "of" => word(value) && value.len() < 28,
             "issuer" => value == gate.issuer.url(),
+            "server" => value == gate.electric.url(),
+            "upstream" => value == "default",
             "live" => ["true", "false"].contains(&value),
             "version" => value == env!("CARGO_PKG_VERSION"),
             "le" => true,

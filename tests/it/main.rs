@@ -18,3 +18,4 @@ mod metrics;
 mod subset;
 mod superset;
 mod transcripts;
+mod upstreams;

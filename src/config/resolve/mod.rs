@@ -24,8 +24,9 @@ use super::{Cache, Config, Environment, Limits};
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
     let server = server::server(root.section("server"), environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
+    let upstreams = upstream::named(root.value("upstreams"), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
-    let shapes = shape::shapes(root.sections("shape"));
+    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
     let limits = limits(root.section("limits"));
@@ -47,6 +48,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     Some(Config {
         server: server?,
         upstream: upstream?,
+        upstreams: upstreams?,
         issuers: issuers?,
         policy: shapes.policy?,
         gatekeeper,

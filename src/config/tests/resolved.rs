@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys};
+use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys, ServerUrl};
 
 fn conf(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -69,7 +69,8 @@ fn defaults() {
     assert_eq!(config.server.drain, Duration::from_secs(25));
     assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.h2c);
     let upstream = &config.upstream;
-    assert_eq!((upstream.host.as_str(), upstream.port, upstream.tls, upstream.pool), ("127.0.0.1", 3000, false, 1024));
+    let server = ServerUrl { host: "127.0.0.1".to_owned(), port: 3000, tls: false };
+    assert_eq!((upstream.servers.as_slice(), upstream.pool), ([server].as_slice(), 1024));
     assert_eq!(upstream.secret.as_ref().unwrap().expose(), "electric-secret-canary");
     let issuer = &config.issuers[0];
     assert_eq!((issuer.leeway, issuer.max_lifetime), (Duration::from_secs(5), None));
@@ -89,7 +90,7 @@ fn upstream_urls() {
         ("http://[::1]:3000", "::1", 3000, false),
     ] {
         let upstream = accepted(&format!("[upstream]\nurl = '{url}'\ndanger_no_secret = true\n")).upstream;
-        assert_eq!((upstream.host.as_str(), upstream.port, upstream.tls), (host, port, tls));
+        assert_eq!(upstream.servers, [ServerUrl { host: host.to_owned(), port, tls }]);
         assert!(upstream.secret.is_none());
     }
 }

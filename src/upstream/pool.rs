@@ -1,0 +1,224 @@
+//! Every configured Electric: one pool of servers for each.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
+use pingora::server::configuration::ServerConf;
+use tokio::task::JoinSet;
+
+use super::health::{self, Health};
+use super::ring::{Member, Ring};
+use super::server::UpstreamServer;
+use crate::config::{Config, Upstream};
+use crate::fault::Fault;
+use crate::policy::UpstreamName;
+
+/// Every Electric of a configuration; dropped, its tasks end.
+pub struct Upstreams {
+    default: Arc<Pool>,
+    named: HashMap<UpstreamName, Arc<Pool>>,
+    watching: Mutex<JoinSet<()>>,
+}
+
+/// The servers of one Electric.
+pub(super) struct Pool {
+    name: UpstreamName,
+    servers: Vec<Arc<UpstreamServer>>,
+    /// `None` where there is one server, with whom all shapes are.
+    ring: Option<Ring>,
+}
+
+/// What is known of one server.
+#[derive(Clone, Debug)]
+pub struct ServerStatus {
+    /// Its upstream.
+    pub upstream: UpstreamName,
+    /// Its URL: scheme, host and port.
+    pub server: String,
+    /// Whether it serves shapes.
+    pub active: bool,
+    /// Why not, in words.
+    pub trouble: String,
+    /// Whether its shapes go to it; else they go to another one until it was active for long enough.
+    pub in_rotation: bool,
+    /// Which secret it takes: 1 for `secret`, 2 for `secret_next`.
+    pub secret: usize,
+}
+
+/// The sources of Electric Cloud, by upstream.
+#[derive(Clone, Debug, Default)]
+pub struct SourceIds(HashMap<UpstreamName, String>);
+
+impl SourceIds {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let named = config.upstreams.iter().map(|(name, upstream)| (UpstreamName::new(name), upstream));
+        let all = named.chain([(UpstreamName::default(), &config.upstream)]);
+        Self(all.filter_map(|(name, upstream)| Some((name, upstream.source_id.clone()?))).collect())
+    }
+
+    /// That of an upstream, where it has one.
+    pub fn find(&self, name: &UpstreamName) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl Upstreams {
+    /// Those of a configuration; nothing is asked yet.
+    ///
+    /// # Errors
+    /// A file of trusted certificates that cannot be read any more.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let named = config.upstreams.iter().map(|(name, upstream)| {
+            let name = UpstreamName::new(name);
+            Ok((name.clone(), Arc::new(Pool::new(name, upstream)?)))
+        });
+        Ok(Self {
+            default: Arc::new(Pool::new(UpstreamName::default(), &config.upstream)?),
+            named: named.collect::<anyhow::Result<_>>()?,
+            watching: Mutex::default(),
+        })
+    }
+
+    /// Starts to ask the servers of each pool that has several for their health, until this is dropped: to be called
+    /// once, in a runtime.
+    pub fn watch(&self) {
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        for pool in self.pools().filter(|pool| pool.ring.is_some()) {
+            let pool = Arc::clone(pool);
+            watching.spawn(async move {
+                if let Some(ring) = &pool.ring {
+                    ring.watch(&pool.name).await;
+                }
+            });
+        }
+    }
+
+    /// The pool of this name; `None` where another configuration has given the name.
+    pub(super) fn find(&self, name: &UpstreamName) -> Option<&Pool> {
+        match name.named() {
+            None => Some(&self.default),
+            Some(_) => self.named.get(name).map(Arc::as_ref),
+        }
+    }
+
+    /// What is known of every server: one that is alone is asked, several are asked all the time.
+    pub async fn status(&self) -> Vec<ServerStatus> {
+        let mut asking = JoinSet::new();
+        for (place, pool) in self.pools().enumerate() {
+            let pool = Arc::clone(pool);
+            asking.spawn(async move { (place, pool.status().await) });
+        }
+        let mut status = asking.join_all().await;
+        status.sort_by_key(|(place, _)| *place);
+        status.into_iter().flat_map(|(_, servers)| servers).collect()
+    }
+
+    /// Where a request for this shape goes, in words.
+    pub fn describe(&self, name: &UpstreamName, definition: &str) -> String {
+        let Some(pool) = self.find(name) else { return String::new() };
+        let server = pool.server(definition).map(|server| server.url().to_string()).unwrap_or_default();
+        match pool.servers.len() {
+            1 => format!("{}, {server}", name.as_str()),
+            count => format!("{}, {server} of {count}", name.as_str()),
+        }
+    }
+
+    /// The default one first, the others by name.
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let mut named: Vec<_> = self.named.values().collect();
+        named.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        [&self.default].into_iter().chain(named)
+    }
+}
+
+impl Pool {
+    fn new(name: UpstreamName, config: &Upstream) -> anyhow::Result<Self> {
+        let connector = Arc::new(connector(config).with_context(|| format!("upstream {}", name.as_str()))?);
+        let shared = Arc::new(config.clone());
+        let server = |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), Arc::clone(&connector)));
+        let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
+        let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?;
+        Ok(Self { name, servers, ring })
+    }
+
+    pub(super) fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    /// The server of a shape, by what defines it: whichever part of its log is asked for, it is the same.
+    ///
+    /// # Errors
+    /// [`Fault::NotReady`] while that server is not ready and its shapes have not gone to another one.
+    pub(super) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
+        match &self.ring {
+            None => self.servers.first().ok_or(Fault::Internal),
+            Some(ring) => ring.choose(definition).ok_or_else(|| Fault::NotReady(retry_after(ring))),
+        }
+    }
+
+    /// Notes that an exchange failed, and says as what its clients are to see that.
+    ///
+    /// A server of several that takes no connection is as one that was found not to be ready: they are to wait.
+    pub(super) fn failed(&self, fault: Fault, connected: bool) -> Fault {
+        let Some(ring) = &self.ring else { return fault };
+        ring.suspect();
+        if connected { fault } else { Fault::NotReady(retry_after(ring)) }
+    }
+
+    async fn status(&self) -> Vec<ServerStatus> {
+        let Some(ring) = &self.ring else {
+            let Some(server) = self.servers.first() else { return Vec::new() };
+            let health = health::ask(server).await;
+            return vec![self.server_status(server, health, health == Health::Active, true)];
+        };
+        let status = |member: &Member| {
+            self.server_status(&member.server, member.said(), ring.is_ready(member), member.is_inside())
+        };
+        ring.members().iter().map(status).collect()
+    }
+
+    fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
+        // It is active again, and not yet for long enough.
+        let trouble = if said == Health::Active { "is coming back".to_owned() } else { said.to_string() };
+        ServerStatus {
+            upstream: self.name.clone(),
+            server: server.url().to_string(),
+            active,
+            trouble: if active { String::new() } else { trouble },
+            in_rotation,
+            secret: server.secret.place() + 1,
+        }
+    }
+}
+
+impl ServerStatus {
+    /// Which server is meant, in words.
+    pub fn subject(&self) -> String {
+        format!("Electric {} ({})", self.upstream.as_str(), self.server)
+    }
+}
+
+/// The next look may find it ready; in whole seconds, as the header has it.
+fn retry_after(ring: &Ring) -> Duration {
+    Duration::from_secs(ring.interval().as_secs().max(1))
+}
+
+/// Connections of one upstream, and what they trust.
+fn connector(config: &Upstream) -> anyhow::Result<Connector> {
+    let mut conf = ServerConf { upstream_keepalive_pool_size: config.pool, ..ServerConf::default() };
+    if let Some(ca) = &config.ca {
+        conf.ca_file = Some(ca.to_str().context("ca: its path is not UTF-8")?.to_owned());
+    }
+    let options = ConnectorOptions::from_server_conf(&conf);
+    // Pingora panics where it cannot use the file, which may have changed since it was checked.
+    catch_unwind(AssertUnwindSafe(|| Connector::new(Some(options)))).map_err(|_| match &config.ca {
+        Some(ca) => anyhow!("ca: {} cannot be used", ca.display()),
+        None => anyhow!("the system's certificates cannot be used"),
+    })
+}
