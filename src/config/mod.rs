@@ -26,7 +26,7 @@ use crate::secret::Secret;
 
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
-pub use upstream::{ServerUrl, Upstream};
+pub use upstream::{Ca, ServerUrl, Upstream};
 
 /// Everything a running shapegate is told.
 #[derive(Debug)]

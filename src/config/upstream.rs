@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::secret::Secret;
 
-/// One Electric: a server, or several on the same database.
-#[derive(Clone, Debug)]
+/// One Electric: a server, or several on the same database. Equal where nothing is different, the certificates of `ca`
+/// included.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its servers; never empty, and no two at one host and port.
     pub servers: Vec<ServerUrl>,
@@ -19,8 +21,8 @@ pub struct Upstream {
     pub secret_next: Option<Secret>,
     /// Electric Cloud's source.
     pub source_id: Option<String>,
-    /// Certificates (PEM) that are trusted for TLS instead of the system's; checked when the file was read.
-    pub ca: Option<PathBuf>,
+    /// What is trusted for TLS instead of the system's certificates.
+    pub ca: Option<Ca>,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
     /// How long Electric may be silent; above 21 s, its longest silence (PROTOCOL 4.2 and 4.3).
@@ -41,6 +43,15 @@ impl Upstream {
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.secret.iter().chain(&self.secret_next)
     }
+}
+
+/// Certificates of one's own, each of which can be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ca {
+    /// Their file, PEM.
+    pub path: PathBuf,
+    /// What it held when it was read.
+    pub certificates: Vec<CertificateDer<'static>>,
 }
 
 /// Where one server listens; shown as scheme, host and port.

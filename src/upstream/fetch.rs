@@ -79,8 +79,10 @@ impl Electric {
         let mut exchange = self.exchange_with(pool, server, place, ask).await?;
         let other = SecretInUse::other(place, server.config()).filter(|_| exchange.status == StatusCode::UNAUTHORIZED);
         let Some(other) = other else { return Ok(exchange) };
-        read_whole(&mut exchange.session).await?;
-        release(exchange).await;
+        // A connection that breaks over it is not used again, and that is all.
+        if read_whole(&mut exchange.session).await.is_ok() {
+            release(exchange).await;
+        }
         self.metrics.upstream_retried(ask.request.rule().as_str());
         let exchange = self.exchange_with(pool, server, other, ask).await?;
         if server.secret.take(other, exchange.status) {

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::server::configuration::ServerConf;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::health::{self, Health};
 use super::ring::{Member, Ring};
@@ -18,19 +18,29 @@ use crate::config::{Config, Upstream};
 use crate::fault::Fault;
 use crate::policy::UpstreamName;
 
-/// Every Electric of a configuration; dropped, its tasks end.
+/// Every Electric of a configuration.
 pub struct Upstreams {
     default: Arc<Pool>,
     named: HashMap<UpstreamName, Arc<Pool>>,
-    watching: Mutex<JoinSet<()>>,
 }
 
 /// The servers of one Electric.
 pub(super) struct Pool {
     name: UpstreamName,
+    config: Arc<Upstream>,
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` where there is one server, with whom all shapes are.
-    ring: Option<Ring>,
+    ring: Option<Arc<Ring>>,
+    watching: OnceLock<Watching>,
+}
+
+/// The task that asks the servers of a pool for their health; it ends with its pool.
+struct Watching(AbortHandle);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What is known of one server.
@@ -74,29 +84,39 @@ impl Upstreams {
     /// # Errors
     /// A file of trusted certificates that cannot be read any more.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let named = config.upstreams.iter().map(|(name, upstream)| {
-            let name = UpstreamName::new(name);
-            Ok((name.clone(), Arc::new(Pool::new(name, upstream)?)))
-        });
-        Ok(Self {
-            default: Arc::new(Pool::new(UpstreamName::default(), &config.upstream)?),
-            named: named.collect::<anyhow::Result<_>>()?,
-            watching: Mutex::default(),
+        Self::build(config, |_, _| None)
+    }
+
+    /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
+    /// known of its servers, and with the secret that each of them takes.
+    ///
+    /// # Errors
+    /// As [`Upstreams::new`].
+    pub fn renewed(&self, config: &Config) -> anyhow::Result<Self> {
+        Self::build(config, |name, config| {
+            self.pools().find(|pool| pool.name == *name && *pool.config == *config).map(Arc::clone)
         })
     }
 
-    /// Starts to ask the servers of each pool that has several for their health, until this is dropped: to be called
-    /// once, in a runtime.
+    fn build(config: &Config, kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>) -> anyhow::Result<Self> {
+        let pool = |name: UpstreamName, config: &Upstream| match kept(&name, config) {
+            Some(pool) => Ok(pool),
+            None => Pool::new(name, config).map(Arc::new),
+        };
+        let named = config.upstreams.iter().map(|(name, config)| {
+            let name = UpstreamName::new(name);
+            Ok((name.clone(), pool(name, config)?))
+        });
+        Ok(Self {
+            default: pool(UpstreamName::default(), &config.upstream)?,
+            named: named.collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    /// Starts to ask the servers of each pool that has several for their health, for as long as the pool lives: to be
+    /// called in a runtime. Those that are asked already are asked on.
     pub fn watch(&self) {
-        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        for pool in self.pools().filter(|pool| pool.ring.is_some()) {
-            let pool = Arc::clone(pool);
-            watching.spawn(async move {
-                if let Some(ring) = &pool.ring {
-                    ring.watch(&pool.name).await;
-                }
-            });
-        }
+        self.pools().for_each(|pool| pool.watch());
     }
 
     /// The pool of this name; `None` where another configuration has given the name.
@@ -143,8 +163,16 @@ impl Pool {
         let shared = Arc::new(config.clone());
         let server = |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), Arc::clone(&connector)));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
-        let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?;
-        Ok(Self { name, servers, ring })
+        let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?.map(Arc::new);
+        Ok(Self { name, config: shared, servers, ring, watching: OnceLock::new() })
+    }
+
+    fn watch(&self) {
+        let Some(ring) = &self.ring else { return };
+        self.watching.get_or_init(|| {
+            let (ring, name) = (Arc::clone(ring), self.name.clone());
+            Watching(tokio::spawn(async move { ring.watch(&name).await }).abort_handle())
+        });
     }
 
     pub(super) fn name(&self) -> &UpstreamName {
@@ -213,12 +241,64 @@ fn retry_after(ring: &Ring) -> Duration {
 fn connector(config: &Upstream) -> anyhow::Result<Connector> {
     let mut conf = ServerConf { upstream_keepalive_pool_size: config.pool, ..ServerConf::default() };
     if let Some(ca) = &config.ca {
-        conf.ca_file = Some(ca.to_str().context("ca: its path is not UTF-8")?.to_owned());
+        conf.ca_file = Some(ca.path.to_str().context("ca: its path is not UTF-8")?.to_owned());
     }
     let options = ConnectorOptions::from_server_conf(&conf);
     // Pingora panics where it cannot use the file, which may have changed since it was checked.
     catch_unwind(AssertUnwindSafe(|| Connector::new(Some(options)))).map_err(|_| match &config.ca {
-        Some(ca) => anyhow!("ca: {} cannot be used", ca.display()),
+        Some(ca) => anyhow!("ca: {} cannot be used", ca.path.display()),
         None => anyhow!("the system's certificates cannot be used"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Environment;
+
+    fn config(upstreams: &str) -> Config {
+        let text =
+            format!("server.listen = '[::1]:0'\n{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n");
+        let environment = Environment::from([("A", "a"), ("B", "b")]);
+        Config::parse(&text, Path::new("x.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    const DEFAULT: &str = "[upstream]\nurl = 'http://e'\nsecret = { env = 'A' }\n";
+    const TENANT: &str = "[upstreams.t]\nurls = ['http://e', 'http://f']\nsecret = { env = 'A' }\n";
+
+    #[test]
+    fn what_is_the_same_goes_on_and_what_is_not_begins_anew() {
+        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let tenant = UpstreamName::new("t");
+        let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
+            (Some(before), Some(after)) => std::ptr::eq(before, after),
+            _ => panic!("{name:?}"),
+        };
+        let after = before.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        assert!(same(&after, &UpstreamName::default()) && same(&after, &tenant));
+        let after = before.renewed(&config(&format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")))).unwrap();
+        assert!(same(&after, &UpstreamName::default()) && !same(&after, &tenant));
+        let after = before.renewed(&config(&format!("{}{TENANT}", DEFAULT.replace("//e", "//f")))).unwrap();
+        assert!(!same(&after, &UpstreamName::default()) && same(&after, &tenant));
+        assert!(before.renewed(&config(DEFAULT)).unwrap().find(&tenant).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pool_is_asked_by_one_task_which_ends_with_it() {
+        let upstreams = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        upstreams.watch();
+        let renewed = upstreams.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        renewed.watch();
+        assert!(upstreams.default.watching.get().is_none());
+        let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();
+        drop(upstreams);
+        tokio::task::yield_now().await;
+        assert!(!task.is_finished());
+        drop(renewed);
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
 }

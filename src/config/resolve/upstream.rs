@@ -1,7 +1,7 @@
 //! `[upstream]` and `[upstreams.NAME]`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -11,7 +11,7 @@ use url::Url;
 use super::secret::secret;
 use super::{millis, secs};
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, ServerUrl, Upstream};
+use crate::config::{Ca, Environment, ServerUrl, Upstream};
 use crate::policy::UpstreamName;
 use crate::secret::Secret;
 
@@ -126,34 +126,37 @@ fn server_url(value: &Value<'_>) -> Option<ServerUrl> {
 }
 
 /// A file of trusted certificates; on a machine that has none it is not looked at.
-fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) -> Option<PathBuf> {
+fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) -> Option<Ca> {
     if !servers.iter().all(|server| server.tls) {
         value.error("is for https alone: a server of this upstream is reached by plain http");
         return None;
     }
     let path = value.path()?;
-    if !environment.is_deploy()
-        && let Err(problem) = check_certificates(&path)
-    {
-        value.error(format!("{}: {problem}", path.display()));
-        return None;
+    let certificates = if environment.is_deploy() { Ok(Vec::new()) } else { certificates(&path) };
+    match certificates {
+        Ok(certificates) => Some(Ca { path, certificates }),
+        Err(problem) => {
+            value.error(format!("{}: {problem}", path.display()));
+            None
+        }
     }
-    Some(path)
 }
 
-/// Whether every certificate of a PEM file can be trusted.
-fn check_certificates(path: &Path) -> Result<(), String> {
+/// The certificates of a PEM file, which holds nothing else and none that cannot be trusted.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|cause| format!("is not PEM: {cause}"))?;
     let mut trusted = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|cause| format!("is not PEM: {cause}"))?;
-        trusted.add(certificate).map_err(|cause| format!("holds a certificate that cannot be used: {cause}"))?;
+    for certificate in &certificates {
+        let added = trusted.add(certificate.clone());
+        added.map_err(|cause| format!("holds a certificate that cannot be used: {cause}"))?;
     }
-    match trusted.len() {
+    match certificates.len() {
         0 => Err("holds no certificate: write PEM, with BEGIN CERTIFICATE".to_owned()),
         // Pingora takes a file of certificates and nothing else.
         count if pem_sections(&pem) > count => Err("holds more than certificates: leave the rest out".to_owned()),
-        _ => Ok(()),
+        _ => Ok(certificates),
     }
 }
 
