@@ -173,6 +173,11 @@ impl PolicySet {
         self.rules.iter().map(|(id, _)| id)
     }
 
+    /// Every upstream that a rule can pick.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamName> {
+        self.rules.iter().flat_map(|(_, rule)| rule.upstream.names())
+    }
+
     /// Whether any rule needs no token.
     pub fn has_public(&self) -> bool {
         self.rules.iter().any(|(_, rule)| rule.public)

@@ -67,11 +67,16 @@ impl Destination {
 
     /// The upstream of this name, where the rule can pick it.
     pub(super) fn find(&self, name: &UpstreamName) -> Option<UpstreamName> {
-        let known = match self {
-            Self::Fixed(only) => Some(only).filter(|only| *only == name),
-            Self::ByClaim { map, .. } => map.values().find(|known| *known == name),
+        self.names().find(|known| *known == name).cloned()
+    }
+
+    /// All that it can pick.
+    pub(super) fn names(&self) -> impl Iterator<Item = &UpstreamName> {
+        let (one, many) = match self {
+            Self::Fixed(only) => (Some(only), None),
+            Self::ByClaim { map, .. } => (None, Some(map.values())),
         };
-        known.cloned()
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
     pub(super) fn reads_claims(&self) -> bool {

@@ -41,17 +41,6 @@ pub enum UpstreamSource {
     },
 }
 
-impl UpstreamSource {
-    /// The names that it may come to.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let (one, many) = match self {
-            Self::Named(name) => (Some(name), None),
-            Self::ByClaim { map, .. } => (None, Some(map.values())),
-        };
-        one.into_iter().chain(many.into_iter().flatten()).map(String::as_str)
-    }
-}
-
 /// `where`: there is no default.
 #[derive(Clone, Debug)]
 pub enum PredicateSource {

@@ -87,18 +87,27 @@ impl Ring {
 
     /// Asks all servers for their health, for ever.
     pub(super) async fn watch(&self, name: &UpstreamName) {
-        let mut rotation = Rotation::new(self.members.len(), self.failover, Instant::now());
-        loop {
-            self.balancer.backends().run_health_check(true).await;
-            let now = Instant::now();
-            for (place, member) in self.members.iter().enumerate() {
-                rotation.observe(place, self.is_ready(member), now);
-            }
-            for moved in rotation.advance(now) {
-                self.move_member(moved, name);
-            }
-            self.pause().await;
+        for _ in 1..IN_A_ROW {
+            self.look().await;
+            sleep(FIRST_PAUSE).await;
         }
+        let mut rotation = Rotation::new(&self.look().await, self.failover, Instant::now());
+        rotation.outside().for_each(|place| self.move_member(Moved { place, inside: false }, name));
+        loop {
+            self.pause().await;
+            let ready = self.look().await;
+            let now = Instant::now();
+            for (place, ready) in ready.into_iter().enumerate() {
+                rotation.observe(place, ready, now);
+            }
+            rotation.advance(now).into_iter().for_each(|moved| self.move_member(moved, name));
+        }
+    }
+
+    /// Asks each once; which are ready by now.
+    async fn look(&self) -> Vec<bool> {
+        self.balancer.backends().run_health_check(true).await;
+        self.members.iter().map(|member| self.is_ready(member)).collect()
     }
 
     fn move_member(&self, moved: Moved, name: &UpstreamName) {
@@ -147,6 +156,9 @@ impl Member {
 
 /// Points of a server on the ring.
 const POINTS: usize = 160;
+
+/// Between the first looks, of which as many as it takes decide where shapes go from the start.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks in the time of one, where requests fail.
 const HURRIED: u32 = 4;

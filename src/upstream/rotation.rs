@@ -33,9 +33,17 @@ pub(super) struct Moved {
 }
 
 impl Rotation {
-    /// `count` servers, all of them ready and inside.
-    pub(super) fn new(count: usize, failover: Duration, now: Instant) -> Self {
-        Self { failover, members: vec![Member { ready: true, since: now, inside: true }; count] }
+    /// Servers as they are found at the start. Who is not ready is outside from the beginning, where another is: a
+    /// standby that waits for its turn must not make clients wait whenever this process starts.
+    pub(super) fn new(ready: &[bool], failover: Duration, now: Instant) -> Self {
+        let none = !ready.contains(&true);
+        let member = |ready: &bool| Member { ready: *ready, since: now, inside: *ready || none };
+        Self { failover, members: ready.iter().map(member).collect() }
+    }
+
+    /// The places outside.
+    pub(super) fn outside(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().enumerate().filter(|(_, member)| !member.inside).map(|(place, _)| place)
     }
 
     /// The server at `place` was found ready, or not.
@@ -72,7 +80,7 @@ mod tests {
     /// What moves, at second after second, when servers are found so at these seconds: `(second, place, ready)`.
     fn moves(count: usize, found: &[(u64, usize, bool)], until: u64) -> Vec<(u64, usize, bool)> {
         let start = Instant::now();
-        let mut rotation = Rotation::new(count, Duration::from_secs(FAILOVER), start);
+        let mut rotation = Rotation::new(&vec![true; count], Duration::from_secs(FAILOVER), start);
         let mut moves = Vec::new();
         for second in 0..until {
             let now = start + Duration::from_secs(second);
@@ -112,5 +120,17 @@ mod tests {
     fn the_last_one_inside_makes_room_for_one_that_has_returned() {
         let found = [(0, 0, false), (40, 1, false), (50, 0, true)];
         assert_eq!(moves(2, &found, 200), [(30, 0, false), (80, 0, true), (80, 1, false)]);
+    }
+
+    #[test]
+    fn who_is_not_ready_at_the_start_is_outside_where_another_is() {
+        let now = Instant::now();
+        let outside = |ready: &[bool]| Rotation::new(ready, Duration::ZERO, now).outside().collect::<Vec<_>>();
+        assert_eq!(outside(&[true, false, true, false]), [1, 3]);
+        assert_eq!(outside(&[false, false]), [] as [usize; 0]);
+        let mut rotation = Rotation::new(&[true, false], Duration::from_secs(FAILOVER), now);
+        rotation.observe(1, true, now + Duration::from_secs(5));
+        assert_eq!(rotation.advance(now + Duration::from_secs(34)), []);
+        assert_eq!(rotation.advance(now + Duration::from_secs(35)), [Moved { place: 1, inside: true }]);
     }
 }

@@ -190,6 +190,20 @@ async fn a_server_that_takes_no_connection_makes_its_clients_wait_before_a_check
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_waits_its_turn_at_the_start_has_no_shapes() {
+    let standby = start_electric(quick()).await;
+    standby.set_readiness(Readiness::Waiting);
+    let setup = Setup { electric: quick(), electric_urls: vec![standby.url()], tune: patient, ..Setup::default() };
+    let gate = Gate::with(setup).await;
+    until_server(&gate, "shapegate_upstream_in_rotation", &standby.url(), 0.0).await;
+    let (token, asked) = (token(&gate), standby.request_count());
+    for organization in 0..10 {
+        assert_eq!(gate.get(&tasks(organization, "offset=-1"), &token).await.status, 200);
+    }
+    assert_eq!(standby.request_count(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_of_all_servers_every_shape_is_where_it_was() {
     let (gate, others) = pool(2, hasty).await;
     let organization = organization_of(&gate, &others[0]).await;

@@ -38,6 +38,11 @@ impl<'a> Value<'a> {
         self.document.error(self.at, &self.key, message);
     }
 
+    /// Records what can be better about this value.
+    pub(in crate::config) fn warning(&self, message: impl Into<String>) {
+        self.document.warning(self.at, &self.key, message);
+    }
+
     /// A string that is not blank.
     pub(in crate::config) fn text(&self) -> Option<&'a str> {
         self.text_or("write a value")

@@ -1,6 +1,6 @@
 //! `[upstream]` and `[upstreams.NAME]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rustls::RootCertStore;
@@ -12,7 +12,7 @@ use super::secret::secret;
 use super::{millis, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{Ca, Environment, ServerUrl, Upstream};
-use crate::policy::UpstreamName;
+use crate::policy::{PolicySet, UpstreamName};
 use crate::secret::Secret;
 
 const SILENCE: &str = " (Electric is silent for up to 21 s in a long poll or between keep-alives)";
@@ -49,7 +49,7 @@ pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> O
 }
 
 /// `[upstreams]`: a table for each further Electric.
-pub(super) fn named(value: Option<Value<'_>>, environment: &Environment) -> Option<BTreeMap<String, Upstream>> {
+pub(super) fn named(value: Option<&Value<'_>>, environment: &Environment) -> Option<BTreeMap<String, Upstream>> {
     let Some(value) = value else {
         return Some(BTreeMap::new());
     };
@@ -64,6 +64,15 @@ pub(super) fn named(value: Option<Value<'_>>, environment: &Environment) -> Opti
     });
     let entries: Vec<_> = entries.collect();
     entries.into_iter().collect()
+}
+
+/// Warns of those that no rule reads from.
+pub(super) fn check_used(value: Option<&Value<'_>>, policy: Option<&PolicySet>) {
+    let (Some(value), Some(policy)) = (value, policy) else { return };
+    let used: BTreeSet<_> = policy.upstreams().map(UpstreamName::as_str).collect();
+    for (_, unused) in value.entries().into_iter().flatten().filter(|(name, _)| !used.contains(name)) {
+        unused.warning("no rule reads from it: name it in the `upstream` of a [[shape]]");
+    }
 }
 
 /// Bytes of an upstream's name.

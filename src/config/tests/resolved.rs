@@ -55,6 +55,14 @@ fn a_where_that_can_be_better_is_a_warning_on_its_line() {
 }
 
 #[test]
+fn an_upstream_that_no_rule_reads_from_is_a_warning() {
+    let upstreams = "[upstreams.a]\nurl = 'http://a'\ndanger_no_secret = true\n[upstreams.b]\nurl = 'http://b'\ndanger_no_secret = true\n";
+    let config = accepted(&format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = 'a'\n"));
+    let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["x.toml:4: upstreams.b: no rule reads from it: name it in the `upstream` of a [[shape]]"]);
+}
+
+#[test]
 fn superset_is_the_policy_of_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
     assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
