@@ -22,6 +22,7 @@ use super::secrets::{self, SecretInUse};
 use super::server::{Connection, UpstreamServer};
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
+use crate::secret::Secret;
 use crate::shape::UpstreamRequest;
 use crate::telemetry::{Metrics, TRACEPARENT};
 
@@ -64,8 +65,11 @@ impl Electric {
         }
         let body = read_whole(&mut exchange.session).await.map_err(|fault| fault.to_string())?;
         let mut words = String::from_utf8_lossy(&body).trim().to_owned();
-        for secret in exchange.server.config().secrets() {
-            words = words.replace(secret.expose(), "…");
+        let mut secrets: Vec<_> = exchange.server.config().secrets().map(Secret::expose).collect();
+        // One may begin as the other does.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        for secret in secrets {
+            words = words.replace(secret, "…");
         }
         Err(format!("Electric says {}: {words}", exchange.status.as_u16()))
     }
