@@ -413,6 +413,25 @@ async fn a_secret_is_replaced_under_load_without_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_server_takes_the_secret_that_it_knows() {
+    // One of them has been started anew with the next secret, before shapegate was.
+    let anew = start_electric(Options { secret: NEXT_SECRET.to_owned(), ..quick() }).await;
+    let upstream = "secret_next = { env = 'ELECTRIC_SECRET_NEXT' }\n".to_owned();
+    let setup = Setup { upstream, electric_urls: vec![anew.url()], tune: patient, ..Setup::default() };
+    let gate = Gate::with(setup).await;
+    let token = token(&gate);
+    for organization in 0..ORGANIZATIONS {
+        assert_eq!(gate.get(&tasks(organization, "offset=-1"), &token).await.status, 200);
+    }
+    for (electric, place) in [(&gate.electric, 1.0), (&anew, 2.0)] {
+        assert!(!asked(electric).is_empty());
+        until_server(&gate, "shapegate_upstream_secret", &electric.url(), place).await;
+    }
+    // Refused once, and never again.
+    assert_eq!(anew.request_count(), asked(&anew).len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_second_secret_a_refusal_stays_one() {
     let gate = Gate::start().await;
     gate.electric.set_secret(NEXT_SECRET);
