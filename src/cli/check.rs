@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::policy::Scope;
 use crate::shape::{ShapeRequest, UpstreamRequest};
 use crate::telemetry::Metrics;
-use crate::upstream::{Electric, UpstreamServer};
+use crate::upstream::{Electric, SourceIds, Upstreams};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -54,6 +54,8 @@ impl Check {
     }
 
     async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
+        let source_ids = SourceIds::of(&config);
+        let electric = Electric::new(Arc::new(Upstreams::new(&config)?), Arc::new(Metrics::new()?));
         let claims = self.claims()?.unwrap_or(config.probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
         // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
@@ -61,13 +63,16 @@ impl Check {
         let request = ShapeRequest::parse(Some("/"), &query, config.policy.parameters())
             .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
-        let source_id = config.upstream.source_id.clone();
-        let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::new(Metrics::new()?));
         let mut code = ExitCode::SUCCESS;
         for (rule, permit) in config.policy.samples(&scope) {
-            let built = permit.map(|permit| UpstreamRequest::build(permit, &request, source_id.as_deref()));
+            let built = permit.map(|permit| {
+                let source_id = source_ids.find(permit.upstream());
+                UpstreamRequest::build(permit, &request, source_id)
+            });
             let answer = match built {
-                None => Err("not asked: `where` lacks a value; give it by --claims or --query".to_owned()),
+                None => {
+                    Err("not asked: `where` or `upstream` lacks a value; give it by --claims or --query".to_owned())
+                }
                 Some(Err(error)) => Err(format!("not asked: {error}")),
                 Some(Ok(upstream)) => electric.probe(upstream).await,
             };

@@ -11,9 +11,10 @@ use super::Usage;
 use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Issuer, Upstream};
+use crate::config::{Config, Issuer};
 use crate::policy::{PolicySet, Refusal, UnknownPath};
 use crate::shape::{ParameterError, RewriteError, UpstreamRequest};
+use crate::upstream::{SourceIds, Upstreams};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -48,12 +49,14 @@ impl Explain {
 
     /// The order of `proxy::admit`, told step by step.
     async fn decide(&self, config: Config) -> anyhow::Result<Result<(), Denied>> {
+        // Made here for where a shape's place is; nothing is asked.
+        let (upstreams, source_ids) = (Upstreams::new(&config)?, SourceIds::of(&config));
         let principal = match self.authenticate(config.issuers).await? {
             Ok(principal) => principal,
             Err(denied) => return Ok(Err(denied)),
         };
         let (path, query) = self.target()?;
-        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &config.upstream) {
+        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &source_ids) {
             Ok(upstream) => upstream,
             Err(denied) => return Ok(Err(denied)),
         };
@@ -61,14 +64,17 @@ impl Explain {
         if upstream.has_client_where() {
             super::say(format_args!("client:   its own where is ANDed to the rule's"))?;
         }
-        let target = upstream.redacted_target(config.upstream.secret.as_ref());
+        let name = upstream.upstream();
+        let configured = name.named().and_then(|name| config.upstreams.get(name)).unwrap_or(&config.upstream);
+        super::say(format_args!("electric: {}", upstreams.describe(name, upstream.definition())))?;
+        let target = upstream.redacted_target(configured.secret.as_ref());
         super::say(format_args!("upstream: {target}"))?;
         if let Some(body) = upstream.body() {
             super::say(format_args!("subset:   POST {body}"))?;
             super::say(format_args!("key:      none: the answer to a subset is not shared"))?;
             return Ok(Ok(()));
         }
-        super::say(format_args!("key:      {} (equal where the URL above is)", upstream.key()))?;
+        super::say(format_args!("key:      {} (equal where Electric's name and the URL above are)", upstream.key()))?;
         Ok(Ok(()))
     }
 
@@ -117,7 +123,7 @@ fn rewrite(
     principal: Option<&Principal>,
     path: &str,
     query: &str,
-    upstream: &Upstream,
+    source_ids: &SourceIds,
 ) -> Result<UpstreamRequest, Denied> {
     let unknown = |UnknownPath| Denied("not_found: nothing is served at this path".to_owned());
     let own_path = policy.endpoint(path).map_err(unknown)?;
@@ -130,7 +136,8 @@ fn rewrite(
         Refusal::Denied(denial) => Denied(denial.as_str().to_owned()),
         Refusal::Invalid(errors) => invalid(errors),
     })?;
-    UpstreamRequest::build(permit, &request, upstream.source_id.as_deref()).map_err(|error| match error {
+    let source_id = source_ids.find(permit.upstream());
+    UpstreamRequest::build(permit, &request, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => invalid(errors),
         RewriteError::TooLong => Denied(format!("uri_too_long: {error}")),
     })

@@ -10,7 +10,9 @@ mod raw;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,14 +28,17 @@ use crate::secret::Secret;
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::ConfigFile;
+pub use upstream::{Ca, ServerUrl, Upstream};
 
 /// Everything a running shapegate is told.
 #[derive(Debug)]
 pub struct Config {
     /// Listeners, threads, drain.
     pub server: Server,
-    /// Where Electric is and how to speak to it.
+    /// Where Electric is and how to speak to it: for every rule that names no other.
     pub upstream: Upstream,
+    /// Further Electrics, by the names that rules call them by.
+    pub upstreams: BTreeMap<String, Upstream>,
     /// Whose tokens are accepted, the gatekeeper's own at the end; empty only where every rule is public.
     pub issuers: Vec<Issuer>,
     /// The compiled `[[shape]]` rules.
@@ -125,42 +130,6 @@ pub struct Tls {
     pub key: PathBuf,
     /// How often both are looked at for a change. No file says it: 5 s.
     pub poll: Duration,
-}
-
-/// `[upstream]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Host name or address, without brackets for IPv6.
-    pub host: String,
-    /// Port; 80 or 443 where the URL names none.
-    pub port: u16,
-    /// Whether the URL is `https`.
-    pub tls: bool,
-    /// Electric's API secret; `None` only with `danger_no_secret`.
-    pub secret: Option<Secret>,
-    /// Electric Cloud's source.
-    pub source_id: Option<String>,
-    /// How long a connection may take to open.
-    pub connect_timeout: Duration,
-    /// How long Electric may be silent; above 21 s, its longest silence (PROTOCOL 4.2 and 4.3).
-    pub read_timeout: Duration,
-    /// How long a connection is kept unused; below 60 s, when Electric closes it (PROTOCOL 4.4).
-    pub idle_timeout: Duration,
-    /// Connections kept for reuse.
-    pub pool: usize,
-}
-
-impl Upstream {
-    /// Host and port as a URL and a `Host` header write them.
-    pub fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    }
-
-    /// Scheme, host and port.
-    pub fn origin(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
-    }
 }
 
 /// One `[[issuer]]`.

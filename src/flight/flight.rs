@@ -23,7 +23,7 @@ pub(super) struct Flight {
     pub(super) live: bool,
     /// Whether others than the first may join it, or have it later.
     pub(super) shared: bool,
-    definition: Box<str>,
+    shape: Box<str>,
     /// The handle that was asked for.
     asked_handle: Option<Box<str>>,
     pub(super) opened: Instant,
@@ -68,7 +68,7 @@ impl Flight {
             rule: request.rule().clone(),
             live: request.is_live(),
             shared: request.is_shared(),
-            definition: request.definition().into(),
+            shape: request.shape().into(),
             asked_handle: request.handle().map(Into::into),
             opened: Instant::now(),
             head: OnceLock::new(),
@@ -124,12 +124,12 @@ impl Flight {
     /// The handle whose shape this answer belongs to.
     pub(super) fn shape_key(&self) -> Option<ShapeKey> {
         let handle = self.head.get()?.handle()?;
-        Some(ShapeKey::new(&self.definition, handle))
+        Some(ShapeKey::new(&self.shape, handle))
     }
 
     /// The handle that was asked for: a 409 says that it is dead.
     pub(super) fn asked_shape_key(&self) -> Option<ShapeKey> {
-        Some(ShapeKey::new(&self.definition, self.asked_handle.as_deref()?))
+        Some(ShapeKey::new(&self.shape, self.asked_handle.as_deref()?))
     }
 
     /// The bytes that keeping it takes, about.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::shape::UpstreamRequest;
 
-/// The bytes of the request to Electric without the secret: nothing else of a client reaches Electric, so nothing else
-/// can make two answers differ (SECURITY C1, C2).
+/// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
+/// so nothing else can make two answers differ (SECURITY C1, C2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(Arc<str>);
 
@@ -26,11 +26,11 @@ impl Key {
 pub(super) struct ShapeKey(u64);
 
 impl ShapeKey {
-    /// The definition belongs to it: somebody who asks for his own shape under another's handle is answered 409, and
-    /// must not be able to purge what is not his.
-    pub(super) fn new(definition: &str, handle: &str) -> Self {
+    /// The shape, as `UpstreamRequest::shape` has it, belongs to it: somebody who asks for his own shape under another's
+    /// handle is answered 409, and must not be able to purge what is not his.
+    pub(super) fn new(shape: &str, handle: &str) -> Self {
         let mut hasher = DefaultHasher::new();
-        (definition, handle).hash(&mut hasher);
+        (shape, handle).hash(&mut hasher);
         Self(hasher.finish())
     }
 }

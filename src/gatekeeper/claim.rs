@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::definition::{Definition, Log, Repeated};
 use crate::config::ShapeClaims;
+use crate::policy::UpstreamName;
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest};
 
@@ -14,6 +15,7 @@ use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest};
 pub struct ShapeClaim {
     definition: Definition,
     rule: Option<String>,
+    upstream: UpstreamName,
 }
 
 /// A `shape` claim that says nothing, or something that is not understood.
@@ -22,6 +24,9 @@ pub struct ShapeClaim {
 pub struct Malformed;
 
 impl ShapeClaim {
+    /// The claim beside it that names the upstream which its rule picked; absent for the default one.
+    pub(super) const UPSTREAM: &str = "upstream";
+
     /// Reads the claim of a token of an issuer whose shape claims are treated so.
     ///
     /// # Errors
@@ -36,7 +41,11 @@ impl ShapeClaim {
             ShapeClaims::Own => Some(claims.get("rule").and_then(Value::as_str).ok_or(Malformed)?.to_owned()),
             ShapeClaims::Honoured | ShapeClaims::Ignored => None,
         };
-        Ok(Some(Self { definition: Definition::of_claim(shape)?, rule }))
+        let upstream = match (treated, claims.get(Self::UPSTREAM)) {
+            (ShapeClaims::Own, Some(name)) => UpstreamName::new(name.as_str().ok_or(Malformed)?),
+            _ => UpstreamName::default(),
+        };
+        Ok(Some(Self { definition: Definition::of_claim(shape)?, rule, upstream }))
     }
 
     /// What the token is for.
@@ -47,6 +56,11 @@ impl ShapeClaim {
     /// The fingerprint of the rule it was minted under; `None` where another issuer signed it.
     pub fn rule(&self) -> Option<&str> {
         self.rule.as_deref()
+    }
+
+    /// Where the rule said that its rows are; the default one where another issuer signed it.
+    pub const fn upstream(&self) -> &UpstreamName {
+        &self.upstream
     }
 
     /// Whether a request asks for exactly this shape.

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::definition::{Definition, Log};
-use super::{Gatekeeper, LEEWAY};
+use super::{Gatekeeper, LEEWAY, ShapeClaim};
 use crate::auth::{Principal, SubjectKey};
 use crate::clock::UnixTime;
 use crate::policy::{Permit, Replica};
@@ -32,6 +32,9 @@ impl Gatekeeper {
             "shape": definition.to_claim(),
             "rule": permit.fingerprint()?,
         });
+        if let Some(name) = permit.upstream().named() {
+            claims[ShapeClaim::UPSTREAM] = name.into();
+        }
         if let Some(subject) = user.and_then(Principal::subject) {
             claims["sub"] = subject.into();
         }

@@ -45,6 +45,20 @@ fn a_claim_in_the_format_of_electric_s_example() {
 }
 
 #[test]
+fn only_the_gatekeeper_s_own_tokens_name_an_upstream() {
+    let read = |upstream: Value, treated: ShapeClaims| {
+        let claims = json!({ "shape": { "table": "items" }, "rule": "r", "upstream": upstream });
+        ShapeClaim::read(claims.as_object().unwrap(), treated)
+            .map(|claim| claim.unwrap().upstream().as_str().to_owned())
+    };
+    assert_eq!(read(json!("acme-db"), ShapeClaims::Own).as_deref(), Ok("acme-db"));
+    assert_eq!(read(json!("acme-db"), ShapeClaims::Honoured).as_deref(), Ok("default"));
+    for wrong in [json!(null), json!(7), json!(["acme-db"])] {
+        assert_eq!(read(wrong, ShapeClaims::Own), Err(Malformed));
+    }
+}
+
+#[test]
 fn columns_are_a_list_or_a_text_in_any_order() {
     for columns in [json!(["id", "createdAt"]), json!("id,\"createdAt\"")] {
         let shape = json!({ "table": "items", "columns": columns });

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::destination::UpstreamName;
 use super::expression::Scope;
 use super::rule::{Columns, Rule, RuleId};
 use super::source::Replica;
@@ -24,6 +25,7 @@ pub struct Permit {
     replica: Replica,
     subset: bool,
     client_where: bool,
+    upstream: UpstreamName,
     fingerprint: Option<Arc<str>>,
 }
 
@@ -33,9 +35,14 @@ impl Permit {
         &self.rule
     }
 
-    /// The rule that allowed it, once nothing else of the permit is needed.
-    pub fn into_rule(self) -> RuleId {
-        self.rule
+    /// The rule that allowed it and the upstream, once nothing else of the permit is needed.
+    pub fn into_rule(self) -> (RuleId, UpstreamName) {
+        (self.rule, self.upstream)
+    }
+
+    /// Which Electric has the rows.
+    pub fn upstream(&self) -> &UpstreamName {
+        &self.upstream
     }
 
     /// The table, as the rule writes it.
@@ -166,6 +173,11 @@ impl PolicySet {
         self.rules.iter().map(|(id, _)| id)
     }
 
+    /// Every upstream that a rule can pick.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamName> {
+        self.rules.iter().flat_map(|(_, rule)| rule.upstream.names())
+    }
+
     /// Whether any rule needs no token.
     pub fn has_public(&self) -> bool {
         self.rules.iter().any(|(_, rule)| rule.public)
@@ -229,18 +241,20 @@ impl PolicySet {
     /// request.
     ///
     /// A token minted here is good for as long as its rule stands as it was: a reload that removes or changes the rule
-    /// ends it. A token of another issuer that may say what is read has no rule.
+    /// ends it. It goes to the upstream that the rule picked when it was minted. A token of another issuer that may say
+    /// what is read has no rule, and goes to the default upstream.
     ///
     /// # Errors
     /// [`Denial::ShapeNotFound`] where no rule serves the table any more, [`Denial::Forbidden`] where the rule is
     /// another one or the request differs.
     pub fn authorize_shape(&self, claim: &ShapeClaim, request: &ScopedRequest) -> Result<Permit, Denial> {
         let definition = claim.definition();
-        let (rule, table) = match claim.rule() {
-            None => (RuleId::new(FOREIGN), definition.table.to_string().into()),
+        let (rule, table, upstream) = match claim.rule() {
+            None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default()),
             Some(fingerprint) => {
                 let (id, rule) = self.standing(&definition.table, fingerprint)?;
-                (id.clone(), Arc::clone(&rule.table_text))
+                let upstream = rule.upstream.find(claim.upstream()).ok_or_else(|| Denial::Forbidden(id.clone()))?;
+                (id.clone(), Arc::clone(&rule.table_text), upstream)
             }
         };
         if !claim.is_repeated_by(request) {
@@ -257,6 +271,7 @@ impl PolicySet {
             // A definition that was repeated whole has nothing left to open.
             subset: false,
             client_where: false,
+            upstream,
             fingerprint: claim.rule().map(Into::into),
         })
     }
@@ -307,6 +322,7 @@ impl PolicySet {
 }
 
 fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
+    let upstream = rule.upstream.pick(scope)?;
     let (predicate, params) =
         rule.render(scope)?.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
     Some(Permit {
@@ -319,6 +335,7 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
         replica: rule.replica,
         subset: rule.subset,
         client_where: rule.client_where,
+        upstream,
         fingerprint: Some(Arc::clone(&rule.fingerprint)),
     })
 }

@@ -103,6 +103,11 @@ impl Expression {
         self.evaluate(scope, Bound::from_val)?
     }
 
+    /// What `read` makes of its value, where that is a text.
+    pub(super) fn with_text<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&str) -> R) -> Option<R> {
+        self.evaluate(scope, |value| value.downcast_ref::<CelString<'_>>().map(|text| read(text.inner())))?
+    }
+
     fn evaluate<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
         let base: &Context<'_, '_> = &BASE;
         let mut context = base.new_inner_scope();

@@ -4,6 +4,7 @@
 //! whose `allow` holds and renders its `where` into a [`Permit`]; whatever fails on the way is a [`Denial`].
 
 mod decision;
+mod destination;
 mod expression;
 mod rule;
 mod source;
@@ -11,8 +12,9 @@ mod table;
 mod template;
 
 pub use decision::{Denial, Permit, PolicySet, Refusal, UnknownPath};
+pub use destination::UpstreamName;
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};
-pub use source::{PredicateSource, Replica, RuleError, RuleSource};
+pub use source::{PredicateSource, Replica, RuleError, RuleSource, UpstreamSource};
 pub(crate) use table::ColumnName;
 pub use table::{TableName, TableNameError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+use super::destination::Destination;
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, Replica, RuleError, RuleSource};
 use super::table::{ColumnName, TableName};
@@ -40,6 +41,7 @@ pub struct Rule {
     pub(super) columns: Option<Arc<Columns>>,
     pub(super) subset: bool,
     pub(super) client_where: bool,
+    pub(super) upstream: Destination,
     /// What the file says of the rule, hashed.
     pub(super) fingerprint: Arc<str>,
     allow: Option<Expression>,
@@ -79,12 +81,14 @@ impl Rule {
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
         let columns = compile_columns(source.columns.as_deref(), &mut errors);
+        let upstream = Destination::compile(&source.upstream);
+        let upstream = upstream.map_err(|message| fail(&mut errors, "upstream", message)).ok();
         check_path(source.path.as_deref(), &mut errors);
         if source.public {
-            check_public(allow.as_ref(), predicate.as_ref(), &mut errors);
+            check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         }
-        match (table, predicate) {
-            (Some(table), Some(predicate)) if errors.is_empty() => Ok(Self {
+        match (table, predicate, upstream) {
+            (Some(table), Some(predicate), Some(upstream)) if errors.is_empty() => Ok(Self {
                 table,
                 table_text: source.table.into(),
                 path: source.path,
@@ -93,6 +97,7 @@ impl Rule {
                 columns,
                 subset: source.subset,
                 client_where: source.client_where,
+                upstream,
                 fingerprint,
                 allow,
                 predicate,
@@ -188,11 +193,18 @@ fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
 }
 
 /// A public request carries no token, so a rule that reads claims would deny every one.
-fn check_public(allow: Option<&Expression>, predicate: Option<&Predicate>, errors: &mut Vec<RuleError>) {
+fn check_public(
+    allow: Option<&Expression>,
+    predicate: Option<&Predicate>,
+    upstream: Option<&Destination>,
+    errors: &mut Vec<RuleError>,
+) {
     let message = "reads claims, but the rule is public and a public request has none".to_owned();
     if allow.is_some_and(Expression::reads_claims) {
         fail(errors, "allow", message);
     } else if predicate.is_some_and(|predicate| predicate.expressions().any(Expression::reads_claims)) {
         fail(errors, "where", message);
+    } else if upstream.is_some_and(Destination::reads_claims) {
+        fail(errors, "upstream", message);
     }
 }

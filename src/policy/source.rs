@@ -1,5 +1,7 @@
 //! A rule as the configuration writes it, before it is compiled.
 
+use std::collections::BTreeMap;
+
 /// One `[[shape]]` of the file.
 #[derive(Clone, Debug)]
 pub struct RuleSource {
@@ -21,6 +23,22 @@ pub struct RuleSource {
     pub subset: bool,
     /// Whether a client may narrow the rows by a `where` of its own.
     pub client_where: bool,
+    /// Which Electric it reads from.
+    pub upstream: UpstreamSource,
+}
+
+/// `upstream`: absent, it is `[upstream]`.
+#[derive(Clone, Debug)]
+pub enum UpstreamSource {
+    /// Always this one.
+    Named(String),
+    /// By the token.
+    ByClaim {
+        /// CEL over `claims`, for a text.
+        claim: String,
+        /// From its value to a name.
+        map: BTreeMap<String, String>,
+    },
 }
 
 /// `where`: there is no default.
@@ -45,7 +63,7 @@ pub enum Replica {
 /// What is wrong with one key of a rule.
 #[derive(Debug)]
 pub struct RuleError {
-    /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table` or `path`.
+    /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table`, `path` or `upstream`.
     pub key: &'static str,
     /// What is wrong and what to write instead; holds no secret (rules have none).
     pub message: String,

@@ -132,6 +132,7 @@ fn authorize(
         Refusal::Invalid(errors) => Rejection::InvalidRequest(errors),
     })?;
     record.rule = Some(permit.rule().clone());
+    record.upstream = Some(permit.upstream().clone());
     Ok((shape, permit))
 }
 
@@ -145,7 +146,8 @@ fn rewrite(
     if let Some(subset) = posted {
         shape = shape.with_body(subset.clone()).map_err(Rejection::InvalidRequest)?;
     }
-    UpstreamRequest::build(permit, &shape, gate.source_id.as_deref()).map_err(|error| match error {
+    let source_id = gate.source_ids.find(permit.upstream());
+    UpstreamRequest::build(permit, &shape, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
         RewriteError::TooLong => Rejection::UriTooLong,
     })
@@ -186,6 +188,7 @@ async fn attend(
     let now = gate.clock.now();
     let permit = policy.authorize(user.as_deref(), &shape, now).map_err(|denial| denied(denial, record))?.closed();
     record.rule = Some(permit.rule().clone());
+    record.upstream = Some(permit.upstream().clone());
     shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user.as_deref(), now).ok_or(Rejection::Internal)?;

@@ -39,6 +39,7 @@ use crate::limits::Budgets;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
 use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
+use crate::upstream::{SourceIds, Upstreams};
 
 use admit::Decision;
 use context::RequestCtx;
@@ -70,8 +71,10 @@ pub struct Gateway {
     pub limits: Limits,
     /// What is told of sharing, and when an answer is compressed.
     pub cache: Cache,
-    /// Electric Cloud's source.
-    pub source_id: Option<String>,
+    /// Electric Cloud's sources.
+    pub source_ids: SourceIds,
+    /// Every Electric.
+    pub upstreams: Arc<Upstreams>,
     /// Requests at one time.
     pub budgets: Arc<Budgets>,
     /// Where answers come from.

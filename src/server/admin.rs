@@ -14,7 +14,7 @@ use pingora::services::listening::Service;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::readiness::Readiness;
+use super::readiness::{Readiness, Report};
 use super::reload::Reloader;
 use super::sockets::BoundSocket;
 use crate::proxy::Front;
@@ -35,13 +35,14 @@ impl Admin {
     }
 
     async fn metrics(&self) -> Response<Vec<u8>> {
-        let ready = self.readiness.missing().await.is_empty();
+        let report = self.readiness.report().await;
         let reloader = self.reloader.clone();
         let config_current = spawn_blocking(move || reloader.is_current()).await.unwrap_or_default();
         let gate = self.front.gate();
         let observed = Observed {
-            ready,
+            ready: report.missing.is_empty(),
             config_current,
+            servers: &report.servers,
             keys: &gate.verifier.key_status(),
             budgets: &gate.budgets,
             hub: &gate.hub,
@@ -57,9 +58,9 @@ impl Admin {
     }
 
     async fn readyz(&self) -> Response<Vec<u8>> {
-        let missing = self.readiness.missing().await;
+        let Report { missing, degraded, .. } = self.readiness.report().await;
         let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing });
+        let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "degraded": degraded });
         answer(status, "application/json", format!("{body}\n").into_bytes())
     }
 }

@@ -32,6 +32,7 @@ use crate::flight::Hub;
 use crate::limits::Budgets;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
+use crate::upstream::{SourceIds, Upstreams};
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
@@ -95,6 +96,8 @@ impl Server {
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
+        let upstreams = Arc::new(Upstreams::new(&config)?);
+        let source_ids = SourceIds::of(&config);
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -106,7 +109,7 @@ impl Server {
         let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
         let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         let (tracer, exporter) = spans.unzip();
-        let electric = reload::electric(&config.upstream, &metrics, tracer.as_ref());
+        let electric = reload::electric(&upstreams, &metrics, tracer.as_ref());
         let hub = Arc::new(Hub::new(electric, config.cache.clone(), flights, Arc::clone(&metrics)));
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
@@ -119,7 +122,8 @@ impl Server {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_id: config.upstream.source_id.clone(),
+            source_ids,
+            upstreams,
             budgets,
             hub,
             metrics: Arc::clone(&metrics),
@@ -129,7 +133,7 @@ impl Server {
             changes: changes.subscribe(),
         };
         let front = Arc::new(Front::new(gateway, &config.server));
-        let readiness = Arc::new(Readiness::new(Arc::clone(&front), &config.upstream)?);
+        let readiness = Arc::new(Readiness::new(Arc::clone(&front)));
         let upgrades = Upgrades::new(
             config.server.upgrade_socket.clone(),
             config.server.upgrade_timeout,
@@ -148,7 +152,6 @@ impl Server {
                 log_format: config.log.format,
                 audit: config.audit,
                 otel: config.otel,
-                upstream: config.upstream,
                 file: config.file,
             }),
         });
@@ -204,6 +207,7 @@ impl Server {
             serving.spawn(listener::accept(listener, tls.clone(), front, metrics, watch.clone()));
         }
         let admin = AdminPort::open(admin, sockets.admin);
+        front.gate().upstreams.watch();
         // They end with the shutdown: who drains needs no new keys.
         tokio::spawn(renew_keys(Arc::clone(&front), watch));
         // They end with this.
@@ -265,6 +269,7 @@ impl Server {
         let probe = Probe::new(socket.address)?;
         tracing::info!(admin = %socket.address, "waiting beside the running process until this one is ready");
         let port = AdminPort::open(self.admin(), socket);
+        self.front.gate().upstreams.watch();
         let (until, watch) = watch::channel(false);
         tokio::spawn(renew_keys(Arc::clone(&self.front), watch));
         let mut last = String::new();

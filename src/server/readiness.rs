@@ -2,38 +2,30 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
-use crate::config::Upstream;
 use crate::proxy::Front;
+use crate::upstream::ServerStatus;
 
 /// Asks, each time, what is missing.
 pub struct Readiness {
     front: Arc<Front>,
-    client: reqwest::Client,
-    health: ArcSwap<String>,
     stopping: AtomicBool,
 }
 
-impl Readiness {
-    /// Of these issuers and this Electric.
-    ///
-    /// # Errors
-    /// Where the HTTP client cannot be set up.
-    pub fn new(front: Arc<Front>, upstream: &Upstream) -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(2))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { front, client, health: ArcSwap::from_pointee(health(upstream)), stopping: AtomicBool::new(false) })
-    }
+/// What there is, and what is not.
+pub struct Report {
+    /// What keeps traffic away, in words; empty where nothing does.
+    pub missing: Vec<String>,
+    /// What is missing to some, and keeps no traffic away.
+    pub degraded: Vec<String>,
+    /// Every server of Electric.
+    pub servers: Vec<ServerStatus>,
+}
 
-    /// From here on it is this Electric that is asked.
-    pub(super) fn replace(&self, upstream: &Upstream) {
-        self.health.store(Arc::new(health(upstream)));
+impl Readiness {
+    /// Of the issuers and the Electrics of now.
+    pub fn new(front: Arc<Front>) -> Self {
+        Self { front, stopping: AtomicBool::new(false) }
     }
 
     /// From here on a balancer should send nobody.
@@ -47,24 +39,27 @@ impl Readiness {
 
     /// What is missing, in words; empty where nothing is.
     pub async fn missing(&self) -> Vec<String> {
-        let keyless = self.front.gate().verifier.key_status().into_iter().filter(|status| !status.ready);
+        self.report().await.missing
+    }
+
+    /// What is missing now. A server of Electric that is not active keeps traffic away where no other is, of any
+    /// upstream: a tenant's dead database is no reason to turn the others away, and the next node has no better one.
+    pub async fn report(&self) -> Report {
+        let gate = self.front.gate();
+        let keyless = gate.verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
-        missing.extend(self.upstream_missing().await);
-        missing.extend(self.is_stopping().then(|| "stopping: requests in flight finish".to_owned()));
-        missing
-    }
-
-    /// 200 is active, 202 starting or waiting for its database (PROTOCOL 1).
-    async fn upstream_missing(&self) -> Option<String> {
-        match self.client.get(self.health.load().as_str()).send().await {
-            Ok(answer) if answer.status() == 200 => None,
-            Ok(answer) => Some(format!("Electric: /v1/health says {}", answer.status().as_u16())),
-            Err(error) if error.is_timeout() => Some("Electric: /v1/health does not answer".to_owned()),
-            Err(_) => Some("Electric: cannot be reached".to_owned()),
+        let servers = gate.upstreams.status().await;
+        let alone = servers.len() == 1;
+        let inactive = servers.iter().filter(|server| !server.active);
+        let words = inactive.map(|server| match alone {
+            true => format!("Electric: {}", server.trouble),
+            false => format!("{}: {}", server.subject(), server.trouble),
+        });
+        let mut degraded: Vec<_> = words.collect();
+        if !servers.iter().any(|server| server.active) {
+            missing.append(&mut degraded);
         }
+        missing.extend(self.is_stopping().then(|| "stopping: requests in flight finish".to_owned()));
+        Report { missing, degraded, servers }
     }
-}
-
-fn health(upstream: &Upstream) -> String {
-    format!("{}/v1/health", upstream.origin())
 }

@@ -13,7 +13,7 @@ use crate::config::{self, Config, ConfigErrors, ConfigFile};
 use crate::flight::Source;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Metrics, Tracer, refilter_logs};
-use crate::upstream::{Electric, UpstreamServer};
+use crate::upstream::{Electric, SourceIds, Upstreams};
 
 /// Replaces what requests are judged and answered by, in a running server.
 #[derive(Clone)]
@@ -38,7 +38,6 @@ pub(super) struct Configured {
     pub(super) audit: Option<config::Audit>,
     pub(super) otel: Option<config::Otel>,
     /// As the last reload said.
-    pub(super) upstream: config::Upstream,
     pub(super) file: Option<ConfigFile>,
 }
 
@@ -114,6 +113,8 @@ impl Running {
     fn take(&self, config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
         let before = self.front.gate();
+        let source_ids = SourceIds::of(&config);
+        let upstreams = Arc::new(before.upstreams.renewed(&config)?);
         let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
@@ -134,8 +135,12 @@ impl Running {
         if let Some((certificates, found)) = found {
             certificates.take(found);
         }
-        let source_id = config.upstream.source_id.clone();
-        self.replace_upstream(&before, &mut configured.upstream, config.upstream, config.cache.clone());
+        upstreams.watch();
+        let electric = electric(&upstreams, &self.metrics, before.tracer.as_ref());
+        before.hub.replace(Some(electric), config.cache.clone());
+        if !upstreams.answer_as(&before.upstreams) {
+            before.hub.forget();
+        }
         before.budgets.set(config.limits.requests, config.limits.requests_per_subject);
         before.hub.places().set(config.limits.flights, config.limits.flights_per_subject);
         self.metrics.policy_loaded(&config.policy, self.clock.now());
@@ -148,7 +153,8 @@ impl Running {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_id,
+            source_ids,
+            upstreams,
             budgets: Arc::clone(&before.budgets),
             hub: Arc::clone(&before.hub),
             metrics: Arc::clone(&before.metrics),
@@ -161,26 +167,6 @@ impl Running {
         // After the gateway: whoever learns of it finds it.
         self.changes.send_modify(|change| change.generation = generation);
         Ok(())
-    }
-
-    /// New flights are of this Electric. Where it is another one, not only asked in another way, what is known of the
-    /// one before is let go.
-    fn replace_upstream(
-        &self,
-        gate: &Gateway,
-        before: &mut config::Upstream,
-        upstream: config::Upstream,
-        cache: config::Cache,
-    ) {
-        if upstream == *before {
-            return gate.hub.replace(None, cache);
-        }
-        gate.hub.replace(Some(electric(&upstream, &self.metrics, gate.tracer.as_ref())), cache);
-        if upstream.origin() != before.origin() || upstream.source_id != before.source_id {
-            gate.hub.forget();
-        }
-        self.readiness.replace(&upstream);
-        *before = upstream;
     }
 
     fn configured(&self) -> std::sync::MutexGuard<'_, Configured> {
@@ -233,12 +219,11 @@ impl Configured {
     }
 }
 
-/// What answers flights from this Electric.
+/// What answers flights from these.
 pub(super) fn electric(
-    upstream: &config::Upstream,
+    upstreams: &Arc<Upstreams>,
     metrics: &Arc<Metrics>,
     tracer: Option<&Arc<Tracer>>,
 ) -> Arc<dyn Source> {
-    let electric = Electric::new(Arc::new(UpstreamServer::new(upstream.clone())), Arc::clone(metrics));
-    Arc::new(electric.with_tracer(tracer.cloned()))
+    Arc::new(Electric::new(Arc::clone(upstreams), Arc::clone(metrics)).with_tracer(tracer.cloned()))
 }

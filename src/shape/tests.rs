@@ -34,6 +34,25 @@ fn refused(rules: &str, query: &str, body: Option<&str>) -> String {
     }
 }
 
+#[test]
+fn the_same_shape_at_two_electrics_is_two() {
+    let rule =
+        |upstream: &str| format!("[[shape]]\ntable = 'a'\nwhere = 'none'\nsubset = true\nupstream = '{upstream}'\n");
+    let upstreams = "[upstreams.b]\nurl = 'http://b'\ndanger_no_secret = true\n";
+    let ask = |upstream: &str, body: Option<&str>| {
+        rewritten(&format!("{}{upstreams}", rule(upstream)), "table=a&offset=-1", body).unwrap()
+    };
+    for body in [None, Some(r#"{"limit":1,"order_by":"id"}"#)] {
+        let (default, other) = (ask("default", body), ask("b", body));
+        assert_eq!((default.query(), default.body()), (other.query(), other.body()));
+        assert_eq!(default.definition(), other.definition());
+        assert_ne!(default.identity(), other.identity());
+        assert_ne!(default.key(), other.key());
+        assert_ne!(default.shape(), other.shape());
+        assert_eq!(default.shape(), default.definition());
+    }
+}
+
 const OPEN: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
                     columns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
 

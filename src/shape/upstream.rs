@@ -9,13 +9,13 @@ use super::SHAPE_PATH;
 use super::protocol::ProtocolParam;
 use super::request::{ParameterError, ShapeRequest};
 use crate::hex::hex;
-use crate::policy::{Permit, Replica, RuleId};
+use crate::policy::{Permit, Replica, RuleId, UpstreamName};
 use crate::secret::Secret;
 
 /// A request to Electric, whole but for the secret.
 ///
-/// Two clients ask for the same bytes exactly when their [`UpstreamRequest::query`] and [`UpstreamRequest::body`] are
-/// equal.
+/// Two clients ask the same Electric for the same bytes exactly when their [`UpstreamRequest::upstream`],
+/// [`UpstreamRequest::query`] and [`UpstreamRequest::body`] are equal.
 #[derive(Debug)]
 pub struct UpstreamRequest {
     query: String,
@@ -25,6 +25,7 @@ pub struct UpstreamRequest {
     definition: usize,
     handle: Option<String>,
     rule: RuleId,
+    upstream: UpstreamName,
     live: bool,
 }
 
@@ -80,7 +81,8 @@ impl UpstreamRequest {
         }
         let handle = request.protocol(ProtocolParam::Handle).map(str::to_owned);
         let (client_where, live) = (filter.is_some(), request.is_live());
-        Ok(Self { query: query.0, body, client_where, definition, handle, rule: permit.into_rule(), live })
+        let (rule, upstream) = permit.into_rule();
+        Ok(Self { query: query.0, body, client_where, definition, handle, rule, upstream, live })
     }
 
     /// The canonical query without the secret: what two clients must agree on to share an answer.
@@ -108,22 +110,41 @@ impl UpstreamRequest {
         &self.query[..self.definition]
     }
 
+    /// The definition and where it is read: equal for one and the same shape, and for no two.
+    pub fn shape(&self) -> Cow<'_, str> {
+        self.at_upstream(Cow::Borrowed(self.definition()))
+    }
+
+    /// The Electric that is asked.
+    pub fn upstream(&self) -> &UpstreamName {
+        &self.upstream
+    }
+
     /// The handle that is asked for.
     pub fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
     }
 
-    /// The SHA-256 of query and body in hex, for people: equal exactly where both are.
+    /// The SHA-256 of upstream, query and body in hex, for people: equal exactly where both are.
     pub fn key(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.identity().as_bytes());
         hex(digest.as_ref())
     }
 
-    /// Query and body in one text. An encoded query has no line end, so no two pairs give the same.
+    /// Upstream, query and body in one text. An encoded query has no line end, so no two of them give the same.
     pub fn identity(&self) -> Cow<'_, str> {
-        match &self.body {
+        self.at_upstream(match &self.body {
             None => Cow::Borrowed(&self.query),
             Some(body) => Cow::Owned(format!("{}\n{body}", self.query)),
+        })
+    }
+
+    /// With the upstream's name before it, where that is not the default. A name has no `=`, and a query always has one
+    /// before its end.
+    fn at_upstream<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
+        match self.upstream.named() {
+            None => text,
+            Some(name) => Cow::Owned(format!("{name}\n{text}")),
         }
     }
 

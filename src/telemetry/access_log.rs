@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Reading, TraceParent};
 use crate::fault::Fault;
 use crate::flight::Join;
-use crate::policy::RuleId;
+use crate::policy::{RuleId, UpstreamName};
 
 /// The tracing target of access lines, to filter by.
 pub const TARGET: &str = "shapegate::access";
@@ -22,6 +22,8 @@ pub struct Record {
     pub started: Instant,
     /// The rule that allowed it.
     pub rule: Option<RuleId>,
+    /// The Electric that the rule reads from.
+    pub upstream: Option<UpstreamName>,
     /// A short hash of the token, never the token.
     pub token: Option<Box<str>>,
     /// `served`, or the code of our own answer.
@@ -45,6 +47,7 @@ impl Record {
             request_id: format!("{:032x}", rand::random::<u128>()),
             started: Instant::now(),
             rule: None,
+            upstream: None,
             token: None,
             outcome: SERVED,
             join: None,
@@ -84,6 +87,7 @@ impl Record {
             target: TARGET,
             request_id = %self.request_id,
             rule = self.rule_name(),
+            upstream = self.upstream.as_ref().map_or("-", UpstreamName::as_str),
             outcome = self.outcome,
             status,
             bytes,

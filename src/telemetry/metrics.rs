@@ -15,6 +15,7 @@ use crate::clock::UnixTime;
 use crate::flight::{Hub, Join};
 use crate::limits::Budgets;
 use crate::policy::PolicySet;
+use crate::upstream::ServerStatus;
 
 /// Every metric of the process.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ pub struct Metrics {
     keys_rejected: IntGaugeVec,
     key_saves_failed: IntGaugeVec,
     ready: IntGauge,
+    servers: [IntGaugeVec; 3],
     config_loaded: IntGauge,
     config_current: IntGauge,
     reloads: IntCounterVec,
@@ -77,6 +79,8 @@ pub struct Observed<'a> {
     pub ready: bool,
     /// Whether the configuration on disk is the one in use.
     pub config_current: bool,
+    /// Of every Electric.
+    pub servers: &'a [ServerStatus],
 }
 
 /// How the check of a token ended.
@@ -177,6 +181,23 @@ impl Metrics {
         let limits = gauges("shapegate_limit", "The configured bound of a gauge.", &["of"])?;
         let followers = gauge("shapegate_followers", "Requests aboard of open flights.")?;
         let ready = gauge("shapegate_ready", "1 where /readyz says 200.")?;
+        let servers = [
+            gauges(
+                "shapegate_upstream_active",
+                "1 where a server of Electric serves shapes.",
+                &["upstream", "server"],
+            )?,
+            gauges(
+                "shapegate_upstream_in_rotation",
+                "1 where the shapes of a server go to it, 0 where they go to another one.",
+                &["upstream", "server"],
+            )?,
+            gauges(
+                "shapegate_upstream_secret",
+                "Which secret a server of Electric takes: 1 for secret, 2 for secret_next.",
+                &["upstream", "server"],
+            )?,
+        ];
         let config_loaded = gauge(
             "shapegate_config_loaded_timestamp_seconds",
             "When the configuration in use was loaded, in seconds since 1970.",
@@ -279,6 +300,7 @@ impl Metrics {
             keys_rejected,
             key_saves_failed,
             ready,
+            servers,
             config_loaded,
             config_current,
             reloads,
@@ -438,6 +460,14 @@ impl Metrics {
         self.followers.set(gauge(hub.followers() as u64));
         self.ready.set(observed.ready.into());
         self.config_current.set(observed.config_current.into());
+        // A server that is gone from the configuration is gone from here.
+        self.servers.iter().for_each(IntGaugeVec::reset);
+        for server in observed.servers {
+            let values = [i64::from(server.active), server.in_rotation.into(), gauge(server.secret as u64)];
+            for (gauges, value) in self.servers.iter().zip(values) {
+                gauges.with_label_values(&[server.upstream.as_str(), server.server.as_str()]).set(value);
+            }
+        }
         self.audit_sessions.set(gauge(observed.audit.map_or(0, Audit::open_sessions) as u64));
         catch_up(&self.audit_lines_dropped, observed.audit.map_or(0, Audit::dropped));
         catch_up(&self.log_lines_dropped, logging::dropped());

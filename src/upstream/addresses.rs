@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::config::Upstream;
+use crate::config::ServerUrl;
 use crate::fault::Fault;
 
 /// The addresses of one host, remembered.
@@ -43,13 +43,13 @@ const FAILED: Duration = Duration::from_secs(1);
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 impl Addresses {
-    pub(super) fn of(upstream: &Upstream) -> Self {
-        let literal = upstream.host.parse::<IpAddr>().ok();
-        let addresses = |ip| vec![SocketAddr::new(ip, upstream.port)];
+    pub(super) fn of(url: &ServerUrl) -> Self {
+        let literal = url.host.parse::<IpAddr>().ok();
+        let addresses = |ip| vec![SocketAddr::new(ip, url.port)];
         let known = literal.map(|ip| Arc::new(Known { addresses: addresses(ip), until: None }));
         Self {
-            host: upstream.host.clone(),
-            port: upstream.port,
+            host: url.host.clone(),
+            port: url.port,
             known: ArcSwapOption::new(known),
             looking_up: Mutex::default(),
             good: AtomicUsize::new(0),

@@ -11,31 +11,31 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_NONE_MATCH, TRANSFER_ENCODING, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use pingora::connectors::ConnectorOptions;
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::server::configuration::ServerConf;
-use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::upstreams::peer::HttpPeer;
 use tokio::time::Instant;
 
+use super::pool::{Pool, Upstreams};
 use super::refusal::{MAX_BODY, fault_of, refused_parameters};
-use super::server::UpstreamServer;
+use super::secrets::{self, SecretInUse};
+use super::server::{Connection, UpstreamServer};
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
+use crate::secret::Secret;
 use crate::shape::UpstreamRequest;
 use crate::telemetry::{Metrics, TRACEPARENT, Tracer, UpstreamSpan};
 
-/// Answers flights from the configured Electric, over Pingora's connections.
+/// Answers flights from the configured Electrics, over Pingora's connections.
 pub struct Electric {
-    server: Arc<UpstreamServer>,
-    connector: Connector,
+    upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     tracer: Option<Arc<Tracer>>,
 }
 
 /// A request that was sent, and the header of its answer.
 struct Exchange {
+    server: Arc<UpstreamServer>,
     session: HttpSession,
     peer: HttpPeer,
     status: StatusCode,
@@ -45,16 +45,13 @@ struct Exchange {
 /// Requests that meet a connection which Electric is just closing (PROTOCOL 4.4); each may meet another one.
 const MAX_RETRIES: usize = 3;
 
+/// What we call ourselves.
+pub(super) const AGENT: &str = concat!("shapegate/", env!("CARGO_PKG_VERSION"));
+
 impl Electric {
-    /// Of this server, with a pool of its own.
-    pub fn new(server: Arc<UpstreamServer>, metrics: Arc<Metrics>) -> Self {
-        let conf = ServerConf { upstream_keepalive_pool_size: server.config().pool, ..ServerConf::default() };
-        Self {
-            server,
-            connector: Connector::new(Some(ConnectorOptions::from_server_conf(&conf))),
-            metrics,
-            tracer: None,
-        }
+    /// Over these.
+    pub fn new(upstreams: Arc<Upstreams>, metrics: Arc<Metrics>) -> Self {
+        Self { upstreams, metrics, tracer: None }
     }
 
     /// Records what it asks, in the traces that are recorded.
@@ -66,7 +63,7 @@ impl Electric {
     /// Asks for the header of an answer, outside of any flight: for `check --probe`.
     ///
     /// # Errors
-    /// Why there is no shape, in Electric's own words where it has any; our secret is not among them.
+    /// Why there is no shape, in Electric's own words where it has any; our secrets are not among them.
     pub async fn probe(&self, request: UpstreamRequest) -> Result<(), String> {
         let ask = Ask { request, request_id: "check".into(), trace: None, known: None };
         let mut exchange = self.exchange(&ask).await.map_err(|fault| fault.to_string())?;
@@ -75,54 +72,76 @@ impl Electric {
         }
         let body = read_whole(&mut exchange.session).await.map_err(|fault| fault.to_string())?;
         let mut words = String::from_utf8_lossy(&body).trim().to_owned();
-        if let Some(secret) = &self.server.config().secret {
-            words = words.replace(secret.expose(), "…");
+        let mut secrets: Vec<_> = exchange.server.config().secrets().map(Secret::expose).collect();
+        // One may begin as the other does.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        for secret in secrets {
+            words = words.replace(secret, "…");
         }
         Err(format!("Electric says {}: {words}", exchange.status.as_u16()))
     }
 
+    /// Asks the shape's server, with the other secret where it refuses the one in use.
+    async fn exchange(&self, ask: &Ask) -> Result<Exchange, Fault> {
+        // A name that is gone was given by rules of before.
+        let pool = self.upstreams.find(ask.request.upstream()).ok_or(Fault::Reloaded)?;
+        let server = pool.server(ask.request.definition())?;
+        let place = server.secret.place();
+        let mut exchange = self.exchange_with(pool, server, place, ask).await?;
+        let other = SecretInUse::other(place, server.config()).filter(|_| exchange.status == StatusCode::UNAUTHORIZED);
+        let Some(other) = other else { return Ok(exchange) };
+        // A connection that breaks over it is not used again, and that is all.
+        if read_whole(&mut exchange.session).await.is_ok() {
+            release(exchange).await;
+        }
+        self.metrics.upstream_retried(ask.request.rule().as_str());
+        let exchange = self.exchange_with(pool, server, other, ask).await?;
+        if server.secret.take(other, exchange.status) {
+            let (upstream, key) = (pool.name().as_str(), SecretInUse::key(other));
+            tracing::info!(upstream, server = %server.url(), "Electric takes another secret: from here on `{key}` is sent");
+        }
+        Ok(exchange)
+    }
+
     /// Sends, on a connection that takes it, and reads the header. A POST is sent again like a GET: it asks for a
     /// subset, and changes nothing.
-    async fn exchange(&self, ask: &Ask) -> Result<Exchange, Fault> {
-        let rule = ask.request.rule().as_str();
+    async fn exchange_with(
+        &self,
+        pool: &Pool,
+        server: &Arc<UpstreamServer>,
+        secret: usize,
+        ask: &Ask,
+    ) -> Result<Exchange, Fault> {
+        let retried = || self.metrics.upstream_retried(ask.request.rule().as_str());
         let mut retries = 0;
         loop {
-            let (session, peer, reused) = self.connect(rule).await?;
-            match self.send(session, peer, ask).await {
+            let connection = server.connect(retried).await.map_err(|fault| pool.failed(fault, false))?;
+            let reused = connection.reused;
+            match self.send(server, connection, secret, ask).await {
                 Ok(exchange) => return Ok(exchange),
                 Err(fault) if !reused || fault == Fault::UpstreamTimeout || retries == MAX_RETRIES => {
-                    return Err(fault);
+                    return Err(pool.failed(fault, true));
                 }
                 Err(_) => {
                     retries += 1;
-                    self.metrics.upstream_retried(rule);
+                    retried();
                 }
             }
         }
     }
 
-    async fn connect(&self, rule: &str) -> Result<(HttpSession, HttpPeer, bool), Fault> {
-        let mut refusals = 0;
-        loop {
-            let peer = self.server.peer().await?;
-            match self.connector.get_http_session(&peer).await {
-                Ok((session, reused)) => return Ok((session, peer, reused)),
-                Err(error) => {
-                    refusals += 1;
-                    if !self.server.move_on(&peer, refusals) {
-                        return Err(Fault::of_upstream(&error));
-                    }
-                    self.metrics.upstream_retried(rule);
-                }
-            }
-        }
-    }
-
-    async fn send(&self, mut session: HttpSession, peer: HttpPeer, ask: &Ask) -> Result<Exchange, Fault> {
+    async fn send(
+        &self,
+        server: &Arc<UpstreamServer>,
+        connection: Connection,
+        secret: usize,
+        ask: &Ask,
+    ) -> Result<Exchange, Fault> {
+        let Connection { mut session, peer, .. } = connection;
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         let asked = Instant::now();
-        let header = self.request_header(ask).map_err(|_| Fault::Internal)?;
+        let header = request_header(server, secret, ask).map_err(|_| Fault::Internal)?;
         session.write_request_header(Box::new(header)).await.map_err(|error| Fault::of_upstream(&error))?;
         if let Some(body) = ask.request.body() {
             let body = Bytes::copy_from_slice(body.as_bytes());
@@ -140,40 +159,39 @@ impl Electric {
             session.respect_keepalive();
         }
         self.metrics.upstream_answered(ask.request.is_live(), asked.elapsed());
-        Ok(Exchange { session, peer, status, headers })
+        Ok(Exchange { server: Arc::clone(server), session, peer, status, headers })
     }
+}
 
-    /// The request for the wire, built from empty: nothing of the client but what was parsed.
-    fn request_header(&self, ask: &Ask) -> pingora::Result<RequestHeader> {
-        let upstream = self.server.config();
-        let target = ask.request.target(upstream.secret.as_ref());
-        let body = ask.request.body();
-        let method = if body.is_some() { Method::POST } else { Method::GET };
-        let mut header = RequestHeader::build_no_case(method, target.expose().as_bytes(), Some(8))?;
-        header.set_version(Version::HTTP_11);
-        header.insert_header(HOST, upstream.authority())?;
-        header.insert_header(USER_AGENT, concat!("shapegate/", env!("CARGO_PKG_VERSION")))?;
-        header.insert_header(ACCEPT, "*/*")?;
-        // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
-        header.insert_header(ACCEPT_ENCODING, "identity")?;
-        header.insert_header("x-request-id", &*ask.request_id)?;
-        if let Some(body) = body {
-            header.insert_header(CONTENT_TYPE, "application/json")?;
-            header.insert_header(CONTENT_LENGTH, body.len())?;
-        }
-        if let Some(trace) = &ask.trace {
-            header.insert_header(TRACEPARENT, trace.as_str())?;
-        }
-        if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
-            header.insert_header(IF_NONE_MATCH, etag)?;
-        }
-        Ok(header)
+/// The request for the wire, built from empty: nothing of the client but what was parsed.
+fn request_header(server: &UpstreamServer, secret: usize, ask: &Ask) -> pingora::Result<RequestHeader> {
+    let target = ask.request.target(secrets::secret(secret, server.config()));
+    let body = ask.request.body();
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let mut header = RequestHeader::build_no_case(method, target.expose().as_bytes(), Some(8))?;
+    header.set_version(Version::HTTP_11);
+    header.insert_header(HOST, server.url().authority())?;
+    header.insert_header(USER_AGENT, AGENT)?;
+    header.insert_header(ACCEPT, "*/*")?;
+    // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
+    header.insert_header(ACCEPT_ENCODING, "identity")?;
+    header.insert_header("x-request-id", &*ask.request_id)?;
+    if let Some(body) = body {
+        header.insert_header(CONTENT_TYPE, "application/json")?;
+        header.insert_header(CONTENT_LENGTH, body.len())?;
     }
+    if let Some(trace) = &ask.trace {
+        header.insert_header(TRACEPARENT, trace.as_str())?;
+    }
+    if let Some(etag) = ask.known.as_ref().and_then(|known| known.head.etag()) {
+        header.insert_header(IF_NONE_MATCH, etag)?;
+    }
+    Ok(header)
+}
 
-    async fn release(&self, exchange: Exchange) {
-        let Exchange { session, peer, .. } = exchange;
-        self.connector.release_http_session(session, &peer, peer.idle_timeout()).await;
-    }
+/// Gives the connection back, its answer read.
+async fn release(exchange: Exchange) {
+    exchange.server.release(exchange.session, &exchange.peer).await;
 }
 
 #[async_trait]
@@ -232,7 +250,7 @@ impl Electric {
             },
         }
         sink.finish();
-        self.release(exchange).await;
+        release(exchange).await;
         Ok(())
     }
 }

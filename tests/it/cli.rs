@@ -170,6 +170,40 @@ async fn explain_says_what_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explain_names_the_electric_and_the_server_of_a_shape() {
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let rule = "[[shape]]\ntable = 'invoices'\nwhere = 'none'\n\
+                upstream = { claim = 'claims.tenant', map = { acme = 'acme-db' } }\n";
+    let acme = "[upstreams.acme-db]\nurls = ['http://127.0.0.1:1', 'http://127.0.0.1:2']\n\
+                danger_no_secret = true\nsource_id = 'acme'\n";
+    std::fs::write(&path, format!("{text}\n{rule}{acme}")).unwrap();
+    let explain = async |table: &str, claims: serde_json::Value| {
+        let token = issuer.token(&claims);
+        let url = format!("/v1/shape?table={table}&organizationId=org_1&offset=-1");
+        let explained = output(&["explain", "--config", path.to_str().unwrap(), "--token", &token, &url]).await;
+        (explained.status.code(), text_of(&explained))
+    };
+    let (code, invoices) = explain("invoices", json!({ "tenant": "acme" })).await;
+    assert_eq!(code, Some(0), "{invoices}");
+    let electric = invoices.lines().find(|line| line.starts_with("electric: ")).unwrap();
+    assert!(electric.starts_with("electric: acme-db, http://127.0.0.1:") && electric.ends_with(" of 2"), "{electric}");
+    assert!(invoices.contains("&source_id=acme\n"), "{invoices}");
+    let (code, tasks) = explain("tasks", json!({ "organizationIds": ["org_1"] })).await;
+    assert_eq!(code, Some(0), "{tasks}");
+    assert!(tasks.contains("electric: default, http://127.0.0.1:3000\n") && tasks.contains("&secret=…\n"), "{tasks}");
+    let (code, denied) = explain("invoices", json!({ "tenant": "other" })).await;
+    assert_eq!(code, Some(1), "{denied}");
+    assert!(denied.contains("deny, forbidden"), "{denied}");
+}
+
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jwks_makes_a_static_set() {
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();

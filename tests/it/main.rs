@@ -24,3 +24,4 @@ mod subset;
 mod superset;
 mod transcripts;
 mod upgrade;
+mod upstreams;

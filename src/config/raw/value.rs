@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeString, DeValue};
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{Bounds, Document, Section};
@@ -36,6 +36,11 @@ impl<'a> Value<'a> {
     /// Records what is wrong with this value. Never show the value of a key that may hold a secret.
     pub(in crate::config) fn error(&self, message: impl Into<String>) {
         self.document.error(self.at, &self.key, message);
+    }
+
+    /// Records what can be better about this value.
+    pub(in crate::config) fn warning(&self, message: impl Into<String>) {
+        self.document.warning(self.at, &self.key, message);
     }
 
     /// A string that is not blank.
@@ -82,6 +87,18 @@ impl<'a> Value<'a> {
             Self::new(self.document, format!("{}[{index}]", self.key), element.span().start, element.get_ref())
         };
         elements.map(value).collect()
+    }
+
+    /// The names and values of a table whose names are the file's own, each as a value at its name.
+    pub(in crate::config) fn entries(&self) -> Option<Vec<(&'a str, Self)>> {
+        let DeValue::Table(table) = self.raw else {
+            return self.mistyped("a table");
+        };
+        let entry = |(name, value): (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
+            let key = format!("{}.{}", self.key, name.get_ref());
+            (name.get_ref().as_ref(), Self::new(self.document, key, name.span().start, value.get_ref()))
+        };
+        Some(table.iter().map(entry).collect())
     }
 
     /// A table.

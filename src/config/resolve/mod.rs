@@ -25,8 +25,11 @@ use super::{Cache, Config, Environment, Limits};
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
     let server = server::server(root.section("server"), environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
+    let named = root.value("upstreams");
+    let upstreams = upstream::named(named.as_ref(), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
-    let shapes = shape::shapes(root.sections("shape"));
+    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref());
+    upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
     let limits = limits(root.section("limits"));
@@ -49,6 +52,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     Some(Config {
         server: server?,
         upstream: upstream?,
+        upstreams: upstreams?,
         issuers: issuers?,
         policy: shapes.policy?,
         gatekeeper,

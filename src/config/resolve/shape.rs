@@ -1,8 +1,13 @@
 //! `[[shape]]`: read here, compiled by [`Rule::compile`].
 
+use std::collections::BTreeMap;
+
+use toml::de::DeValue;
+
+use crate::config::Upstream;
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource};
+use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource, UpstreamName, UpstreamSource};
 
 /// What came of all the rules.
 pub(super) struct Shapes {
@@ -14,21 +19,25 @@ pub(super) struct Shapes {
     pub(super) policy: Option<PolicySet>,
 }
 
-pub(super) fn shapes(sections: Vec<Section<'_>>) -> Shapes {
+/// Further Electrics by name.
+type Upstreams = BTreeMap<String, Upstream>;
+
+/// `upstreams` is `None` where they have errors of their own; names are then not looked up.
+pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> Shapes {
     let count = sections.len();
     let mut all_public = true;
     let mut rules = Vec::new();
     for mut section in sections {
         let public = section.boolean("public", false);
         all_public &= public;
-        rules.push(source(&mut section, public).and_then(|source| compile(&section, source)));
+        rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
     Shapes { count, all_public, policy: rules.map(PolicySet::new) }
 }
 
 /// An optional key with an error reads as absent here: nothing comes of a file with an error.
-fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
+fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
     let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
     let path = section.value("path");
     let allow = section.value("allow");
@@ -38,12 +47,17 @@ fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
         section.choice("replica", Replica::Default, &[("default", Replica::Default), ("full", Replica::Full)]);
     let subset = section.boolean("subset", false);
     let client_where = section.boolean("client_where", false);
+    let upstream = section.value("upstream");
 
     let table = table.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
     let allow = allow.and_then(|value| value.text());
     let predicate = predicate.and_then(|value| predicate_source(&value));
     let columns = columns.and_then(|value| value.texts());
+    let upstream = match upstream {
+        None => UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
+        Some(value) => upstream_source(value, upstreams)?,
+    };
     Some(RuleSource {
         table: table?.to_owned(),
         path: path.map(str::to_owned),
@@ -54,7 +68,40 @@ fn source(section: &mut Section<'_>, public: bool) -> Option<RuleSource> {
         replica,
         subset,
         client_where,
+        upstream,
     })
+}
+
+/// A name, or a claim and a map from its value to a name.
+fn upstream_source(value: Value<'_>, upstreams: Option<&Upstreams>) -> Option<UpstreamSource> {
+    let DeValue::Table(_) = value.raw() else {
+        return upstream_name(&value, upstreams).map(UpstreamSource::Named);
+    };
+    let mut section = value.section()?;
+    let claim = section.required("claim", r#"write a CEL expression over claims, as in "claims.tenant""#);
+    let map = section.required("map", r#"write a table from the claim's values to names, as in { acme = "acme-db" }"#);
+    let claim = claim.and_then(|value| value.text());
+    let map = map?;
+    let entries = map.entries()?;
+    if entries.is_empty() {
+        map.error("is empty: the rule would deny everybody");
+        return None;
+    }
+    let names = entries.into_iter().map(|(text, value)| Some((text.to_owned(), upstream_name(&value, upstreams)?)));
+    let names: Vec<_> = names.collect();
+    Some(UpstreamSource::ByClaim { claim: claim?.to_owned(), map: names.into_iter().collect::<Option<_>>()? })
+}
+
+fn upstream_name(value: &Value<'_>, upstreams: Option<&Upstreams>) -> Option<String> {
+    let name = value.text()?;
+    if let Some(upstreams) =
+        upstreams.filter(|upstreams| name != UpstreamName::DEFAULT && !upstreams.contains_key(name))
+    {
+        let known: Vec<_> = [UpstreamName::DEFAULT].into_iter().chain(upstreams.keys().map(String::as_str)).collect();
+        value.error(format!("no upstream {name:?}: write [upstreams.{name}], or one of {}", known.join(", ")));
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 /// Only the exact word lifts the filter, so that no slip does.

@@ -1,69 +1,176 @@
-//! `[upstream]`.
+//! `[upstream]` and `[upstreams.NAME]`.
 
-use url::{Host, Url};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use url::Url;
 
 use super::secret::secret;
 use super::{millis, secs};
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Upstream};
+use crate::config::{Ca, Environment, ServerUrl, Upstream};
+use crate::policy::{PolicySet, UpstreamName};
 use crate::secret::Secret;
 
 const SILENCE: &str = " (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = " (Electric closes a connection after 60 s without a request)";
 
 pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> Option<Upstream> {
-    let url = section.required("url", r#"write where Electric listens, as in "http://127.0.0.1:3000""#);
-    let secret = upstream_secret(&mut section, environment);
+    let servers = servers(&mut section);
+    let (secret, secret_next) = secrets(&mut section, environment);
     let source_id = section.value("source_id");
+    let ca = section.value("ca");
     let connect_timeout = section.duration("connect_timeout", secs(5), Bounds::new(millis(100), secs(60)));
     let read_timeout = section.duration("read_timeout", secs(30), Bounds::new(secs(22), secs(300)).because(SILENCE));
     let idle_timeout = section.duration("idle_timeout", secs(50), Bounds::new(secs(1), secs(59)).because(CLOSING));
     let pool = section.integer("pool", 1024, Bounds::new(1, 65_536));
+    let health_interval = section.duration("health_interval", secs(5), Bounds::new(millis(100), secs(60)));
+    let failover = section.duration("failover", secs(30), Bounds::new(secs(0), secs(600)));
 
     let source_id = source_id.and_then(|value| value.text());
-    let (host, port, tls) = origin(&url?)?;
+    let servers = servers?;
+    let ca = ca.and_then(|value| ca_file(&value, &servers, environment));
     Some(Upstream {
-        host,
-        port,
-        tls,
+        servers,
         secret,
+        secret_next,
         source_id: source_id.map(str::to_owned),
+        ca,
         connect_timeout,
         read_timeout,
         idle_timeout,
         pool,
+        health_interval,
+        failover,
     })
 }
 
-/// Electric's secret: required, unless the file says out loud that there is none.
-fn upstream_secret(section: &mut Section<'_>, environment: &Environment) -> Option<Secret> {
+/// `[upstreams]`: a table for each further Electric.
+pub(super) fn named(value: Option<&Value<'_>>, environment: &Environment) -> Option<BTreeMap<String, Upstream>> {
+    let Some(value) = value else {
+        return Some(BTreeMap::new());
+    };
+    let entries = value.entries()?.into_iter().map(|(name, value)| {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        if name == UpstreamName::DEFAULT {
+            value.error("is the name of [upstream]: choose another");
+        } else if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
+            value.error(format!("name it with 1 to {MAX_NAME} of a to z, 0 to 9, - and _: logs and metrics show it"));
+        }
+        Some((name.to_owned(), upstream(value.section()?, environment)?))
+    });
+    let entries: Vec<_> = entries.collect();
+    entries.into_iter().collect()
+}
+
+/// Warns of those that no rule reads from.
+pub(super) fn check_used(value: Option<&Value<'_>>, policy: Option<&PolicySet>) {
+    let (Some(value), Some(policy)) = (value, policy) else { return };
+    let used: BTreeSet<_> = policy.upstreams().map(UpstreamName::as_str).collect();
+    for (_, unused) in value.entries().into_iter().flatten().filter(|(name, _)| !used.contains(name)) {
+        unused.warning("no rule reads from it: name it in the `upstream` of a [[shape]]");
+    }
+}
+
+/// Bytes of an upstream's name.
+const MAX_NAME: usize = 64;
+
+fn servers(section: &mut Section<'_>) -> Option<Vec<ServerUrl>> {
+    let values = match (section.value("url"), section.value("urls")) {
+        (Some(url), None) => vec![url],
+        (None, Some(urls)) => urls.list()?,
+        (Some(_), Some(_)) => {
+            section.error("urls", "contradicts `url`: name one server by `url`, or several by `urls`");
+            return None;
+        }
+        (None, None) => {
+            section.error("url", r#"missing: write where Electric listens, as in "http://127.0.0.1:3000""#);
+            return None;
+        }
+    };
+    let mut servers: Vec<ServerUrl> = Vec::new();
+    for value in &values {
+        let Some(server) = server_url(value) else { continue };
+        if servers.iter().any(|other| other.authority() == server.authority()) {
+            value.error("names a server twice");
+        }
+        servers.push(server);
+    }
+    (servers.len() == values.len()).then_some(servers)
+}
+
+/// Electric's secret: required, unless the file says out loud that there is none. And the other one, which never stands
+/// alone.
+fn secrets(section: &mut Section<'_>, environment: &Environment) -> (Option<Secret>, Option<Secret>) {
     const REMEDY: &str =
         r#"write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#;
     if !section.boolean("danger_no_secret", false) {
-        return section.required("secret", REMEDY).and_then(|value| secret(value, 1, environment));
+        let usual = section.required("secret", REMEDY).and_then(|value| secret(value, 1, environment));
+        let next = section.value("secret_next").and_then(|value| secret(value, 1, environment));
+        return (usual, next);
     }
-    if let Some(value) = section.value("secret") {
-        value.error("contradicts `danger_no_secret = true`: leave one of them out");
+    for key in ["secret", "secret_next"] {
+        if let Some(value) = section.value(key) {
+            value.error("contradicts `danger_no_secret = true`: leave one of them out");
+        }
     }
-    None
+    (None, None)
 }
 
-/// Host, port and whether it is `https`. The errors do not show the URL, which may hold a password.
-fn origin(value: &Value<'_>) -> Option<(String, u16, bool)> {
+/// The errors do not show the URL, which may hold a password.
+fn server_url(value: &Value<'_>) -> Option<ServerUrl> {
     let parsed = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed else {
         value.error(r#"no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#);
         return None;
     };
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    if !bare || !url.username().is_empty() || url.password().is_some() {
+    let server = ServerUrl::of(&url);
+    if server.is_none() {
         value.error("takes scheme, host and port alone: leave out user, password, path, query and fragment");
+    }
+    server
+}
+
+/// A file of trusted certificates; on a machine that has none it is not looked at.
+fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) -> Option<Ca> {
+    if !servers.iter().all(|server| server.tls) {
+        value.error("is for https alone: a server of this upstream is reached by plain http");
         return None;
     }
-    let host = match url.host()? {
-        Host::Domain(name) => name.to_owned(),
-        Host::Ipv4(address) => address.to_string(),
-        Host::Ipv6(address) => address.to_string(),
-    };
-    Some((host, url.port_or_known_default()?, url.scheme() == "https"))
+    let path = value.path()?;
+    let certificates = if environment.is_deploy() { Ok(Vec::new()) } else { certificates(&path) };
+    match certificates {
+        Ok(certificates) => Some(Ca { path, certificates }),
+        Err(problem) => {
+            value.error(format!("{}: {problem}", path.display()));
+            None
+        }
+    }
 }
+
+/// The certificates of a PEM file, which holds nothing else and none that cannot be trusted.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|cause| format!("is not PEM: {cause}"))?;
+    let mut trusted = RootCertStore::empty();
+    for certificate in &certificates {
+        let added = trusted.add(certificate.clone());
+        added.map_err(|cause| format!("holds a certificate that cannot be used: {cause}"))?;
+    }
+    match certificates.len() {
+        0 => Err("holds no certificate: write PEM, with BEGIN CERTIFICATE".to_owned()),
+        // Pingora takes a file of certificates and nothing else.
+        count if pem_sections(&pem) > count => Err("holds more than certificates: leave the rest out".to_owned()),
+        _ => Ok(certificates),
+    }
+}
+
+fn pem_sections(pem: &[u8]) -> usize {
+    pem.windows(BEGIN.len()).filter(|window| *window == BEGIN).count()
+}
+
+const BEGIN: &[u8] = b"-----BEGIN ";

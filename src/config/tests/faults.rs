@@ -166,9 +166,102 @@ fn upstream() {
             upstream("http://e") + "secret = { env = 'ELECTRIC_SECRET' }\n",
             "4: upstream.secret: contradicts `danger_no_secret = true`: leave one of them out",
         ),
-        (upstream("http://e") + "urls = []\n", "4: upstream.urls: unknown key; did you mean `url`?"),
+        (
+            upstream("http://e") + "urls = []\n",
+            "4: upstream.urls: contradicts `url`: name one server by `url`, or several by `urls`",
+        ),
+        (
+            upstream("http://e").replace("url = 'http://e'", "urls = ['http://e', 'http://e:80/']"),
+            "2: upstream.urls[1]: names a server twice",
+        ),
+        (
+            upstream("http://e").replace("url = 'http://e'", "urls = ['http://e', 'e']"),
+            r#"2: upstream.urls[1]: no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#,
+        ),
+        (
+            upstream("http://e") + "secret_next = { env = 'ELECTRIC_SECRET' }\n",
+            "4: upstream.secret_next: contradicts `danger_no_secret = true`: leave one of them out",
+        ),
+        (
+            "[upstream]\nurl = 'http://e'\nsecret_next = { env = 'ELECTRIC_SECRET' }\n".into(),
+            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#,
+        ),
+        (upstream("http://e") + "url2 = 1\n", "4: upstream.url2: unknown key; did you mean `url`?"),
         (upstream("http://e") + "source_id = ''\n", "4: upstream.source_id: is empty: write a value"),
     ]);
+}
+
+#[test]
+fn a_ca_is_a_file_of_certificates_and_for_https() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let upstream =
+        |url: &str| format!("[upstream]\nurl = '{url}'\ndanger_no_secret = true\nca = '{}'\n", file.display());
+    let problem = |words: &str| format!("4: upstream.ca: {}: {words}", file.display());
+    let made = rcgen::generate_simple_self_signed(["e".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let missing = problem("cannot be read: No such file or directory (os error 2)");
+    each(&[(upstream("https://e"), &missing)]);
+    for (content, words) in [
+        (String::new(), "holds no certificate: write PEM, with BEGIN CERTIFICATE"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
+            "holds a certificate that cannot be used: ",
+        ),
+        ("-----BEGIN CERTIFICATE-----\n%\n-----END CERTIFICATE-----\n".to_owned(), "is not PEM: "),
+        (certificate.clone() + &key, "holds more than certificates: leave the rest out"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let found = errors(&upstream("https://e"));
+        assert!(found.starts_with(&format!("x.toml:{}", problem(words))) && found.lines().count() == 1, "{found}");
+    }
+    std::fs::write(&file, certificate.clone() + &certificate).unwrap();
+    assert_eq!(accepted(&upstream("https://e")).upstream.ca.map(|ca| ca.certificates.len()), Some(2));
+    each(&[(
+        upstream("http://e"),
+        "4: upstream.ca: is for https alone: a server of this upstream is reached by plain http",
+    )]);
+}
+
+#[test]
+fn named_upstreams_and_those_who_name_them() {
+    let upstreams = "[upstreams.acme-db]\nurl = 'http://a'\ndanger_no_secret = true\n";
+    let shape = |upstream: &str| format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = {upstream}\n");
+    let by = |rest: &str| shape(&format!("{{ claim = 'claims.t', {rest} }}"));
+    let unknown = |key: &str| {
+        format!(r#"7: shape[0].{key}: no upstream "acme": write [upstreams.acme], or one of default, acme-db"#)
+    };
+    let (plain, mapped) = (unknown("upstream"), unknown("upstream.map.x"));
+    each(&[
+        (shape("'acme'"), &plain),
+        (by("map = { y = 'acme-db', x = 'acme' }"), &mapped),
+        (by("map = {}"), "7: shape[0].upstream.map: is empty: the rule would deny everybody"),
+        (
+            by("map = { x = 'acme-db' }").replace("claims.t", "query.t"),
+            "7: shape[0].upstream: `claim` reads claims and nothing else: the query is the client's",
+        ),
+        (
+            by("map = { x = 'acme-db' }").replace("where = 'none'", "where = 'none'\npublic = true"),
+            "8: shape[0].upstream: reads claims, but the rule is public and a public request has none",
+        ),
+        (
+            by("mapp = { x = 'acme-db' }"),
+            "7: shape[0].upstream.map: missing: write a table from the claim's values to names, as in { acme = \"acme-db\" }\n\
+             x.toml:7: shape[0].upstream.mapp: unknown key; did you mean `map`?",
+        ),
+        (upstreams.replace("acme-db", "default"), "1: upstreams.default: is the name of [upstream]: choose another"),
+        (
+            upstreams.replace("acme-db", "Acme"),
+            "1: upstreams.Acme: name it with 1 to 64 of a to z, 0 to 9, - and _: logs and metrics show it",
+        ),
+        (
+            upstreams.replace("url = 'http://a'\n", ""),
+            r#"1: upstreams.acme-db.url: missing: write where Electric listens, as in "http://127.0.0.1:3000""#,
+        ),
+    ]);
+    accepted(&shape("'acme-db'"));
+    accepted(&shape("'default'"));
+    assert_eq!(accepted(&by("map = { x = 'acme-db', y = 'default' }")).upstreams.len(), 1);
 }
 
 #[test]
@@ -279,7 +372,7 @@ fn shape() {
         (
             shape("where = 'none'\ncolour = true"),
             "4: shape[0].colour: unknown key; known here are public, table, path, allow, where, columns, replica, \
-             subset, client_where",
+             subset, client_where, upstream",
         ),
     ]);
     each(&[(

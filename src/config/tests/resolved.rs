@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys};
+use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys, ServerUrl};
 
 fn conf(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -56,6 +56,14 @@ fn a_where_that_can_be_better_is_a_warning_on_its_line() {
 }
 
 #[test]
+fn an_upstream_that_no_rule_reads_from_is_a_warning() {
+    let upstreams = "[upstreams.a]\nurl = 'http://a'\ndanger_no_secret = true\n[upstreams.b]\nurl = 'http://b'\ndanger_no_secret = true\n";
+    let config = accepted(&format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = 'a'\n"));
+    let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["x.toml:4: upstreams.b: no rule reads from it: name it in the `upstream` of a [[shape]]"]);
+}
+
+#[test]
 fn superset_is_the_policy_of_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
     assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
@@ -70,7 +78,8 @@ fn defaults() {
     assert_eq!(config.server.drain, Duration::from_secs(25));
     assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.h2c);
     let upstream = &config.upstream;
-    assert_eq!((upstream.host.as_str(), upstream.port, upstream.tls, upstream.pool), ("127.0.0.1", 3000, false, 1024));
+    let server = ServerUrl { host: "127.0.0.1".to_owned(), port: 3000, tls: false };
+    assert_eq!((upstream.servers.as_slice(), upstream.pool), ([server].as_slice(), 1024));
     assert_eq!(upstream.secret.as_ref().unwrap().expose(), "electric-secret-canary");
     let issuer = &config.issuers[0];
     assert_eq!((issuer.leeway, issuer.max_lifetime), (Duration::from_secs(5), None));
@@ -90,7 +99,7 @@ fn upstream_urls() {
         ("http://[::1]:3000", "::1", 3000, false),
     ] {
         let upstream = accepted(&format!("[upstream]\nurl = '{url}'\ndanger_no_secret = true\n")).upstream;
-        assert_eq!((upstream.host.as_str(), upstream.port, upstream.tls), (host, port, tls));
+        assert_eq!(upstream.servers, [ServerUrl { host: host.to_owned(), port, tls }]);
         assert!(upstream.secret.is_none());
     }
 }

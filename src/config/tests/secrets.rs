@@ -116,6 +116,6 @@ fn an_unreadable_secret_stops_a_file_that_is_right_otherwise() {
     let text = include_str!("../../../conf/shapegate.full.toml");
     let found = Config::parse(text, Path::new("x.toml"), &Environment::from([])).unwrap_err();
     let keys: Vec<_> = found.iter().map(|error| error.key.as_str()).collect();
-    assert_eq!(keys, ["upstream.secret", "issuer[1].hs256", "gatekeeper.hs256"]);
+    assert_eq!(keys, ["upstream.secret", "upstreams.acme-db.secret", "issuer[1].hs256", "gatekeeper.hs256"]);
     assert!(Config::parse(text, Path::new("x.toml"), &environment()).is_ok());
 }

@@ -40,13 +40,14 @@ struct Inner {
     script: VecDeque<Reply>,
     readiness: Readiness,
     overload: Option<u32>,
+    secret: String,
 }
 
 impl Control {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(secret: String) -> Self {
         let (seen, script) = (VecDeque::new(), VecDeque::new());
         Self {
-            inner: Mutex::new(Inner { seen, script, readiness: Readiness::Active, overload: None }),
+            inner: Mutex::new(Inner { seen, script, readiness: Readiness::Active, overload: None, secret }),
             count: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             held: watch::Sender::new(false),
@@ -124,6 +125,14 @@ impl Control {
 
     pub(super) fn set_overload(&self, limit: Option<u32>) {
         self.inner().overload = limit;
+    }
+
+    pub(super) fn secret(&self) -> String {
+        self.inner().secret.clone()
+    }
+
+    pub(super) fn set_secret(&self, secret: &str) {
+        self.inner().secret = secret.to_owned();
     }
 
     /// Counts a live request as waiting for as long as the value lives.

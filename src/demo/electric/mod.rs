@@ -35,7 +35,7 @@ use serve::Service;
 pub struct Options {
     /// The port on the loopback address; 0 takes a free one.
     pub port: u16,
-    /// What `secret` in the query must be.
+    /// What `secret` in the query must be, at the start.
     pub secret: String,
     /// How long a live request waits for a change.
     pub hold: Duration,
@@ -173,6 +173,11 @@ impl Electric {
     /// Whether it can serve shapes; live requests that wait already are not affected.
     pub fn set_readiness(&self, readiness: Readiness) {
         self.service.control.set_readiness(readiness);
+    }
+
+    /// Takes this secret from here on, as if it had started anew with it.
+    pub fn set_secret(&self, secret: &str) {
+        self.service.control.set_secret(secret);
     }
 
     /// Answers 503 from here on as if this many requests were too many; `None` ends it.

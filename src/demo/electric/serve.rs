@@ -72,7 +72,8 @@ impl Asked {
 impl Service {
     pub(super) fn new(options: Options) -> Self {
         let store = Mutex::new(Store::new(options.chunk_bytes));
-        Self { options, control: Control::new(), store, changes: watch::Sender::new(()), started: Instant::now() }
+        let control = Control::new(options.secret.clone());
+        Self { options, control, store, changes: watch::Sender::new(()), started: Instant::now() }
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
@@ -124,7 +125,7 @@ impl Service {
         let Ok(mut params) = query::parse(request.query()) else {
             return Reply::refusal(400);
         };
-        if !query::carries(&params, &self.options.secret) {
+        if !query::carries(&params, &self.control.secret()) {
             return echo.unauthorized();
         }
         if request.method == "DELETE" {

@@ -60,7 +60,7 @@ impl Audit {
     /// `principal` (`None` for a public shape) is about to be answered from `upstream`'s shape.
     pub fn reading(&self, principal: Option<&Arc<Principal>>, upstream: &UpstreamRequest) -> Reading {
         let mut shape = [0; 32];
-        shape.copy_from_slice(digest::digest(&digest::SHA256, upstream.definition().as_bytes()).as_ref());
+        shape.copy_from_slice(digest::digest(&digest::SHA256, upstream.shape().as_bytes()).as_ref());
         Reading { principal: principal.cloned(), rule: upstream.rule().as_str().into(), shape }
     }
 

@@ -112,7 +112,8 @@ async fn two_requests_share_exactly_when_the_bytes_upstream_are_equal() {
             }
             continue;
         };
-        gate.until_metric("shapegate_requests_in_flight", 2.0).await;
+        // Aboard, not only counted: who is admitted and not aboard yet would come after the answer.
+        gate.until_metric("shapegate_followers", 2.0).await;
         let equal = first == second;
         let expected = if equal { 1 } else { 2 };
         gate.electric.wait_for_requests(before + expected).await;

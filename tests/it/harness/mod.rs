@@ -5,6 +5,7 @@ mod client;
 mod issuer;
 mod process;
 mod service;
+mod tls;
 mod wire;
 
 use std::net::SocketAddr;
@@ -25,10 +26,13 @@ pub(crate) use client::{Answer, Stream, raw};
 pub(crate) use issuer::IssuerServer;
 pub(crate) use process::{Process, config, shapegate};
 pub(crate) use service::Service;
+pub(crate) use tls::TlsFront;
 pub(crate) use wire::Wire;
 
 /// The secret of the stand-in; no byte of it may reach a client.
 pub(crate) const SECRET: &str = "test-secret";
+/// The one that comes after it.
+pub(crate) const NEXT_SECRET: &str = "next-secret";
 /// What signs shape tokens where a test has a gatekeeper.
 pub(crate) const GATEKEEPER_SECRET: &str = "0123456789abcdef-gatekeeper-89abcdef";
 /// The audience of every test token.
@@ -76,6 +80,8 @@ pub(crate) struct Setup {
     pub electric: Options,
     /// Where shapegate looks for Electric, if not at the stand-in.
     pub electric_url: Option<String>,
+    /// More servers of `[upstream]` beside the stand-in.
+    pub electric_urls: Vec<String>,
     pub clock: Arc<dyn Clock>,
     pub issuer_up: bool,
     /// The issuer that shapegate knows, if not the one started here.
@@ -97,6 +103,7 @@ impl Default for Setup {
             jwks: String::new(),
             electric: Options::default(),
             electric_url: None,
+            electric_urls: Vec::new(),
             clock: Arc::new(SystemClock),
             issuer_up: true,
             issuer_url: None,
@@ -118,7 +125,7 @@ drain = "2s"
 {tls}
 {server}
 [upstream]
-url = "{electric}"
+{electric}
 secret = {{ env = "ELECTRIC_SECRET" }}
 {upstream}
 [[issuer]]
@@ -133,16 +140,39 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             listen = self.listen,
             tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
             server = self.server,
-            electric = self.electric_url.as_deref().unwrap_or(electric),
+            electric = self.electric_line(electric),
             upstream = self.upstream,
             issuer = self.issuer_url.as_deref().unwrap_or(issuer),
             jwks = self.jwks,
             issuer_keys = self.issuer,
             rules = self.rules,
         );
-        let environment = Environment::from([("ELECTRIC_SECRET", SECRET), ("GATEKEEPER_SECRET", GATEKEEPER_SECRET)]);
+        let environment = Environment::from([
+            ("ELECTRIC_SECRET", SECRET),
+            ("ELECTRIC_SECRET_NEXT", NEXT_SECRET),
+            ("GATEKEEPER_SECRET", GATEKEEPER_SECRET),
+        ]);
         Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
     }
+
+    fn electric_line(&self, electric: &str) -> String {
+        let electric = self.electric_url.as_deref().unwrap_or(electric);
+        if self.electric_urls.is_empty() {
+            return format!("url = {electric:?}");
+        }
+        let urls: Vec<_> = [electric].into_iter().chain(self.electric_urls.iter().map(String::as_str)).collect();
+        format!("urls = {urls:?}")
+    }
+}
+
+/// A stand-in for Electric with the tables of [`RULES`].
+pub(crate) async fn start_electric(options: Options) -> Electric {
+    let electric = Electric::start(options).await.unwrap();
+    let text = |name: &str| Column::new(name, "text");
+    let key = |kind: &str| Column::new("id", kind).not_null().primary_key(0);
+    electric.create_table("tasks", vec![key("uuid"), text("organization_id"), text("title")]);
+    electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
+    electric
 }
 
 /// Replaces the configuration of a running gate.
@@ -182,11 +212,7 @@ impl Gate {
 
     /// Starts as `setup` says, and waits for nothing: the first request may find the issuer's keys on their way.
     pub(crate) async fn with(setup: Setup) -> Self {
-        let electric = Electric::start(setup.electric.clone()).await.unwrap();
-        let text = |name: &str| Column::new(name, "text");
-        let key = |kind: &str| Column::new("id", kind).not_null().primary_key(0);
-        electric.create_table("tasks", vec![key("uuid"), text("organization_id"), text("title")]);
-        electric.create_table("items", vec![key("int4"), text("user_id"), text("title")]);
+        let electric = start_electric(setup.electric.clone()).await;
         let issuer = IssuerServer::start().await;
         issuer.set_up(setup.issuer_up);
         let mut config = setup.config(&electric.url(), issuer.url());

@@ -1,0 +1,132 @@
+//! Which Electric a rule reads from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::expression::{Expression, Scope};
+use super::source::UpstreamSource;
+
+/// The name of an Electric: of an `[upstreams.NAME]`, or [`UpstreamName::DEFAULT`] for `[upstream]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UpstreamName(Option<Arc<str>>);
+
+impl UpstreamName {
+    /// What `[upstream]` is called.
+    pub const DEFAULT: &str = "default";
+
+    /// Of a name as the file writes it.
+    pub fn new(name: &str) -> Self {
+        Self(Some(name).filter(|name| *name != Self::DEFAULT).map(Into::into))
+    }
+
+    /// The name; made from the configuration alone.
+    pub fn as_str(&self) -> &str {
+        self.named().unwrap_or(Self::DEFAULT)
+    }
+
+    /// The name of one that is not the default.
+    pub fn named(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+/// A compiled `upstream` of a rule.
+#[derive(Debug)]
+pub(super) enum Destination {
+    Fixed(UpstreamName),
+    /// By a text that the token says, which the client cannot choose.
+    ByClaim {
+        claim: Expression,
+        map: HashMap<String, UpstreamName>,
+    },
+}
+
+impl Destination {
+    /// Compiles it; the error says what to write instead.
+    pub(super) fn compile(source: &UpstreamSource) -> Result<Self, String> {
+        match source {
+            UpstreamSource::Named(name) => Ok(Self::Fixed(UpstreamName::new(name))),
+            UpstreamSource::ByClaim { claim, map } => {
+                let claim = Expression::compile(claim)?;
+                if claim.parameters().next().is_some() || claim.reads_now() || !claim.reads_claims() {
+                    return Err("`claim` reads claims and nothing else: the query is the client's".to_owned());
+                }
+                let map = map.iter().map(|(value, name)| (value.clone(), UpstreamName::new(name)));
+                Ok(Self::ByClaim { claim, map: map.collect() })
+            }
+        }
+    }
+
+    /// The upstream for this bearer; `None` denies: the claim is missing, no text, or in no place of the map.
+    pub(super) fn pick(&self, scope: &Scope<'_>) -> Option<UpstreamName> {
+        match self {
+            Self::Fixed(name) => Some(name.clone()),
+            Self::ByClaim { claim, map } => claim.with_text(scope, |text| map.get(text).cloned())?,
+        }
+    }
+
+    /// The upstream of this name, where the rule can pick it.
+    pub(super) fn find(&self, name: &UpstreamName) -> Option<UpstreamName> {
+        self.names().find(|known| *known == name).cloned()
+    }
+
+    /// All that it can pick.
+    pub(super) fn names(&self) -> impl Iterator<Item = &UpstreamName> {
+        let (one, many) = match self {
+            Self::Fixed(only) => (Some(only), None),
+            Self::ByClaim { map, .. } => (None, Some(map.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    pub(super) fn reads_claims(&self) -> bool {
+        matches!(self, Self::ByClaim { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+
+    fn by_claim(claim: &str) -> Result<Destination, String> {
+        let map = [("acme", "acme-db"), ("globex", "default")].map(|(value, name)| (value.to_owned(), name.to_owned()));
+        Destination::compile(&UpstreamSource::ByClaim { claim: claim.to_owned(), map: map.into() })
+    }
+
+    fn picked(claims: serde_json::Value) -> Option<String> {
+        let claims: Box<dyn cel::common::value::Val> = cel::to_value(claims).unwrap().try_into().unwrap();
+        let scope = Scope::new(Some(claims.as_ref()), &[], UnixTime::from_secs(0));
+        by_claim("claims.tenant").unwrap().pick(&scope).map(|name| name.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_claim_picks_what_the_map_names_and_nothing_else() {
+        use serde_json::json;
+        assert_eq!(picked(json!({ "tenant": "acme" })).as_deref(), Some("acme-db"));
+        assert_eq!(picked(json!({ "tenant": "globex" })).as_deref(), Some("default"));
+        for denied in [json!("other"), json!("Acme"), json!(""), json!(["acme"]), json!(7), json!(null), json!(true)] {
+            assert_eq!(picked(json!({ "tenant": denied })), None);
+        }
+        assert_eq!(picked(json!({})), None);
+    }
+
+    #[test]
+    fn a_client_has_no_say() {
+        for source in ["query.tenant", "claims.a + query.tenant", "string(now)", "'acme'", "claims."] {
+            assert!(by_claim(source).is_err(), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_rule_cannot_pick_is_not_found() {
+        let (acme, default, other) =
+            (UpstreamName::new("acme-db"), UpstreamName::default(), UpstreamName::new("other"));
+        let map = by_claim("claims.tenant").unwrap();
+        assert_eq!((map.find(&acme), map.find(&default)), (Some(acme.clone()), Some(default.clone())));
+        assert_eq!(map.find(&other), None);
+        let fixed = Destination::compile(&UpstreamSource::Named("acme-db".to_owned())).unwrap();
+        assert_eq!((fixed.find(&acme), fixed.find(&default)), (Some(acme), None));
+        assert_eq!(UpstreamName::new("default"), default);
+    }
+}

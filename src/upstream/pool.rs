@@ -1,0 +1,330 @@
+//! Every configured Electric: one pool of servers for each.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
+use pingora::server::configuration::ServerConf;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::health::{self, Health};
+use super::ring::{Member, Ring};
+use super::server::UpstreamServer;
+use crate::config::{Config, Upstream};
+use crate::fault::Fault;
+use crate::policy::UpstreamName;
+
+/// Every Electric of a configuration.
+pub struct Upstreams {
+    default: Arc<Pool>,
+    named: HashMap<UpstreamName, Arc<Pool>>,
+}
+
+/// The servers of one Electric.
+pub(super) struct Pool {
+    name: UpstreamName,
+    config: Arc<Upstream>,
+    servers: Vec<Arc<UpstreamServer>>,
+    /// `None` where there is one server, with whom all shapes are.
+    ring: Option<Arc<Ring>>,
+    watching: OnceLock<Watching>,
+}
+
+/// The task that asks the servers of a pool for their health; it ends with its pool.
+struct Watching(AbortHandle);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is known of one server.
+#[derive(Clone, Debug)]
+pub struct ServerStatus {
+    /// Its upstream.
+    pub upstream: UpstreamName,
+    /// Its URL: scheme, host and port.
+    pub server: String,
+    /// Whether it serves shapes.
+    pub active: bool,
+    /// Why not, in words.
+    pub trouble: String,
+    /// Whether its shapes go to it; else they go to another one until it was active for long enough.
+    pub in_rotation: bool,
+    /// Which secret it takes: 1 for `secret`, 2 for `secret_next`.
+    pub secret: usize,
+}
+
+/// The sources of Electric Cloud, by upstream.
+#[derive(Clone, Debug, Default)]
+pub struct SourceIds(HashMap<UpstreamName, String>);
+
+impl SourceIds {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let named = config.upstreams.iter().map(|(name, upstream)| (UpstreamName::new(name), upstream));
+        let all = named.chain([(UpstreamName::default(), &config.upstream)]);
+        Self(all.filter_map(|(name, upstream)| Some((name, upstream.source_id.clone()?))).collect())
+    }
+
+    /// That of an upstream, where it has one.
+    pub fn find(&self, name: &UpstreamName) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl Upstreams {
+    /// Those of a configuration; nothing is asked yet.
+    ///
+    /// # Errors
+    /// A file of trusted certificates that cannot be read any more.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        Self::build(config, |_, _| None)
+    }
+
+    /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
+    /// known of its servers, and with the secret that each of them takes.
+    ///
+    /// # Errors
+    /// As [`Upstreams::new`].
+    pub fn renewed(&self, config: &Config) -> anyhow::Result<Self> {
+        Self::build(config, |name, config| {
+            self.pools().find(|pool| pool.name == *name && *pool.config == *config).map(Arc::clone)
+        })
+    }
+
+    fn build(config: &Config, kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>) -> anyhow::Result<Self> {
+        let pool = |name: UpstreamName, config: &Upstream| match kept(&name, config) {
+            Some(pool) => Ok(pool),
+            None => Pool::new(name, config).map(Arc::new),
+        };
+        let named = config.upstreams.iter().map(|(name, config)| {
+            let name = UpstreamName::new(name);
+            Ok((name.clone(), pool(name, config)?))
+        });
+        Ok(Self {
+            default: pool(UpstreamName::default(), &config.upstream)?,
+            named: named.collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    /// Starts to ask the servers of each pool that has several for their health, for as long as the pool lives: to be
+    /// called in a runtime. Those that are asked already are asked on.
+    pub fn watch(&self) {
+        self.pools().for_each(|pool| pool.watch());
+    }
+
+    /// Whether each name of `before` still means the same Electric, so that an answer of then is one of now. One that is
+    /// gone does not: it may come back and mean another.
+    pub fn answer_as(&self, before: &Self) -> bool {
+        let is_same = |then: &Pool, now: &Pool| {
+            then.config.servers == now.config.servers && then.config.source_id == now.config.source_id
+        };
+        before.pools().all(|then| self.find(&then.name).is_some_and(|now| is_same(then, now)))
+    }
+
+    /// The pool of this name; `None` where another configuration has given the name.
+    pub(super) fn find(&self, name: &UpstreamName) -> Option<&Pool> {
+        match name.named() {
+            None => Some(&self.default),
+            Some(_) => self.named.get(name).map(Arc::as_ref),
+        }
+    }
+
+    /// What is known of every server: one that is alone is asked, several are asked all the time.
+    pub async fn status(&self) -> Vec<ServerStatus> {
+        let mut asking = JoinSet::new();
+        for (place, pool) in self.pools().enumerate() {
+            let pool = Arc::clone(pool);
+            asking.spawn(async move { (place, pool.status().await) });
+        }
+        let mut status = asking.join_all().await;
+        status.sort_by_key(|(place, _)| *place);
+        status.into_iter().flat_map(|(_, servers)| servers).collect()
+    }
+
+    /// Where a request for this shape goes, in words.
+    pub fn describe(&self, name: &UpstreamName, definition: &str) -> String {
+        let Some(pool) = self.find(name) else { return String::new() };
+        let server = pool.server(definition).map(|server| server.url().to_string()).unwrap_or_default();
+        match pool.servers.len() {
+            1 => format!("{}, {server}", name.as_str()),
+            count => format!("{}, {server} of {count}", name.as_str()),
+        }
+    }
+
+    /// The default one first, the others by name.
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let mut named: Vec<_> = self.named.values().collect();
+        named.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        [&self.default].into_iter().chain(named)
+    }
+}
+
+impl Pool {
+    fn new(name: UpstreamName, config: &Upstream) -> anyhow::Result<Self> {
+        let connector = Arc::new(connector(config).with_context(|| format!("upstream {}", name.as_str()))?);
+        let shared = Arc::new(config.clone());
+        let server = |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), Arc::clone(&connector)));
+        let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
+        let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?.map(Arc::new);
+        Ok(Self { name, config: shared, servers, ring, watching: OnceLock::new() })
+    }
+
+    fn watch(&self) {
+        let Some(ring) = &self.ring else { return };
+        self.watching.get_or_init(|| {
+            let (ring, name) = (Arc::clone(ring), self.name.clone());
+            Watching(tokio::spawn(async move { ring.watch(&name).await }).abort_handle())
+        });
+    }
+
+    pub(super) fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    /// The server of a shape, by what defines it: whichever part of its log is asked for, it is the same.
+    ///
+    /// # Errors
+    /// [`Fault::NotReady`] while that server is not ready and its shapes have not gone to another one.
+    pub(super) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
+        match &self.ring {
+            None => self.servers.first().ok_or(Fault::Internal),
+            Some(ring) => ring.choose(definition).ok_or_else(|| Fault::NotReady(retry_after(ring))),
+        }
+    }
+
+    /// Notes that an exchange failed, and says as what its clients are to see that.
+    ///
+    /// A server of several that takes no connection is as one that was found not to be ready: they are to wait.
+    pub(super) fn failed(&self, fault: Fault, connected: bool) -> Fault {
+        let Some(ring) = &self.ring else { return fault };
+        ring.suspect();
+        if connected { fault } else { Fault::NotReady(retry_after(ring)) }
+    }
+
+    async fn status(&self) -> Vec<ServerStatus> {
+        let Some(ring) = &self.ring else {
+            let Some(server) = self.servers.first() else { return Vec::new() };
+            let health = health::ask(server).await;
+            return vec![self.server_status(server, health, health == Health::Active, true)];
+        };
+        let status = |member: &Member| {
+            self.server_status(&member.server, member.said(), ring.is_ready(member), member.is_inside())
+        };
+        ring.members().iter().map(status).collect()
+    }
+
+    fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
+        // It is active again, and not yet for long enough.
+        let trouble = if said == Health::Active { "is coming back".to_owned() } else { said.to_string() };
+        ServerStatus {
+            upstream: self.name.clone(),
+            server: server.url().to_string(),
+            active,
+            trouble: if active { String::new() } else { trouble },
+            in_rotation,
+            secret: server.secret.place() + 1,
+        }
+    }
+}
+
+impl ServerStatus {
+    /// Which server is meant, in words.
+    pub fn subject(&self) -> String {
+        format!("Electric {} ({})", self.upstream.as_str(), self.server)
+    }
+}
+
+/// The next look may find it ready; in whole seconds, as the header has it.
+fn retry_after(ring: &Ring) -> Duration {
+    Duration::from_secs(ring.interval().as_secs().max(1))
+}
+
+/// Connections of one upstream, and what they trust.
+fn connector(config: &Upstream) -> anyhow::Result<Connector> {
+    let mut conf = ServerConf { upstream_keepalive_pool_size: config.pool, ..ServerConf::default() };
+    if let Some(ca) = &config.ca {
+        conf.ca_file = Some(ca.path.to_str().context("ca: its path is not UTF-8")?.to_owned());
+    }
+    let options = ConnectorOptions::from_server_conf(&conf);
+    // Pingora panics where it cannot use the file, which may have changed since it was checked.
+    catch_unwind(AssertUnwindSafe(|| Connector::new(Some(options)))).map_err(|_| match &config.ca {
+        Some(ca) => anyhow!("ca: {} cannot be used", ca.path.display()),
+        None => anyhow!("the system's certificates cannot be used"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Environment;
+
+    fn config(upstreams: &str) -> Config {
+        let text =
+            format!("server.listen = '[::1]:0'\n{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n");
+        let environment = Environment::from([("A", "a"), ("B", "b")]);
+        Config::parse(&text, Path::new("x.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    const DEFAULT: &str = "[upstream]\nurl = 'http://e'\nsecret = { env = 'A' }\n";
+    const TENANT: &str = "[upstreams.t]\nurls = ['http://e', 'http://f']\nsecret = { env = 'A' }\n";
+
+    #[test]
+    fn what_is_the_same_goes_on_and_what_is_not_begins_anew() {
+        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let tenant = UpstreamName::new("t");
+        let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
+            (Some(before), Some(after)) => std::ptr::eq(before, after),
+            _ => panic!("{name:?}"),
+        };
+        let after = before.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        assert!(same(&after, &UpstreamName::default()) && same(&after, &tenant));
+        let after = before.renewed(&config(&format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")))).unwrap();
+        assert!(same(&after, &UpstreamName::default()) && !same(&after, &tenant));
+        let after = before.renewed(&config(&format!("{}{TENANT}", DEFAULT.replace("//e", "//f")))).unwrap();
+        assert!(!same(&after, &UpstreamName::default()) && same(&after, &tenant));
+        assert!(before.renewed(&config(DEFAULT)).unwrap().find(&tenant).is_none());
+    }
+
+    #[test]
+    fn answers_of_another_electric_are_not_those_of_this_one() {
+        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let answers_as = |text: &str| Upstreams::new(&config(text)).unwrap().answer_as(&before);
+        assert!(answers_as(&format!("{DEFAULT}{TENANT}").replace("'A'", "'B'")));
+        let more = format!("{DEFAULT}{TENANT}{}", TENANT.replace("upstreams.t", "upstreams.u"));
+        assert!(answers_as(&more));
+        for other in [
+            DEFAULT.to_owned(),
+            format!("{}{TENANT}", DEFAULT.replace("//e", "//f")),
+            format!("{DEFAULT}{}", TENANT.replace("//f", "//g")),
+            format!("{DEFAULT}{TENANT}source_id = 's'\n"),
+        ] {
+            assert!(!answers_as(&other), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_is_asked_by_one_task_which_ends_with_it() {
+        let upstreams = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        upstreams.watch();
+        let renewed = upstreams.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        renewed.watch();
+        assert!(upstreams.default.watching.get().is_none());
+        let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();
+        drop(upstreams);
+        tokio::task::yield_now().await;
+        assert!(!task.is_finished());
+        drop(renewed);
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
