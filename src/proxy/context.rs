@@ -1,6 +1,7 @@
 //! What one request carries on its way.
 
 use super::reply::Edge;
+use crate::limits::Position;
 use crate::telemetry::Record;
 
 /// One request: what its client is told whatever the answer, and what observers are told.
@@ -8,4 +9,7 @@ use crate::telemetry::Record;
 pub(super) struct RequestCtx {
     pub(super) edge: Edge,
     pub(super) record: Record,
+    /// Where in a shape's log it is, and where its answer sends it.
+    pub(super) position: Option<Position>,
+    pub(super) next: Option<Position>,
 }

@@ -45,14 +45,15 @@ impl Gateway {
         ctx: &mut RequestCtx,
         admission: Admission,
     ) -> Result<(), Fault> {
-        let Admission { mut upstream, bearer } = admission;
+        let Admission { mut upstream, bearer, position } = admission;
+        ctx.position = position;
         let mut changes = self.changes.clone();
         loop {
             let live = upstream.is_live();
             ctx.record.live = live;
             ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let follower = match self.hub.join(upstream, bearer.subject(), origin) {
+            let follower = match self.hub.join(upstream, bearer.client(), origin) {
                 Ok(follower) => follower,
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };
@@ -119,6 +120,9 @@ impl Following<'_> {
             }
         };
         self.bearer.recheck(&self.gate.verifier)?;
+        if let Some(position) = self.ctx.position {
+            self.ctx.next = head.next().map(|(handle, offset)| self.gate.limiter.next(position, handle, offset));
+        }
         let in_a_crowd = follower.in_a_crowd();
         let events = head.events;
         let encoding = self.encoding(&follower, &head);

@@ -6,21 +6,22 @@
 //! before Electric is asked and then be replaced, and no wait would end with the token or the rule.
 
 mod admit;
+mod connected;
 mod context;
 mod cors;
 mod follow;
 mod reply;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::ErrorType;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpPersistentSettings, HttpServerOptions, ReusedHttpStream};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
@@ -33,12 +34,13 @@ use crate::config::{Cache, Limits};
 use crate::fault::Fault;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
-use crate::limits::Budgets;
+use crate::limits::{Connection, Limited, Limiter};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
 use crate::telemetry::{Audit, Metrics, Record, TraceParent};
 
 use admit::Decision;
+pub(crate) use connected::Connected;
 use context::RequestCtx;
 pub use cors::CorsPolicy;
 use reply::Edge;
@@ -59,8 +61,8 @@ pub struct Gateway {
     pub cache: Cache,
     /// Electric Cloud's source.
     pub source_id: Option<String>,
-    /// Requests at one time.
-    pub budgets: Arc<Budgets>,
+    /// What is too much.
+    pub limiter: Arc<Limiter>,
     /// Where answers come from.
     pub hub: Arc<Hub>,
     /// Counts.
@@ -84,19 +86,24 @@ pub struct Change {
     pub stopping: bool,
 }
 
-#[async_trait]
-impl HttpServerApp for Gateway {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
+impl Gateway {
+    /// Takes a place for a new connection.
+    pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
+        self.limiter.connect(peer).map_err(|limited| self.refuse(limited))
+    }
+
+    /// Answers the next request on a connection; says whether there may be another.
+    async fn process(
+        &self,
+        connection: &Connection,
+        mut session: Box<ServerSession>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let mut session = Box::new(session);
         if !read_request(&mut session, shutdown).await {
             return None;
         }
         let mut ctx = RequestCtx::default();
-        let answered = self.answer(&mut session, &mut ctx).await;
+        let answered = self.answer(connection, &mut session, &mut ctx).await;
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
         if let Err(fault) = &answered {
             ctx.record.note(fault);
@@ -110,10 +117,6 @@ impl HttpServerApp for Gateway {
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
     }
 }
 
@@ -144,11 +147,22 @@ async fn read_request(session: &mut ServerSession, shutdown: &ShutdownWatch) -> 
 
 impl Gateway {
     /// Answers one request; an error is an answer that could not be given, or not to its end.
-    async fn answer(&self, session: &mut ServerSession, ctx: &mut RequestCtx) -> Result<(), Fault> {
+    async fn answer(
+        &self,
+        connection: &Connection,
+        session: &mut ServerSession,
+        ctx: &mut RequestCtx,
+    ) -> Result<(), Fault> {
         ctx.edge = Edge::of(session.req_header(), &self.cors);
         ctx.record.trace = TraceParent::from_headers(&session.req_header().headers);
-        match admit::admit(self, session, &mut ctx.record).await {
-            Ok(Decision::Admit(admission)) => self.serve(session, ctx, admission).await,
+        match admit::admit(self, connection, session, &mut ctx.record).await {
+            Ok(Decision::Admit(admission)) => {
+                let served = self.serve(session, ctx, admission).await;
+                if let Some(position) = ctx.position {
+                    connection.answered(position, ctx.next, ctx.record.started, Instant::now());
+                }
+                served
+            }
             Ok(Decision::Answer(document)) => {
                 ctx.record.outcome = document.outcome;
                 let header = ctx.edge.document_header(&document, &ctx.record.request_id);
@@ -161,6 +175,12 @@ impl Gateway {
             }
             Err(rejection) => self.reject(session, ctx, &rejection).await,
         }
+    }
+
+    /// Counts a refusal; gives the answer that says so.
+    fn refuse(&self, limited: Limited) -> Rejection {
+        self.metrics.limited(limited.limit());
+        limited.rejection()
     }
 
     /// Tells observers of an answer with `status` (0: none) and `bytes` of body.

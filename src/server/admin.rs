@@ -10,14 +10,14 @@ use pingora::protocols::http::ServerSession;
 use super::readiness::Readiness;
 use crate::auth::TokenVerifier;
 use crate::flight::Hub;
-use crate::limits::Budgets;
+use crate::limits::Limiter;
 use crate::telemetry::{Audit, Metrics, Observed};
 
 /// Answers operators and Prometheus; never bound where clients come in.
 pub(super) struct Admin {
     metrics: Arc<Metrics>,
     verifier: Arc<TokenVerifier>,
-    budgets: Arc<Budgets>,
+    limiter: Arc<Limiter>,
     hub: Arc<Hub>,
     audit: Option<Arc<Audit>>,
     readiness: Arc<Readiness>,
@@ -27,19 +27,19 @@ impl Admin {
     pub(super) fn new(
         metrics: Arc<Metrics>,
         verifier: Arc<TokenVerifier>,
-        budgets: Arc<Budgets>,
+        limiter: Arc<Limiter>,
         hub: Arc<Hub>,
         audit: Option<Arc<Audit>>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self { metrics, verifier, budgets, hub, audit, readiness }
+        Self { metrics, verifier, limiter, hub, audit, readiness }
     }
 
     async fn metrics(&self) -> Response<Vec<u8>> {
         let observed = Observed {
             ready: self.readiness.missing().await.is_empty(),
             keys: &self.verifier.key_status(),
-            budgets: &self.budgets,
+            limiter: &self.limiter,
             hub: &self.hub,
             audit: self.audit.as_deref(),
         };

@@ -7,13 +7,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp;
+use pingora::apps::ServerApp as _;
 use pingora::listeners::tls::Acceptor;
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::socket::Socket;
+use crate::proxy::{Connected, Gateway};
 
 /// A TLS handshake that takes longer is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -22,10 +23,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Accepts until `shutdown`; each connection is served by a task of its own, which outlives this.
-pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
+pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<Arc<Acceptor>>,
-    app: Arc<A>,
+    gateway: Arc<Gateway>,
     mut shutdown: ShutdownWatch,
 ) {
     loop {
@@ -34,8 +35,11 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
             _ = shutdown.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((tcp, _)) => {
-                let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+            Ok((tcp, peer)) => {
+                // Closed as it is dropped: before it is encrypted there is no way to say more.
+                let Ok(connection) = gateway.connect(peer.ip()) else { continue };
+                let app = Arc::new(Connected::new(Arc::clone(&gateway), connection));
+                let shutdown = shutdown.clone();
                 match &tls {
                     None => drop(tokio::spawn(async move { plain(tcp, &app, &shutdown).await })),
                     Some(acceptor) => {
@@ -53,15 +57,15 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
     }
 }
 
-async fn plain<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, app: &Arc<A>, shutdown: &ShutdownWatch) {
+async fn plain(tcp: TcpStream, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
     app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
 }
 
-async fn encrypted<A: ServerApp + Send + Sync + 'static>(
+async fn encrypted(
     tcp: TcpStream,
     acceptor: &Acceptor,
-    app: &Arc<A>,
+    app: &Arc<Connected>,
     shutdown: &ShutdownWatch,
 ) {
     let _ = tcp.set_nodelay(true);

@@ -30,7 +30,7 @@ use crate::auth::keys::HttpFetch;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::flight::Hub;
-use crate::limits::Budgets;
+use crate::limits::{Budgets, Limiter};
 use crate::policy::PolicySet;
 use crate::proxy::{Change, CorsPolicy, Gateway};
 use crate::telemetry::{Audit, Metrics};
@@ -48,7 +48,7 @@ pub struct Server {
     gateway: Gateway,
     verifier: Arc<TokenVerifier>,
     metrics: Arc<Metrics>,
-    budgets: Arc<Budgets>,
+    limiter: Arc<Limiter>,
     hub: Arc<Hub>,
     policy: PolicySwitch,
     readiness: Arc<Readiness>,
@@ -104,12 +104,12 @@ impl Server {
             config.server.state.clone(),
             Arc::new(HttpFetch::new()?),
         )?);
-        let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
-        let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
+        let limiter = Limiter::new(&config.limits);
         let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), &config.upstream)?);
         let source_id = config.upstream.source_id.clone();
         let electric = Electric::new(Arc::new(UpstreamServer::new(config.upstream)), Arc::clone(&metrics));
-        let hub = Hub::new(Box::new(electric), config.cache.clone(), flights, Arc::clone(&metrics));
+        let places = Arc::clone(limiter.flights());
+        let hub = Hub::new(Box::new(electric), config.cache.clone(), places, Arc::clone(&metrics));
         let hub = Arc::new(hub);
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
@@ -123,7 +123,7 @@ impl Server {
             limits: config.limits,
             cache: config.cache,
             source_id,
-            budgets: Arc::clone(&budgets),
+            limiter: Arc::clone(&limiter),
             hub: Arc::clone(&hub),
             metrics: Arc::clone(&metrics),
             audit: audit.clone(),
@@ -140,7 +140,7 @@ impl Server {
             gateway,
             verifier,
             metrics,
-            budgets,
+            limiter,
             hub,
             policy,
             readiness,
@@ -161,6 +161,11 @@ impl Server {
     /// Where its rules can be replaced.
     pub fn policy(&self) -> PolicySwitch {
         self.policy.clone()
+    }
+
+    /// Its limits, whose figures can be replaced.
+    pub fn limiter(&self) -> Arc<Limiter> {
+        Arc::clone(&self.limiter)
     }
 
     /// What `/readyz` asks.
@@ -187,7 +192,7 @@ impl Server {
             admin::Admin::new(
                 self.metrics,
                 Arc::clone(&self.verifier),
-                Arc::clone(&self.budgets),
+                Arc::clone(&self.limiter),
                 self.hub,
                 self.audit.clone(),
                 Arc::clone(&readiness),
@@ -196,7 +201,9 @@ impl Server {
         let fds: ListenFds = Arc::new(parking_lot::Mutex::new(Fds::new()));
         admin.add_listener(self.admin.into_listener(&fds));
         // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch));
+        tokio::spawn(Arc::clone(&self.verifier).run_renewals(watch.clone()));
+        let memory = Arc::clone(self.limiter.memory());
+        tokio::spawn(async move { memory.watch(watch).await });
         let sweeping = self.audit.clone().map(|audit| tokio::spawn(sweep(audit, Arc::clone(&self.policy.clock))));
         // The admin port stays until the end, so that a drain can be watched.
         let (admin_shutdown, admin_watch) = watch::channel(false);
@@ -209,7 +216,7 @@ impl Server {
         readiness.stop();
         self.policy.changes.send_modify(|change| change.stopping = true);
         shutdown.send_replace(true);
-        drain(&self.budgets, self.config.drain).await;
+        drain(self.limiter.requests(), self.config.drain).await;
         admin_shutdown.send_replace(true);
         serving.join_all().await;
         // It ends with its watch, and has nothing to say.

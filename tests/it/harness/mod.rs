@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::{Config, Environment};
 use shapegate::demo::electric::{Column, Electric, Options};
+use shapegate::limits::Limiter;
 use shapegate::server::{PolicySwitch, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -52,6 +53,8 @@ pub(crate) struct Gate {
     pub issuer: IssuerServer,
     /// Where its rules can be replaced.
     pub policy: PolicySwitch,
+    /// Where its limits can be.
+    pub limiter: Arc<Limiter>,
     pub url: String,
     pub admin: String,
     client: reqwest::Client,
@@ -137,7 +140,13 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             rules = self.rules,
         );
         let environment = Environment::from([("ELECTRIC_SECRET", SECRET), ("GATEKEEPER_SECRET", GATEKEEPER_SECRET)]);
-        Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
+        let config = Config::parse(&text, Path::new("test.toml"), &environment);
+        let mut config = config.unwrap_or_else(|error| panic!("{error}"));
+        // One client asks in a moment what many do in an hour; tests with clients that are real have `[limits]`.
+        if !text.contains("[limits]") {
+            (config.limits.rate_per_subject, config.limits.repeats, config.limits.shapes_per_subject) = (0, 0, 0);
+        }
+        config
     }
 }
 
@@ -166,7 +175,7 @@ impl Gate {
         let scheme = if setup.certificate.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", server.addresses()[0]);
         let admin = format!("http://{}", server.admin_address());
-        let policy = server.policy();
+        let (policy, limiter) = (server.policy(), server.limiter());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
@@ -176,6 +185,7 @@ impl Gate {
             electric,
             issuer,
             policy,
+            limiter,
             url,
             admin,
             client: client.build().unwrap(),
