@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod issuers;
+mod limits;
 mod logs;
 mod metrics;
 mod subset;
