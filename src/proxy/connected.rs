@@ -1,13 +1,16 @@
 //! One client's connection, as Pingora serves it.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
+use tokio::time::sleep;
 
-use super::Gateway;
+use super::{Gateway, HEADER_TIMEOUT};
 use crate::limits::Connection;
 
 /// The gateway, and the connection that its requests come on. Pingora's own digest of a socket, which could carry an
@@ -15,11 +18,26 @@ use crate::limits::Connection;
 pub(crate) struct Connected {
     gateway: Arc<Gateway>,
     connection: Connection,
+    /// Whether a first request has begun.
+    begun: AtomicBool,
 }
 
 impl Connected {
     pub(crate) const fn new(gateway: Arc<Gateway>, connection: Connection) -> Self {
-        Self { gateway, connection }
+        Self { gateway, connection, begun: AtomicBool::new(false) }
+    }
+
+    /// Ends where no request has begun in the time that a header may take. Pingora waits for ever for the first bytes of
+    /// HTTP/2 behind TLS.
+    pub(crate) async fn never_begins(&self) {
+        never_set(&self.begun).await;
+    }
+}
+
+async fn never_set(begun: &AtomicBool) {
+    sleep(HEADER_TIMEOUT).await;
+    if begun.load(Ordering::Relaxed) {
+        pending().await
     }
 }
 
@@ -30,10 +48,28 @@ impl HttpServerApp for Connected {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        self.begun.store(true, Ordering::Relaxed);
         self.gateway.process(&self.connection, Box::new(session), shutdown).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.gateway.options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_never_begins_is_ended() {
+        let begun = AtomicBool::new(false);
+        let start = Instant::now();
+        never_set(&begun).await;
+        assert_eq!(start.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
+        begun.store(true, Ordering::Relaxed);
+        assert!(timeout(100 * HEADER_TIMEOUT, never_set(&begun)).await.is_err());
     }
 }

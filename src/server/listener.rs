@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pingora::apps::ServerApp as _;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::{ALPN, Ssl as _};
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -62,15 +63,20 @@ async fn plain(tcp: TcpStream, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
 }
 
-async fn encrypted(
-    tcp: TcpStream,
-    acceptor: &Acceptor,
-    app: &Arc<Connected>,
-    shutdown: &ShutdownWatch,
-) {
+async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
     // On the heap: its future is large, and over long before the connection is.
     match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
+        Ok(Ok(stream)) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
+            // On the heap: it is of this version of HTTP alone.
+            Box::pin(async {
+                tokio::select! {
+                    _ = app.process_new(Box::new(stream), shutdown) => {}
+                    () = app.never_begins() => tracing::debug!("no HTTP/2 behind a TLS handshake"),
+                }
+            })
+            .await;
+        }
         Ok(Ok(stream)) => drop(app.process_new(Box::new(stream), shutdown).await),
         Ok(Err(error)) => tracing::debug!(cause = error.etype().as_str(), "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
