@@ -1,9 +1,11 @@
 //! Budgets: what is held at one time, by all, by one subject and by one address.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quick_cache::DefaultHashBuilder;
 
 use super::address::{Address, Client};
 use super::limit::{Limit, Limited};
@@ -17,9 +19,11 @@ pub struct Budgets {
     per_address: Bound,
     taken: AtomicUsize,
     /// Who holds anything at all, and how much.
-    held: [Mutex<HashMap<Client, usize>>; SHARDS],
-    hasher: RandomState,
+    held: [Mutex<Held>; SHARDS],
+    hasher: DefaultHashBuilder,
 }
+
+type Held = HashMap<Client, usize, DefaultHashBuilder>;
 
 /// Locks: enough for the cores of one machine.
 const SHARDS: usize = 16;
@@ -63,7 +67,7 @@ impl Budgets {
             per_address: Bound::new(per_address),
             taken: AtomicUsize::new(0),
             held: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
         })
     }
 
@@ -124,7 +128,7 @@ impl Budgets {
         }
     }
 
-    fn shard(&self, client: &Client) -> MutexGuard<'_, HashMap<Client, usize>> {
+    fn shard(&self, client: &Client) -> MutexGuard<'_, Held> {
         let at = self.hasher.hash_one(client) % SHARDS as u64;
         self.held[usize::try_from(at).unwrap_or_default()].lock().unwrap_or_else(PoisonError::into_inner)
     }

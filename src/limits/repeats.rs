@@ -7,10 +7,12 @@
 //! each. Nor is who asked before the one before him had his answer: tabs that start together. Counted is on each
 //! connection by itself, so that devices of one subject do not count together.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use quick_cache::DefaultHashBuilder;
 
 use super::address::{Address, Client};
 use super::limit::{Limit, Limited};
@@ -20,12 +22,12 @@ use crate::shape::UpstreamRequest;
 #[derive(Debug)]
 pub(super) struct MaxRepeats {
     most: AtomicUsize,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl MaxRepeats {
     pub(super) fn new() -> Self {
-        Self { most: AtomicUsize::new(0), hasher: RandomState::new() }
+        Self { most: AtomicUsize::new(0), hasher: DefaultHashBuilder::default() }
     }
 
     /// So many in [`WINDOW`]; 0: no bound.

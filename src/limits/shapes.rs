@@ -1,10 +1,11 @@
 //! How many different shapes one client may have opened: each is a query of Postgres's, and a log that Electric keeps.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::Cache;
 
 use super::address::Client;
@@ -18,7 +19,7 @@ pub(super) struct Shapes {
     clients: Cache<Client, Arc<Mutex<Window>>>,
     /// Client, window and shape, as a hash. One that is forgotten too early is counted twice.
     seen: Cache<u64, ()>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 struct Window {
@@ -32,7 +33,13 @@ const SEEN: usize = 500_000;
 impl Shapes {
     pub(super) fn new() -> Self {
         let (most, window) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { most, window, clients: Cache::new(CLIENTS), seen: Cache::new(SEEN), hasher: RandomState::new() }
+        Self {
+            most,
+            window,
+            clients: Cache::new(CLIENTS),
+            seen: Cache::new(SEEN),
+            hasher: DefaultHashBuilder::default(),
+        }
     }
 
     /// At most so many in each window; 0: no bound.
