@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::rates::{Quota, Rates};
 use super::shapes::Shapes;
-use super::{Address, Client, Connection, Limit, Limited, Limiter};
+use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment, Limits};
 use crate::policy::PolicySet;
@@ -385,6 +385,12 @@ fn a_refusal_says_when_to_come_back_and_not_to_all_the_same() {
         assert_eq!(rejection.answer().0, status, "{limit:?}");
         assert!(rejection.retry_after().is_some_and(|after| after >= Duration::from_secs(1)));
     }
+}
+
+#[test]
+fn a_client_that_waits_pays_little() {
+    assert!(size_of::<Connection>() <= 136, "{}", size_of::<Connection>());
+    assert!(size_of::<Place>() <= 64, "{}", size_of::<Place>());
 }
 
 #[test]

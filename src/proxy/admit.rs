@@ -55,8 +55,8 @@ pub(super) struct Admission {
 #[derive(Debug)]
 pub(super) struct Bearer {
     principal: Option<Arc<Principal>>,
-    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing.
-    client: Option<Client>,
+    /// Where it asks from, where addresses say who asks.
+    address: Option<Address>,
     /// What it sent in its body.
     posted: Option<Box<SubsetQuery>>,
     /// Held for as long as the request is.
@@ -107,13 +107,11 @@ pub(super) async fn admit(
     } else {
         (rewrite(gate, shape, permit, None)?, None, enter()?)
     };
-    let subject = principal.as_ref().map(|principal| Client::Subject(principal.subject_key().clone()));
-    let client = subject.or(address.map(Client::Address));
-    let position = connection.position(client.as_ref(), address, &upstream);
+    let bearer = Bearer { principal, address, posted, _place: place };
+    let position = connection.position(bearer.client().as_ref(), address, &upstream);
     if let Some(position) = position {
         connection.check_repeat(position, record.started).map_err(|limited| gate.refuse(limited))?;
     }
-    let bearer = Bearer { principal, client, posted, _place: place };
     Ok(Decision::Admit(Admission { upstream, bearer, position }))
 }
 
@@ -265,9 +263,10 @@ impl Bearer {
         self.principal.as_ref()
     }
 
-    /// Whose limits its flights count against.
-    pub(super) fn client(&self) -> Option<&Client> {
-        self.client.as_ref()
+    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing.
+    pub(super) fn client(&self) -> Option<Client> {
+        let subject = self.principal.as_ref().map(|principal| Client::Subject(principal.subject_key().clone()));
+        subject.or(self.address.map(Client::Address))
     }
 }
 

@@ -53,7 +53,7 @@ impl Gateway {
             ctx.record.live = live;
             ctx.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let follower = match self.hub.join(upstream, bearer.client(), origin) {
+            let follower = match self.hub.join(upstream, bearer.client().as_ref(), origin) {
                 Ok(follower) => follower,
                 Err(rejection) => return self.reject(session, ctx, &rejection).await,
             };
