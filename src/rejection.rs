@@ -37,7 +37,7 @@ pub enum Rejection {
     TokenInvalid,
     /// There is no token.
     TokenMissing,
-    /// One subject asks for too much at one time.
+    /// One client asks for too much, or too often.
     TooManyRequests(Duration),
     /// Electric refused what we sent, which is ours to mend.
     UpstreamRefused,
@@ -91,9 +91,11 @@ impl Rejection {
             Self::NotReady(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The sync service is not ready; try again.")
             }
-            Self::Overloaded(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are being answered; try again.")
-            }
+            Self::Overloaded(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "Too many requests are being answered; try again after the time in `retry-after`.",
+            ),
             Self::ShapeNotFound => (StatusCode::NOT_FOUND, "shape_not_found", "No rule serves this table."),
             Self::TokenExpired => (StatusCode::UNAUTHORIZED, "token_expired", "The token has expired."),
             Self::TokenInvalid => (StatusCode::UNAUTHORIZED, "token_invalid", "The token is not valid here."),
@@ -101,7 +103,7 @@ impl Rejection {
             Self::TooManyRequests(_) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_requests",
-                "Too many requests of this subject are being answered; try again.",
+                "This client asks for too much; try again after the time in `retry-after`.",
             ),
             Self::UpstreamRefused => {
                 (StatusCode::BAD_GATEWAY, "upstream_refused", "The sync service refused the request made for this one.")

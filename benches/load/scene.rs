@@ -180,6 +180,9 @@ where = '"organization_id" = {{{{ query.organizationId }}}}'
 [limits]
 requests = 1000000
 requests_per_subject = 1000000
+rate_per_subject = 0
+repeats = 0
+connections = 1000000
 [log]
 format = "json"
 access = false

@@ -185,6 +185,11 @@ impl TokenVerifier {
         self.issuer_of(principal).is_some()
     }
 
+    /// Whether this token was verified before, so that [`verify`](Self::verify) has no signature to check.
+    pub fn remembers(&self, token: &BearerToken) -> bool {
+        self.verdicts.find(token.digest()).is_some()
+    }
+
     /// How the keys of each issuer stand, in the order of the configuration.
     pub fn key_status(&self) -> Vec<KeyStatus> {
         self.issuers.iter().map(|issuer| issuer.status()).collect()

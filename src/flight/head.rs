@@ -49,6 +49,13 @@ impl Head {
         self.headers.get(ETAG)?.to_str().ok().filter(|etag| etag.len() > 2 && etag.starts_with('"'))
     }
 
+    /// Where a client that has this answer goes on: handle and offset. A 409 leads back to the start, which is no
+    /// progress.
+    pub fn next(&self) -> Option<(&str, &str)> {
+        let offset = self.headers.get("electric-offset")?.to_str().ok()?;
+        (self.status == StatusCode::OK).then_some((self.handle()?, offset))
+    }
+
     /// The shape's handle.
     pub(super) fn handle(&self) -> Option<&str> {
         self.headers.get("electric-handle")?.to_str().ok()

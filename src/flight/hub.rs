@@ -16,10 +16,9 @@ use super::head::Head;
 use super::kept::KeptFlights;
 use super::key::Key;
 use super::sink::Sink;
-use crate::auth::SubjectKey;
 use crate::config;
 use crate::fault::Fault;
-use crate::limits::{Budgets, Place};
+use crate::limits::{Client, FlightLimits, FlightPlace, Limited};
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
 use crate::telemetry::{Metrics, TraceParent};
@@ -75,7 +74,7 @@ pub struct KnownAnswer {
 pub struct Hub {
     open: Vec<Mutex<HashMap<Key, Arc<Flight>>>>,
     hasher: RandomState,
-    places: Arc<Budgets>,
+    places: Arc<FlightLimits>,
     supply: ArcSwap<Supply>,
     metrics: Arc<Metrics>,
 }
@@ -100,8 +99,13 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// An empty hub over `source`. `places` bounds the open flights, in all and of one subject.
-    pub fn new(source: Arc<dyn Source>, settings: config::Cache, places: Arc<Budgets>, metrics: Arc<Metrics>) -> Self {
+    /// An empty hub over `source`. `places` bounds the open flights, in all and of one client.
+    pub fn new(
+        source: Arc<dyn Source>,
+        settings: config::Cache,
+        places: Arc<FlightLimits>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&metrics)));
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
         let supply = ArcSwap::from_pointee(Supply { source, kept, settings });
@@ -140,12 +144,12 @@ impl Hub {
     pub fn join(
         self: &Arc<Self>,
         request: UpstreamRequest,
-        subject: Option<&SubjectKey>,
+        client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
         let key = Key::of(&request);
         if !request.is_shared() {
-            return self.fly_alone(key, request, subject, origin);
+            return self.fly_alone(key, request, client, origin);
         }
         if let Some((fresh, Age::Fresh)) = self.supply.load().find(&key) {
             return self.serve(fresh, Join::Fresh);
@@ -163,7 +167,7 @@ impl Hub {
             (Some((stale, Age::Stale)), Some(_)) => self.serve(stale, Join::Stale),
             (Some((stale, Age::Stale)), None) => {
                 // Where there is no place to replace it, it serves all the same.
-                if let Ok(place) = self.places.enter(subject.cloned()) {
+                if let Ok(place) = self.places.enter(&request, client) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
                     let flight = self.launch(&supply, key, ask, place);
                     open.insert(flight.key.clone(), flight);
@@ -175,7 +179,7 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(subject.cloned())?;
+                let place = self.places.enter(&request, client).map_err(|limited| self.refuse(limited))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&supply, key, ask, place);
@@ -191,14 +195,19 @@ impl Hub {
         self: &Arc<Self>,
         key: Key,
         request: UpstreamRequest,
-        subject: Option<&SubjectKey>,
+        client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(subject.cloned())?;
+        let place = self.places.enter(&request, client).map_err(|limited| self.refuse(limited))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.supply.load(), key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
+    }
+
+    fn refuse(&self, limited: Limited) -> Rejection {
+        self.metrics.limited(limited.limit());
+        limited.rejection()
     }
 
     /// How many flights are open to others.
@@ -213,7 +222,7 @@ impl Hub {
     }
 
     /// The places of requests to Electric.
-    pub fn places(&self) -> &Budgets {
+    pub fn places(&self) -> &FlightLimits {
         &self.places
     }
 
@@ -253,14 +262,21 @@ impl Hub {
 
     /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
     /// caller holds.
-    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: Key, ask: Ask, place: Place) -> Arc<Flight> {
+    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: Key, ask: Ask, mut place: FlightPlace) -> Arc<Flight> {
         let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
-        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer);
+        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
         tokio::spawn(Arc::clone(self).fly(Arc::clone(supply), Arc::clone(&flight), sink, ask, place));
         flight
     }
 
-    async fn fly(self: Arc<Self>, supply: Arc<Supply>, flight: Arc<Flight>, mut sink: Sink, ask: Ask, place: Place) {
+    async fn fly(
+        self: Arc<Self>,
+        supply: Arc<Supply>,
+        flight: Arc<Flight>,
+        mut sink: Sink,
+        ask: Ask,
+        place: FlightPlace,
+    ) {
         // Whatever happens below, a panic too, the flight ends with its task.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {

@@ -9,6 +9,7 @@ use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
 use crate::fault::Fault;
+use crate::limits::Place;
 
 /// The writing end of a flight.
 ///
@@ -18,6 +19,8 @@ pub struct Sink {
     hub: Arc<Hub>,
     flight: Arc<Flight>,
     writer: Option<Writer>,
+    /// The place of a first request, which Electric takes until its answer begins.
+    initial: Option<Place>,
     /// Until it is shown.
     head: Option<Head>,
     batch: Vec<Bytes>,
@@ -33,11 +36,12 @@ pub struct Sink {
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
-    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, initial: Option<Place>) -> Self {
         Self {
             hub,
             flight,
             writer: Some(writer),
+            initial,
             head: None,
             batch: Vec::new(),
             batch_bytes: 0,
@@ -49,6 +53,7 @@ impl Sink {
 
     /// Sets the header, once; it is shown with the first flush.
     pub fn head(&mut self, head: Head) {
+        self.initial = None;
         self.head = Some(head);
     }
 

@@ -15,9 +15,9 @@ use tokio::time::advance;
 
 use super::*;
 use crate::clock::UnixTime;
-use crate::config::{Cache, Config, Environment};
+use crate::config::{Cache, Config, Environment, Limits};
 use crate::fault::Fault;
-use crate::limits::Budgets;
+use crate::limits::Limiter;
 use crate::policy::PolicySet;
 use crate::shape::{ShapeRequest, UpstreamRequest};
 use crate::telemetry::Metrics;
@@ -103,13 +103,14 @@ impl Scene {
         let text = format!("{CONFIG}[cache]\n{cache}\n");
         let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([])).unwrap();
         let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
-        let hub = Self::hub(config.cache, Arc::clone(&script));
+        let hub = Self::hub(&config.limits, config.cache, Arc::clone(&script));
         Self { hub, script, policy: config.policy }
     }
 
-    fn hub(cache: Cache, script: Arc<Script>) -> Arc<Hub> {
+    fn hub(limits: &Limits, cache: Cache, script: Arc<Script>) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Hub::new(Arc::new(Scripted(script)), cache, Budgets::new(100, 100), metrics))
+        let places = Arc::clone(Limiter::new(limits).flights());
+        Arc::new(Hub::new(Arc::new(Scripted(script)), cache, places, metrics))
     }
 
     fn request(&self, query: &str) -> UpstreamRequest {
@@ -313,9 +314,9 @@ async fn a_subset_that_nobody_waits_for_keeps_its_place() {
     drop(follower);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(gate.is_closed(), "the connection is dropped");
-    assert_eq!(scene.hub.places().in_flight(), 1, "but the query runs on");
+    assert_eq!(scene.hub.places().all().in_flight(), 1, "but the query runs on");
     tokio::time::sleep(Duration::from_secs(21)).await;
-    assert_eq!(scene.hub.places().in_flight(), 0);
+    assert_eq!(scene.hub.places().all().in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -369,7 +370,8 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>) {
                 [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
     let config = Config::parse(text, Path::new("test.toml"), &Environment::from([])).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let hub = Arc::new(Hub::new(Arc::new(Long(bytes)), config.cache, Budgets::new(100, 100), metrics));
+    let places = Arc::clone(Limiter::new(&config.limits).flights());
+    let hub = Arc::new(Hub::new(Arc::new(Long(bytes)), config.cache, places, metrics));
     (scene, hub)
 }
 

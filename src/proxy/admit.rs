@@ -10,12 +10,12 @@ use pingora::protocols::http::ServerSession;
 use tokio::time::timeout;
 
 use super::Gateway;
-use crate::auth::{BearerError, BearerToken, Principal, SubjectKey, TokenError, TokenVerifier};
+use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
 use crate::clock::UnixTime;
 use crate::config::Limits;
 use crate::fault::Fault;
 use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
-use crate::limits::Place;
+use crate::limits::{Address, Client, Connection, Place, Position};
 use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
 use crate::shape::protocol::ProtocolParam;
@@ -47,12 +47,16 @@ pub(super) struct Document {
 pub(super) struct Admission {
     pub(super) upstream: UpstreamRequest,
     pub(super) bearer: Bearer,
+    /// Where a loop would stay; `None` where none is looked for.
+    pub(super) position: Option<Position>,
 }
 
 /// Who waits for an answer.
 #[derive(Debug)]
 pub(super) struct Bearer {
     principal: Option<Arc<Principal>>,
+    /// Where it asks from, where addresses say who asks.
+    address: Option<Address>,
     /// What it sent in its body.
     posted: Option<Box<SubsetQuery>>,
     /// Held for as long as the request is.
@@ -62,6 +66,7 @@ pub(super) struct Bearer {
 /// Decides, top to bottom; the first check that fails answers.
 pub(super) async fn admit(
     gate: &Gateway,
+    connection: &Connection,
     session: &mut ServerSession,
     record: &mut Record,
 ) -> Result<Decision, Rejection> {
@@ -73,9 +78,12 @@ pub(super) async fn admit(
     if request.method == Method::OPTIONS {
         return Ok(Decision::Preflight(preflight_methods(gate, policy, request)));
     }
+    let address = gate.limiter.address(connection.peer(), &request.headers);
+    gate.limiter.ask(address, record.started).map_err(|limited| gate.refuse(limited))?;
     let (path, query) = split_target(request, &gate.limits)?;
     if let Some(attended) = gatekeeper(gate, path) {
-        return attend(gate, policy, attended, request, query, bodiless, record).await.map(Decision::Answer);
+        let asked = Asked { request, query, bodiless, address };
+        return attend(gate, policy, attended, asked, record).await.map(Decision::Answer);
     }
     let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     let posted = request.method == Method::POST;
@@ -84,10 +92,11 @@ pub(super) async fn admit(
         Method::POST if policy.takes_subsets(own_path) => check_posted(request)?,
         _ => return Err(Rejection::MethodNotAllowed(methods(policy, own_path))),
     }
-    let principal = authenticate(gate, request, policy.has_public(), record).await?;
+    let principal = authenticate(gate, request, address, policy.has_public(), record).await?;
+    check_rate(gate, principal.as_deref(), record)?;
     let (shape, permit) = authorize(gate, policy, principal.as_deref(), own_path, query, record)?;
     gate.metrics.parameters_dropped(shape.dropped());
-    let enter = || gate.budgets.enter(principal.as_ref().map(|principal| principal.subject_key().clone()));
+    let enter = || enter(gate, principal.as_deref(), address);
     let (upstream, posted, place) = if posted {
         if !permit.subset() {
             return Err(Rejection::MethodNotAllowed(METHODS));
@@ -99,7 +108,12 @@ pub(super) async fn admit(
     } else {
         (rewrite(gate, shape, permit, None)?, None, enter()?)
     };
-    Ok(Decision::Admit(Admission { upstream, bearer: Bearer { principal, posted, _place: place } }))
+    let bearer = Bearer { principal, address, posted, _place: place };
+    let position = connection.position(bearer.client().as_ref(), address, &upstream);
+    if let Some(position) = position {
+        connection.check_repeat(position, record.started).map_err(|limited| gate.refuse(limited))?;
+    }
+    Ok(Decision::Admit(Admission { upstream, bearer, position }))
 }
 
 /// Asks the gateway of now about a request that another one has admitted.
@@ -153,14 +167,21 @@ fn rewrite(
     })
 }
 
+/// A request as it came.
+struct Asked<'a> {
+    request: &'a RequestHeader,
+    query: &'a str,
+    bodiless: bool,
+    /// From where, where addresses say who asks.
+    address: Option<Address>,
+}
+
 /// Answers at the gatekeeper's paths: its public key for everybody, a token for one shape for whom the rules allow it.
 async fn attend(
     gate: &Gateway,
     policy: &PolicySet,
     (gatekeeper, endpoint): (&Gatekeeper, Endpoint<'_>),
-    request: &RequestHeader,
-    query: &str,
-    bodiless: bool,
+    Asked { request, query, bodiless, address }: Asked<'_>,
     record: &mut Record,
 ) -> Result<Document, Rejection> {
     let method = if matches!(endpoint, Endpoint::Keys) { Method::GET } else { Method::POST };
@@ -175,12 +196,13 @@ async fn attend(
         }
         Endpoint::Table(table) => table,
     };
-    let user = authenticate(gate, request, policy.has_public(), record).await?;
+    let user = authenticate(gate, request, address, policy.has_public(), record).await?;
+    check_rate(gate, user.as_deref(), record)?;
     // A token for one shape gives no other one.
     if user.as_ref().is_some_and(|user| user.shape().is_some()) {
         return Err(Rejection::Forbidden);
     }
-    let _place = gate.budgets.enter(user.as_ref().map(|user| user.subject_key().clone()))?;
+    let _place = enter(gate, user.as_deref(), address)?;
     // The path names the table, and where in the log a client will start is not yet known.
     let query = format!("table={table}&offset=-1&{query}");
     let shape = ShapeRequest::parse(None, &query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
@@ -247,7 +269,7 @@ impl Bearer {
             return Ok(());
         }
         // Keys that have to be fetched first are not waited for by somebody who may have no right to wait.
-        let verified = timeout(REVERIFY, authenticate(gate, request, false, record)).await;
+        let verified = timeout(REVERIFY, authenticate(gate, request, None, false, record)).await;
         self.principal = verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))?;
         Ok(())
     }
@@ -264,9 +286,10 @@ impl Bearer {
         self.principal.as_ref()
     }
 
-    /// Whose budget its flights count against.
-    pub(super) fn subject(&self) -> Option<&SubjectKey> {
-        self.principal.as_ref().map(|principal| principal.subject_key())
+    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing.
+    pub(super) fn client(&self) -> Option<Client> {
+        let subject = self.principal.as_ref().map(|principal| Client::Subject(principal.subject_key().clone()));
+        subject.or(self.address.map(Client::Address))
     }
 }
 
@@ -359,6 +382,7 @@ fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a 
 async fn authenticate(
     gate: &Gateway,
     request: &RequestHeader,
+    address: Option<Address>,
     has_public: bool,
     record: &mut Record,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
@@ -369,6 +393,12 @@ async fn authenticate(
         Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
         Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
     };
+    // Whoever has shown a good token is not kept out by others at his address.
+    if let Err(limited) = gate.limiter.may_verify(address, record.started)
+        && !gate.verifier.remembers(&token)
+    {
+        return Err(gate.refuse(limited));
+    }
     match gate.verifier.verify(&token).await {
         Ok(verified) => {
             gate.metrics.token_checked(TokenCheck::Accepted(verified.check));
@@ -380,11 +410,25 @@ async fn authenticate(
             record.token = Some(token.hash().into());
             Err(match error {
                 TokenError::Expired => Rejection::TokenExpired,
-                TokenError::Invalid(_) => Rejection::TokenInvalid,
+                TokenError::Invalid(_) => {
+                    gate.limiter.bad_token(address, record.started);
+                    Rejection::TokenInvalid
+                }
                 TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(retry_after),
             })
         }
     }
+}
+
+/// Whether this subject may ask once more by now.
+fn check_rate(gate: &Gateway, principal: Option<&Principal>, record: &Record) -> Result<(), Rejection> {
+    let Some(principal) = principal else { return Ok(()) };
+    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.refuse(limited))
+}
+
+fn enter(gate: &Gateway, principal: Option<&Principal>, address: Option<Address>) -> Result<Place, Rejection> {
+    let place = gate.limiter.enter(principal.map(Principal::subject_key), address);
+    place.map_err(|limited| gate.refuse(limited))
 }
 
 fn denied(denial: Denial, record: &mut Record) -> Rejection {

@@ -56,7 +56,8 @@ impl Front {
         ctx: &mut RequestCtx,
         admission: Admission,
     ) -> Result<(), Fault> {
-        let Admission { mut upstream, mut bearer } = admission;
+        let Admission { mut upstream, mut bearer, position } = admission;
+        ctx.position = position;
         let mut changes = gate.changes.clone();
         loop {
             let now = *changes.borrow_and_update();
@@ -71,7 +72,7 @@ impl Front {
             ctx.record.live = live;
             ctx.record.reading = gate.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
             let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let mut follower = match gate.hub.join(upstream, bearer.subject(), origin) {
+            let mut follower = match gate.hub.join(upstream, bearer.client().as_ref(), origin) {
                 Ok(follower) => follower,
                 Err(rejection) => return gate.reject(session, ctx, &rejection).await,
             };
@@ -162,7 +163,11 @@ impl Following<'_> {
         self.bearer.recheck(&self.gate.verifier)?;
         let encoding = self.encoding(follower, &head);
         let known = self.ctx.edge.conditional && reply::is_known(self.session.req_header(), &head);
-        if !known && encoding.is_none() && self.send_at_once(follower, &head).await? {
+        let sent = !known && encoding.is_none() && self.send_at_once(follower, &head).await?;
+        if let Some(position) = self.ctx.position {
+            self.ctx.next = head.next().map(|(handle, offset)| self.gate.limiter.next(position, handle, offset));
+        }
+        if sent {
             return Ok(Followed::Answered);
         }
         follower.served();

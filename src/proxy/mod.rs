@@ -6,6 +6,7 @@
 //! before Electric is asked and then be replaced, and no wait would end with the token or the rule.
 
 mod admit;
+mod connected;
 mod context;
 mod cors;
 mod follow;
@@ -13,15 +14,15 @@ mod http2;
 mod reply;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::ErrorType;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpPersistentSettings, HttpServerOptions, ReusedHttpStream};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -35,13 +36,14 @@ use crate::config::{Cache, Limits, Server};
 use crate::fault::Fault;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
-use crate::limits::Budgets;
+use crate::limits::{Connection, Limited, Limiter};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
 use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
 use crate::upstream::{SourceIds, Upstreams};
 
 use admit::Decision;
+pub(crate) use connected::Connected;
 use context::RequestCtx;
 pub use cors::CorsPolicy;
 use http2::Http2;
@@ -75,8 +77,8 @@ pub struct Gateway {
     pub source_ids: SourceIds,
     /// Every Electric.
     pub upstreams: Arc<Upstreams>,
-    /// Requests at one time.
-    pub budgets: Arc<Budgets>,
+    /// What is too much.
+    pub limiter: Arc<Limiter>,
     /// Where answers come from.
     pub hub: Arc<Hub>,
     /// Counts.
@@ -121,22 +123,36 @@ impl Front {
     pub fn replace(&self, gate: Gateway) {
         self.gate.store(Arc::new(gate));
     }
-}
 
-#[async_trait]
-impl HttpServerApp for Front {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
+    /// Takes a place for a new connection.
+    pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
+        let gate = self.gate.load();
+        gate.limiter.connect(peer).map_err(|limited| gate.refuse(limited))
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub(crate) fn accept_failed(&self) {
+        self.gate.load().metrics.accept_failed();
+    }
+
+    /// What is negotiated with a new connection of HTTP/2.
+    fn h2_options(&self) -> H2Options {
+        self.http2.options(&self.gate.load().limits)
+    }
+
+    /// Answers the next request on a connection; says whether there may be another.
+    async fn process(
+        &self,
+        connection: &Connection,
+        mut session: Box<ServerSession>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let mut session = Box::new(session);
         if !read_request(&mut session, shutdown).await {
             return None;
         }
         let mut ctx = RequestCtx::default();
         let mut gate = self.gate();
-        let answered = self.answer(&mut gate, &mut session, &mut ctx).await;
+        let answered = self.answer(&mut gate, connection, &mut session, &mut ctx).await;
         let by_session = || Some((session.response_written()?.status, session.body_bytes_sent()));
         let (status, bytes) = ctx.sent.or_else(by_session).map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
         if let Err(fault) = &answered {
@@ -152,14 +168,6 @@ impl HttpServerApp for Front {
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        Some(self.http2.options(&self.gate.load().limits))
     }
 }
 
@@ -204,6 +212,7 @@ impl Front {
     async fn answer(
         &self,
         gate: &mut Arc<Gateway>,
+        connection: &Connection,
         session: &mut ServerSession,
         ctx: &mut RequestCtx,
     ) -> Result<(), Fault> {
@@ -213,8 +222,14 @@ impl Front {
             Some(tracer) => tracer.begin(trace),
             None => (trace, None),
         };
-        match admit::admit(gate, session, &mut ctx.record).await {
-            Ok(Decision::Admit(admission)) => self.serve(gate, session, ctx, admission).await,
+        match admit::admit(gate, connection, session, &mut ctx.record).await {
+            Ok(Decision::Admit(admission)) => {
+                let served = self.serve(gate, session, ctx, admission).await;
+                if let Some(position) = ctx.position {
+                    connection.answered(position, ctx.next, ctx.record.started, Instant::now());
+                }
+                served
+            }
             Ok(Decision::Answer(document)) => {
                 ctx.record.outcome = document.outcome;
                 let header = ctx.edge.document_header(&document, &ctx.record.request_id);
@@ -231,6 +246,12 @@ impl Front {
 }
 
 impl Gateway {
+    /// Counts a refusal; gives the answer that says so.
+    fn refuse(&self, limited: Limited) -> Rejection {
+        self.metrics.limited(limited.limit());
+        limited.rejection()
+    }
+
     /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
     fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
         self.metrics.answered(record, status, bytes);

@@ -44,7 +44,7 @@ impl Admin {
             config_current,
             servers: &report.servers,
             keys: &gate.verifier.key_status(),
-            budgets: &gate.budgets,
+            limiter: &gate.limiter,
             hub: &gate.hub,
             audit: gate.audit.as_deref(),
         };

@@ -7,14 +7,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp;
+use pingora::apps::ServerApp as _;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::{ALPN, Ssl as _};
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::socket::Socket;
-use crate::telemetry::Metrics;
+use crate::proxy::{Connected, Front};
 
 /// A TLS handshake that takes longer is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -26,11 +27,10 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(10);
 
 /// Accepts until `shutdown`; each connection is served by a task of its own, which outlives this.
-pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
+pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<Arc<Acceptor>>,
-    app: Arc<A>,
-    metrics: Arc<Metrics>,
+    front: Arc<Front>,
     mut shutdown: ShutdownWatch,
 ) {
     let mut told: Option<Instant> = None;
@@ -40,8 +40,11 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
             _ = shutdown.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((tcp, _)) => {
-                let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+            Ok((tcp, peer)) => {
+                // Closed as it is dropped: before it is encrypted there is no way to say more.
+                let Ok(connection) = front.connect(peer.ip()) else { continue };
+                let app = Arc::new(Connected::new(Arc::clone(&front), connection));
+                let shutdown = shutdown.clone();
                 match &tls {
                     None => drop(tokio::spawn(async move { plain(tcp, &app, &shutdown).await })),
                     Some(acceptor) => {
@@ -52,7 +55,7 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                metrics.accept_failed();
+                front.accept_failed();
                 if told.is_none_or(|told| told.elapsed() >= TELL) {
                     tracing::error!(%error, "cannot accept connections: they wait until others end");
                     told = Some(Instant::now());
@@ -63,20 +66,25 @@ pub(super) async fn accept<A: ServerApp + Send + Sync + 'static>(
     }
 }
 
-async fn plain<A: ServerApp + Send + Sync + 'static>(tcp: TcpStream, app: &Arc<A>, shutdown: &ShutdownWatch) {
+async fn plain(tcp: TcpStream, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
     app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
 }
 
-async fn encrypted<A: ServerApp + Send + Sync + 'static>(
-    tcp: TcpStream,
-    acceptor: &Acceptor,
-    app: &Arc<A>,
-    shutdown: &ShutdownWatch,
-) {
+async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
     // On the heap: its future is large, and over long before the connection is.
     match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
+        Ok(Ok(stream)) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
+            // On the heap: it is of this version of HTTP alone.
+            Box::pin(async {
+                tokio::select! {
+                    _ = app.process_new(Box::new(stream), shutdown) => {}
+                    () = app.never_begins() => tracing::debug!("no HTTP/2 behind a TLS handshake"),
+                }
+            })
+            .await;
+        }
         Ok(Ok(stream)) => drop(app.process_new(Box::new(stream), shutdown).await),
         Ok(Err(error)) => tracing::debug!(cause = error.etype().as_str(), "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),

@@ -29,7 +29,7 @@ use crate::auth::{Renewals, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::flight::Hub;
-use crate::limits::Budgets;
+use crate::limits::Limiter;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
 use crate::upstream::{SourceIds, Upstreams};
@@ -105,12 +105,12 @@ impl Server {
             config.server.state.clone(),
             Arc::new(HttpFetch::new()?),
         )?);
-        let budgets = Budgets::new(config.limits.requests, config.limits.requests_per_subject);
-        let flights = Budgets::new(config.limits.flights, config.limits.flights_per_subject);
+        let limiter = Limiter::new(&config.limits);
         let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         let (tracer, exporter) = spans.unzip();
         let electric = reload::electric(&upstreams, &metrics, tracer.as_ref());
-        let hub = Arc::new(Hub::new(electric, config.cache.clone(), flights, Arc::clone(&metrics)));
+        let places = Arc::clone(limiter.flights());
+        let hub = Arc::new(Hub::new(electric, config.cache.clone(), places, Arc::clone(&metrics)));
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, _) = watch::channel(Change::default());
@@ -124,7 +124,7 @@ impl Server {
             cache: config.cache,
             source_ids,
             upstreams,
-            budgets,
+            limiter,
             hub,
             metrics: Arc::clone(&metrics),
             audit: audit.clone(),
@@ -178,6 +178,11 @@ impl Server {
         self.upgrades.clone()
     }
 
+    /// Its limits, whose figures can be replaced.
+    pub fn limiter(&self) -> Arc<Limiter> {
+        Arc::clone(&self.front.gate().limiter)
+    }
+
     /// What `/readyz` asks.
     pub fn readiness(&self) -> Arc<Readiness> {
         Arc::clone(&self.reloader.running().readiness)
@@ -203,13 +208,14 @@ impl Server {
         let mut serving = JoinSet::new();
         for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
-            let (front, metrics) = (Arc::clone(&front), Arc::clone(&running.metrics));
-            serving.spawn(listener::accept(listener, tls.clone(), front, metrics, watch.clone()));
+            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
         }
         let admin = AdminPort::open(admin, sockets.admin);
         front.gate().upstreams.watch();
         // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(renew_keys(Arc::clone(&front), watch));
+        tokio::spawn(renew_keys(Arc::clone(&front), watch.clone()));
+        let memory = Arc::clone(front.gate().limiter.memory());
+        tokio::spawn(async move { memory.watch(watch).await });
         // They end with this.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
@@ -350,7 +356,7 @@ const STREAMS_END_IN: u32 = 4;
 /// Waits for the last connection: each task that serves one listens to `shutdown`.
 async fn drain(shutdown: &watch::Sender<bool>, front: &Front, limit: Duration) {
     let ended = tokio::time::timeout(limit, shutdown.closed()).await;
-    let left = front.gate().budgets.in_flight();
+    let left = front.gate().limiter.requests().in_flight();
     // Connections without a request are no loss.
     if ended.is_err() && left > 0 {
         tracing::warn!(left, "drain: requests in flight were cut");

@@ -141,8 +141,7 @@ impl Running {
         if !upstreams.answer_as(&before.upstreams) {
             before.hub.forget();
         }
-        before.budgets.set(config.limits.requests, config.limits.requests_per_subject);
-        before.hub.places().set(config.limits.flights, config.limits.flights_per_subject);
+        before.limiter.set(&config.limits);
         self.metrics.policy_loaded(&config.policy, self.clock.now());
         let generation = before.generation + 1;
         self.front.replace(Gateway {
@@ -155,7 +154,7 @@ impl Running {
             cache: config.cache,
             source_ids,
             upstreams,
-            budgets: Arc::clone(&before.budgets),
+            limiter: Arc::clone(&before.limiter),
             hub: Arc::clone(&before.hub),
             metrics: Arc::clone(&before.metrics),
             audit: before.audit.clone(),

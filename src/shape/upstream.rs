@@ -148,6 +148,17 @@ impl UpstreamRequest {
         }
     }
 
+    /// The place in the shape's log that is asked for, as the client wrote it.
+    pub fn offset(&self) -> &str {
+        let mut passed = self.query[self.definition..].split('&');
+        passed.find_map(|pair| pair.strip_prefix("offset=")).unwrap_or_default()
+    }
+
+    /// Whether Electric may have to open a shape, or to query Postgres, before it can answer.
+    pub fn is_initial(&self) -> bool {
+        self.body.is_some() || self.handle.is_none() || matches!(self.offset(), "-1" | "now")
+    }
+
     /// The rule that allowed it.
     pub fn rule(&self) -> &RuleId {
         &self.rule

@@ -13,7 +13,7 @@ use crate::auth::keys::KeyStatus;
 use crate::auth::{Check, TokenError};
 use crate::clock::UnixTime;
 use crate::flight::{Hub, Join};
-use crate::limits::Budgets;
+use crate::limits::{Limit, Limiter};
 use crate::policy::PolicySet;
 use crate::upstream::ServerStatus;
 
@@ -36,7 +36,10 @@ pub struct Metrics {
     upstream_retries: IntCounterVec,
     in_flight: IntGauge,
     upstream_in_flight: IntGauge,
+    upstream_initial: IntGauge,
+    connections: IntGauge,
     limits: IntGaugeVec,
+    limited: IntCounterVec,
     followers: IntGauge,
     joins: IntCounterVec,
     cuts: IntCounterVec,
@@ -69,8 +72,8 @@ pub struct Metrics {
 pub struct Observed<'a> {
     /// Of every issuer.
     pub keys: &'a [KeyStatus],
-    /// Requests being answered.
-    pub budgets: &'a Budgets,
+    /// What is taken of the limits.
+    pub limiter: &'a Limiter,
     /// Flights.
     pub hub: &'a Hub,
     /// Sessions, where there is an audit log.
@@ -178,6 +181,19 @@ impl Metrics {
             "shapegate_upstream_requests_in_flight",
             "Requests to Electric that take a place of limits.flights, polls that it still holds included.",
         )?;
+        let upstream_initial = gauge(
+            "shapegate_upstream_initial_requests_in_flight",
+            "Those of them that may open a shape or query Postgres, and have no header yet.",
+        )?;
+        let connections = gauge("shapegate_connections", "Open connections of clients.")?;
+        let limited = counters(
+            "shapegate_limited_total",
+            "Requests, connections and flights refused, by the key of [limits] that says so.",
+            &["limit"],
+        )?;
+        for limit in Limit::ALL {
+            limited.with_label_values(&[limit.as_str()]);
+        }
         let limits = gauges("shapegate_limit", "The configured bound of a gauge.", &["of"])?;
         let followers = gauge("shapegate_followers", "Requests aboard of open flights.")?;
         let ready = gauge("shapegate_ready", "1 where /readyz says 200.")?;
@@ -284,7 +300,10 @@ impl Metrics {
             upstream_retries,
             in_flight,
             upstream_in_flight,
+            upstream_initial,
+            connections,
             limits,
+            limited,
             followers,
             joins,
             cuts,
@@ -352,6 +371,11 @@ impl Metrics {
     /// A token was checked.
     pub fn token_checked(&self, check: TokenCheck<'_>) {
         self.token_checks.with_label_values(&[check.label()]).inc();
+    }
+
+    /// Something was refused for this limit.
+    pub fn limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.as_str()]).inc();
     }
 
     /// A request carried `count` parameters that nobody reads.
@@ -428,7 +452,7 @@ impl Metrics {
     /// # Errors
     /// Where the registry cannot be written as text.
     pub fn render(&self, observed: &Observed<'_>) -> prometheus::Result<Vec<u8>> {
-        let Observed { budgets, hub, .. } = observed;
+        let Observed { limiter, hub, .. } = observed;
         let scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         // An issuer may be gone since the last scrape.
         for of_issuer in
@@ -447,11 +471,15 @@ impl Metrics {
             self.keys_rejected.with_label_values(&[issuer]).set(gauge(status.rejected as u64));
             self.key_saves_failed.with_label_values(&[issuer]).set(gauge(status.saves_failed));
         }
-        self.in_flight.set(gauge(budgets.in_flight() as u64));
-        self.upstream_in_flight.set(gauge(hub.places().in_flight() as u64));
+        self.in_flight.set(gauge(limiter.requests().in_flight() as u64));
+        self.upstream_in_flight.set(gauge(hub.places().all().in_flight() as u64));
+        self.upstream_initial.set(gauge(hub.places().initial().in_flight() as u64));
+        self.connections.set(gauge(limiter.connections().in_flight() as u64));
         let limits = [
-            ("requests_in_flight", budgets.capacity() as u64),
-            ("upstream_requests_in_flight", hub.places().capacity() as u64),
+            ("requests_in_flight", limiter.requests().capacity() as u64),
+            ("upstream_requests_in_flight", hub.places().all().capacity() as u64),
+            ("upstream_initial_requests_in_flight", hub.places().initial().capacity() as u64),
+            ("connections", limiter.connections().capacity() as u64),
             ("kept_bytes", hub.capacity() as u64),
         ];
         for (of, limit) in limits {

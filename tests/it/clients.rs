@@ -16,6 +16,13 @@ use crate::harness::{Gate, RULES, Setup, with_defaults};
 /// A test that hangs fails after this; none takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The limits that everybody has: real clients must not come near them.
+const AS_BY_DEFAULT: &str = "\n[limits]\n";
+
+async fn start() -> Gate {
+    Gate::with(Setup { rules: format!("{RULES}{AS_BY_DEFAULT}"), ..Setup::default() }).await
+}
+
 /// A script with a real client, in a process of its own.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
@@ -88,7 +95,7 @@ fn options(gate: &Gate, token_url: &str) -> Value {
 }
 
 async fn syncs(live_sse: bool) {
-    let gate = Gate::start().await;
+    let gate = start().await;
     gate.insert_task(1, "org_1", "first");
     gate.insert_task(2, "org_2", "foreign");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
@@ -116,7 +123,7 @@ async fn initial_sync_and_live_update_by_sse() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_409_makes_it_sync_anew() {
-    let gate = Gate::start().await;
+    let gate = start().await;
     gate.insert_task(1, "org_1", "before");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
     let mut client = Client::start(&options(&gate, &token_url));
@@ -133,7 +140,7 @@ async fn a_409_makes_it_sync_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_401_makes_it_fetch_a_fresh_token() {
-    let gate = Gate::start().await;
+    let gate = start().await;
     gate.insert_task(1, "org_1", "first");
     let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
     let expired = gate.issuer.keys.sign(&with_defaults(gate.issuer.url(), &claims));
@@ -149,7 +156,7 @@ async fn a_401_makes_it_fetch_a_fresh_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_403_stops_it() {
-    let gate = Gate::start().await;
+    let gate = start().await;
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_2"])]).await;
     let mut options = options(&gate, &token_url);
     options["retry"] = json!([401]);
@@ -182,7 +189,7 @@ async fn all_until(client: &mut Client, last: &str) -> Vec<String> {
 }
 
 async fn two_see_the_same(live_sse: bool) {
-    let gate = Gate::start().await;
+    let gate = start().await;
     gate.insert_task(1, "org_1", "first");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
     let mut options = options(&gate, &token_url);
@@ -225,7 +232,7 @@ async fn two_clients_on_one_flight_see_the_same_by_sse() {
 /// changes in it comes with the log.
 async fn on_demand(method: &str) {
     let rules = RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1);
-    let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
+    let gate = Gate::with(Setup { rules: format!("{rules}{AS_BY_DEFAULT}"), ..Setup::default() }).await;
     for (id, title) in [(1, "urgent 2"), (2, "later"), (3, "b"), (4, "it's"), (5, "urgent 9")] {
         gate.insert_task(id, "org_1", title);
     }
@@ -273,7 +280,7 @@ issuer = "https://shapes.test"
 audience = "https://app.test"
 hs256 = {{ env = "GATEKEEPER_SECRET" }}
 public_url = "http://{listen}/v1/shape"
-"#
+{AS_BY_DEFAULT}"#
     );
     Gate::with(Setup { rules, listen, tune, ..Setup::default() }).await
 }

@@ -15,6 +15,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod issuers;
+mod limits;
 mod logs;
 mod metrics;
 #[cfg(feature = "otel")]

@@ -8,6 +8,7 @@ mod cors;
 mod gatekeeper;
 mod issuer;
 mod jwks;
+mod limits;
 mod log;
 mod otel;
 mod probe;
@@ -19,7 +20,7 @@ mod upstream;
 use std::time::Duration;
 
 use super::raw::{Bounds, KIB, MIB, Section};
-use super::{Cache, Config, Environment, Limits};
+use super::{Cache, Config, Environment};
 
 /// The whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
@@ -32,7 +33,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
-    let limits = limits(root.section("limits"));
+    let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
     let probe = probe::probe(root.section("probe"));
@@ -66,23 +67,6 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         warnings: Vec::new(),
         file: None,
     })
-}
-
-fn limits(mut section: Section<'_>) -> Limits {
-    const HEADERS: &str = "; Pingora reads no more";
-    let count = Bounds::new(1, 10_000_000);
-    Limits {
-        header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
-        headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
-        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
-        token_bytes: section.size("token_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
-        requests: section.integer("requests", 20_000, count),
-        requests_per_subject: section.integer("requests_per_subject", 256, count),
-        verdicts: section.integer("verdicts", 100_000, count),
-        flights: section.integer("flights", 8_000, count),
-        flights_per_subject: section.integer("flights_per_subject", 256, count),
-        write_timeout: section.duration("write_timeout", secs(20), Bounds::new(secs(1), secs(300))),
-    }
 }
 
 fn cache(mut section: Section<'_>) -> Cache {

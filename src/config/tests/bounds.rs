@@ -7,6 +7,7 @@ type Row = (&'static str, &'static str, [&'static str; 2], [&'static str; 2], &'
 
 const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
 const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'";
+const PROXIED: &str = "[limits]\ntrusted_proxies = []";
 const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
 const BROWSERS: &str = "100 to 1000 (a browser has all its polls on one connection)";
@@ -36,6 +37,18 @@ const ROWS: &[Row] = &[
     ("[limits]", "token_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
     ("[limits]", "requests", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "requests_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "rate_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    ("[limits]", "repeats", ["0", "1000"], ["-1", "1001"], "0 to 1000 (0: no bound)"),
+    ("[limits]", "initial_flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "initial_flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "shapes_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    ("[limits]", "shapes_window", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
+    ("[limits]", "connections", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "memory", ["'0B'", "'1GiB'"], ["'1048577MiB'", "'2000000MiB'"], "0B to 1048576MiB"),
+    (PROXIED, "requests_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    (PROXIED, "rate_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    (PROXIED, "bad_tokens_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    (PROXIED, "connections_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
     ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
     ("[limits]", "flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),

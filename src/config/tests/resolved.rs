@@ -88,7 +88,23 @@ fn defaults() {
     assert!(!remote(&config).private_address);
     assert!(matches!(config.cors.origins, Origins::Any));
     assert_eq!((config.limits.header_bytes, config.limits.verdicts), (32 * 1024, 100_000));
+    assert_eq!((config.limits.rate_per_address, config.limits.trusted_proxies), (0, None));
     assert_eq!((config.log.format, config.log.level.as_str(), config.log.access), (LogFormat::Text, "info", true));
+}
+
+#[test]
+fn trusted_proxies() {
+    let limits = accepted("[limits]\ntrusted_proxies = ['10.0.0.0/8', '::1', '192.0.2.1']\n").limits;
+    let networks: Vec<_> = limits.trusted_proxies.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "::1/128", "192.0.2.1/32"]);
+    assert_eq!((limits.rate_per_address, limits.connections_per_address), (1_000, 2_000));
+    let direct = accepted("[limits]\ntrusted_proxies = []\nrate_per_address = 0\n").limits;
+    assert_eq!((direct.trusted_proxies, direct.rate_per_address), (Some(Vec::new()), 0));
+    let found = errors("[limits]\ntrusted_proxies = ['10.0.0.0/33']\n");
+    assert!(found.starts_with("x.toml:2: limits.trusted_proxies[0]: no network: write an address"), "{found}");
+    // A limit that would hold for all clients of an unknown balancer together.
+    let found = errors("[limits]\nrate_per_address = 10\n");
+    assert!(found.starts_with("x.toml:2: limits.rate_per_address: needs `trusted_proxies`"), "{found}");
 }
 
 #[test]

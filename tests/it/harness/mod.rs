@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::{Config, Environment};
 use shapegate::demo::electric::{Column, Electric, Options};
+use shapegate::limits::Limiter;
 use shapegate::policy::PolicySet;
 use shapegate::server::{Reloader, Server};
 use tokio::sync::oneshot;
@@ -59,6 +60,8 @@ pub(crate) struct Gate {
     pub issuer: IssuerServer,
     /// Where its rules, or all of its configuration, can be replaced.
     pub policy: Switch,
+    /// Where its limits can be.
+    pub limiter: Arc<Limiter>,
     pub url: String,
     pub admin: String,
     client: reqwest::Client,
@@ -152,7 +155,13 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
             ("ELECTRIC_SECRET_NEXT", NEXT_SECRET),
             ("GATEKEEPER_SECRET", GATEKEEPER_SECRET),
         ]);
-        Config::parse(&text, Path::new("test.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
+        let config = Config::parse(&text, Path::new("test.toml"), &environment);
+        let mut config = config.unwrap_or_else(|error| panic!("{error}"));
+        // One client asks in a moment what many do in an hour; tests with clients that are real have `[limits]`.
+        if !text.contains("[limits]") {
+            (config.limits.rate_per_subject, config.limits.repeats, config.limits.shapes_per_subject) = (0, 0, 0);
+        }
+        config
     }
 
     fn electric_line(&self, electric: &str) -> String {
@@ -221,7 +230,7 @@ impl Gate {
         let scheme = if setup.certificate.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", server.addresses()[0]);
         let admin = format!("http://{}", server.admin_address());
-        let (reloader, setup) = (server.reloader(), setup.clone());
+        let (reloader, limiter, setup) = (server.reloader(), server.limiter(), setup.clone());
         let policy = Switch { reloader, setup, electric: electric.url(), issuer: issuer.url().to_owned() };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
@@ -232,6 +241,7 @@ impl Gate {
             electric,
             issuer,
             policy,
+            limiter,
             url,
             admin,
             client: client.build().unwrap(),

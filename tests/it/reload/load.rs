@@ -68,7 +68,9 @@ async fn storm(gate: &Gate, other: &IssuerServer, times: u32, rows: &AtomicU32) 
                 setup.rules += &table_of(other);
             }
             setup.rules += "[[shape]]\ntable = 'other'\nwhere = 'none'\n";
-            setup.rules += &format!("[limits]\nrequests = {}\n[cors]\nmax_age = '{number}m'\n", 1000 + number);
+            // One client asks here what many do.
+            let limits = format!("requests = {}\nrepeats = 0\nrate_per_subject = 0\n", 1000 + number);
+            setup.rules += &format!("[limits]\n{limits}[cors]\nmax_age = '{number}m'\n");
             setup.upstream += &format!("connect_timeout = '{}s'\n", 1 + number % 2);
         };
         gate.policy.reload(change, |_| {}).unwrap();

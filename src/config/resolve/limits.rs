@@ -1,0 +1,73 @@
+//! `[limits]`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{hours, secs};
+use crate::config::Limits;
+use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
+
+pub(super) fn limits(mut section: Section<'_>) -> Limits {
+    const HEADERS: &str = "; Pingora reads no more";
+    let count = Bounds::new(1, 10_000_000);
+    let or_none = Bounds::new(0, 10_000_000).because(" (0: no bound)");
+    let trusted_proxies = section.value("trusted_proxies").map(|value| networks(&value));
+    let mut per_address = |key: &'static str, default: usize| {
+        let most = section.integer(key, if trusted_proxies.is_some() { default } else { 0 }, or_none);
+        if most > 0 && trusted_proxies.is_none() {
+            section.error(key, NEEDS_PROXIES);
+        }
+        most
+    };
+    let requests_per_address = per_address("requests_per_address", 2_000);
+    let rate_per_address = per_address("rate_per_address", 1_000);
+    let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
+    let connections_per_address = per_address("connections_per_address", 2_000);
+    Limits {
+        header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
+        headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
+        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        token_bytes: section.size("token_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        requests: section.integer("requests", 20_000, count),
+        requests_per_subject: section.integer("requests_per_subject", 256, count),
+        requests_per_address,
+        rate_per_subject: section.integer("rate_per_subject", 100, or_none),
+        rate_per_address,
+        bad_tokens_per_address,
+        repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no bound)")),
+        verdicts: section.integer("verdicts", 100_000, count),
+        flights: section.integer("flights", 8_000, count),
+        flights_per_subject: section.integer("flights_per_subject", 256, count),
+        initial_flights: section.integer("initial_flights", 250, count),
+        initial_flights_per_subject: section.integer("initial_flights_per_subject", 64, count),
+        shapes_per_subject: section.integer("shapes_per_subject", 300, or_none),
+        shapes_window: section.duration("shapes_window", secs(60), Bounds::new(secs(1), hours(1))),
+        connections: section.integer("connections", 50_000, count),
+        connections_per_address,
+        memory: section.size("memory", 0, Bounds::new(0, 1024 * 1024 * MIB)),
+        write_timeout: section.duration("write_timeout", secs(20), Bounds::new(secs(1), secs(300))),
+        trusted_proxies: trusted_proxies.flatten(),
+    }
+}
+
+/// A list that may be empty: clients connect directly.
+fn networks(value: &Value<'_>) -> Option<Vec<IpNet>> {
+    if value.raw().as_array().is_some_and(|list| list.is_empty()) {
+        return Some(Vec::new());
+    }
+    let networks: Vec<_> = value.list()?.iter().map(network).collect();
+    networks.into_iter().collect()
+}
+
+fn network(value: &Value<'_>) -> Option<IpNet> {
+    let text = value.text()?;
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    if network.is_err() {
+        value.error(r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#);
+    }
+    network.ok()
+}
+
+const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not named there, all clients have its \
+                             address and share this limit; write `trusted_proxies = []` where clients connect directly";

@@ -1,0 +1,147 @@
+//! Budgets: what is held at one time, by all, by one subject and by one address.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quick_cache::DefaultHashBuilder;
+
+use super::address::{Address, Client};
+use super::limit::{Limit, Limited};
+use crate::auth::SubjectKey;
+
+/// Counts what is held.
+#[derive(Debug)]
+pub struct Budgets {
+    total: Bound,
+    per_subject: Bound,
+    per_address: Bound,
+    taken: AtomicUsize,
+    /// Who holds anything at all, and how much.
+    held: [Mutex<Held>; SHARDS],
+    hasher: DefaultHashBuilder,
+}
+
+type Held = HashMap<Client, usize, DefaultHashBuilder>;
+
+/// Locks: enough for the cores of one machine.
+const SHARDS: usize = 16;
+
+/// A figure and its name.
+#[derive(Debug)]
+struct Bound {
+    limit: Limit,
+    most: AtomicUsize,
+}
+
+impl Bound {
+    const fn new(limit: Limit) -> Self {
+        Self { limit, most: AtomicUsize::new(0) }
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// The figure of a limit that may be off.
+    fn some(&self) -> Option<usize> {
+        Some(self.most()).filter(|most| *most > 0)
+    }
+}
+
+/// One place; dropping it gives it back.
+#[derive(Debug)]
+pub struct Place {
+    budgets: Arc<Budgets>,
+    subject: Option<SubjectKey>,
+    address: Option<Address>,
+}
+
+impl Budgets {
+    /// Budgets without a place in them, under the names of their limits.
+    pub(super) fn new(total: Limit, per_subject: Limit, per_address: Limit) -> Arc<Self> {
+        Arc::new(Self {
+            total: Bound::new(total),
+            per_subject: Bound::new(per_subject),
+            per_address: Bound::new(per_address),
+            taken: AtomicUsize::new(0),
+            held: std::array::from_fn(|_| Mutex::default()),
+            hasher: DefaultHashBuilder::default(),
+        })
+    }
+
+    /// At most `total` places at one time, and of one subject or one address so many (0: no bound).
+    pub(super) fn set(&self, total: usize, per_subject: usize, per_address: usize) {
+        self.total.most.store(total, Ordering::Relaxed);
+        self.per_subject.most.store(per_subject, Ordering::Relaxed);
+        self.per_address.most.store(per_address, Ordering::Relaxed);
+    }
+
+    /// Takes a place; `None` where there is no token, or where addresses say nothing.
+    ///
+    /// # Errors
+    /// Where all places are taken, or those of the subject or the address.
+    pub fn enter(self: &Arc<Self>, subject: Option<&SubjectKey>, address: Option<Address>) -> Result<Place, Limited> {
+        let mut place = Place { budgets: Arc::clone(self), subject: None, address: None };
+        if self.taken.fetch_add(1, Ordering::Relaxed) >= self.total.most() {
+            return Err(Limited::by(self.total.limit));
+        }
+        // From here on what was taken is given back by the place, whatever fails.
+        if let (Some(subject), Some(most)) = (subject, self.per_subject.some()) {
+            self.hold(Client::Subject(subject.clone()), most, self.per_subject.limit)?;
+            place.subject = Some(subject.clone());
+        }
+        if let (Some(address), Some(most)) = (address, self.per_address.some()) {
+            self.hold(Client::Address(address), most, self.per_address.limit)?;
+            place.address = Some(address);
+        }
+        Ok(place)
+    }
+
+    /// How many places there are.
+    pub fn capacity(&self) -> usize {
+        self.total.most()
+    }
+
+    /// How many of them are taken.
+    pub fn in_flight(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn hold(&self, client: Client, most: usize, limit: Limit) -> Result<(), Limited> {
+        let mut held = self.shard(&client);
+        let count = held.entry(client).or_default();
+        // One that was found has a place, so nothing is left behind that is not given back.
+        if *count >= most {
+            return Err(Limited::by(limit));
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    fn give_back(&self, client: &Client) {
+        let mut held = self.shard(client);
+        match held.get_mut(client) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(held.remove(client)),
+        }
+    }
+
+    fn shard(&self, client: &Client) -> MutexGuard<'_, Held> {
+        let at = self.hasher.hash_one(client) % SHARDS as u64;
+        self.held[usize::try_from(at).unwrap_or_default()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.budgets.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(subject) = self.subject.take() {
+            self.budgets.give_back(&Client::Subject(subject));
+        }
+        if let Some(address) = self.address {
+            self.budgets.give_back(&Client::Address(address));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What may be asked of Electric: at one time, first requests apart, and how many shapes of each client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::address::Client;
+use super::budgets::{Budgets, Place};
+use super::limit::{Limit, Limited};
+use super::memory::Memory;
+use super::shapes::Shapes;
+use crate::config;
+use crate::shape::UpstreamRequest;
+
+/// The limits of requests to Electric, kept below its own (PROTOCOL 2: 300 first ones and 10,000 others at one time):
+/// what it refuses, it refuses to everybody.
+pub struct FlightLimits {
+    all: Arc<Budgets>,
+    initial: Arc<Budgets>,
+    shapes: Shapes,
+    memory: Arc<Memory>,
+}
+
+/// One request's places; dropping it gives them back.
+#[derive(Debug)]
+pub struct FlightPlace {
+    _all: Place,
+    initial: Option<Place>,
+}
+
+impl FlightLimits {
+    pub(super) fn new(memory: Arc<Memory>) -> Self {
+        let all = Budgets::new(Limit::Flights, Limit::FlightsPerSubject, Limit::FlightsPerSubject);
+        let per_subject = Limit::InitialFlightsPerSubject;
+        let initial = Budgets::new(Limit::InitialFlights, per_subject, per_subject);
+        Self { all, initial, shapes: Shapes::new(), memory }
+    }
+
+    pub(super) fn set(&self, limits: &config::Limits) {
+        let per_subject = limits.flights_per_subject;
+        self.all.set(limits.flights, per_subject, per_subject);
+        let per_subject = limits.initial_flights_per_subject;
+        self.initial.set(limits.initial_flights, per_subject, per_subject);
+        self.shapes.set(limits.shapes_per_subject, limits.shapes_window);
+    }
+
+    /// Takes the places of a request that `client` makes us send.
+    ///
+    /// # Errors
+    /// Where there is none, where the client has opened too many shapes, or where memory is short.
+    pub fn enter(&self, request: &UpstreamRequest, client: Option<&Client>) -> Result<FlightPlace, Limited> {
+        self.memory.check()?;
+        let (subject, address) = match client {
+            Some(Client::Subject(subject)) => (Some(subject), None),
+            Some(Client::Address(address)) => (None, Some(*address)),
+            None => (None, None),
+        };
+        let all = self.all.enter(subject, address)?;
+        let initial = request.is_initial().then(|| self.initial.enter(subject, address)).transpose()?;
+        if let (true, Some(client)) = (request.is_initial(), client) {
+            self.shapes.open(client, request.definition(), Instant::now())?;
+        }
+        Ok(FlightPlace { _all: all, initial })
+    }
+
+    /// Requests to Electric, of every kind.
+    pub fn all(&self) -> &Budgets {
+        &self.all
+    }
+
+    /// Those among them that are the first for their shape, or a subset, and have no header yet.
+    pub fn initial(&self) -> &Budgets {
+        &self.initial
+    }
+}
+
+impl FlightPlace {
+    /// The place among the first requests, which Electric takes until its answer begins.
+    pub(crate) fn take_initial(&mut self) -> Option<Place> {
+        self.initial.take()
+    }
+}
+
+impl std::fmt::Debug for FlightLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlightLimits").field("all", &self.all).field("initial", &self.initial).finish_non_exhaustive()
+    }
+}

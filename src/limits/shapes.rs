@@ -1,0 +1,76 @@
+//! How many different shapes one client may have opened: each is a query of Postgres's, and a log that Electric keeps.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::DefaultHashBuilder;
+use quick_cache::sync::Cache;
+
+use super::address::Client;
+use super::limit::{Limit, Limited};
+
+/// Counts different shapes of each client, from its first on for one window, then anew.
+pub(super) struct Shapes {
+    most: AtomicUsize,
+    /// In milliseconds.
+    window: AtomicU64,
+    clients: Cache<Client, Arc<Mutex<Window>>>,
+    /// Client, window and shape, as a hash. One that is forgotten too early is counted twice.
+    seen: Cache<u64, ()>,
+    hasher: DefaultHashBuilder,
+}
+
+struct Window {
+    start: Instant,
+    shapes: usize,
+}
+
+const CLIENTS: usize = 100_000;
+const SEEN: usize = 500_000;
+
+impl Shapes {
+    pub(super) fn new() -> Self {
+        let (most, window) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self {
+            most,
+            window,
+            clients: Cache::new(CLIENTS),
+            seen: Cache::new(SEEN),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// At most so many in each window; 0: no bound.
+    pub(super) fn set(&self, most: usize, window: Duration) {
+        self.most.store(most, Ordering::Relaxed);
+        self.window.store(u64::try_from(window.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// `client` makes Electric open the shape of this definition.
+    pub(super) fn open(&self, client: &Client, definition: &str, now: Instant) -> Result<(), Limited> {
+        let most = self.most.load(Ordering::Relaxed);
+        if most == 0 {
+            return Ok(());
+        }
+        let length = Duration::from_millis(self.window.load(Ordering::Relaxed));
+        let first = || Ok::<_, Limited>(Arc::new(Mutex::new(Window { start: now, shapes: 0 })));
+        let window = self.clients.get_or_insert_with(client, first)?;
+        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = now.saturating_duration_since(window.start);
+        if age >= length {
+            *window = Window { start: now, shapes: 0 };
+        }
+        let shape = self.hasher.hash_one((client, window.start, definition));
+        if self.seen.get(&shape).is_some() {
+            return Ok(());
+        }
+        if window.shapes >= most {
+            return Err(Limited::until(Limit::ShapesPerSubject, length.saturating_sub(age)));
+        }
+        window.shapes += 1;
+        self.seen.insert(shape, ());
+        Ok(())
+    }
+}

@@ -1,0 +1,405 @@
+//! Each limit with its allowed twin; time is an argument, so nothing here waits.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::rates::{Quota, Rates};
+use super::shapes::Shapes;
+use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
+use crate::clock::UnixTime;
+use crate::config::{Config, Environment, Limits};
+use crate::policy::PolicySet;
+use crate::shape::{ShapeRequest, UpstreamRequest};
+
+/// These lines of `[limits]`, and a public rule.
+fn config(limits: &str) -> (Limits, PolicySet) {
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
+         [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n[limits]\n{limits}\n"
+    );
+    let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([]));
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    (config.limits, config.policy)
+}
+
+fn limiter(limits: &str) -> Arc<Limiter> {
+    Limiter::new(&config(limits).0)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn address(text: &str) -> Address {
+    Address::of(ip(text))
+}
+
+fn client(text: &str) -> Client {
+    Client::Address(address(text))
+}
+
+fn limit<T>(result: Result<T, Limited>) -> Option<Limit> {
+    result.err().map(Limited::limit)
+}
+
+#[test]
+fn an_address_is_an_ipv4_host_or_an_ipv6_customer() {
+    assert_eq!(address("2001:db8:1:2::1"), address("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+    assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
+    assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+    assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+}
+
+#[test]
+fn only_a_trusted_proxy_names_a_client() {
+    let limiter = limiter("trusted_proxies = ['10.0.0.0/8', 'fd00::/8', '192.0.2.9']");
+    let asks = |peer: &str, lines: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
+        }
+        limiter.address(ip(peer), &headers).unwrap()
+    };
+    for (peer, lines, client) in [
+        // The last one that no trusted proxy has, whatever the client wrote before it.
+        ("10.1.2.3", ["203.0.113.7"].as_slice(), "203.0.113.7"),
+        ("10.1.2.3", &["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
+        ("10.1.2.3", &["198.51.100.1, 203.0.113.7, 10.9.9.9,192.0.2.9"], "203.0.113.7"),
+        ("10.1.2.3", &["198.51.100.1", "203.0.113.7 ", "10.9.9.9"], "203.0.113.7"),
+        ("::ffff:10.1.2.3", &["203.0.113.7"], "203.0.113.7"),
+        ("fd00::1", &["2001:db8::1"], "2001:db8::1"),
+        // Some write the port.
+        ("10.1.2.3", &["203.0.113.7:4711"], "203.0.113.7"),
+        ("10.1.2.3", &["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("10.1.2.3", &["[2001:db8::1]"], "2001:db8::1"),
+        // Nobody else is believed, and nothing that is malformed.
+        ("203.0.113.8", &["198.51.100.1"], "203.0.113.8"),
+        ("10.1.2.3", &[], "10.1.2.3"),
+        ("10.1.2.3", &["unknown"], "10.1.2.3"),
+        ("10.1.2.3", &[""], "10.1.2.3"),
+        ("10.1.2.3", &["198.51.100.1, nonsense, 10.9.9.9"], "10.9.9.9"),
+        // A client of our own network.
+        ("10.1.2.3", &["10.4.4.4"], "10.4.4.4"),
+    ] {
+        assert_eq!(asks(peer, lines), address(client), "{peer} {lines:?}");
+    }
+}
+
+#[test]
+fn without_a_word_on_proxies_no_address_counts() {
+    let silent = limiter("");
+    assert_eq!(silent.address(ip("203.0.113.7"), &HeaderMap::new()), None);
+    let direct = limiter("trusted_proxies = []");
+    assert_eq!(direct.address(ip("203.0.113.7"), &HeaderMap::new()), Some(address("203.0.113.7")));
+}
+
+#[test]
+fn connections_are_bounded_in_all_and_for_each_address() {
+    let limiter = limiter("connections = 4\nconnections_per_address = 2\ntrusted_proxies = ['10.0.0.0/8']");
+    let first = limiter.connect(ip("203.0.113.7")).unwrap();
+    let _second = limiter.connect(ip("203.0.113.7")).unwrap();
+    assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), Some(Limit::ConnectionsPerAddress));
+    drop(first);
+    let _first = limiter.connect(ip("203.0.113.7")).unwrap();
+    // All clients of a proxy come from its address.
+    let proxied = [limiter.connect(ip("10.0.0.1")).unwrap(), limiter.connect(ip("10.0.0.1")).unwrap()];
+    assert_eq!(limit(limiter.connect(ip("10.0.0.1"))), Some(Limit::Connections));
+    assert_eq!(limiter.connections().in_flight(), 4);
+    drop(proxied);
+    assert_eq!(limiter.connections().in_flight(), 2);
+    assert_eq!(limit(limiter.connect(ip("203.0.113.8"))), None);
+}
+
+#[test]
+fn requests_are_bounded_for_each_address() {
+    let limiter = limiter("requests = 3\nrequests_per_address = 2\ntrusted_proxies = []");
+    let (one, other) = (Some(address("203.0.113.7")), Some(address("203.0.113.8")));
+    let held = [limiter.enter(None, one).unwrap(), limiter.enter(None, one).unwrap()];
+    assert_eq!(limit(limiter.enter(None, one)), Some(Limit::RequestsPerAddress));
+    let _third = limiter.enter(None, other).unwrap();
+    assert_eq!(limit(limiter.enter(None, other)), Some(Limit::Requests));
+    drop(held);
+    assert_eq!((limit(limiter.enter(None, one)), limiter.requests().in_flight()), (None, 1));
+}
+
+#[test]
+fn a_rate_is_an_average_with_a_burst() {
+    let rates = Rates::new(Limit::RatePerSubject);
+    rates.set(Quota::new(10, Duration::from_secs(1), 50));
+    let now = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(rates.take(&1, now), Ok(()));
+    }
+    let refused = rates.take(&1, now).unwrap_err();
+    assert_eq!((refused.limit(), refused.after()), (Limit::RatePerSubject, Duration::from_millis(100)));
+    assert_eq!(rates.check(&1, now), Err(refused));
+    // Another one has a rate of its own, and a tenth of a second is worth one more.
+    assert_eq!((rates.check(&2, now), rates.take(&2, now)), (Ok(()), Ok(())));
+    let later = now + Duration::from_millis(100);
+    assert_eq!((rates.take(&1, later), limit(rates.take(&1, later))), (Ok(()), Some(Limit::RatePerSubject)));
+    let rested = now + Duration::from_secs(60);
+    assert_eq!((0..60).filter(|_| rates.take(&1, rested).is_ok()).count(), 50);
+    // A figure that is replaced holds at once, and 0 is none.
+    rates.set(Quota::new(0, Duration::from_secs(1), 0));
+    assert_eq!((rates.take(&1, rested), rates.check(&1, rested)), (Ok(()), Ok(())));
+}
+
+#[test]
+fn a_flood_of_keys_is_forgotten() {
+    let rates = Rates::new(Limit::RatePerAddress);
+    rates.set(Quota::new(1, Duration::from_secs(1), 1));
+    let now = Instant::now();
+    assert_eq!(rates.take(&-1, now), Ok(()));
+    for key in 0..300_000 {
+        assert_eq!(rates.take(&key, now), Ok(()));
+        // Who comes often is not among them.
+        if key % 1_000 == 0 {
+            assert_eq!(limit(rates.take(&-1, now)), Some(Limit::RatePerAddress), "{key}");
+        }
+    }
+    assert!(rates.len() <= 101_000, "{}", rates.len());
+}
+
+#[test]
+fn bad_tokens_end_the_checks_for_a_while() {
+    let limiter = limiter("bad_tokens_per_address = 2\ntrusted_proxies = []");
+    let (one, other) = (Some(address("203.0.113.7")), Some(address("203.0.113.8")));
+    let now = Instant::now();
+    limiter.bad_token(one, now);
+    assert_eq!(limiter.may_verify(one, now), Ok(()));
+    limiter.bad_token(one, now);
+    let refused = limiter.may_verify(one, now).unwrap_err();
+    assert_eq!((refused.limit(), refused.after()), (Limit::BadTokensPerAddress, Duration::from_secs(30)));
+    assert_eq!((limiter.may_verify(other, now), limiter.may_verify(None, now)), (Ok(()), Ok(())));
+    assert_eq!(limiter.may_verify(one, now + Duration::from_secs(30)), Ok(()));
+}
+
+#[test]
+fn shapes_are_counted_once_in_a_window() {
+    let shapes = Shapes::new();
+    shapes.set(2, Duration::from_secs(60));
+    let (one, other, now) = (client("203.0.113.7"), client("203.0.113.8"), Instant::now());
+    for shape in ["a", "b", "a", "b"] {
+        assert_eq!(shapes.open(&one, shape, now), Ok(()), "{shape}");
+    }
+    let refused = shapes.open(&one, "c", now + Duration::from_secs(20)).unwrap_err();
+    assert_eq!((refused.limit(), refused.after()), (Limit::ShapesPerSubject, Duration::from_secs(40)));
+    assert_eq!(shapes.open(&one, "a", now + Duration::from_secs(20)), Ok(()), "it has that one");
+    assert_eq!(shapes.open(&other, "c", now), Ok(()));
+    let later = now + Duration::from_secs(60);
+    assert_eq!(["c", "d", "c"].map(|shape| limit(shapes.open(&one, shape, later))), [None; 3]);
+    assert_eq!(limit(shapes.open(&one, "a", later)), Some(Limit::ShapesPerSubject));
+    shapes.set(0, Duration::from_secs(60));
+    assert_eq!(shapes.open(&one, "e", later), Ok(()));
+}
+
+/// Requests of a public rule.
+struct Requests(PolicySet);
+
+impl Requests {
+    fn build(&self, query: &str) -> UpstreamRequest {
+        let request = ShapeRequest::parse(None, &format!("table=tasks&{query}"), self.0.parameters()).unwrap();
+        let permit = self.0.authorize(None, &request, UnixTime::from_secs(0)).unwrap();
+        UpstreamRequest::build(permit, &request, None).unwrap()
+    }
+}
+
+#[test]
+fn first_requests_have_a_budget_of_their_own() {
+    let (limits, policy) = config("flights = 5\ninitial_flights = 2\ninitial_flights_per_subject = 1");
+    let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
+    let (one, other, third) = (client("203.0.113.7"), client("203.0.113.8"), client("203.0.113.9"));
+    let first = requests.build("a=1&offset=-1");
+    let enter = |request: &UpstreamRequest, client| limiter.flights().enter(request, Some(client));
+    let mut held = enter(&first, &one).unwrap();
+    assert_eq!(limit(enter(&first, &one)), Some(Limit::InitialFlightsPerSubject));
+    let _other = enter(&first, &other).unwrap();
+    assert_eq!(limit(enter(&first, &third)), Some(Limit::InitialFlights));
+    // What goes on has room; a refusal has taken none.
+    let on = requests.build("a=1&offset=0_0&handle=h&live=true");
+    let _on = enter(&on, &third).unwrap();
+    assert_eq!((limiter.flights().all().in_flight(), limiter.flights().initial().in_flight()), (3, 2));
+    // As soon as Electric's answer begins, another one may.
+    drop(held.take_initial());
+    assert_eq!(limit(enter(&first, &third)), None);
+    for (query, initial) in [
+        ("offset=-1", true),
+        ("offset=-1&handle=h", true),
+        ("offset=now", true),
+        ("offset=0_0&handle=h", false),
+        ("offset=0_inf&handle=h&live=true", false),
+    ] {
+        assert_eq!(requests.build(&format!("a=1&{query}")).is_initial(), initial, "{query}");
+    }
+}
+
+#[test]
+fn who_is_without_a_token_counts_by_address() {
+    let (limits, policy) = config("flights_per_subject = 1\nshapes_per_subject = 1\ntrusted_proxies = []");
+    let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
+    let (one, other) = (client("203.0.113.7"), client("203.0.113.8"));
+    let first = requests.build("a=1&offset=-1");
+    let held = limiter.flights().enter(&first, Some(&one)).unwrap();
+    assert_eq!(limit(limiter.flights().enter(&first, Some(&one))), Some(Limit::FlightsPerSubject));
+    assert_eq!(limit(limiter.flights().enter(&first, Some(&other))), None);
+    drop(held);
+    let second = requests.build("a=2&offset=-1");
+    assert_eq!(limit(limiter.flights().enter(&second, Some(&one))), Some(Limit::ShapesPerSubject));
+    assert_eq!(limit(limiter.flights().enter(&first, Some(&one))), None);
+}
+
+#[test]
+fn without_memory_nothing_new_begins() {
+    let (limits, policy) = config("memory = '1KiB'");
+    let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
+    let request = requests.build("a=1&offset=0_0&handle=h");
+    assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), Some(Limit::Memory));
+    assert_eq!(limit(limiter.flights().enter(&request, None)), Some(Limit::Memory));
+    // Who is here already goes on.
+    assert_eq!(limit(limiter.enter(None, None)), None);
+    limiter.set(&config("memory = '1024GiB'").0);
+    assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), None);
+    assert_eq!(limit(limiter.flights().enter(&request, None)), None);
+}
+
+/// One connection in a loop, or in a crowd.
+struct Loop {
+    connection: Connection,
+    limiter: Arc<Limiter>,
+    requests: Requests,
+    now: Instant,
+}
+
+impl Loop {
+    fn new(repeats: usize) -> Self {
+        let (limits, policy) = config(&format!("repeats = {repeats}"));
+        let limiter = Limiter::new(&limits);
+        let connection = limiter.connect(ip("203.0.113.7")).unwrap();
+        Self { connection, limiter, requests: Requests(policy), now: Instant::now() }
+    }
+
+    /// Asks; the answer comes after `took`, and sends its client on to `next`.
+    fn ask(&mut self, query: &str, took: u64, next: &str) -> Option<Limit> {
+        let request = self.requests.build(&format!("a=1&{query}"));
+        let position = self.connection.position(None, None, &request)?;
+        let asked = self.now;
+        if let Err(limited) = self.connection.check_repeat(position, asked) {
+            assert!(limited.after() <= Duration::from_millis(500));
+            return Some(limited.limit());
+        }
+        self.now += Duration::from_millis(took);
+        let next = Some(next).filter(|next| !next.is_empty()).map(|next| self.limiter.next(position, "h", next));
+        self.connection.answered(position, next, asked, self.now);
+        None
+    }
+}
+
+#[test]
+fn the_same_again_and_again_is_a_loop() {
+    let mut client = Loop::new(5);
+    let snapshot = "offset=-1";
+    for _ in 0..5 {
+        assert_eq!(client.ask(snapshot, 2, "0_0"), None);
+    }
+    assert_eq!(client.ask(snapshot, 2, "0_0"), Some(Limit::Repeats));
+    // What only gets around a cache is no progress.
+    assert_eq!(client.ask("offset=-1&cache-buster=1&expired_handle=x", 2, "0_0"), Some(Limit::Repeats));
+    // It may go on where it was sent, and begin anew later.
+    assert_eq!(client.ask("offset=0_0&handle=h", 2, "0_0"), None);
+    client.now += Duration::from_millis(500);
+    assert_eq!(client.ask(snapshot, 2, "0_0"), None);
+    // Another connection is another client.
+    let mut other = Loop::new(5);
+    assert_eq!(other.ask(snapshot, 2, "0_0"), None);
+    let mut free = Loop::new(0);
+    assert_eq!((0..50).find_map(|_| free.ask(snapshot, 2, "0_0")), None);
+}
+
+#[test]
+fn who_makes_progress_or_waits_is_in_no_loop() {
+    let mut client = Loop::new(5);
+    // A long log in many pieces.
+    assert_eq!(client.ask("offset=-1", 2, "0_0"), None);
+    for at in 0..100 {
+        assert_eq!(client.ask(&format!("offset={at}_0&handle=h"), 2, &format!("{}_0", at + 1)), None);
+    }
+    // Polls that end without a change, and answers that Electric takes its time for.
+    for _ in 0..20 {
+        assert_eq!(client.ask("offset=100_0&handle=h&live=true", 100, "100_0"), None);
+    }
+    // StrictMode mounts twice; a 409 leads to a few tries from the start.
+    for _ in 0..2 {
+        assert_eq!(client.ask("offset=-1&handle=new&expired_handle=h", 2, "0_0"), None);
+    }
+}
+
+#[test]
+fn a_crowd_on_one_connection_is_no_loop() {
+    let mut crowd = Loop::new(5);
+    // Forty tabs wait for the same change, and then for the next one, which is there when the last of them ask.
+    for change in 0..10 {
+        let query = format!("offset={change}_0&handle=h&live=true");
+        let request = crowd.requests.build(&format!("a=1&{query}"));
+        let position = crowd.connection.position(None, None, &request).unwrap();
+        let next = crowd.limiter.next(position, "h", &format!("{}_0", change + 1));
+        let asked = crowd.now;
+        for _ in 0..40 {
+            assert_eq!(crowd.connection.check_repeat(position, asked), Ok(()), "{change}");
+        }
+        crowd.now += Duration::from_millis(if change == 0 { 20_000 } else { 3 });
+        for _ in 0..40 {
+            crowd.connection.answered(position, Some(next), asked, crowd.now);
+        }
+    }
+    // One of them that stays where it was is found.
+    let stuck = (0..50).find_map(|_| crowd.ask("offset=9_0&handle=h&live=true", 2, "10_0"));
+    assert_eq!(stuck, Some(Limit::Repeats));
+}
+
+#[test]
+fn who_starts_together_is_no_loop() {
+    let client = Loop::new(5);
+    let request = client.requests.build("a=1&offset=-1");
+    let position = client.connection.position(None, None, &request).unwrap();
+    let (asked, now) = (client.now, client.now + Duration::from_millis(20));
+    for _ in 0..40 {
+        assert_eq!(client.connection.check_repeat(position, asked), Ok(()));
+        client.connection.answered(position, None, asked, now);
+    }
+    assert_eq!(client.connection.check_repeat(position, now), Ok(()));
+}
+
+#[test]
+fn a_refusal_says_when_to_come_back_and_not_to_all_the_same() {
+    let refusal = Limited::until(Limit::RatePerSubject, Duration::from_millis(10_001));
+    let after: Vec<_> = (0..200).map(|_| refusal.rejection().retry_after().unwrap().as_secs()).collect();
+    assert!(after.iter().all(|after| (11..=22).contains(after)), "{after:?}");
+    assert!(after.iter().any(|other| *other != after[0]));
+    for limit in Limit::ALL {
+        let rejection = Limited::by(limit).rejection();
+        let status = if limit.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+        assert_eq!(rejection.answer().0, status, "{limit:?}");
+        assert!(rejection.retry_after().is_some_and(|after| after >= Duration::from_secs(1)));
+    }
+}
+
+#[test]
+fn a_client_that_waits_pays_little() {
+    assert!(size_of::<Connection>() <= 136, "{}", size_of::<Connection>());
+    assert!(size_of::<Place>() <= 64, "{}", size_of::<Place>());
+}
+
+#[test]
+fn each_label_is_a_key_of_the_configuration() {
+    let file = include_str!("../../conf/shapegate.full.toml");
+    let (_, section) = file.split_once("[limits]").unwrap();
+    let (section, _) = section.split_once("\n[").unwrap();
+    for limit in Limit::ALL {
+        let key = format!("\n{} = ", limit.as_str());
+        assert!(section.contains(&key) || section.contains(&key.replace('\n', "\n# ")), "{key}");
+    }
+}

@@ -1,0 +1,377 @@
+//! Limits: who asks for too much is told so, and the others are served.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use shapegate::demo::electric::Options;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::harness::{Answer, Gate, RULES, Setup, Wire};
+
+const PUBLIC: &str = "\n[[shape]]\npath = \"/public\"\ntable = \"items\"\npublic = true\nwhere = \"none\"\n";
+
+async fn gate(limits: &str) -> Gate {
+    let electric = Options { hold: Duration::from_secs(20), ..Options::default() };
+    Gate::with(Setup { rules: format!("{RULES}{PUBLIC}[limits]\n{limits}\n"), electric, ..Setup::default() }).await
+}
+
+fn tasks(organization: &str) -> String {
+    format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1")
+}
+
+fn token(gate: &Gate, subject: &str) -> String {
+    gate.issuer.token(&json!({ "sub": subject, "organizationIds": ["org_1", "org_2", "org_3"] }))
+}
+
+/// GET through a proxy that says who asks.
+async fn get_as(gate: &Gate, address: &str, target: &str, token: Option<&str>) -> Answer {
+    let request = gate.request(target, token).header("x-forwarded-for", address).header("origin", "https://app.test");
+    Answer::of(request.send().await.unwrap()).await
+}
+
+/// A refusal that a browser may read, and that says when to come back.
+#[track_caller]
+fn assert_refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{}", answer.text());
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|after| after >= 1), "{:?}", answer.headers);
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert_eq!(answer.header("cache-control"), "no-store");
+}
+
+/// How often it is asked before it is refused; the last answer.
+async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> (usize, Answer) {
+    for asked in 0..2_000 {
+        let answer = ask().await;
+        if answer.status != StatusCode::OK {
+            return (asked, answer);
+        }
+    }
+    panic!("never refused");
+}
+
+async fn limited(gate: &Gate, limit: &str) -> f64 {
+    gate.metric(&format!("shapegate_limited_total{{limit=\"{limit}\"}}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_has_a_rate_whatever_its_tokens() {
+    let gate = gate("rate_per_subject = 1\nrepeats = 0").await;
+    let (mine, again, other) = (token(&gate, "user-1"), gate.token(&["org_1"]), token(&gate, "user-2"));
+    let (asked, refused) = until_refused(async || gate.get(&tasks("org_1"), &mine).await).await;
+    assert!(asked >= 5, "{asked}");
+    assert_refused(&refused, 429, "too_many_requests");
+    // Another token of the same user has no rate of its own.
+    let (_, refused) = until_refused(async || gate.get(&tasks("org_1"), &again).await).await;
+    assert_refused(&refused, 429, "too_many_requests");
+    assert_eq!(gate.get(&tasks("org_1"), &other).await.status, 200);
+    assert_eq!(limited(&gate, "rate_per_subject").await, 2.0);
+    // A browser shows no answer whose preflight was refused.
+    let preflight = gate.client().request(http::Method::OPTIONS, format!("{}{}", gate.url, tasks("org_1")));
+    assert_eq!(preflight.send().await.unwrap().status(), 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_a_rate_before_its_token_is_looked_at() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrate_per_address = 1").await;
+    let good = token(&gate, "user-1");
+    let mut refused = None;
+    for _ in 0..200 {
+        let answer = get_as(&gate, "198.51.100.1, 203.0.113.7", &tasks("org_1"), Some("no token")).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+        assert_eq!(answer.status, 401);
+    }
+    assert_refused(&refused.unwrap(), 429, "too_many_requests");
+    assert_eq!(get_as(&gate, "203.0.113.8", &tasks("org_1"), Some(&good)).await.status, 200);
+    // What the client wrote itself is no other address.
+    let (_, refused) =
+        until_refused(async || get_as(&gate, "203.0.113.9, 203.0.113.7", &tasks("org_1"), Some(&good)).await).await;
+    assert_refused(&refused, 429, "too_many_requests");
+    assert_eq!(limited(&gate, "rate_per_address").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_nobody_vouches_for_is_the_peer_s() {
+    let gate = gate("trusted_proxies = []\nrate_per_address = 1\nrepeats = 0").await;
+    let good = token(&gate, "user-1");
+    let mut number = 0;
+    let (asked, refused) = until_refused(async || {
+        number += 1;
+        get_as(&gate, &format!("203.0.113.{}", number % 250), &tasks("org_1"), Some(&good)).await
+    })
+    .await;
+    assert!(asked >= 5, "{asked}");
+    assert_refused(&refused, 429, "too_many_requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_tokens_end_the_checks_and_keep_nobody_out() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 2").await;
+    let ask = async |address: &str, token: &str| get_as(&gate, address, &tasks("org_1"), Some(token)).await;
+    let (known, new) = (token(&gate, "user-1"), token(&gate, "user-2"));
+    assert_eq!(ask("203.0.113.7", &known).await.status, 200);
+    let forged = format!("{}AAAA", &new[..new.len() - 4]);
+    assert_eq!(ask("203.0.113.7", &forged).await.code(), "token_invalid");
+    assert_eq!(ask("203.0.113.7", &forged).await.code(), "token_invalid");
+    let checks = r#"shapegate_token_checks_total{outcome="signature"}"#;
+    assert_eq!(gate.metric(checks).await, 2.0);
+    assert_refused(&ask("203.0.113.7", &forged).await, 429, "too_many_requests");
+    assert_refused(&ask("203.0.113.7", &new).await, 429, "too_many_requests");
+    assert_eq!(gate.metric(checks).await, 2.0, "no signature was looked at");
+    // Whoever was here before goes on, and elsewhere nothing has happened.
+    assert_eq!(ask("203.0.113.7", &known).await.status, 200);
+    assert_eq!(ask("203.0.113.8", &new).await.status, 200);
+    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "by now it is known");
+    assert_eq!(limited(&gate, "bad_tokens_per_address").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_opens_so_many_shapes() {
+    let gate = gate("shapes_per_subject = 2\nshapes_window = '1h'").await;
+    let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
+    for organization in ["org_1", "org_2", "org_1"] {
+        assert_eq!(gate.get(&format!("{}&cache-buster=1", tasks(organization)), &mine).await.status, 200);
+    }
+    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "no other shape");
+    assert_refused(&gate.get(&tasks("org_3"), &mine).await, 429, "too_many_requests");
+    assert_eq!(limited(&gate, "shapes_per_subject").await, 1.0);
+    let asked = gate.electric.request_count();
+    assert_eq!(gate.get(&tasks("org_3"), &other).await.status, 200);
+    // What is kept costs Postgres nothing.
+    assert_eq!(gate.get(&tasks("org_3"), &mine).await.status, 200);
+    assert_eq!(gate.electric.request_count(), asked + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_requests_leave_room_for_those_that_go_on() {
+    let gate = gate("initial_flights = 1").await;
+    let mine = token(&gate, "user-1");
+    let first = gate.get(&tasks("org_1"), &mine).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    gate.electric.hold();
+    let waiting = tokio::spawn(gate.request(&tasks("org_2"), Some(&mine)).send());
+    gate.until_metric("shapegate_upstream_initial_requests_in_flight", 1.0).await;
+    assert_refused(&gate.get(&tasks("org_3"), &token(&gate, "user-2")).await, 503, "overloaded");
+    let on = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
+    let on = tokio::spawn(gate.request(&on, Some(&mine)).send());
+    gate.electric.wait_for_requests(3).await;
+    gate.electric.release();
+    assert_eq!(on.await.unwrap().unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    gate.until_metric("shapegate_upstream_initial_requests_in_flight", 0.0).await;
+    assert_eq!(gate.get(&tasks("org_3"), &mine).await.status, 200);
+    assert_eq!(limited(&gate, "initial_flights").await, 1.0);
+}
+
+/// GET on a connection of one's own.
+fn bytes(target: &str, token: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
+}
+
+async fn ask(wire: &mut Wire, request: &[u8]) -> Option<Answer> {
+    wire.send(request).await;
+    wire.answer(false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
+    let gate = gate("rate_per_subject = 0").await;
+    let mine = token(&gate, "user-1");
+    // It is kept, and has a length.
+    let first = gate.get(&tasks("org_1"), &mine).await;
+    let request = bytes(&tasks("org_1"), &mine);
+    let (mut looping, mut other) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    let (asked, refused) = until_refused(async || ask(&mut looping, &request).await.unwrap()).await;
+    assert!(asked >= 5, "{asked}");
+    assert_refused(&refused, 429, "too_many_requests");
+    assert_eq!(ask(&mut other, &request).await.unwrap().status, 200, "another device of the same user");
+    // Where it was sent it may go.
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let on = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
+    assert_eq!(ask(&mut looping, &bytes(&on, &mine)).await.unwrap().status, 200);
+    assert_eq!(limited(&gate, "repeats").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change() {
+    let server = "h2c = true".to_owned();
+    let rules = format!("{RULES}[limits]\nrate_per_subject = 10000\n");
+    let gate = Gate::with(Setup { rules, server, ..Setup::default() }).await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let mine = token(&gate, "user-1");
+    let get = async |target: String| {
+        let request = client.get(format!("{}{target}", gate.url)).bearer_auth(&mine);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let mut last = get(tasks("org_1")).await;
+    for change in 0..10 {
+        let (handle, offset) = (last.header("electric-handle"), last.header("electric-offset"));
+        let live = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true");
+        let polls: Vec<_> = (0..40)
+            .map(|_| tokio::spawn(client.get(format!("{}{live}", gate.url)).bearer_auth(&mine).send()))
+            .collect();
+        // Half the time all of them wait for it, else the last of them find the answer there.
+        if change % 2 == 0 {
+            gate.until_metric("shapegate_requests_in_flight", 40.0).await;
+        }
+        gate.insert_task(change, "org_1", "x");
+        for poll in polls {
+            let answer = Answer::of(poll.await.unwrap().unwrap()).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            last = answer;
+        }
+    }
+    assert_eq!(limited(&gate, "repeats").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_the_bound_a_connection_is_closed() {
+    let gate = gate("connections = 2").await;
+    let mine = token(&gate, "user-1");
+    let request = bytes(&tasks("org_1"), &mine);
+    // From here on it is kept, and has a length.
+    let kept = gate.request(&tasks("org_1"), Some(&mine)).header("connection", "close").send().await.unwrap();
+    assert_eq!(Answer::of(kept).await.status, 200);
+    gate.until_metric("shapegate_connections", 0.0).await;
+    let (mut first, mut second) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    assert_eq!(ask(&mut first, &request).await.unwrap().status, 200);
+    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200);
+    assert_eq!(gate.metric("shapegate_connections").await, 2.0);
+    let mut third = Wire::open(&gate.url).await;
+    assert!(ask(&mut third, &request).await.is_none());
+    assert_eq!(limited(&gate, "connections").await, 1.0);
+    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200, "the others do not notice");
+    drop(first);
+    gate.until_metric("shapegate_connections", 1.0).await;
+    let mut fourth = Wire::open(&gate.url).await;
+    assert_eq!(ask(&mut fourth, &request).await.unwrap().status, 200);
+}
+
+/// A connection from another loopback address.
+async fn from(address: &str, gate: &Gate) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    socket.connect(gate.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_headers_take_the_places_of_their_own_address() {
+    let gate = gate("trusted_proxies = []\nconnections_per_address = 50").await;
+    let request = bytes(&tasks("org_1"), &token(&gate, "user-1"));
+    let mut slow = Vec::new();
+    for _ in 0..60 {
+        let mut stream = from("127.0.0.2", &gate).await;
+        let _ = stream.write_all(&request[..request.len() - 3]).await;
+        slow.push(stream);
+    }
+    gate.until_metric(r#"shapegate_limited_total{limit="connections_per_address"}"#, 10.0).await;
+    let mut read = Vec::new();
+    let mut over = slow.pop().unwrap();
+    let _ = over.read_to_end(&mut read).await;
+    assert!(read.is_empty(), "closed without an answer");
+    // From elsewhere all is as ever.
+    assert_eq!(gate.get(&tasks("org_1"), &token(&gate, "user-2")).await.status, 200);
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_slowly_has_his_places_and_no_others() {
+    let gate = gate("requests_per_subject = 3").await;
+    let row = "x".repeat(8 << 20);
+    gate.insert_task(1, "org_1", &row);
+    let (slow, mine) = (token(&gate, "user-1"), token(&gate, "user-2"));
+    let mut deaf = Vec::new();
+    for _ in 0..3 {
+        let mut wire = Wire::open(&gate.url).await;
+        wire.send(&bytes(&tasks("org_1"), &slow)).await;
+        deaf.push(wire);
+    }
+    gate.until_metric("shapegate_requests_in_flight", 3.0).await;
+    assert_refused(&gate.get(&tasks("org_2"), &slow).await, 429, "too_many_requests");
+    let whole = gate.get(&tasks("org_1"), &mine).await;
+    assert_eq!((whole.status.as_u16(), whole.rows("title")[0].len()), (200, row.len()));
+    assert_eq!(limited(&gate, "requests_per_subject").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_resets_leaves_the_others_served() {
+    let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
+    let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
+    let flood = async {
+        for number in 0..20 {
+            let stream = TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
+            let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+            let driving = tokio::spawn(connection);
+            for at in 0..200 {
+                let uri = format!("{}{}&cache-buster={number}-{at}", gate.url, tasks("org_1"));
+                let request = http::Request::get(uri).header("authorization", format!("Bearer {mine}"));
+                let Ok(ready) = sender.ready().await else { break };
+                sender = ready;
+                let Ok((_, mut stream)) = sender.send_request(request.body(()).unwrap(), true) else { break };
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+            driving.abort();
+        }
+    };
+    let others = async {
+        for _ in 0..50 {
+            let request = gate.request(&tasks("org_2"), Some(&other)).header("connection", "close");
+            assert_eq!(Answer::of(request.send().await.unwrap()).await.status, 200);
+        }
+    };
+    tokio::join!(flood, others);
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+    gate.until_metric("shapegate_connections", 0.0).await;
+    assert_eq!(gate.get(&tasks("org_1"), &mine).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_those_who_wait_go_on() {
+    let gate = gate("").await;
+    let limits = |memory: &str| {
+        let rules = format!("{RULES}[limits]\nmemory = \"{memory}\"\n");
+        Setup { rules, ..Setup::default() }.config("http://127.0.0.1:1", "http://127.0.0.1:2").limits
+    };
+    let mine = token(&gate, "user-1");
+    let first = gate.get(&tasks("org_1"), &mine).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let live = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true");
+    let mut here = Wire::open(&gate.url).await;
+    assert_eq!(ask(&mut here, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
+    let waiting = tokio::spawn(gate.request(&live, Some(&mine)).send());
+    gate.electric.wait_for_waiting(1).await;
+    gate.limiter.set(&limits("1KiB"));
+    let refused = ask(&mut here, &bytes(&tasks("org_2"), &mine)).await.unwrap();
+    assert_refused(&refused, 503, "overloaded");
+    assert!(ask(&mut Wire::open(&gate.url).await, &bytes(&tasks("org_1"), &mine)).await.is_none());
+    // What asks nothing new of anybody is answered.
+    assert_eq!(ask(&mut here, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
+    gate.insert_task(1, "org_1", "a change");
+    let changed = Answer::of(waiting.await.unwrap().unwrap()).await;
+    assert_eq!(changed.rows("title"), ["a change"]);
+    assert_eq!(limited(&gate, "memory").await, 2.0);
+    gate.limiter.set(&limits("1024GiB"));
+    assert_eq!(gate.get(&tasks("org_2"), &mine).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_token_counts_by_address() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrequests_per_address = 2").await;
+    let first = get_as(&gate, "203.0.113.7", "/public?offset=-1", None).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let live = format!("/public?handle={handle}&offset={offset}&live=true");
+    let poll = || tokio::spawn(gate.request(&live, None).header("x-forwarded-for", "203.0.113.7").send());
+    let polls = [poll(), poll()];
+    gate.until_metric("shapegate_requests_in_flight", 2.0).await;
+    let refused = get_as(&gate, "203.0.113.7", "/public?offset=-1", None).await;
+    assert_refused(&refused, 429, "too_many_requests");
+    assert_eq!(get_as(&gate, "203.0.113.8", "/public?offset=-1", None).await.status, 200);
+    assert_eq!(limited(&gate, "requests_per_address").await, 1.0);
+    polls.iter().for_each(tokio::task::JoinHandle::abort);
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+    assert_eq!(get_as(&gate, "203.0.113.7", "/public?offset=-1", None).await.status, 200);
+}
