@@ -29,7 +29,9 @@ impl Service {
         let path = config(folder, electric, issuer);
         let text = std::fs::read_to_string(&path).unwrap();
         let text = text.replace("[server]\n", &format!("[server]\nupgrade_socket = \"upgrade.sock\"\n{server}\n"));
-        std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\naccess = false\n")).unwrap();
+        // One client asks here what many do.
+        let more = "[limits]\nrate_per_subject = 0\nrepeats = 0\n[log]\nformat = \"json\"\naccess = false\n";
+        std::fs::write(&path, format!("{text}\n{more}")).unwrap();
         path
     }
 
