@@ -81,11 +81,19 @@ fn networks(value: &Value<'_>) -> Option<Vec<IpNet>> {
 fn network(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    if network.is_err() {
-        value.error(r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#);
-    }
-    network.ok()
+    let fault = match network {
+        Err(_) => r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
+        Ok(network) if network.prefix_len() == 0 => ALL_TRUSTED,
+        Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
+            r#"is IPv4 in the form of IPv6, and would match nobody: write it as IPv4, as in "10.0.0.0/8""#
+        }
+        Ok(network) => return Some(network),
+    };
+    value.error(fault);
+    None
 }
+
+const ALL_TRUSTED: &str = "trusts everybody: each client could name another's address; name the proxies alone";
 
 const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not named there, all clients have its \
                              address and share this limit; write `trusted_proxies = []` where clients connect directly";

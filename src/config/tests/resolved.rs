@@ -119,6 +119,12 @@ fn trusted_proxies() {
     assert_eq!((direct.trusted_proxies, direct.rate_per_address), (Some(Vec::new()), 0));
     let found = errors("[limits]\ntrusted_proxies = ['10.0.0.0/33']\n");
     assert!(found.starts_with("x.toml:2: limits.trusted_proxies[0]: no network: write an address"), "{found}");
+    // Whom nobody could be told from, and what no address is in.
+    for (network, words) in [("0.0.0.0/0", "trusts everybody"), ("::/0", "trusts"), ("::ffff:10.0.0.0/104", "is IPv4")]
+    {
+        let found = errors(&format!("[limits]\ntrusted_proxies = ['10.0.0.0/8', '{network}']\n"));
+        assert!(found.starts_with(&format!("x.toml:2: limits.trusted_proxies[1]: {words}")), "{found}");
+    }
     // A limit that would hold for all clients of an unknown balancer together.
     let found = errors("[limits]\nrate_per_address = 10\n");
     assert!(found.starts_with("x.toml:2: limits.rate_per_address: needs `trusted_proxies`"), "{found}");
