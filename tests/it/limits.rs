@@ -161,8 +161,8 @@ async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
     // One that an answer gave, to whomever, leads on in a log that is there.
     let first = gate.get(&tasks("org_2"), &other).await;
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
-    assert_eq!(gate.get(&on("org_2", &handle, &offset), &mine).await.status, 200);
-    assert_refused(&gate.get(&on("org_3", &handle, &offset), &mine).await, 429, "too_many_requests");
+    assert_eq!(gate.get(&on("org_2", handle, offset), &mine).await.status, 200);
+    assert_refused(&gate.get(&on("org_3", handle, offset), &mine).await, 429, "too_many_requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]
