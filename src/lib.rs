@@ -14,14 +14,15 @@
 //! | [`shape`] | the client's request, parsed; the request to Electric, built from empty |
 //! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
 //! | [`upstream`] | Electric on the network, and the one exchange behind a flight |
-//! | [`limits`] | budgets for one subject and for all |
+//! | [`limits`] | how much one subject, one address, one connection and all together may ask for |
 //! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
 //! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
-//! | [`telemetry`] | Prometheus metrics and the access log |
+//! | [`telemetry`] | Prometheus metrics, logs, the audit log, spans |
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
 //!
 //! `auth`, `filter`, `gatekeeper`, `policy`, `shape` and `flight` know nothing of the HTTP server; `proxy` may use everything.
+//! Beside the path stand `clock` (the wall clock as an argument) and `secret` (text that no log shows).
 
 pub mod auth;
 pub mod cli;

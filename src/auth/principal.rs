@@ -24,6 +24,7 @@ pub struct Principal {
     expires_at: UnixTime,
     token_hash: String,
     subject_key: SubjectKey,
+    for_nobody: bool,
 }
 
 /// One subject's identity as a hash: of issuer and `sub`, or of the token itself where it names no subject. A token
@@ -71,12 +72,23 @@ impl Principal {
         let Accepted { claims, subject, expires_at } = accepted;
         let minted = shape.as_ref().is_some_and(|shape| shape.rule().is_some());
         let user = Some(&claims).filter(|_| minted).and_then(SubjectKey::of_minted);
+        let for_nobody = minted && user.is_none() && subject.is_none();
         let subject_key = user.unwrap_or_else(|| match &subject {
             None => SubjectKey(token.digest().bytes()),
             Some(subject) => SubjectKey::of_subject(&issuer, subject),
         });
         let token_hash = token.hash();
-        Self { issuer, key, subject, claims: Claims::new(claims), shape, expires_at, token_hash, subject_key }
+        Self {
+            issuer,
+            key,
+            subject,
+            claims: Claims::new(claims),
+            shape,
+            expires_at,
+            token_hash,
+            subject_key,
+            for_nobody,
+        }
     }
 
     /// The token's `iss`.
@@ -117,6 +129,12 @@ impl Principal {
     /// Under what this caller's budgets are counted.
     pub const fn subject_key(&self) -> &SubjectKey {
         &self.subject_key
+    }
+
+    /// Whether its token was minted here for somebody who had none, under a public rule: anybody may have as many of
+    /// these as he likes.
+    pub const fn is_for_nobody(&self) -> bool {
+        self.for_nobody
     }
 
     pub(super) const fn key(&self) -> &Arc<Key> {

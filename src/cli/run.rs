@@ -7,11 +7,12 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, getrlimit};
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::server::{Reloader, Server};
 use crate::telemetry;
 
@@ -23,11 +24,22 @@ pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < files_needed(&config.limits)) {
+        let needed = files_needed(&config.limits);
+        tracing::warn!(files, needed, "fewer files may be open than `limits` lets in: raise LimitNOFILE (ulimit -n)");
+    }
     let runtime = super::runtime(config.server.threads)?;
     runtime.block_on(serve(config, upgrade, &program))?;
     // What a second signal, or the end of the drain, has cut is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Open files where every connection of clients and every request to Electric that may be is there, and some for the
+/// rest.
+fn files_needed(limits: &Limits) -> u64 {
+    const REST: usize = 64;
+    u64::try_from(limits.connections + limits.flights + REST).unwrap_or(u64::MAX)
 }
 
 async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Result<()> {

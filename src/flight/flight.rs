@@ -23,7 +23,7 @@ pub(super) struct Flight {
     pub(super) live: bool,
     /// Whether others than the first may join it, or have it later.
     pub(super) shared: bool,
-    shape: Box<str>,
+    pub(super) shape: Box<str>,
     /// The handle that was asked for.
     asked_handle: Option<Box<str>>,
     pub(super) opened: Instant,

@@ -293,8 +293,8 @@ impl Hub {
         };
         drop(closing);
         self.metrics.landed(flight.joined());
-        if abandoned && (flight.live || (!flight.shared && flight.head.get().is_none())) {
-            // Electric's place for it is still taken, so ours is too: a subset's query goes on without its client.
+        if abandoned && (flight.live || flight.head.get().is_none()) {
+            // Electric's place for it is still taken, so ours is too: a query of Postgres goes on without its client.
             tokio::time::sleep_until(flight.opened + ABANDONED_POLL).await;
         }
         drop(place);

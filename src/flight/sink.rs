@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::chain::{Piece, Writer, concat};
 use super::flight::Flight;
@@ -118,6 +119,9 @@ impl Sink {
 
     fn show_head(&mut self) {
         if let Some(head) = self.head.take() {
+            if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
+                self.hub.places().given(&self.flight.shape, handle);
+            }
             let _ = self.flight.head.set(Arc::new(head));
         }
     }

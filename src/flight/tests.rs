@@ -320,6 +320,21 @@ async fn a_subset_that_nobody_waits_for_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_that_nobody_waits_for_keeps_its_places() {
+    let (gate, wait) = oneshot::channel();
+    let scene = Scene::new("grace = '5s'", [Act::Wait(wait)]);
+    let places = || (scene.hub.places().all().in_flight(), scene.hub.places().initial().in_flight());
+    let follower = scene.join(SNAPSHOT);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    drop(follower);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(gate.is_closed() && scene.hub.open_flights() == 0);
+    assert_eq!(places(), (1, 1), "Electric still makes it");
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(places(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_stays_within_its_budget_and_a_scan_does_not_wash_it_out() {
     const BODY: &str = "0123456789012345678901234567890123456789";
     let acts = (0..600).map(|_| answer("max-age=600", BODY));

@@ -1,7 +1,11 @@
 //! What may be asked of Electric: at one time, first requests apart, and how many shapes of each client.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
+
+use quick_cache::DefaultHashBuilder;
+use quick_cache::sync::Cache;
 
 use super::address::Client;
 use super::budgets::{Budgets, Place};
@@ -17,8 +21,14 @@ pub struct FlightLimits {
     all: Arc<Budgets>,
     initial: Arc<Budgets>,
     shapes: Shapes,
+    /// Shapes and their handles that Electric's answers have given, as a hash. One that is forgotten counts as a shape
+    /// that is opened.
+    given: Cache<u64, ()>,
+    hasher: DefaultHashBuilder,
     memory: Arc<Memory>,
 }
+
+const GIVEN: usize = 500_000;
 
 /// One request's places; dropping it gives them back.
 #[derive(Debug)]
@@ -32,7 +42,8 @@ impl FlightLimits {
         let all = Budgets::new(Limit::Flights, Limit::FlightsPerSubject, Limit::FlightsPerSubject);
         let per_subject = Limit::InitialFlightsPerSubject;
         let initial = Budgets::new(Limit::InitialFlights, per_subject, per_subject);
-        Self { all, initial, shapes: Shapes::new(), memory }
+        let (given, hasher) = (Cache::new(GIVEN), DefaultHashBuilder::default());
+        Self { all, initial, shapes: Shapes::new(), given, hasher, memory }
     }
 
     pub(super) fn set(&self, limits: &config::Limits) {
@@ -56,10 +67,21 @@ impl FlightLimits {
         };
         let all = self.all.enter(subject, address)?;
         let initial = request.is_initial().then(|| self.initial.enter(subject, address)).transpose()?;
-        if let (true, Some(client)) = (request.is_initial(), client) {
-            self.shapes.open(client, request.definition(), Instant::now())?;
+        if let Some(client) = client.filter(|_| self.may_open(request)) {
+            self.shapes.open(client, &request.shape(), Instant::now())?;
         }
         Ok(FlightPlace { _all: all, initial })
+    }
+
+    /// Electric has answered somebody's request for `shape` under this handle: who goes on there opens nothing.
+    pub(crate) fn given(&self, shape: &str, handle: &str) {
+        self.given.insert(self.hasher.hash_one((shape, handle)), ());
+    }
+
+    /// Electric opens a shape also for who names a handle that it does not know, and then answers 409 (PROTOCOL 2).
+    fn may_open(&self, request: &UpstreamRequest) -> bool {
+        let is_given = |handle: &str| self.given.get(&self.hasher.hash_one((&*request.shape(), handle))).is_some();
+        request.is_initial() || !request.handle().is_some_and(is_given)
     }
 
     /// Requests to Electric, of every kind.

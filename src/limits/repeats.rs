@@ -115,16 +115,14 @@ impl Repeats {
 
 impl MaxRepeats {
     /// The position of a request; `None` where none is counted. The address tells clients of one proxy's connection
-    /// apart.
+    /// apart; where neither token nor address does, one connection may carry a crowd.
     pub(super) fn position(
         &self,
         client: Option<&Client>,
         address: Option<Address>,
         request: &UpstreamRequest,
     ) -> Option<Position> {
-        if self.most() == 0 {
-            return None;
-        }
+        let client = client.filter(|_| self.most() > 0)?;
         let shape = self.hasher.hash_one((client, address, request.definition(), request.body()));
         Some(self.at(shape, request.handle().unwrap_or_default(), request.offset()))
     }

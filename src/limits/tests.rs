@@ -285,7 +285,7 @@ impl Loop {
     /// Asks; the answer comes after `took`, and sends its client on to `next`.
     fn ask(&mut self, query: &str, took: u64, next: &str) -> Option<Limit> {
         let request = self.requests.build(&format!("a=1&{query}"));
-        let position = self.connection.position(None, None, &request)?;
+        let position = self.connection.position(Some(&client("203.0.113.7")), None, &request)?;
         let asked = self.now;
         if let Err(limited) = self.connection.check_repeat(position, asked) {
             assert!(limited.after() <= Duration::from_millis(500));
@@ -344,7 +344,7 @@ fn a_crowd_on_one_connection_is_no_loop() {
     for change in 0..10 {
         let query = format!("offset={change}_0&handle=h&live=true");
         let request = crowd.requests.build(&format!("a=1&{query}"));
-        let position = crowd.connection.position(None, None, &request).unwrap();
+        let position = crowd.connection.position(Some(&client("203.0.113.7")), None, &request).unwrap();
         let next = crowd.limiter.next(position, "h", &format!("{}_0", change + 1));
         let asked = crowd.now;
         for _ in 0..40 {
@@ -364,13 +364,22 @@ fn a_crowd_on_one_connection_is_no_loop() {
 fn who_starts_together_is_no_loop() {
     let client = Loop::new(5);
     let request = client.requests.build("a=1&offset=-1");
-    let position = client.connection.position(None, None, &request).unwrap();
+    let position = client.connection.position(Some(&self::client("203.0.113.7")), None, &request).unwrap();
     let (asked, now) = (client.now, client.now + Duration::from_millis(20));
     for _ in 0..40 {
         assert_eq!(client.connection.check_repeat(position, asked), Ok(()));
         client.connection.answered(position, None, asked, now);
     }
     assert_eq!(client.connection.check_repeat(position, now), Ok(()));
+}
+
+#[test]
+fn whoever_cannot_be_told_apart_is_in_no_loop() {
+    let visitors = Loop::new(5);
+    let request = visitors.requests.build("a=1&offset=-1");
+    // On one connection of a proxy that nobody has named, all visitors without a token look like one.
+    assert_eq!(visitors.connection.position(None, None, &request), None);
+    assert!(visitors.connection.position(Some(&client("203.0.113.7")), None, &request).is_some());
 }
 
 #[test]

@@ -286,10 +286,16 @@ impl Bearer {
         self.principal.as_ref()
     }
 
-    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing.
+    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing. A token that
+    /// was minted for nobody is no subject where there is an address: each would have limits of its own.
     pub(super) fn client(&self) -> Option<Client> {
-        let subject = self.principal.as_ref().map(|principal| Client::Subject(principal.subject_key().clone()));
-        subject.or(self.address.map(Client::Address))
+        let address = self.address.map(Client::Address);
+        match &self.principal {
+            Some(principal) if !(principal.is_for_nobody() && address.is_some()) => {
+                Some(Client::Subject(principal.subject_key().clone()))
+            }
+            _ => address,
+        }
     }
 }
 

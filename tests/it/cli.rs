@@ -246,6 +246,26 @@ async fn a_taken_port_is_an_error_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_files_are_told_at_the_start() {
+    // It ends at once.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let text_of = std::fs::read_to_string(&path).unwrap();
+    let text_of = text_of.replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
+    for (limits, warned) in [("", true), ("[limits]\nconnections = 300\nflights = 300\n", false)] {
+        std::fs::write(&path, format!("{text_of}\n{limits}")).unwrap();
+        let program = shapegate(&["--config", path.to_str().unwrap()]);
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=700").arg(program.as_std().get_program()).args(program.as_std().get_args());
+        command.envs(program.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let log = text(&command.output().await.unwrap().stderr);
+        assert!(log.contains("cannot listen on"), "{log}");
+        assert_eq!(log.contains("fewer files may be open than `limits` lets in"), warned, "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_s_curl_lines_work_as_printed() {
     let mut child =
         shapegate(&["demo", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

@@ -433,6 +433,22 @@ async fn a_public_rule_mints_for_nobody() {
     assert_eq!(gate.get(&format!("{asked}&replica=full"), &token).await.status, 200);
 }
 
+/// Whoever may have tokens without end must not have a budget for each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_minted_for_nobody_counts_by_address() {
+    let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
+    let limits = "[limits]\ntrusted_proxies = ['127.0.0.0/8']\nshapes_per_subject = 1\nshapes_window = '1h'\nrequests_per_subject = 1000\n";
+    let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
+    let ask = async |address: &str, user: &str| {
+        let token = bearer(&post(&gate, &format!("/gatekeeper/items?user={user}"), None).await);
+        let asked = format!("/v1/shape?table=items&where=%22user_id%22+%3D+%241&params[1]={user}&offset=-1");
+        Answer::of(gate.request(&asked, Some(&token)).header("x-forwarded-for", address).send().await.unwrap()).await
+    };
+    assert_eq!(ask("203.0.113.7", "u_1").await.status, 200);
+    assert_refused(&ask("203.0.113.7", "u_2").await, 429, "too_many_requests", "a second shape");
+    assert_eq!(ask("203.0.113.8", "u_2").await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_pair_signs_and_its_public_half_is_served() {
     for (algorithm, name) in [(&rcgen::PKCS_ED25519, "EdDSA"), (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256")] {

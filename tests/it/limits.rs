@@ -147,6 +147,25 @@ async fn a_subject_opens_so_many_shapes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
+    let gate = gate("shapes_per_subject = 1\nshapes_window = '1h'").await;
+    let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
+    let on = |organization: &str, handle: &str, offset: &str| {
+        format!("/v1/shape?table=tasks&organizationId={organization}&handle={handle}&offset={offset}")
+    };
+    // Electric opens the shape, and answers 409 with its handle (PROTOCOL 2).
+    assert_eq!(gate.get(&on("org_1", "1-1", "0_0"), &mine).await.status, 409);
+    let asked = gate.electric.request_count();
+    assert_refused(&gate.get(&on("org_2", "1-1", "0_0"), &mine).await, 429, "too_many_requests");
+    assert_eq!(gate.electric.request_count(), asked);
+    // One that an answer gave, to whomever, leads on in a log that is there.
+    let first = gate.get(&tasks("org_2"), &other).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    assert_eq!(gate.get(&on("org_2", handle, offset), &mine).await.status, 200);
+    assert_refused(&gate.get(&on("org_3", handle, offset), &mine).await, 429, "too_many_requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn first_requests_leave_room_for_those_that_go_on() {
     let gate = gate("initial_flights = 1").await;
     let mine = token(&gate, "user-1");

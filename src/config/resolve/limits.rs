@@ -24,7 +24,7 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
     let rate_per_address = per_address("rate_per_address", 1_000);
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
     let connections_per_address = per_address("connections_per_address", 2_000);
-    Limits {
+    let limits = Limits {
         header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
         headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
         uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
@@ -48,6 +48,24 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
         memory: section.size("memory", 0, Bounds::new(0, 1024 * 1024 * MIB)),
         write_timeout: section.duration("write_timeout", secs(20), Bounds::new(secs(1), secs(300))),
         trusted_proxies: trusted_proxies.flatten(),
+    };
+    check_together(&section, &limits);
+    limits
+}
+
+/// Warns of figures that hold nobody, because of another.
+fn check_together(section: &Section<'_>, limits: &Limits) {
+    for (key, all, one) in [
+        ("requests", limits.requests, limits.requests_per_subject),
+        ("flights", limits.flights, limits.flights_per_subject),
+        ("initial_flights", limits.initial_flights, limits.initial_flights_per_subject),
+    ] {
+        if one >= all {
+            section.warning(key, format!("one subject may take them all: lower `{key}_per_subject`, which is {one}"));
+        }
+    }
+    if limits.flights < limits.initial_flights {
+        section.warning("flights", "is less than `initial_flights`, of which none is then left for polls: lower that");
     }
 }
 
@@ -63,11 +81,19 @@ fn networks(value: &Value<'_>) -> Option<Vec<IpNet>> {
 fn network(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    if network.is_err() {
-        value.error(r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#);
-    }
-    network.ok()
+    let fault = match network {
+        Err(_) => r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
+        Ok(network) if network.prefix_len() == 0 => ALL_TRUSTED,
+        Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
+            r#"is IPv4 in the form of IPv6, and would match nobody: write it as IPv4, as in "10.0.0.0/8""#
+        }
+        Ok(network) => return Some(network),
+    };
+    value.error(fault);
+    None
 }
+
+const ALL_TRUSTED: &str = "trusts everybody: each client could name another's address; name the proxies alone";
 
 const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not named there, all clients have its \
                              address and share this limit; write `trusted_proxies = []` where clients connect directly";

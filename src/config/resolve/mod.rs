@@ -43,6 +43,9 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
     }
+    if shapes.any_public && limits.trusted_proxies.is_none() {
+        root.warning("shape", UNBOUNDED);
+    }
     if issuers.as_ref().is_some_and(Vec::is_empty) && !shapes.all_public {
         root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
@@ -68,6 +71,9 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         file: None,
     })
 }
+
+const UNBOUNDED: &str = "one is public, and without `limits.trusted_proxies` nothing bounds what a single client \
+                         without a token asks for: name the proxies in front, or write [] where there is none";
 
 fn cache(mut section: Section<'_>) -> Cache {
     const PIECES: &str = " (an answer travels in pieces of 64KiB)";

@@ -15,6 +15,8 @@ pub(super) struct Shapes {
     pub(super) count: usize,
     /// Whether each of them says `public = true`.
     pub(super) all_public: bool,
+    /// Whether one of them does.
+    pub(super) any_public: bool,
     /// The rules; `None` where one has an error.
     pub(super) policy: Option<PolicySet>,
 }
@@ -25,15 +27,16 @@ type Upstreams = BTreeMap<String, Upstream>;
 /// `upstreams` is `None` where they have errors of their own; names are then not looked up.
 pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> Shapes {
     let count = sections.len();
-    let mut all_public = true;
+    let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
     for mut section in sections {
         let public = section.boolean("public", false);
         all_public &= public;
+        any_public |= public;
         rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    Shapes { count, all_public, policy: rules.map(PolicySet::new) }
+    Shapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
 }
 
 /// An optional key with an error reads as absent here: nothing comes of a file with an error.

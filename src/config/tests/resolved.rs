@@ -64,6 +64,23 @@ fn an_upstream_that_no_rule_reads_from_is_a_warning() {
 }
 
 #[test]
+fn limits_that_hold_nobody_are_warnings() {
+    let warnings = |text: &str| -> Vec<String> { accepted(text).warnings.iter().map(ToString::to_string).collect() };
+    let shown = warnings("[limits]\nflights = 200\nrequests = 100\nrequests_per_subject = 99\n");
+    let [flights, initial] = shown.as_slice() else { panic!("{shown:?}") };
+    assert!(flights.starts_with("x.toml:2: limits.flights: one subject may take them all"), "{flights}");
+    assert!(initial.starts_with("x.toml:2: limits.flights: is less than `initial_flights`"), "{initial}");
+    assert_eq!(warnings("[limits]\nflights = 300\n"), Vec::<String>::new());
+    let public = "[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
+    let shown = warnings(public);
+    assert!(
+        shown.len() == 1 && shown[0].contains("shape: one is public, and without `limits.trusted_proxies`"),
+        "{shown:?}"
+    );
+    assert_eq!(warnings(&format!("{public}[limits]\ntrusted_proxies = []\n")), Vec::<String>::new());
+}
+
+#[test]
 fn superset_is_the_policy_of_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
     assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
@@ -102,6 +119,12 @@ fn trusted_proxies() {
     assert_eq!((direct.trusted_proxies, direct.rate_per_address), (Some(Vec::new()), 0));
     let found = errors("[limits]\ntrusted_proxies = ['10.0.0.0/33']\n");
     assert!(found.starts_with("x.toml:2: limits.trusted_proxies[0]: no network: write an address"), "{found}");
+    // Whom nobody could be told from, and what no address is in.
+    for (network, words) in [("0.0.0.0/0", "trusts everybody"), ("::/0", "trusts"), ("::ffff:10.0.0.0/104", "is IPv4")]
+    {
+        let found = errors(&format!("[limits]\ntrusted_proxies = ['10.0.0.0/8', '{network}']\n"));
+        assert!(found.starts_with(&format!("x.toml:2: limits.trusted_proxies[1]: {words}")), "{found}");
+    }
     // A limit that would hold for all clients of an unknown balancer together.
     let found = errors("[limits]\nrate_per_address = 10\n");
     assert!(found.starts_with("x.toml:2: limits.rate_per_address: needs `trusted_proxies`"), "{found}");
