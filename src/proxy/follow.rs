@@ -43,7 +43,7 @@ type Judgement = Result<UpstreamRequest, Rejection>;
 /// A slow client shows itself with each of these that it does not take, whatever the size of the answer.
 const SLICE: usize = 64 * 1024;
 
-/// How long the rest of an event may take after the token's end.
+/// How long the rest of an event may take after the end of its token, its rule or its process.
 const REST_OF_EVENT: Duration = Duration::from_secs(1);
 
 impl Front {
@@ -362,7 +362,7 @@ impl Following<'_> {
             }
             Ok::<_, Fault>(())
         };
-        timeout(REST_OF_EVENT, rest).await.unwrap_or(Err(Fault::TokenExpired))?;
+        timeout(REST_OF_EVENT, rest).await.unwrap_or_else(|_| Err(why.clone()))?;
         self.end_stream(why).await
     }
 
@@ -400,6 +400,10 @@ impl Following<'_> {
 
     /// As [`Self::wait`] for the next piece, until it is this stream's turn to end.
     async fn wait_for_turn(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
+        // Whoever reads slowly may have progress without end, and that comes before a timer.
+        if Instant::now() >= turn {
+            return Err(Interrupt::Leave);
+        }
         timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
     }
 
