@@ -278,8 +278,9 @@ impl Server {
         self.front.gate().upstreams.watch();
         let (until, watch) = watch::channel(false);
         tokio::spawn(renew_keys(Arc::clone(&self.front), watch));
-        let mut last = String::new();
+        let mut last = "Electric: not every server has answered or failed to".to_owned();
         let ready = async {
+            self.front.gate().upstreams.settled().await;
             while let Err(missing) = probe.readiness().await {
                 if missing != last {
                     tracing::warn!("not ready: {missing}");

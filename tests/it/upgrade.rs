@@ -411,3 +411,28 @@ async fn an_idle_connection_is_served_once_more_and_then_closed() {
     tokio::join!(gate.stop(), asking);
     assert_eq!(idle.rest().await, "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("upgrade_timeout = \"2s\"");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let mut service = Service::start(&config).await;
+    let url = format!("url = \"{}\"", around.electric.url());
+    let dead = good.replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
+    std::fs::write(&config, dead).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("exit status"), "{failed}");
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    let one = good.replace(&url, &format!("urls = [\"{}\", \"http://127.0.0.1:2\"]", around.electric.url()));
+    std::fs::write(&config, one).unwrap();
+    service.upgrade().await;
+    // Whatever server the shape would be with: the one that is not there has none from the start.
+    for org in 0..8 {
+        let token = around.issuer.token(&json!({ "sub": "user-1", "organizationIds": [format!("org_{org}")] }));
+        let mut wire = Wire::open(&service.url).await;
+        wire.send(&request(&TASKS.replace("org_1", &format!("org_{org}")), &token)).await;
+        assert_eq!(wire.answer(false).await.unwrap().status, 200, "org_{org}");
+    }
+}
