@@ -82,10 +82,15 @@ impl Server {
     pub async fn take_over(config: Config) -> anyhow::Result<Self> {
         let path = config.server.upgrade_socket.as_deref();
         let path = path.context("--upgrade: set server.upgrade_socket, the same as in the process that runs")?;
-        let (takeover, inherited) = Takeover::request(path).await?;
+        let (mut takeover, inherited) = Takeover::request(path).await?;
         let server = Self::with_sockets(config, Arc::new(SystemClock), inherited)?;
-        server.until_ready().await?;
+        tokio::select! {
+            ready = server.until_ready() => ready?,
+            reason = takeover.withdrawn() => bail!("the running shapegate keeps its sockets: {reason}"),
+        }
         takeover.finish().await?;
+        // The process before was told of a change perhaps while this one waited, and this one was not.
+        server.reloader.reload().await;
         server.reloader.running().metrics.upgraded(Upgrade::Ok);
         Ok(server)
     }

@@ -412,6 +412,49 @@ async fn an_idle_connection_is_served_once_more_and_then_closed() {
     assert_eq!(idle.rest().await, "");
 }
 
+/// A service whose next process has been started and waits: its issuer gives it no keys.
+async fn one_that_waits(around: &Around) -> Service {
+    let mut service = Service::start(&around.config("")).await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    around.issuer.set_up(false);
+    service.signal(Signal::USR2);
+    service.line("not ready").await;
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
+    let around = Around::start(Options::default()).await;
+    let mut service = one_that_waits(&around).await;
+    let config = around.folder.path().join("shapegate.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("table = \"tasks\"", "table = \"other\"")).unwrap();
+    service.signal(Signal::HUP);
+    service.line("configuration reloaded").await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 404);
+    around.issuer.set_up(true);
+    service.taken_over().await;
+    // What the old process has not accepted is the new one's.
+    assert_eq!(service.first_ended().await.code(), Some(0));
+    assert_eq!(status(&service.url, &around.token(1)).await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stops_is_followed_by_nobody() {
+    let around = Around::start(Options::default()).await;
+    let mut service = one_that_waits(&around).await;
+    service.signal(Signal::TERM);
+    service.line("stopping").await;
+    assert_eq!(service.first_ended().await.code(), Some(0));
+    around.issuer.set_up(true);
+    // The sockets close with the process that waited.
+    let address = service.url.strip_prefix("http://").unwrap();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        assert!(!service.said("the old process ended"), "it serves after all");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken() {
     let around = Around::start(Options::default()).await;
