@@ -479,3 +479,18 @@ async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken(
         assert_eq!(wire.answer(false).await.unwrap().status, 200, "org_{org}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nothing_was_ever_said_holds_up_no_end() {
+    let around = Around::start(Options::default()).await;
+    for h2c in [false, true] {
+        let mut service = Service::start(&around.config(&format!("drain = \"55s\"\nh2c = {h2c}"))).await;
+        let silent = Wire::open(&service.url).await;
+        // It has been accepted by the time another one is answered.
+        assert_eq!(status(&service.url, &around.token(1)).await, 200);
+        service.signal(Signal::TERM);
+        let ended = tokio::time::timeout(Duration::from_secs(20), service.first_ended()).await;
+        assert_eq!(ended.expect("it waits for the end of the drain").code(), Some(0), "h2c = {h2c}");
+        assert_eq!(silent.rest().await, "");
+    }
+}
