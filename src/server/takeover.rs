@@ -113,7 +113,7 @@ impl Offer {
         };
         ensure!(line == "ready", "process {pid} says {line:?} instead of `ready`: is it a shapegate?");
         stream.write_all(b"yours\n").await?;
-        farewell.is_not_said();
+        farewell.omit();
         self.upgrades.taken();
         notify::handed_over(pid);
         Ok(pid)
@@ -154,7 +154,7 @@ impl Farewell {
         Ok(Self(Some(stream.as_fd().try_clone_to_owned()?)))
     }
 
-    fn is_not_said(mut self) {
+    fn omit(mut self) {
         self.0 = None;
     }
 }
