@@ -204,12 +204,15 @@ impl Following<'_> {
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
         let shown = self.shown(follower, Some(body.len()), None, false);
         let header = self.ctx.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
-        self.ctx.sent = Some((head.status, body.len()));
         let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
-        let rest = (sent < header.len() + body.len()).then(|| [&header, &body[..]].concat().split_off(sent));
+        let (status, length) = (head.status, body.len());
+        // Who is cut before the end has not got the rest.
+        self.ctx.sent = sent.checked_sub(header.len()).map(|bytes| (status, bytes));
+        let rest = (sent < header.len() + length).then(|| [&header, &body[..]].concat().split_off(sent));
         follower.served();
         if let Some(rest) = rest {
             in_time(self.gate.limits.write_timeout, socket.send(&rest)).await?;
+            self.ctx.sent = Some((status, length));
         }
         Ok(true)
     }
