@@ -43,7 +43,7 @@ type Judgement = Result<UpstreamRequest, Rejection>;
 /// A slow client shows itself with each of these that it does not take, whatever the size of the answer.
 const SLICE: usize = 64 * 1024;
 
-/// How long the rest of an event may take after the token's end.
+/// How long the rest of an event may take after the end of its token, its rule or its process.
 const REST_OF_EVENT: Duration = Duration::from_secs(1);
 
 impl Front {
@@ -204,12 +204,15 @@ impl Following<'_> {
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
         let shown = self.shown(follower, Some(body.len()), None, false);
         let header = self.ctx.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
-        self.ctx.sent = Some((head.status, body.len()));
         let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
-        let rest = (sent < header.len() + body.len()).then(|| [&header, &body[..]].concat().split_off(sent));
+        let (status, length) = (head.status, body.len());
+        // Who is cut before the end has not got the rest.
+        self.ctx.sent = sent.checked_sub(header.len()).map(|bytes| (status, bytes));
+        let rest = (sent < header.len() + length).then(|| [&header, &body[..]].concat().split_off(sent));
         follower.served();
         if let Some(rest) = rest {
             in_time(self.gate.limits.write_timeout, socket.send(&rest)).await?;
+            self.ctx.sent = Some((status, length));
         }
         Ok(true)
     }
@@ -362,7 +365,7 @@ impl Following<'_> {
             }
             Ok::<_, Fault>(())
         };
-        timeout(REST_OF_EVENT, rest).await.unwrap_or(Err(Fault::TokenExpired))?;
+        timeout(REST_OF_EVENT, rest).await.unwrap_or_else(|_| Err(why.clone()))?;
         self.end_stream(why).await
     }
 
@@ -400,6 +403,10 @@ impl Following<'_> {
 
     /// As [`Self::wait`] for the next piece, until it is this stream's turn to end.
     async fn wait_for_turn(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
+        // Whoever reads slowly may have progress without end, and that comes before a timer.
+        if Instant::now() >= turn {
+            return Err(Interrupt::Leave);
+        }
         timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
     }
 

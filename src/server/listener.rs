@@ -68,7 +68,9 @@ pub(super) async fn accept(
 
 async fn plain(tcp: TcpStream, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
-    app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
+    if app.has_spoken(&tcp, shutdown).await {
+        app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
+    }
 }
 
 async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
@@ -80,7 +82,7 @@ async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, app: &Arc<Connected>, sh
             Box::pin(async {
                 tokio::select! {
                     _ = app.process_new(Box::new(stream), shutdown) => {}
-                    () = app.never_begins() => tracing::debug!("no HTTP/2 behind a TLS handshake"),
+                    () = app.never_begins(shutdown) => tracing::debug!("no HTTP/2 behind a TLS handshake"),
                 }
             })
             .await;

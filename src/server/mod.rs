@@ -82,10 +82,15 @@ impl Server {
     pub async fn take_over(config: Config) -> anyhow::Result<Self> {
         let path = config.server.upgrade_socket.as_deref();
         let path = path.context("--upgrade: set server.upgrade_socket, the same as in the process that runs")?;
-        let (takeover, inherited) = Takeover::request(path).await?;
+        let (mut takeover, inherited) = Takeover::request(path).await?;
         let server = Self::with_sockets(config, Arc::new(SystemClock), inherited)?;
-        server.until_ready().await?;
+        tokio::select! {
+            ready = server.until_ready() => ready?,
+            reason = takeover.withdrawn() => bail!("the running shapegate keeps its sockets: {reason}"),
+        }
         takeover.finish().await?;
+        // The process before was told of a change perhaps while this one waited, and this one was not.
+        server.reloader.reload().await;
         server.reloader.running().metrics.upgraded(Upgrade::Ok);
         Ok(server)
     }
@@ -278,8 +283,9 @@ impl Server {
         self.front.gate().upstreams.watch();
         let (until, watch) = watch::channel(false);
         tokio::spawn(renew_keys(Arc::clone(&self.front), watch));
-        let mut last = String::new();
+        let mut last = "Electric: not every server has answered or failed to".to_owned();
         let ready = async {
+            self.front.gate().upstreams.settled().await;
             while let Err(missing) = probe.readiness().await {
                 if missing != last {
                     tracing::warn!("not ready: {missing}");

@@ -7,7 +7,7 @@
 //! | old | `{"version":1,"sockets":[…]}`, with the sockets themselves (`SCM_RIGHTS`) | the new one prepares |
 //! | new | `ready` | it waits for nothing but the word |
 //! | old | `yours`, and the end of the connection once systemd knows | the old one stops accepting and drains |
-//! | old | `no: …` | the new one ends with that reason |
+//! | old | `no: …`, at any time before `yours` | the new one ends with that reason |
 //!
 //! Up to `ready` the old one has changed nothing, and whatever fails in the new one ends the new one alone. From `yours`
 //! on both hold the sockets, so that no connection in their queues is lost. Where the old one dies the sockets are the
@@ -102,6 +102,7 @@ impl Offer {
             let _ = stream.write_all(format!("no: {reason}\n").as_bytes()).await;
             bail!("process {pid} is refused: {reason}");
         }
+        let farewell = Farewell::of(&stream)?;
         let limit = self.upgrades.limit() + PROMPT;
         let line = match timeout(limit, self.offer(&mut stream)).await {
             Ok(line) => line.with_context(|| format!("process {pid} went away before it was ready"))?,
@@ -112,6 +113,7 @@ impl Offer {
         };
         ensure!(line == "ready", "process {pid} says {line:?} instead of `ready`: is it a shapegate?");
         stream.write_all(b"yours\n").await?;
+        farewell.omit();
         self.upgrades.taken();
         notify::handed_over(pid);
         Ok(pid)
@@ -140,6 +142,29 @@ impl Offer {
         let sent = stream.async_io(Interest::WRITABLE, || send(stream, &line, &self.sockets)).await?;
         stream.write_all(&line[sent..]).await?;
         read_line(stream).await?.context("it closed the connection")
+    }
+}
+
+/// What a new process is told where it gets no sockets, be it that this one stops before it is ready: one that hears
+/// nothing takes this one for dead, and serves.
+struct Farewell(Option<OwnedFd>);
+
+impl Farewell {
+    fn of(stream: &UnixStream) -> io::Result<Self> {
+        Ok(Self(Some(stream.as_fd().try_clone_to_owned()?)))
+    }
+
+    fn omit(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            // The peer may be gone already, or have been told more.
+            let _ = rustix::net::send(stream, b"no: it goes on, or ends, without a successor\n", SendFlags::NOSIGNAL);
+        }
     }
 }
 
@@ -183,6 +208,14 @@ impl Takeover {
         };
         let asked = timeout(PROMPT, asked).await.unwrap_or_else(|_| bail!("the running shapegate does not answer"));
         asked.with_context(|| format!("server.upgrade_socket: {}", path.display()))
+    }
+
+    /// Ends, with the reason, where the old process refuses before this one is ready. One that dies does not refuse.
+    pub(super) async fn withdrawn(&mut self) -> String {
+        match read_line(&mut self.stream).await {
+            Ok(Some(line)) => line,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Says that this process is ready, and waits until the sockets are its own.

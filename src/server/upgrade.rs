@@ -79,6 +79,9 @@ impl Upgrades {
             }
             return;
         }
+        if self.0.readiness.is_stopping() {
+            return tracing::info!("the new process has ended too: this one was told to stop");
+        }
         match ended {
             Ok(Ok(status)) => self.failed(&format!("the new process ended ({status}); its own lines say why")),
             Ok(Err(error)) => self.failed(&format!("the new process is lost: {error}")),

@@ -119,6 +119,16 @@ impl Upstreams {
         self.pools().for_each(|pool| pool.watch());
     }
 
+    /// Waits until the servers of each pool that is [watched](Self::watch) were asked: before that, several count as
+    /// ready.
+    pub async fn settled(&self) {
+        for pool in self.pools() {
+            if let Some(ring) = &pool.ring {
+                ring.settled().await;
+            }
+        }
+    }
+
     /// Whether each name of `before` still means the same Electric, so that an answer of then is one of now. One that is
     /// gone does not: it may come back and mean another.
     pub fn answer_as(&self, before: &Self) -> bool {

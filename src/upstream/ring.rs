@@ -13,7 +13,7 @@ use pingora::{Error, ErrorType};
 use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::selection::Consistent;
 use pingora_load_balancing::{Backend, LoadBalancer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::health::{self, Health};
@@ -26,6 +26,8 @@ use crate::policy::UpstreamName;
 pub(super) struct Ring {
     balancer: LoadBalancer<Consistent>,
     members: Arc<[Member]>,
+    /// Whether every server was asked often enough to say which of them shapes go to.
+    settled: watch::Sender<bool>,
     /// A request has failed: it is time to look.
     suspected: Notify,
     interval: Duration,
@@ -50,7 +52,8 @@ impl Ring {
         let mut balancer = LoadBalancer::try_from_iter(servers.iter().map(|server| address(server.url())))?;
         balancer.set_health_check(Box::new(Check(Arc::clone(&members))));
         let (interval, failover) = (config.health_interval, config.failover);
-        Ok(Self { balancer, members, suspected: Notify::new(), interval, failover })
+        let (settled, suspected) = (watch::Sender::new(false), Notify::new());
+        Ok(Self { balancer, members, settled, suspected, interval, failover })
     }
 
     /// The server of a shape; `None` where it is not ready, and its clients are to wait for it.
@@ -93,6 +96,7 @@ impl Ring {
         }
         let mut rotation = Rotation::new(&self.look().await, self.failover, Instant::now());
         rotation.outside().for_each(|place| self.move_member(Moved { place, inside: false }, name));
+        self.settled.send_replace(true);
         loop {
             self.pause().await;
             let ready = self.look().await;
@@ -102,6 +106,12 @@ impl Ring {
             }
             rotation.advance(now).into_iter().for_each(|moved| self.move_member(moved, name));
         }
+    }
+
+    /// Waits until it is known which servers shapes go to; until then all of them count as ready.
+    pub(super) async fn settled(&self) {
+        // The sender is ours.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
     /// Asks each once; which are ready by now.

@@ -411,3 +411,86 @@ async fn an_idle_connection_is_served_once_more_and_then_closed() {
     tokio::join!(gate.stop(), asking);
     assert_eq!(idle.rest().await, "");
 }
+
+/// A service whose next process has been started and waits: its issuer gives it no keys.
+async fn one_that_waits(around: &Around) -> Service {
+    let mut service = Service::start(&around.config("")).await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    around.issuer.set_up(false);
+    service.signal(Signal::USR2);
+    service.line("not ready").await;
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
+    let around = Around::start(Options::default()).await;
+    let mut service = one_that_waits(&around).await;
+    let config = around.folder.path().join("shapegate.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("table = \"tasks\"", "table = \"other\"")).unwrap();
+    service.signal(Signal::HUP);
+    service.line("configuration reloaded").await;
+    assert_eq!(status(&service.url, &around.token(1)).await, 404);
+    around.issuer.set_up(true);
+    service.taken_over().await;
+    // What the old process has not accepted is the new one's.
+    assert_eq!(service.first_ended().await.code(), Some(0));
+    assert_eq!(status(&service.url, &around.token(1)).await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stops_is_followed_by_nobody() {
+    let around = Around::start(Options::default()).await;
+    let mut service = one_that_waits(&around).await;
+    service.signal(Signal::TERM);
+    service.line("stopping").await;
+    assert_eq!(service.first_ended().await.code(), Some(0));
+    around.issuer.set_up(true);
+    // The sockets close with the process that waited.
+    let address = service.url.strip_prefix("http://").unwrap();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        assert!(!service.said("the old process ended"), "it serves after all");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken() {
+    let around = Around::start(Options::default()).await;
+    let config = around.config("upgrade_timeout = \"2s\"");
+    let good = std::fs::read_to_string(&config).unwrap();
+    let mut service = Service::start(&config).await;
+    let url = format!("url = \"{}\"", around.electric.url());
+    let dead = good.replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
+    std::fs::write(&config, dead).unwrap();
+    service.signal(Signal::USR2);
+    let failed = service.line("upgrade failed").await;
+    assert!(failed["message"].as_str().unwrap().contains("exit status"), "{failed}");
+    assert_eq!(status(&service.url, &around.token(1)).await, 200);
+    let one = good.replace(&url, &format!("urls = [\"{}\", \"http://127.0.0.1:2\"]", around.electric.url()));
+    std::fs::write(&config, one).unwrap();
+    service.upgrade().await;
+    // Whatever server the shape would be with: the one that is not there has none from the start.
+    for org in 0..8 {
+        let token = around.issuer.token(&json!({ "sub": "user-1", "organizationIds": [format!("org_{org}")] }));
+        let mut wire = Wire::open(&service.url).await;
+        wire.send(&request(&TASKS.replace("org_1", &format!("org_{org}")), &token)).await;
+        assert_eq!(wire.answer(false).await.unwrap().status, 200, "org_{org}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nothing_was_ever_said_holds_up_no_end() {
+    let around = Around::start(Options::default()).await;
+    for h2c in [false, true] {
+        let mut service = Service::start(&around.config(&format!("drain = \"55s\"\nh2c = {h2c}"))).await;
+        let silent = Wire::open(&service.url).await;
+        // It has been accepted by the time another one is answered.
+        assert_eq!(status(&service.url, &around.token(1)).await, 200);
+        service.signal(Signal::TERM);
+        let ended = tokio::time::timeout(Duration::from_secs(20), service.first_ended()).await;
+        assert_eq!(ended.expect("it waits for the end of the drain").code(), Some(0), "h2c = {h2c}");
+        assert_eq!(silent.rest().await, "");
+    }
+}

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shapegate::config::Config;
+use shapegate::demo::http::Reply;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::tasks;
 use crate::flights::gated;
-use crate::harness::{Certificate, Gate, Setup};
+use crate::harness::{Certificate, Gate, Setup, Wire};
 use crate::http2::connect;
 
 /// Connections that never come to the point.
@@ -115,4 +116,33 @@ async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
     };
     assert!(timeout(Duration::from_secs(20), rest).await.unwrap().is_some_and(|end| end.is_err()));
     assert_eq!(gate.electric.request_count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_answer_that_is_not_read_only_what_was_sent_is_counted() {
+    const LONG: usize = 60_000;
+    let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
+    let gate = Gate::with(Setup { tune, ..Setup::default() }).await;
+    let reply = Reply::json(200, format!("[{}]", " ".repeat(LONG - 2)));
+    gate.electric.script(reply.with_header("cache-control", "max-age=60"));
+    let target = format!("{}&offset=-1", tasks("org_1"));
+    let token = gate.token(&["org_1"]);
+    let request = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = gate.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut deaf = Wire::of(socket.connect(address).await.unwrap());
+    let (bytes, cut) = ("shapegate_body_bytes_total{rule=\"tasks\"}", "outcome=\"slow_reader\"");
+    let (mut asked, mut metrics) = (0, String::new());
+    // What the kernel holds for it takes some of them.
+    while !metrics.contains(cut) {
+        deaf.send(request.as_bytes()).await;
+        asked += 1;
+        while !metrics.contains(cut) && !metrics.contains(&format!("{bytes} {}\n", asked * LONG)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            metrics = gate.admin("/metrics").await.text();
+        }
+    }
+    let sent = gate.metric(bytes).await as usize;
+    assert!(((asked - 1) * LONG..asked * LONG).contains(&sent), "{sent} bytes of {asked} answers");
 }

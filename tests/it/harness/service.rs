@@ -81,6 +81,11 @@ impl Service {
     /// Sends the signal for an upgrade, and waits for the process that serves from then on.
     pub(crate) async fn upgrade(&mut self) {
         self.signal(Signal::USR2);
+        self.taken_over().await;
+    }
+
+    /// Waits for the process that serves from then on.
+    pub(crate) async fn taken_over(&mut self) {
         let entry = self.line("a new process serves").await;
         self.pid = u32::try_from(entry["pid"].as_u64().unwrap()).unwrap();
     }

@@ -198,3 +198,43 @@ async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
     assert!(read[2] > LONG, "{read:?}");
     gate.until_metric("shapegate_followers_cut_total{cause=\"reloaded\"}", 2.0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_does_not_end_is_broken_off_for_the_reason_it_has() {
+    let gate = Gate::start().await;
+    let (sender, body) = mpsc::channel(1);
+    let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
+    gate.electric.script(reply.with_header("content-type", "text/event-stream"));
+    let mut events = Stream::open(gate.request(EVENTS, Some(&gate.token(&["org_1"])))).await;
+    sender.send(Bytes::from("data: 1\n\ndata: ")).await.unwrap();
+    events.until("data: 1\n\ndata: ").await;
+    gate.policy.reload(|setup| setup.rules = setup.rules.replace("tasks", "others"), |_| {}).unwrap();
+    assert!(timeout(AT_ONCE, events.rest()).await.unwrap().is_err(), "no clean end");
+    gate.until_metric("shapegate_followers_cut_total{cause=\"reloaded\"}", 1.0).await;
+    assert_eq!(gate.metric("shapegate_followers_cut_total{cause=\"token_expired\"}").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_never_pause_are_ended_between_two_of_them_too() {
+    let mut gate = Gate::start().await;
+    let (sender, body) = mpsc::channel(1);
+    let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
+    gate.electric.script(reply.with_header("content-type", "text/event-stream"));
+    let mut events = gate.request(EVENTS, Some(&gate.token(&["org_1"]))).send().await.unwrap();
+    let many = Bytes::from("data: 1\n\n".repeat(5_000));
+    let endless = tokio::spawn(async move { while sender.send(many.clone()).await.is_ok() {} });
+    // More has always come when a piece of it is written.
+    let slow = tokio::spawn(async move {
+        let mut last = Bytes::new();
+        while let Some(chunk) = events.chunk().await.unwrap() {
+            last = chunk;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        last
+    });
+    gate.until_metric("shapegate_followers", 1.0).await;
+    gate.stop().await;
+    let last = timeout(2 * AT_ONCE, slow).await.expect("they go on").unwrap();
+    assert!(last.ends_with(b"\n\n"));
+    endless.abort();
+}
