@@ -21,7 +21,7 @@ const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
 
 /// A poll of `organization` that waits, since nothing more has happened to its shape.
-async fn poll(gate: &Gate, organization: &str) -> String {
+pub(crate) async fn poll(gate: &Gate, organization: &str) -> String {
     let shape = format!("/v1/shape?table=tasks&organizationId={organization}");
     let token = gate.token(&[organization]);
     let first = gate.get(&format!("{shape}&offset=-1"), &token).await;

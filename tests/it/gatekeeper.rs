@@ -1,5 +1,7 @@
 //! The gatekeeper over HTTP: what it mints, and every way a shape token is not to be used (PEERS 1.4; SECURITY 2.2, 2.4).
 
+mod budgets;
+
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -433,22 +435,6 @@ async fn a_public_rule_mints_for_nobody() {
     assert_eq!(gate.get(&format!("{asked}&replica=full"), &token).await.status, 200);
 }
 
-/// Whoever may have tokens without end must not have a budget for each of them.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_minted_for_nobody_counts_by_address() {
-    let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
-    let limits = "[limits]\ntrusted_proxies = ['127.0.0.0/8']\nshapes_per_subject = 1\nshapes_window = '1h'\nrequests_per_subject = 1000\n";
-    let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
-    let ask = async |address: &str, user: &str| {
-        let token = bearer(&post(&gate, &format!("/gatekeeper/items?user={user}"), None).await);
-        let asked = format!("/v1/shape?table=items&where=%22user_id%22+%3D+%241&params[1]={user}&offset=-1");
-        Answer::of(gate.request(&asked, Some(&token)).header("x-forwarded-for", address).send().await.unwrap()).await
-    };
-    assert_eq!(ask("203.0.113.7", "u_1").await.status, 200);
-    assert_refused(&ask("203.0.113.7", "u_2").await, 429, "too_many_requests", "a second shape");
-    assert_eq!(ask("203.0.113.8", "u_2").await.status, 200);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_pair_signs_and_its_public_half_is_served() {
     for (algorithm, name) in [(&rcgen::PKCS_ED25519, "EdDSA"), (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256")] {
@@ -488,50 +474,4 @@ fn nothing_of_the_configuration_shows_the_secret() {
     assert!(!format!("{config:?}").contains(GATEKEEPER_SECRET));
     let same = Config::parse(&text, "x.toml".as_ref(), &environment(GATEKEEPER_SECRET)).unwrap_err().to_string();
     assert!(same.contains("gatekeeper.hs256: is the secret of an [[issuer]] too"), "{same}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_minted_token_counts_for_its_user() {
-    let limits = "[limits]\nrequests_per_subject = 1\n";
-    let rules = RULES.replacen("[[shape]]", "[[shape]]\nsubset = true", 1);
-    let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
-    for claims in [json!({ "sub": "ann" }), json!({ "sub": null })] {
-        let mut claims = claims;
-        claims["organizationIds"] = json!(["org_1"]);
-        if claims["sub"].is_null() {
-            claims.as_object_mut().unwrap().remove("sub");
-        }
-        let user = gate.issuer.token(&claims);
-        let minted = bearer(&post(&gate, "/gatekeeper/tasks?organizationId=org_1", Some(&user)).await);
-        let target = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
-        let first = gate.get(target, &user).await;
-        let handle = first.header("electric-handle").to_owned();
-        let offset = first.header("electric-offset").to_owned();
-        let waiting = tokio::spawn({
-            let (client, user) = (gate.client().clone(), user.clone());
-            let url = format!(
-                "{}/v1/shape?table=tasks&organizationId=org_1&offset={offset}&handle={handle}&live=true",
-                gate.url
-            );
-            async move { client.get(url).bearer_auth(user).send().await }
-        });
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let repeated = format!("/v1/shape?{}&offset=-1", definition(&minted));
-        assert_refused(&gate.get(&repeated, &minted).await, 429, "too_many_requests", "a second budget");
-        waiting.abort();
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        assert_eq!(gate.get(&repeated, &minted).await.status, 200);
-    }
-}
-
-/// The query that repeats what a token is for.
-fn definition(token: &str) -> String {
-    let shape = &claims(token)["shape"];
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("table", shape["table"].as_str().unwrap());
-    query.append_pair("where", shape["where"].as_str().unwrap());
-    for (number, value) in shape["params"].as_object().unwrap() {
-        query.append_pair(&format!("params[{number}]"), value.as_str().unwrap());
-    }
-    query.finish()
 }

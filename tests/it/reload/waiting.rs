@@ -9,22 +9,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{table_of, token_of};
+use crate::flights::poll;
 use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream, Wire};
 
 /// Far less than a poll is held.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
-
-/// A poll that waits.
-async fn poll(gate: &Gate, organization: &str) -> String {
-    let shape = format!("/v1/shape?table=tasks&organizationId={organization}");
-    let token = gate.token(&[organization]);
-    let first = gate.get(&format!("{shape}&offset=-1"), &token).await;
-    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
-    let next = gate.get(&format!("{shape}&handle={handle}&offset={offset}"), &token).await;
-    format!("{shape}&handle={handle}&offset={}&live=true", next.header("electric-offset"))
-}
 
 fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
     let request = gate.request(target, Some(token)).send();
