@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::policy::ColumnName;
+use crate::policy::{ColumnName, identifier};
 
 /// Columns, each once and at least one; equal in any order, as Electric has it (PROTOCOL 1, `columns`).
 #[derive(Clone, Debug)]
@@ -22,10 +22,7 @@ impl Columns {
         let mut names = Vec::new();
         let mut rest = text;
         loop {
-            let (name, after) = match rest.strip_prefix('"') {
-                Some(quoted) => quoted_name(quoted)?,
-                None => plain_name(rest)?,
-            };
+            let (name, after) = identifier::first(rest, ',')?;
             names.push(name);
             match after.strip_prefix(',') {
                 Some(next) => rest = next,
@@ -63,29 +60,5 @@ impl fmt::Display for Columns {
             ColumnName(name).fmt(f)?;
         }
         Ok(())
-    }
-}
-
-fn plain_name(text: &str) -> Option<(String, &str)> {
-    let (name, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$');
-    plain.then(|| (name.to_ascii_lowercase(), rest))
-}
-
-/// The name up to its closing quote; a doubled quote is one of the name's.
-fn quoted_name(text: &str) -> Option<(String, &str)> {
-    let mut name = String::new();
-    let mut rest = text;
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        name.push_str(part);
-        match after.strip_prefix('"') {
-            Some(next) => {
-                name.push('"');
-                rest = next;
-            }
-            None => return Some((name, after)),
-        }
     }
 }

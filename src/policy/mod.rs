@@ -6,6 +6,7 @@
 mod decision;
 mod destination;
 mod expression;
+pub(crate) mod identifier;
 mod rule;
 mod source;
 mod table;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::identifier;
+
 /// A table's schema and name with quotes and letter case resolved.
 ///
 /// `items`, `ITEMS`, `"items"` and `public.items` are one table (PROTOCOL 1, `table`); `"Items"` is another.
@@ -52,19 +54,7 @@ impl TableName {
 
     /// The first part, and what follows its dot.
     fn part(text: &str) -> Result<(String, Option<&str>), TableNameError> {
-        let (name, rest) = match text.strip_prefix('"') {
-            Some(quoted) => Self::quoted(quoted)?,
-            None => {
-                let end = text.find('.').unwrap_or(text.len());
-                let (name, rest) = text.split_at(end);
-                let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$');
-                if !plain {
-                    return Err(TableNameError);
-                }
-                (name.to_ascii_lowercase(), rest)
-            }
-        };
+        let (name, rest) = identifier::first(text, '.').ok_or(TableNameError)?;
         if name.is_empty() || name.len() > 63 || name.contains('\0') {
             return Err(TableNameError);
         }
@@ -72,23 +62,6 @@ impl TableName {
             Some(next) => Ok((name, Some(next))),
             None if rest.is_empty() => Ok((name, None)),
             None => Err(TableNameError),
-        }
-    }
-
-    fn quoted(text: &str) -> Result<(String, &str), TableNameError> {
-        let mut name = String::new();
-        let mut rest = text;
-        loop {
-            let end = rest.find('"').ok_or(TableNameError)?;
-            name.push_str(&rest[..end]);
-            rest = &rest[end + 1..];
-            match rest.strip_prefix('"') {
-                Some(next) => {
-                    name.push('"');
-                    rest = next;
-                }
-                None => return Ok((name, rest)),
-            }
         }
     }
 }
