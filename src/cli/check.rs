@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::policy::Scope;
 use crate::shape::{ShapeRequest, UpstreamRequest};
 use crate::telemetry::Metrics;
-use crate::upstream::{Electric, SourceIds, Upstreams};
+use crate::upstream::{Electric, Upstreams};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -54,8 +54,8 @@ impl Check {
     }
 
     async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
-        let source_ids = SourceIds::of(&config);
-        let electric = Electric::new(Arc::new(Upstreams::new(&config)?), Arc::new(Metrics::new()?));
+        let upstreams = Arc::new(Upstreams::new(&config)?);
+        let electric = Electric::new(Arc::clone(&upstreams), Arc::new(Metrics::new()?));
         let claims = self.claims()?.unwrap_or(config.probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
         // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
@@ -66,7 +66,7 @@ impl Check {
         let mut code = ExitCode::SUCCESS;
         for (rule, permit) in config.policy.samples(&scope) {
             let built = permit.map(|permit| {
-                let source_id = source_ids.find(permit.upstream());
+                let source_id = upstreams.source_id(permit.upstream());
                 UpstreamRequest::build(permit, &request, source_id)
             });
             let answer = match built {

@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Issuer};
 use crate::policy::{PolicySet, Refusal, UnknownPath};
 use crate::shape::{ParameterError, RewriteError, UpstreamRequest};
-use crate::upstream::{SourceIds, Upstreams};
+use crate::upstream::Upstreams;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -49,14 +49,14 @@ impl Explain {
 
     /// The order of `proxy::admit`, told step by step.
     async fn decide(&self, config: Config) -> anyhow::Result<Result<(), Denied>> {
-        // Made here for where a shape's place is; nothing is asked.
-        let (upstreams, source_ids) = (Upstreams::new(&config)?, SourceIds::of(&config));
+        // Made here for where a shape's place is, and for its source; nothing is asked.
+        let upstreams = Upstreams::new(&config)?;
         let principal = match self.authenticate(config.issuers).await? {
             Ok(principal) => principal,
             Err(denied) => return Ok(Err(denied)),
         };
         let (path, query) = self.target()?;
-        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &source_ids) {
+        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &upstreams) {
             Ok(upstream) => upstream,
             Err(denied) => return Ok(Err(denied)),
         };
@@ -123,7 +123,7 @@ fn rewrite(
     principal: Option<&Principal>,
     path: &str,
     query: &str,
-    source_ids: &SourceIds,
+    upstreams: &Upstreams,
 ) -> Result<UpstreamRequest, Denied> {
     let unknown = |UnknownPath| Denied("not_found: nothing is served at this path".to_owned());
     let own_path = policy.endpoint(path).map_err(unknown)?;
@@ -136,7 +136,7 @@ fn rewrite(
         Refusal::Denied(denial) => Denied(denial.as_str().to_owned()),
         Refusal::Invalid(errors) => invalid(errors),
     })?;
-    let source_id = source_ids.find(permit.upstream());
+    let source_id = upstreams.source_id(permit.upstream());
     UpstreamRequest::build(permit, &request, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => invalid(errors),
         RewriteError::TooLong => Denied(format!("uri_too_long: {error}")),

@@ -18,7 +18,7 @@ use super::key::Key;
 use super::sink::Sink;
 use crate::config;
 use crate::fault::Fault;
-use crate::limits::{Client, FlightLimits, FlightPlace, Limited};
+use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
 use crate::telemetry::{Metrics, TraceParent};
@@ -106,33 +106,29 @@ impl Hub {
         places: Arc<FlightLimits>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&metrics)));
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let supply = ArcSwap::from_pointee(Supply { source, kept, settings });
+        let supply = ArcSwap::from_pointee(Supply::new(source, settings, &metrics));
         Self { open, hasher: RandomState::new(), places, supply, metrics }
     }
 
-    /// From here on new flights are of `source` (`None`: of the same as before) and kept as `settings` say. Kept answers
-    /// go where the room for them changes.
-    pub fn replace(&self, source: Option<Arc<dyn Source>>, settings: config::Cache) {
+    /// From here on new flights are of `source` and kept as `settings` say. Kept answers go where the room for them
+    /// changes.
+    pub fn replace(&self, source: Arc<dyn Source>, settings: config::Cache) {
         let before = self.supply.load_full();
         let room = |settings: &config::Cache| (settings.bytes, settings.flight_bytes);
-        let kept = if room(&settings) == room(&before.settings) {
-            Arc::clone(&before.kept)
+        self.supply.store(Arc::new(if room(&settings) == room(&before.settings) {
+            Supply { source, kept: Arc::clone(&before.kept), settings }
         } else {
-            Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&self.metrics)))
-        };
-        let source = source.unwrap_or_else(|| Arc::clone(&before.source));
-        self.supply.store(Arc::new(Supply { source, kept, settings }));
+            Supply::new(source, settings, &self.metrics)
+        }));
     }
 
     /// Lets go of every answer, be it kept or under way: after a [`replace`](Self::replace) whose source knows other
     /// shapes. Whoever is aboard has his answer to its end; nobody else joins it, and it is not kept.
     pub fn forget(&self) {
-        let supply = self.supply.load_full();
-        let Supply { source, settings, .. } = &*supply;
-        let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(&self.metrics)));
-        self.supply.store(Arc::new(Supply { source: Arc::clone(source), kept, settings: settings.clone() }));
+        let before = self.supply.load_full();
+        let empty = Supply::new(Arc::clone(&before.source), before.settings.clone(), &self.metrics);
+        self.supply.store(Arc::new(empty));
         self.open.iter().for_each(|shard| lock(shard).clear());
     }
 
@@ -179,7 +175,7 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| self.refuse(limited))?;
+                let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&supply, key, ask, place);
@@ -198,16 +194,11 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| self.refuse(limited))?;
+        let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.supply.load(), key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
-    }
-
-    fn refuse(&self, limited: Limited) -> Rejection {
-        self.metrics.limited(limited.limit());
-        limited.rejection()
     }
 
     /// How many flights are open to others.
@@ -324,6 +315,12 @@ impl Hub {
 }
 
 impl Supply {
+    /// With nothing kept yet.
+    fn new(source: Arc<dyn Source>, settings: config::Cache, metrics: &Arc<Metrics>) -> Self {
+        let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
+        Self { source, kept, settings }
+    }
+
     fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
         let flight = self.kept.find(key)?;
         let age = flight.age(Instant::now());

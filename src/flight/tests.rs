@@ -176,7 +176,7 @@ async fn what_was_asked_of_one_source_is_not_given_for_another() {
     let aboard = scene.join("offset=0_0&handle=7-1");
     let script = Arc::new(Script { acts: Mutex::new([answer("new"), answer("new")].into()), ..Script::default() });
     let settings = Config::parse(CONFIG, Path::new("test.toml"), &Environment::from([])).unwrap().cache;
-    scene.hub.replace(Some(Arc::new(Scripted(Arc::clone(&script)))), settings.clone());
+    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), settings.clone());
     assert_eq!(scene.read("offset=-1").await.0, Join::Fresh, "the same shapes, asked of by other means");
     scene.hub.forget();
     assert_eq!(scene.read("offset=-1").await, (Join::First, Ok("new".to_owned())));
@@ -187,7 +187,7 @@ async fn what_was_asked_of_one_source_is_not_given_for_another() {
     scene.settle().await;
     assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::Fresh, Ok("new".to_owned())));
     // A smaller room is an empty one.
-    scene.hub.replace(None, Cache { bytes: 1 << 20, ..settings });
+    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), Cache { bytes: 1 << 20, ..settings });
     assert_eq!((scene.hub.kept_flights(), scene.hub.capacity()), (0, 1 << 20));
     assert_eq!(script.fetches.load(Ordering::SeqCst), 2);
 }

@@ -79,7 +79,7 @@ pub(super) async fn admit(
         return Ok(Decision::Preflight(preflight_methods(gate, policy, request)));
     }
     let address = gate.limiter.address(connection.peer(), &request.headers);
-    gate.limiter.ask(address, record.started).map_err(|limited| gate.refuse(limited))?;
+    gate.limiter.ask(address, record.started).map_err(|limited| gate.metrics.limited(limited))?;
     let (path, query) = split_target(request, &gate.limits)?;
     if let Some(attended) = gatekeeper(gate, path) {
         let asked = Asked { request, query, bodiless, address };
@@ -111,7 +111,7 @@ pub(super) async fn admit(
     let bearer = Bearer { principal, address, posted, _place: place };
     let position = connection.position(bearer.client().as_ref(), address, &upstream);
     if let Some(position) = position {
-        connection.check_repeat(position, record.started).map_err(|limited| gate.refuse(limited))?;
+        connection.check_repeat(position, record.started).map_err(|limited| gate.metrics.limited(limited))?;
     }
     Ok(Decision::Admit(Admission { upstream, bearer, position }))
 }
@@ -160,7 +160,7 @@ fn rewrite(
     if let Some(subset) = posted {
         shape = shape.with_body(subset.clone()).map_err(Rejection::InvalidRequest)?;
     }
-    let source_id = gate.source_ids.find(permit.upstream());
+    let source_id = gate.upstreams.source_id(permit.upstream());
     UpstreamRequest::build(permit, &shape, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
         RewriteError::TooLong => Rejection::UriTooLong,
@@ -403,7 +403,7 @@ async fn authenticate(
     if let Err(limited) = gate.limiter.may_verify(address, record.started)
         && !gate.verifier.remembers(&token)
     {
-        return Err(gate.refuse(limited));
+        return Err(gate.metrics.limited(limited));
     }
     match gate.verifier.verify(&token).await {
         Ok(verified) => {
@@ -429,12 +429,12 @@ async fn authenticate(
 /// Whether this subject may ask once more by now.
 fn check_rate(gate: &Gateway, principal: Option<&Principal>, record: &Record) -> Result<(), Rejection> {
     let Some(principal) = principal else { return Ok(()) };
-    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.refuse(limited))
+    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.metrics.limited(limited))
 }
 
 fn enter(gate: &Gateway, principal: Option<&Principal>, address: Option<Address>) -> Result<Place, Rejection> {
     let place = gate.limiter.enter(principal.map(Principal::subject_key), address);
-    place.map_err(|limited| gate.refuse(limited))
+    place.map_err(|limited| gate.metrics.limited(limited))
 }
 
 fn denied(denial: Denial, record: &mut Record) -> Rejection {

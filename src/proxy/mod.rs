@@ -36,11 +36,11 @@ use crate::config::{Cache, Limits, Server};
 use crate::fault::Fault;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
-use crate::limits::{Connection, Limited, Limiter};
+use crate::limits::{Connection, Limiter};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
 use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
-use crate::upstream::{SourceIds, Upstreams};
+use crate::upstream::Upstreams;
 
 use admit::Decision;
 pub(crate) use connected::Connected;
@@ -73,8 +73,6 @@ pub struct Gateway {
     pub limits: Limits,
     /// What is told of sharing, and when an answer is compressed.
     pub cache: Cache,
-    /// Electric Cloud's sources.
-    pub source_ids: SourceIds,
     /// Every Electric.
     pub upstreams: Arc<Upstreams>,
     /// What is too much.
@@ -127,7 +125,7 @@ impl Front {
     /// Takes a place for a new connection.
     pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
         let gate = self.gate.load();
-        gate.limiter.connect(peer).map_err(|limited| gate.refuse(limited))
+        gate.limiter.connect(peer).map_err(|limited| gate.metrics.limited(limited))
     }
 
     /// Counts a connection that could not be accepted.
@@ -246,12 +244,6 @@ impl Front {
 }
 
 impl Gateway {
-    /// Counts a refusal; gives the answer that says so.
-    fn refuse(&self, limited: Limited) -> Rejection {
-        self.metrics.limited(limited.limit());
-        limited.rejection()
-    }
-
     /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
     fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
         self.metrics.answered(record, status, bytes);

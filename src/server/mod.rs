@@ -32,7 +32,7 @@ use crate::flight::Hub;
 use crate::limits::Limiter;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
-use crate::upstream::{SourceIds, Upstreams};
+use crate::upstream::Upstreams;
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
@@ -102,7 +102,6 @@ impl Server {
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
         let upstreams = Arc::new(Upstreams::new(&config)?);
-        let source_ids = SourceIds::of(&config);
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -127,7 +126,6 @@ impl Server {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_ids,
             upstreams,
             limiter,
             hub,

@@ -13,7 +13,7 @@ use crate::config::{self, Config, ConfigErrors, ConfigFile};
 use crate::flight::Source;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Metrics, Tracer, refilter_logs};
-use crate::upstream::{Electric, SourceIds, Upstreams};
+use crate::upstream::{Electric, Upstreams};
 
 /// Replaces what requests are judged and answered by, in a running server.
 #[derive(Clone)]
@@ -113,7 +113,6 @@ impl Running {
     fn take(&self, config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
         let before = self.front.gate();
-        let source_ids = SourceIds::of(&config);
         let upstreams = Arc::new(before.upstreams.renewed(&config)?);
         let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
         let found = match (&self.certificates, &config.server.tls) {
@@ -137,7 +136,7 @@ impl Running {
         }
         upstreams.watch();
         let electric = electric(&upstreams, &self.metrics, before.tracer.as_ref());
-        before.hub.replace(Some(electric), config.cache.clone());
+        before.hub.replace(electric, config.cache.clone());
         if !upstreams.answer_as(&before.upstreams) {
             before.hub.forget();
         }
@@ -152,7 +151,6 @@ impl Running {
             cors: CorsPolicy::new(config.cors),
             limits: config.limits,
             cache: config.cache,
-            source_ids,
             upstreams,
             limiter: Arc::clone(&before.limiter),
             hub: Arc::clone(&before.hub),

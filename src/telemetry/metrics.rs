@@ -14,8 +14,9 @@ use super::Record;
 use crate::auth::{Check, TokenError};
 use crate::clock::UnixTime;
 use crate::flight::Join;
-use crate::limits::Limit;
+use crate::limits::{Limit, Limited};
 use crate::policy::PolicySet;
+use crate::rejection::Rejection;
 
 pub use scrape::Observed;
 
@@ -356,9 +357,10 @@ impl Metrics {
         self.token_checks.with_label_values(&[check.label()]).inc();
     }
 
-    /// Something was refused for this limit.
-    pub fn limited(&self, limit: Limit) {
-        self.limited.with_label_values(&[limit.as_str()]).inc();
+    /// Counts what a limit refused; gives the answer that says so.
+    pub fn limited(&self, limited: Limited) -> Rejection {
+        self.limited.with_label_values(&[limited.limit().as_str()]).inc();
+        limited.rejection()
     }
 
     /// A request carried `count` parameters that nobody reads.

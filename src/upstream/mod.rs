@@ -14,4 +14,4 @@ mod secrets;
 mod server;
 
 pub use fetch::Electric;
-pub use pool::{ServerStatus, SourceIds, Upstreams};
+pub use pool::{ServerStatus, Upstreams};

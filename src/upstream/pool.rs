@@ -60,24 +60,6 @@ pub struct ServerStatus {
     pub secret: usize,
 }
 
-/// The sources of Electric Cloud, by upstream.
-#[derive(Clone, Debug, Default)]
-pub struct SourceIds(HashMap<UpstreamName, String>);
-
-impl SourceIds {
-    /// Those of a configuration.
-    pub fn of(config: &Config) -> Self {
-        let named = config.upstreams.iter().map(|(name, upstream)| (UpstreamName::new(name), upstream));
-        let all = named.chain([(UpstreamName::default(), &config.upstream)]);
-        Self(all.filter_map(|(name, upstream)| Some((name, upstream.source_id.clone()?))).collect())
-    }
-
-    /// That of an upstream, where it has one.
-    pub fn find(&self, name: &UpstreamName) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-}
-
 impl Upstreams {
     /// Those of a configuration; nothing is asked yet.
     ///
@@ -136,6 +118,11 @@ impl Upstreams {
             then.config.servers == now.config.servers && then.config.source_id == now.config.source_id
         };
         before.pools().all(|then| self.find(&then.name).is_some_and(|now| is_same(then, now)))
+    }
+
+    /// Electric Cloud's source of an upstream, where it has one.
+    pub fn source_id(&self, name: &UpstreamName) -> Option<&str> {
+        self.find(name)?.config.source_id.as_deref()
     }
 
     /// The pool of this name; `None` where another configuration has given the name.
