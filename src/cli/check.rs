@@ -11,9 +11,9 @@ use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::policy::Scope;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::proxy::{Electric, rewrite};
+use crate::shape::ShapeRequest;
 use crate::telemetry::Metrics;
-use crate::upstream::{Electric, Upstreams};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -54,26 +54,25 @@ impl Check {
     }
 
     async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
-        let upstreams = Arc::new(Upstreams::new(&config)?);
-        let electric = Electric::new(Arc::clone(&upstreams), Arc::new(Metrics::new()?));
-        let claims = self.claims()?.unwrap_or(config.probe.claims);
+        let probe = config.probe.clone();
+        let claims = self.claims()?.unwrap_or(probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
         // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
-        let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&config.probe.query));
-        let request = ShapeRequest::parse(Some("/"), &query, config.policy.parameters())
+        let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&probe.query));
+        let metrics = Arc::new(Metrics::new()?);
+        let (gateway, proxy) = super::gateway(config, Arc::clone(&metrics))?;
+        let rules = gateway.rules();
+        let electric = Electric::new(Arc::downgrade(&proxy), Arc::clone(&rules.upstreams), metrics, None);
+        let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters())
             .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
         let mut code = ExitCode::SUCCESS;
-        for (rule, permit) in config.policy.samples(&scope) {
-            let built = permit.map(|permit| {
-                let source_id = upstreams.source_id(permit.upstream());
-                UpstreamRequest::build(permit, &request, source_id)
-            });
-            let answer = match built {
+        for (rule, permit) in rules.policy.samples(&scope) {
+            let answer = match permit.map(|permit| rewrite(&rules, &request, permit)) {
                 None => {
                     Err("not asked: `where` or `upstream` lacks a value; give it by --claims or --query".to_owned())
                 }
-                Some(Err(error)) => Err(format!("not asked: {error}")),
+                Some(Err(rejection)) => Err(format!("not asked: {}", super::words(&rejection))),
                 Some(Ok(upstream)) => electric.probe(upstream).await,
             };
             if answer.is_err() {

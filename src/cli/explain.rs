@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::Usage;
-use crate::auth::keys::HttpFetch;
-use crate::auth::{BearerToken, Principal, TokenVerifier};
-use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Issuer};
-use crate::policy::{PolicySet, Refusal, UnknownPath};
-use crate::shape::{ParameterError, RewriteError, UpstreamRequest};
-use crate::upstream::Upstreams;
+use crate::auth::{BearerToken, Principal};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::proxy::{Caller, Decision, Grant, RequestHead, Rules, decide};
+use crate::rejection::Rejection;
+use crate::shape::UpstreamRequest;
+use crate::telemetry::Metrics;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -34,72 +36,44 @@ impl Explain {
         super::runtime(1)?.block_on(self.explain(config))
     }
 
-    async fn explain(&self, config: Config) -> anyhow::Result<ExitCode> {
-        match self.decide(config).await? {
-            Ok(()) => {
+    async fn explain(&self, mut config: Config) -> anyhow::Result<ExitCode> {
+        // A key store of a running server is none of ours.
+        (config.server.state, config.limits.verdicts) = (None, 1);
+        let (gateway, _proxy) = super::gateway(config, Arc::new(Metrics::new()?))?;
+        let rules = gateway.rules();
+        let (headers, target) = (HeaderMap::from_iter([(HOST, HeaderValue::from_static("explain"))]), self.target()?);
+        let head = RequestHead {
+            method: &Method::GET,
+            target: target.as_bytes(),
+            version: Version::HTTP_11,
+            headers: &headers,
+            has_body: false,
+            sizes: Some(&rules.limits),
+        };
+        let mut asking = Asking { token: self.token()?, said: "none".to_owned(), refused: None };
+        let decision = decide(&rules, &SystemClock, &head, &mut asking).await;
+        super::say(format_args!("token:    {}", asking.said))?;
+        match decision {
+            Ok(Decision::Shape(Grant { upstream, .. })) => {
+                print(&upstream, &rules)?;
                 super::say(format_args!("decision: allow"))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Err(Denied(why)) => {
+            Ok(Decision::Document(document)) => {
+                super::say(format_args!("decision: allow, {}", document.outcome))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Ok(Decision::Subset(_) | Decision::Preflight(_)) => anyhow::bail!("a GET is neither a POST nor an OPTIONS"),
+            Err(rejection) => {
+                let why = asking.refused.unwrap_or_else(|| super::words(&rejection));
                 super::say(format_args!("decision: deny, {why}"))?;
                 Ok(ExitCode::FAILURE)
             }
         }
     }
 
-    /// The order of `proxy::admit`, told step by step.
-    async fn decide(&self, config: Config) -> anyhow::Result<Result<(), Denied>> {
-        // Made here for where a shape's place is, and for its source; nothing is asked.
-        let upstreams = Upstreams::new(&config)?;
-        let principal = match self.authenticate(config.issuers).await? {
-            Ok(principal) => principal,
-            Err(denied) => return Ok(Err(denied)),
-        };
-        let (path, query) = self.target()?;
-        let upstream = match rewrite(&config.policy, principal.as_deref(), path, query, &upstreams) {
-            Ok(upstream) => upstream,
-            Err(denied) => return Ok(Err(denied)),
-        };
-        super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
-        if upstream.has_client_where() {
-            super::say(format_args!("client:   its own where is ANDed to the rule's"))?;
-        }
-        let name = upstream.upstream();
-        let configured = name.named().and_then(|name| config.upstreams.get(name)).unwrap_or(&config.upstream);
-        super::say(format_args!("electric: {}", upstreams.describe(name, upstream.definition())))?;
-        let target = upstream.redacted_target(configured.secret.as_ref());
-        super::say(format_args!("upstream: {target}"))?;
-        if let Some(body) = upstream.body() {
-            super::say(format_args!("subset:   POST {body}"))?;
-            super::say(format_args!("key:      none: the answer to a subset is not shared"))?;
-            return Ok(Ok(()));
-        }
-        super::say(format_args!("key:      {} (equal where Electric's name and the URL above are)", upstream.key()))?;
-        Ok(Ok(()))
-    }
-
-    async fn authenticate(&self, issuers: Vec<Issuer>) -> anyhow::Result<Result<Option<Arc<Principal>>, Denied>> {
-        let Some(token) = self.token()? else {
-            super::say(format_args!("token:    none"))?;
-            return Ok(Ok(None));
-        };
-        let verifier = TokenVerifier::new(issuers, 1, Arc::new(SystemClock), None, Arc::new(HttpFetch::new()?))?;
-        let Ok(token) = BearerToken::new(&token) else {
-            return Ok(Err(Denied("the token is refused: malformed".to_owned())));
-        };
-        let principal = match verifier.verify(&token).await {
-            Ok(verified) => verified.principal,
-            Err(error) => return Ok(Err(Denied(format!("the token is refused: {}", error.as_str())))),
-        };
-        let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
-        let until = UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs());
-        let until = httpdate::fmt_http_date(until);
-        super::say(format_args!("token:    valid; issuer {issuer}, subject {subject}, until {until}"))?;
-        Ok(Ok(Some(principal)))
-    }
-
-    /// Path and query as the server would see them: nothing is normalized.
-    fn target(&self) -> Result<(&str, &str), Usage> {
+    /// The target as the server would see it: nothing is normalized.
+    fn target(&self) -> Result<&str, Usage> {
         let target = match self.url.split_once("://") {
             None => self.url.as_str(),
             Some((_, rest)) => rest.find('/').map_or("", |slash| &rest[slash..]),
@@ -107,7 +81,7 @@ impl Explain {
         if !target.starts_with('/') {
             return Err(Usage("URL: give a URL with a path, or a path with a query"));
         }
-        Ok(target.split_once('?').unwrap_or((target, "")))
+        Ok(target)
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {
@@ -115,30 +89,60 @@ impl Explain {
     }
 }
 
-/// Why the request would not go through, as a code of the answer and words.
-struct Denied(String);
+/// A request that is explained: it authenticates like a client's, and counts against nothing.
+struct Asking {
+    token: Option<String>,
+    /// What there is to say about the token.
+    said: String,
+    /// Why the token is refused.
+    refused: Option<String>,
+}
 
-fn rewrite(
-    policy: &PolicySet,
-    principal: Option<&Principal>,
-    path: &str,
-    query: &str,
-    upstreams: &Upstreams,
-) -> Result<UpstreamRequest, Denied> {
-    let unknown = |UnknownPath| Denied("not_found: nothing is served at this path".to_owned());
-    let own_path = policy.endpoint(path).map_err(unknown)?;
-    let invalid = |errors: Vec<ParameterError>| {
-        let words: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
-        Denied(format!("invalid_request: {}", words.join("; ")))
-    };
-    let judged = policy.judge(principal, own_path, query, SystemClock.now());
-    let (request, permit) = judged.map_err(|refusal| match refusal {
-        Refusal::Denied(denial) => Denied(denial.as_str().to_owned()),
-        Refusal::Invalid(errors) => invalid(errors),
-    })?;
-    let source_id = upstreams.source_id(permit.upstream());
-    UpstreamRequest::build(permit, &request, source_id).map_err(|error| match error {
-        RewriteError::Invalid(errors) => invalid(errors),
-        RewriteError::TooLong => Denied(format!("uri_too_long: {error}")),
-    })
+impl Caller for Asking {
+    async fn authenticate(
+        &mut self,
+        rules: &Rules,
+        _head: &RequestHead<'_>,
+        has_public: bool,
+    ) -> Result<Option<Arc<Principal>>, Rejection> {
+        let Some(token) = &self.token else {
+            return if has_public { Ok(None) } else { Err(Rejection::TokenMissing) };
+        };
+        let verified = match BearerToken::new(token) {
+            Ok(token) => rules.verifier.verify(&token).await.map_err(|error| error.as_str()),
+            Err(_) => Err("malformed"),
+        };
+        let principal = verified.map_err(|why| {
+            self.said = "not valid".to_owned();
+            self.refused = Some(format!("the token is refused: {why}"));
+            Rejection::TokenInvalid
+        })?;
+        let principal = principal.principal;
+        let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
+        let until =
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs()));
+        self.said = format!("valid; issuer {issuer}, subject {subject}, until {until}");
+        Ok(Some(principal))
+    }
+}
+
+/// Prints the request that Electric would get.
+fn print(upstream: &UpstreamRequest, rules: &Rules) -> std::io::Result<()> {
+    super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
+    if upstream.has_client_where() {
+        super::say(format_args!("client:   its own where is ANDed to the rule's"))?;
+    }
+    let name = upstream.upstream();
+    super::say(format_args!("electric: {}", rules.upstreams.describe(name, upstream.definition())))?;
+    let secret = rules.upstreams.secrets(name).next();
+    super::say(format_args!("upstream: {}", upstream.redacted_target(secret)))?;
+    match upstream.body() {
+        Some(body) => {
+            super::say(format_args!("subset:   POST {body}"))?;
+            super::say(format_args!("key:      none: the response to a subset is not shared"))
+        }
+        None => {
+            super::say(format_args!("key:      {} (equal where Electric's name and the URL above are)", upstream.key()))
+        }
+    }
 }

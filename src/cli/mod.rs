@@ -12,11 +12,18 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tokio::sync::watch;
 
+use crate::clock::SystemClock;
 use crate::config::{Config, ConfigErrors};
+use crate::proxy::{Change, Gateway, Proxy};
+use crate::rejection::Rejection;
+use crate::server::wire::{self, Observers};
+use crate::telemetry::Metrics;
 
 /// An authorizing proxy in front of Electric's sync service.
 #[derive(Debug, Parser)]
@@ -102,6 +109,20 @@ fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_fmt(line)?;
     out.write_all(b"\n")
+}
+
+/// Makes a gateway that serves nobody: to decide as a server does, and to ask Electric as it does.
+fn gateway(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
+    let observers = Observers { metrics, audit: None, tracer: None };
+    wire::gateway(config, Arc::new(SystemClock), observers, watch::channel(Change::default()).1)
+}
+
+/// The code of a rejection, and what is wrong with which parameter.
+fn words(rejection: &Rejection) -> String {
+    let (_, code, message) = rejection.answer();
+    let Rejection::InvalidRequest(errors) = rejection else { return format!("{code}: {message}") };
+    let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
+    format!("{code}: {}", errors.join("; "))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

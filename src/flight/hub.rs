@@ -30,7 +30,11 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// What kept it from the end; the followers see a fault before the header, and a broken body after it.
-    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault>;
+    async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault>;
+
+    /// Names the Electric that answers `request`. A reload may give the name of an upstream to another Electric; two
+    /// requests share a response only if this text is equal too.
+    fn identity(&self, request: &UpstreamRequest) -> Arc<str>;
 }
 
 /// What a source is asked for.
@@ -79,9 +83,8 @@ pub struct Hub {
     metrics: Arc<Metrics>,
 }
 
-/// Where answers come from and where they are kept: what a reload replaces. A flight ends with what it began with.
+/// The cache and its settings: what a reload replaces. A flight ends with the settings it began with.
 struct Supply {
-    source: Arc<dyn Source>,
     kept: Arc<KeptFlights>,
     settings: config::Cache,
 }
@@ -99,37 +102,22 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// An empty hub over `source`. `places` bounds the open flights, in all and of one client.
-    pub fn new(
-        source: Arc<dyn Source>,
-        settings: config::Cache,
-        places: Arc<FlightLimits>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// Returns an empty hub. `places` bounds the open flights, in total and per client.
+    pub fn new(settings: config::Cache, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let supply = ArcSwap::from_pointee(Supply::new(source, settings, &metrics));
+        let supply = ArcSwap::from_pointee(Supply::new(settings, &metrics));
         Self { open, hasher: RandomState::new(), places, supply, metrics }
     }
 
-    /// From here on new flights are of `source` and kept as `settings` say. Kept answers go where the room for them
-    /// changes.
-    pub fn replace(&self, source: Arc<dyn Source>, settings: config::Cache) {
+    /// Applies other settings to new flights. Cached responses are dropped if the size of the cache changes.
+    pub fn configure(&self, settings: config::Cache) {
         let before = self.supply.load_full();
         let room = |settings: &config::Cache| (settings.bytes, settings.flight_bytes);
         self.supply.store(Arc::new(if room(&settings) == room(&before.settings) {
-            Supply { source, kept: Arc::clone(&before.kept), settings }
+            Supply { kept: Arc::clone(&before.kept), settings }
         } else {
-            Supply::new(source, settings, &self.metrics)
+            Supply::new(settings, &self.metrics)
         }));
-    }
-
-    /// Lets go of every answer, be it kept or under way: after a [`replace`](Self::replace) whose source knows other
-    /// shapes. Whoever is aboard has his answer to its end; nobody else joins it, and it is not kept.
-    pub fn forget(&self) {
-        let before = self.supply.load_full();
-        let empty = Supply::new(Arc::clone(&before.source), before.settings.clone(), &self.metrics);
-        self.supply.store(Arc::new(empty));
-        self.open.iter().for_each(|shard| lock(shard).clear());
     }
 
     /// The answer to `request`, whose bearer has been authorized for it: one that is kept, one under way, or a new one.
@@ -139,13 +127,14 @@ impl Hub {
     /// Where a new flight is needed and there is no place for one.
     pub fn join(
         self: &Arc<Self>,
+        source: &Arc<dyn Source>,
         request: UpstreamRequest,
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let key = Key::of(&request);
+        let key = Key::of(source.as_ref(), &request);
         if !request.is_shared() {
-            return self.fly_alone(key, request, client, origin);
+            return self.fly_alone(source, key, request, client, origin);
         }
         if let Some((fresh, Age::Fresh)) = self.supply.load().find(&key) {
             return self.serve(fresh, Join::Fresh);
@@ -165,7 +154,7 @@ impl Hub {
                 // Where there is no place to replace it, it serves all the same.
                 if let Ok(place) = self.places.enter(&request, client) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
-                    let flight = self.launch(&supply, key, ask, place);
+                    let flight = self.launch(&supply, source, key, ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
                 self.serve(stale, Join::Stale)
@@ -178,7 +167,7 @@ impl Hub {
                 let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
-                let flight = self.launch(&supply, key, ask, place);
+                let flight = self.launch(&supply, source, key, ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
                 self.serve(flight, Join::First)
@@ -189,6 +178,7 @@ impl Hub {
     /// A flight that nobody else can find.
     fn fly_alone(
         self: &Arc<Self>,
+        source: &Arc<dyn Source>,
         key: Key,
         request: UpstreamRequest,
         client: Option<&Client>,
@@ -196,7 +186,7 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
         let ask = Ask::new(request, origin, None);
-        let flight = self.launch(&self.supply.load(), key, ask, place);
+        let flight = self.launch(&self.supply.load(), source, key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
     }
@@ -253,25 +243,27 @@ impl Hub {
 
     /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
     /// caller holds.
-    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: Key, ask: Ask, mut place: FlightPlace) -> Arc<Flight> {
+    fn launch(
+        self: &Arc<Self>,
+        supply: &Arc<Supply>,
+        source: &Arc<dyn Source>,
+        key: Key,
+        ask: Ask,
+        mut place: FlightPlace,
+    ) -> Arc<Flight> {
         let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
-        tokio::spawn(Arc::clone(self).fly(Arc::clone(supply), Arc::clone(&flight), sink, ask, place));
+        let flown = Flown { flight: Arc::clone(&flight), supply: Arc::clone(supply), sink, place };
+        tokio::spawn(Arc::clone(self).fly(flown, Arc::clone(source), ask));
         flight
     }
 
-    async fn fly(
-        self: Arc<Self>,
-        supply: Arc<Supply>,
-        flight: Arc<Flight>,
-        mut sink: Sink,
-        ask: Ask,
-        place: FlightPlace,
-    ) {
+    async fn fly(self: Arc<Self>, flown: Flown, source: Arc<dyn Source>, ask: Ask) {
+        let Flown { flight, supply, sink, place } = flown;
         // Whatever happens below, a panic too, the flight ends with its task.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
-            ended = supply.source.fetch(ask, &mut sink) => {
+            ended = source.fetch(ask, &sink) => {
                 // Kept or closed before anyone has its end: who asks after that gets a kept answer or a new one.
                 let land = |fault: Option<&Fault>| {
                     supply.keep(&flight, fault);
@@ -314,11 +306,19 @@ impl Hub {
     }
 }
 
+/// A flight under way, with what its task holds for it.
+struct Flown {
+    flight: Arc<Flight>,
+    supply: Arc<Supply>,
+    sink: Sink,
+    place: FlightPlace,
+}
+
 impl Supply {
     /// With nothing kept yet.
-    fn new(source: Arc<dyn Source>, settings: config::Cache, metrics: &Arc<Metrics>) -> Self {
+    fn new(settings: config::Cache, metrics: &Arc<Metrics>) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
-        Self { source, kept, settings }
+        Self { kept, settings }
     }
 
     fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {

@@ -3,21 +3,25 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::hub::Source;
 use crate::shape::UpstreamRequest;
 
-/// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
-/// so nothing else can make two answers differ (SECURITY C1, C2).
+/// The Electric that is asked, and the bytes of the request without the secret. Nothing else from a client reaches
+/// Electric, so nothing else can make two responses differ (SECURITY C1, C2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key {
+    electric: Arc<str>,
+    request: Arc<str>,
+}
 
 impl Key {
-    /// The key of a request.
-    pub fn of(request: &UpstreamRequest) -> Self {
-        Self(request.identity().into())
+    /// Returns the key of a request to `source`.
+    pub fn of(source: &dyn Source, request: &UpstreamRequest) -> Self {
+        Self { electric: source.identity(request), request: request.identity().into() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.request.len()
     }
 }
 

@@ -1,9 +1,11 @@
-//! Where a source writes an answer: pieces that come together are published together.
+//! The write side of a flight: chunks that arrive together are published together.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::chain::{Piece, Writer, concat};
 use super::flight::Flight;
@@ -12,90 +14,94 @@ use super::hub::Hub;
 use crate::fault::Fault;
 use crate::limits::Place;
 
-/// The writing end of a flight.
+/// A handle on the write side of a flight.
 ///
-/// What is written is shown with [`Sink::flush`], which a source calls before it waits for more: a small answer is
-/// then shown whole, header and end included, and each follower writes it in one go.
+/// Followers see what is written when the source calls [`Sink::flush`], which it does before it waits for more. A small
+/// response is then published whole, with header and end, and each follower writes it with one system call.
+#[derive(Clone)]
 pub struct Sink {
+    start: Arc<Mutex<Start>>,
+    body: Arc<AsyncMutex<Body>>,
+}
+
+/// What precedes the body.
+struct Start {
+    /// Published with the first flush.
+    head: Option<Head>,
+    /// The place of an initial request, which Electric occupies until its response begins.
+    _initial: Option<Place>,
+}
+
+/// The part of the body that is not published yet.
+struct Body {
     hub: Arc<Hub>,
     flight: Arc<Flight>,
     writer: Option<Writer>,
-    /// The place of a first request, which Electric takes until its answer begins.
-    initial: Option<Place>,
-    /// Until it is shown.
-    head: Option<Head>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
-    /// Whether anything has been shown, the header at least.
-    shown: bool,
-    /// Whether nobody can join any more.
+    /// Whether anything was published, at least the header.
+    published: bool,
+    /// Whether new followers are refused.
     closed: bool,
     finished: bool,
 }
 
-/// More is not held back for the end of an answer; also the most that one piece holds.
+/// Bytes held back for the end of a response, at most; also the size limit of one piece.
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, initial: Option<Place>) -> Self {
-        Self {
+        let body = Body {
             hub,
             flight,
             writer: Some(writer),
-            initial,
-            head: None,
             batch: Vec::new(),
             batch_bytes: 0,
-            shown: false,
+            published: false,
             closed: false,
             finished: false,
-        }
+        };
+        let start = Start { head: None, _initial: initial };
+        Self { start: Arc::new(Mutex::new(start)), body: Arc::new(AsyncMutex::new(body)) }
     }
 
-    /// Sets the header, once; it is shown with the first flush.
-    pub fn head(&mut self, head: Head) {
-        self.initial = None;
-        self.head = Some(head);
+    /// Sets the header, once. Followers see it with the first flush.
+    pub fn head(&self, head: Head) {
+        *self.start.lock() = Start { head: Some(head), _initial: None };
     }
 
-    /// Adds to the body. Waits while the slowest follower is too far behind.
-    pub async fn push(&mut self, mut bytes: Bytes) {
+    /// Appends to the body. Waits while the slowest follower is too far behind.
+    pub async fn push(&self, mut bytes: Bytes) {
+        let mut body = self.body.lock().await;
         while !bytes.is_empty() {
-            let part = bytes.split_to(bytes.len().min(BATCH - self.batch_bytes));
-            self.batch_bytes += part.len();
-            self.batch.push(part);
-            if self.batch_bytes == BATCH {
-                self.flush().await;
+            let part = bytes.split_to(bytes.len().min(BATCH - body.batch_bytes));
+            body.batch_bytes += part.len();
+            body.batch.push(part);
+            if body.batch_bytes == BATCH {
+                body.flush(&self.start).await;
             }
         }
     }
 
-    /// Shows everything so far.
-    pub async fn flush(&mut self) {
-        if self.shown && self.batch.is_empty() {
-            return;
-        }
-        let bytes = self.take();
-        let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
-        self.append(Piece { bytes, end: None, boundary }).await;
-        if let Some(writer) = &self.writer {
-            writer.publish();
-        }
+    /// Publishes everything so far.
+    pub async fn flush(&self) {
+        self.body.lock().await.flush(&self.start).await;
     }
 
-    /// The body is complete.
-    pub fn finish(&mut self) {
-        self.finished = true;
+    /// Marks the body as complete.
+    pub async fn finish(&self) {
+        self.body.lock().await.finished = true;
     }
 
-    /// Ends the flight as its source did. What goes wrong before anything was shown is an answer of its own; after that
-    /// the answer is broken off. `land` is told of it before any follower is.
-    pub(super) async fn end(mut self, ended: Result<(), Fault>, land: impl FnOnce(Option<&Fault>)) {
-        let last = self.take();
-        let Some(mut writer) = self.writer.take() else { return };
+    /// Ends the flight the way its source ended. A fault before anything was published is a response of its own; after
+    /// that, the response is cut off. `land` is called before any follower sees the end.
+    pub(super) async fn end(&self, ended: Result<(), Fault>, land: impl FnOnce(Option<&Fault>)) {
+        let mut body = self.body.lock().await;
+        let last = body.take();
+        let Some(mut writer) = body.writer.take() else { return };
         let fault = match ended {
-            Ok(()) if self.finished => {
-                self.show_head();
+            Ok(()) if body.finished => {
+                body.publish_head(&self.start);
                 writer.seal(&last);
                 land(None);
                 return writer.finish(last).await;
@@ -106,24 +112,32 @@ impl Sink {
         land(Some(&fault));
         writer.fail(fault);
     }
+}
 
-    async fn append(&mut self, piece: Piece) {
-        self.show_head();
-        self.shown = true;
+impl Body {
+    async fn flush(&mut self, start: &Mutex<Start>) {
+        let begins = !self.published && start.lock().head.is_some();
+        if !begins && (!self.published || self.batch.is_empty()) {
+            return;
+        }
+        let bytes = self.take();
+        let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
+        self.publish_head(start);
+        self.published = true;
         let Some(writer) = &mut self.writer else { return };
-        if !writer.push(piece).await && !self.closed {
+        if !writer.push(Piece { bytes, end: None, boundary }).await && !self.closed {
             self.closed = true;
             self.hub.close(&self.flight);
         }
+        writer.publish();
     }
 
-    fn show_head(&mut self) {
-        if let Some(head) = self.head.take() {
-            if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
-                self.hub.places().given(&self.flight.shape, handle);
-            }
-            let _ = self.flight.head.set(Arc::new(head));
+    fn publish_head(&mut self, start: &Mutex<Start>) {
+        let Some(head) = start.lock().head.take() else { return };
+        if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
+            self.hub.places().given(&self.flight.shape, handle);
         }
+        let _ = self.flight.head.set(Arc::new(head));
     }
 
     fn take(&mut self) -> Bytes {

@@ -45,7 +45,8 @@ struct Script {
     fetches: AtomicUsize,
 }
 
-struct Scripted(Arc<Script>);
+/// A source under the name of its Electric.
+struct Scripted(Arc<Script>, &'static str);
 
 fn head(cache_control: &'static str) -> Head {
     let mut headers = HeaderMap::new();
@@ -57,7 +58,7 @@ fn head(cache_control: &'static str) -> Head {
 
 #[async_trait]
 impl Source for Scripted {
-    async fn fetch(&self, ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+    async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault> {
         self.0.fetches.fetch_add(1, Ordering::SeqCst);
         let act = self.0.acts.lock().unwrap().pop_front().expect("no act is left");
         match act {
@@ -84,8 +85,12 @@ impl Source for Scripted {
                 sink.push(Bytes::from(body)).await;
             }
         }
-        sink.finish();
+        sink.finish().await;
         Ok(())
+    }
+
+    fn identity(&self, _request: &UpstreamRequest) -> Arc<str> {
+        self.1.into()
     }
 }
 
@@ -94,6 +99,7 @@ const CONFIG: &str = "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http:
 
 struct Scene {
     hub: Arc<Hub>,
+    source: Arc<dyn Source>,
     script: Arc<Script>,
     policy: PolicySet,
 }
@@ -103,14 +109,15 @@ impl Scene {
         let text = format!("{CONFIG}[cache]\n{cache}\n");
         let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([])).unwrap();
         let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
-        let hub = Self::hub(&config.limits, config.cache, Arc::clone(&script));
-        Self { hub, script, policy: config.policy }
+        let hub = Self::hub(&config.limits, config.cache);
+        let source: Arc<dyn Source> = Arc::new(Scripted(Arc::clone(&script), "a"));
+        Self { hub, source, script, policy: config.policy }
     }
 
-    fn hub(limits: &Limits, cache: Cache, script: Arc<Script>) -> Arc<Hub> {
+    fn hub(limits: &Limits, cache: Cache) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let places = Arc::clone(Limiter::new(limits).flights());
-        Arc::new(Hub::new(Arc::new(Scripted(script)), cache, places, metrics))
+        Arc::new(Hub::new(cache, places, metrics))
     }
 
     fn request(&self, query: &str) -> UpstreamRequest {
@@ -121,7 +128,7 @@ impl Scene {
 
     fn join(&self, query: &str) -> Follower {
         let origin = Origin { request_id: "test", trace: None };
-        self.hub.join(self.request(query), None, origin).unwrap()
+        self.hub.join(&self.source, self.request(query), None, origin).unwrap()
     }
 
     /// Joins, and reads to the end.
@@ -168,28 +175,39 @@ const SNAPSHOT: &str = "offset=-1";
 const LIVE: &str = "offset=0_0&handle=7-1&live=true";
 
 #[tokio::test(start_paused = true)]
-async fn what_was_asked_of_one_source_is_not_given_for_another() {
-    let (open, opened) = oneshot::channel();
-    let answer = |body: &'static str| Act::Answer { cache_control: "max-age=60", body };
-    let scene = Scene::new("", [answer("old"), Act::Wait(opened)]);
-    assert_eq!(scene.read("offset=-1").await, (Join::First, Ok("old".to_owned())));
-    let aboard = scene.join("offset=0_0&handle=7-1");
-    let script = Arc::new(Script { acts: Mutex::new([answer("new"), answer("new")].into()), ..Script::default() });
-    let settings = Config::parse(CONFIG, Path::new("test.toml"), &Environment::from([])).unwrap().cache;
-    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), settings.clone());
-    assert_eq!(scene.read("offset=-1").await.0, Join::Fresh, "the same shapes, asked of by other means");
-    scene.hub.forget();
-    assert_eq!(scene.read("offset=-1").await, (Join::First, Ok("new".to_owned())));
-    assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::First, Ok("new".to_owned())));
-    // Who was aboard has his answer, and it is kept for nobody.
-    open.send("old").unwrap();
-    assert_eq!(whole(aboard).await, Ok("old".to_owned()));
+async fn a_response_of_one_electric_is_not_given_for_another_under_the_same_name() {
+    let mut scene = Scene::new("", [answer("max-age=600", "before"), answer("max-age=600", "under way")]);
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("before")));
     scene.settle().await;
-    assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::Fresh, Ok("new".to_owned())));
-    // A smaller room is an empty one.
-    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), Cache { bytes: 1 << 20, ..settings });
+    // Judged before the reload, and joined after it: the request keeps its Electric.
+    let (request, source) = (scene.request(LIVE), Arc::clone(&scene.source));
+    let script = Arc::new(Script {
+        acts: Mutex::new([answer("max-age=600", "after"), answer("max-age=5", "live")].into()),
+        ..Script::default()
+    });
+    scene.source = Arc::new(Scripted(Arc::clone(&script), "b"));
+    let origin = Origin { request_id: "test", trace: None };
+    let late = scene.hub.join(&source, request, None, origin).unwrap();
+    // Judged and joined after the reload: neither the kept response nor the open flight is given to it.
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("after")));
+    assert_eq!(scene.read(LIVE).await, (Join::First, ok("live")));
+    assert_eq!(whole(late).await, ok("under way"));
+    assert_eq!((scene.fetches(), script.fetches.load(Ordering::SeqCst)), (2, 2));
+    // What belongs to the same Electric is kept.
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("after")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_size_of_the_cache_empties_it() {
+    let scene = Scene::new("", [answer("max-age=600", "1"), answer("max-age=600", "2")]);
+    scene.read(SNAPSHOT).await.1.unwrap();
+    scene.settle().await;
+    let settings = Config::parse(CONFIG, Path::new("test.toml"), &Environment::from([])).unwrap().cache;
+    scene.hub.configure(Cache { header: !settings.header, ..settings.clone() });
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("1")));
+    scene.hub.configure(Cache { bytes: 1 << 20, ..settings });
     assert_eq!((scene.hub.kept_flights(), scene.hub.capacity()), (0, 1 << 20));
-    assert_eq!(script.fetches.load(Ordering::SeqCst), 2);
+    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("2")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -369,25 +387,29 @@ struct Long(usize);
 
 #[async_trait]
 impl Source for Long {
-    async fn fetch(&self, _ask: Ask, sink: &mut Sink) -> Result<(), Fault> {
+    async fn fetch(&self, _ask: Ask, sink: &Sink) -> Result<(), Fault> {
         sink.head(head("max-age=600"));
         for _ in 0..self.0 / 65_536 {
             sink.push(Bytes::from(vec![b'x'; 65_536])).await;
         }
-        sink.finish();
+        sink.finish().await;
         Ok(())
+    }
+
+    fn identity(&self, _request: &UpstreamRequest) -> Arc<str> {
+        Arc::default()
     }
 }
 
-fn long(bytes: usize) -> (Scene, Arc<Hub>) {
+fn long(bytes: usize) -> (Scene, Arc<Hub>, Arc<dyn Source>) {
     let scene = Scene::new("flight_bytes = '256KiB'", []);
     let text = "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
                 [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
     let config = Config::parse(text, Path::new("test.toml"), &Environment::from([])).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
     let places = Arc::clone(Limiter::new(&config.limits).flights());
-    let hub = Arc::new(Hub::new(Arc::new(Long(bytes)), config.cache, places, metrics));
-    (scene, hub)
+    let hub = Arc::new(Hub::new(config.cache, places, metrics));
+    (scene, hub, Arc::new(Long(bytes)))
 }
 
 const NEXT: &str = "offset=0_0&handle=7-1";
@@ -424,8 +446,8 @@ async fn a_dead_handle_takes_along_what_was_compressed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_too_long_to_keep_is_asked_for_anew() {
-    let (scene, hub) = long(1024 * 1024);
-    let join = || hub.join(scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
+    let (scene, hub, source) = long(1024 * 1024);
+    let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     assert_eq!(whole(join().unwrap()).await.unwrap().len(), 1024 * 1024);
     while hub.open_flights() > 0 {
         tokio::task::yield_now().await;
@@ -437,8 +459,8 @@ async fn what_was_too_long_to_keep_is_asked_for_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_while_a_long_answer_waits_for_its_slowest_reader_gets_one_too() {
-    let (scene, hub) = long(1024 * 1024);
-    let join = || hub.join(scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
+    let (scene, hub, source) = long(1024 * 1024);
+    let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     let slow = join().unwrap();
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -11,7 +11,7 @@ use super::table::TableName;
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::gatekeeper::{ScopedRequest, ShapeClaim};
-use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest, Target};
+use crate::shape::{SHAPE_PATH, ShapeRequest, Target};
 
 /// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
 #[derive(Debug)]
@@ -111,26 +111,6 @@ pub enum Denial {
     ShapeNotFound,
     /// No public rule serves that table, and there is no token.
     TokenMissing,
-}
-
-/// Why a query gives no permit.
-#[derive(Debug)]
-pub enum Refusal {
-    /// It is read, and not allowed.
-    Denied(Denial),
-    /// It cannot be read: every parameter that is wrong.
-    Invalid(Vec<ParameterError>),
-}
-
-impl Denial {
-    /// The code of the answer, as `Rejection` has it.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Forbidden(_) => "forbidden",
-            Self::ShapeNotFound => "shape_not_found",
-            Self::TokenMissing => "token_missing",
-        }
-    }
 }
 
 /// The name, in logs and metrics, of what is allowed by another issuer's shape token.
@@ -274,28 +254,6 @@ impl PolicySet {
             upstream,
             fingerprint: claim.rule().map(Into::into),
         })
-    }
-
-    /// Reads a request and decides on it, by the bearer's shape token or by the rules.
-    ///
-    /// # Errors
-    /// As [`ShapeRequest::parse`], [`ScopedRequest::parse`], [`PolicySet::authorize`] and
-    /// [`PolicySet::authorize_shape`].
-    pub fn judge(
-        &self,
-        principal: Option<&Principal>,
-        path: Option<&str>,
-        query: &str,
-        now: UnixTime,
-    ) -> Result<(ShapeRequest, Permit), Refusal> {
-        if let Some(claim) = principal.and_then(Principal::shape) {
-            let request = ScopedRequest::parse(path, query).map_err(Refusal::Invalid)?;
-            let permit = self.authorize_shape(claim, &request).map_err(Refusal::Denied)?;
-            return Ok((request.into_protocol(), permit));
-        }
-        let request = ShapeRequest::parse(path, query, self.parameters()).map_err(Refusal::Invalid)?;
-        let permit = self.authorize(principal, &request, now).map_err(Refusal::Denied)?;
-        Ok((request, permit))
     }
 
     /// The rule of a table that still says what it said when a token was minted.

@@ -12,7 +12,7 @@ mod source;
 mod table;
 mod template;
 
-pub use decision::{Denial, Permit, PolicySet, Refusal, UnknownPath};
+pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use destination::UpstreamName;
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};

@@ -1,338 +1,211 @@
-//! The order of decisions: what a request must pass, in one function.
+//! Admission of a client's request: decided, counted, then answered or sent to follow a flight.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Version};
+use bytes::Bytes;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::{Error, Result};
+use pingora_proxy::Session;
 use tokio::time::timeout;
 
-use super::Gateway;
-use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
-use crate::clock::UnixTime;
+use super::bearer::{Bearer, authenticate};
+use super::context::{Arrival, ClientRequest, RequestContext};
+use super::decide::{Caller, Decision, Document, decide};
+use super::exchange::Exchange;
+use super::flight_end::FlightEnd;
+use super::follow::Waiting;
+use super::gateway::{Gateway, Parts};
+use super::head::RequestHead;
+use super::rules::Rules;
+use crate::auth::Principal;
 use crate::config::Limits;
 use crate::fault::Fault;
-use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
-use crate::limits::{Address, Client, Connection, Place, Position};
-use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
+use crate::limits::{Address, Place, Position};
+use crate::policy::{RuleId, UpstreamName};
 use crate::rejection::Rejection;
-use crate::shape::protocol::ProtocolParam;
-use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
-use crate::telemetry::{Record, TokenCheck};
+use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamRequest};
+use crate::telemetry::Record;
 
-/// What becomes of a request that is not rejected.
-#[derive(Debug)]
-pub(super) enum Decision {
-    /// It is answered from a flight.
-    Admit(Admission),
-    /// It is answered with what is ours to say.
-    Answer(Document),
-    /// It asks what may be asked; the methods of what it asks about.
+/// What a request that is not rejected gets.
+enum Admitted {
+    /// A response from a flight.
+    Follow(UpstreamRequest, Bearer),
+    Document(Document),
     Preflight(&'static str),
 }
 
-/// An answer of our own that is no rejection: JSON.
-#[derive(Debug)]
-pub(super) struct Document {
-    pub(super) body: String,
-    pub(super) cache_control: &'static str,
-    /// Its name in metrics and logs.
-    pub(super) outcome: &'static str,
-}
-
-/// The proof that a request may have an answer, and which.
-#[derive(Debug)]
-pub(super) struct Admission {
-    pub(super) upstream: UpstreamRequest,
-    pub(super) bearer: Bearer,
-    /// Where a loop would stay; `None` where none is looked for.
-    pub(super) position: Option<Position>,
-}
-
-/// Who waits for an answer.
-#[derive(Debug)]
-pub(super) struct Bearer {
-    principal: Option<Arc<Principal>>,
-    /// Where it asks from, where addresses say who asks.
-    address: Option<Address>,
-    /// What it sent in its body.
-    posted: Option<Box<SubsetQuery>>,
-    /// Held for as long as the request is.
-    _place: Place,
-}
-
-/// Decides, top to bottom; the first check that fails answers.
-pub(super) async fn admit(
-    gate: &Gateway,
-    connection: &Connection,
-    session: &mut ServerSession,
-    record: &mut Record,
-) -> Result<Decision, Rejection> {
-    let bodiless = session.is_body_empty();
-    let request = session.req_header();
-    check_headers(request, &gate.limits)?;
-    let policy = &gate.policy;
-    // Whatever its target: a browser shows no answer whose preflight was refused.
-    if request.method == Method::OPTIONS {
-        return Ok(Decision::Preflight(preflight_methods(gate, policy, request)));
-    }
-    let address = gate.limiter.address(connection.peer(), &request.headers);
-    gate.limiter.ask(address, record.started).map_err(|limited| gate.metrics.limited(limited))?;
-    let (path, query) = split_target(request, &gate.limits)?;
-    if let Some(attended) = gatekeeper(gate, path) {
-        let asked = Asked { request, query, bodiless, address };
-        return attend(gate, policy, attended, asked, record).await.map(Decision::Answer);
-    }
-    let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    let posted = request.method == Method::POST;
-    match request.method {
-        Method::GET => check_body(request, bodiless)?,
-        Method::POST if policy.takes_subsets(own_path) => check_posted(request)?,
-        _ => return Err(Rejection::MethodNotAllowed(methods(policy, own_path))),
-    }
-    let principal = authenticate(gate, request, address, policy.has_public(), record).await?;
-    check_rate(gate, principal.as_deref(), record)?;
-    let (shape, permit) = authorize(gate, policy, principal.as_deref(), own_path, query, record)?;
-    gate.metrics.parameters_dropped(shape.dropped());
-    let enter = || enter(gate, principal.as_deref(), address);
-    let (upstream, posted, place) = if posted {
-        if !permit.subset() {
-            return Err(Rejection::MethodNotAllowed(METHODS));
+impl Gateway {
+    /// Tells a flight's request from a client's, whose header has arrived.
+    pub(super) fn begin(&self, session: &mut Session) -> Result<RequestContext> {
+        let flight = session.subrequest_ctx.as_mut().and_then(|context| context.user_ctx_mut());
+        let flight = flight.and_then(|context| context.downcast_mut::<Option<Box<Exchange>>>());
+        if let Some(exchange) = flight.and_then(Option::take) {
+            return Ok(RequestContext::Flight(exchange));
         }
-        // Not a byte of a body is read for a bearer who may not send it, or for whom there is no place.
-        let place = enter()?;
-        let subset = read_subset(session).await?;
-        (rewrite(gate, shape, permit, Some(&subset))?, Some(Box::new(subset)), place)
-    } else {
-        (rewrite(gate, shape, permit, None)?, None, enter()?)
-    };
-    let bearer = Bearer { principal, address, posted, _place: place };
-    let position = connection.position(bearer.client().as_ref(), address, &upstream);
-    if let Some(position) = position {
-        connection.check_repeat(position, record.started).map_err(|limited| gate.metrics.limited(limited))?;
+        let arrival = Arrival::current().ok_or_else(|| Error::new_str("a request outside of a connection"))?;
+        arrival.begin();
+        Ok(RequestContext::Client(Box::new(ClientRequest::new(self, arrival, session))))
     }
-    Ok(Decision::Admit(Admission { upstream, bearer, position }))
-}
 
-/// Asks the gateway of now about a request that another one has admitted.
-pub(super) async fn readmit(
-    gate: &Gateway,
-    request: &RequestHeader,
-    bearer: &mut Bearer,
-    record: &mut Record,
-) -> Result<UpstreamRequest, Rejection> {
-    // The size of what came in is not asked again.
-    bearer.reverify(gate, request, record).await?;
-    let policy = &gate.policy;
-    let (path, query) = split_target(request, &gate.limits)?;
-    let own_path = policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
-    let (shape, permit) = authorize(gate, policy, bearer.principal.as_deref(), own_path, query, record)?;
-    rewrite(gate, shape, permit, bearer.posted.as_deref())
-}
-
-fn authorize(
-    gate: &Gateway,
-    policy: &PolicySet,
-    principal: Option<&Principal>,
-    own_path: Option<&str>,
-    query: &str,
-    record: &mut Record,
-) -> Result<(ShapeRequest, Permit), Rejection> {
-    let judged = policy.judge(principal, own_path, query, gate.clock.now());
-    let (shape, permit) = judged.map_err(|refusal| match refusal {
-        Refusal::Denied(denial) => denied(denial, record),
-        Refusal::Invalid(errors) => Rejection::InvalidRequest(errors),
-    })?;
-    record.rule = Some(permit.rule().clone());
-    record.upstream = Some(permit.upstream().clone());
-    Ok((shape, permit))
-}
-
-/// The request to Electric.
-fn rewrite(
-    gate: &Gateway,
-    mut shape: ShapeRequest,
-    permit: Permit,
-    posted: Option<&SubsetQuery>,
-) -> Result<UpstreamRequest, Rejection> {
-    if let Some(subset) = posted {
-        shape = shape.with_body(subset.clone()).map_err(Rejection::InvalidRequest)?;
-    }
-    let source_id = gate.upstreams.source_id(permit.upstream());
-    UpstreamRequest::build(permit, &shape, source_id).map_err(|error| match error {
-        RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
-        RewriteError::TooLong => Rejection::UriTooLong,
-    })
-}
-
-/// A request as it came.
-struct Asked<'a> {
-    request: &'a RequestHeader,
-    query: &'a str,
-    bodiless: bool,
-    /// From where, where addresses say who asks.
-    address: Option<Address>,
-}
-
-/// Answers at the gatekeeper's paths: its public key for everybody, a token for one shape for whom the rules allow it.
-async fn attend(
-    gate: &Gateway,
-    policy: &PolicySet,
-    (gatekeeper, endpoint): (&Gatekeeper, Endpoint<'_>),
-    Asked { request, query, bodiless, address }: Asked<'_>,
-    record: &mut Record,
-) -> Result<Document, Rejection> {
-    let method = if matches!(endpoint, Endpoint::Keys) { Method::GET } else { Method::POST };
-    if request.method != method {
-        return Err(Rejection::MethodNotAllowed(endpoint.methods()));
-    }
-    check_body(request, bodiless)?;
-    let table = match endpoint {
-        Endpoint::Keys => {
-            let body = gatekeeper.key.jwks().ok_or(Rejection::NotFound)?.to_string();
-            return Ok(Document { body, cache_control: "public, max-age=300", outcome: "jwks" });
+    /// Answers a client's request, or takes it out of the phases to follow a flight.
+    pub(super) async fn filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        let RequestContext::Client(client) = context else { return Ok(false) };
+        match self.answer(&mut session.downstream_session, client).await {
+            Ok(None) => {}
+            Ok(Some((upstream, bearer))) => self.hand_over(session, context, upstream, bearer)?,
+            Err(fault) => {
+                client.record.note(&fault);
+                return Err(Error::new_str("the client did not take its response"));
+            }
         }
-        Endpoint::Table(table) => table,
-    };
-    let user = authenticate(gate, request, address, policy.has_public(), record).await?;
-    check_rate(gate, user.as_deref(), record)?;
-    // A token for one shape gives no other one.
-    if user.as_ref().is_some_and(|user| user.shape().is_some()) {
-        return Err(Rejection::Forbidden);
-    }
-    let _place = enter(gate, user.as_deref(), address)?;
-    // The path names the table, and where in the log a client will start is not yet known.
-    let query = format!("table={table}&offset=-1&{query}");
-    let shape = ShapeRequest::parse(None, &query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-    gate.metrics.parameters_dropped(shape.dropped());
-    let now = gate.clock.now();
-    let permit = policy.authorize(user.as_deref(), &shape, now).map_err(|denial| denied(denial, record))?.closed();
-    record.rule = Some(permit.rule().clone());
-    record.upstream = Some(permit.upstream().clone());
-    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
-    let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
-    let minted = gatekeeper.mint(&permit, log, user.as_deref(), now).ok_or(Rejection::Internal)?;
-    if minted.token_len() > gate.limits.token_bytes {
-        return Err(Rejection::UriTooLong);
-    }
-    let body = minted.config(&gatekeeper.public_url);
-    Ok(Document { body, cache_control: "no-store", outcome: "minted" })
-}
-
-fn gatekeeper<'a>(gate: &'a Gateway, path: &'a str) -> Option<(&'a Gatekeeper, Endpoint<'a>)> {
-    let gatekeeper = gate.gatekeeper.as_ref()?;
-    Some((gatekeeper, gatekeeper.endpoint(path)?))
-}
-
-/// The methods of a shape.
-const METHODS: &str = "GET, OPTIONS";
-
-/// The methods of an endpoint where a rule takes subsets.
-const WITH_POST: &str = "GET, POST, OPTIONS";
-
-fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
-    if policy.takes_subsets(own_path) { WITH_POST } else { METHODS }
-}
-
-/// What a preflight says of a target that may be any.
-fn preflight_methods(gate: &Gateway, policy: &PolicySet, request: &RequestHeader) -> &'static str {
-    let path = split_target(request, &gate.limits).map(|(path, _)| path).unwrap_or_default();
-    if let Some((_, endpoint)) = gatekeeper(gate, path) {
-        return endpoint.methods();
-    }
-    policy.endpoint(path).map_or(METHODS, |own_path| methods(policy, own_path))
-}
-
-impl Bearer {
-    /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (SECURITY T19, C8).
-    pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
-        let Some(principal) = &self.principal else {
-            return Ok(());
-        };
-        verifier.recheck(principal).map_err(|error| match error {
-            TokenError::Expired => Fault::TokenExpired,
-            TokenError::Invalid(_) => Fault::KeyGone,
-            TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
-        })
+        Ok(true)
     }
 
-    /// Has the token verified anew where its issuer is gone, or is not as it was.
-    async fn reverify(
-        &mut self,
-        gate: &Gateway,
-        request: &RequestHeader,
-        record: &mut Record,
-    ) -> Result<(), Rejection> {
-        if self.principal.as_ref().is_none_or(|principal| gate.verifier.knows(principal)) {
-            return Ok(());
-        }
-        // Keys that have to be fetched first are not waited for by somebody who may have no right to wait.
-        let verified = timeout(REVERIFY, authenticate(gate, request, None, false, record)).await;
-        self.principal = verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))?;
+    /// Takes the request out of the phases, with its session.
+    fn hand_over(
+        &self,
+        session: &mut Session,
+        context: &mut RequestContext,
+        upstream: UpstreamRequest,
+        bearer: Bearer,
+    ) -> Result<()> {
+        let RequestContext::Client(client) = std::mem::replace(context, RequestContext::Waiting) else { return Ok(()) };
+        let nobody = Box::new(FlightEnd::session(None, None)?);
+        let session = std::mem::replace(&mut session.downstream_session, nobody);
+        let arrival = Arc::clone(&client.arrival);
+        arrival.hand_over(Waiting { gateway: self.clone(), session, client, upstream, bearer });
         Ok(())
     }
 
-    /// How long the token is still good; at least a moment, since a wait of nothing is no wait. `None` where there is
-    /// no token.
-    pub(super) fn time_left(&self, now: UnixTime) -> Option<Duration> {
-        let left = self.principal.as_ref()?.expires_at().saturating_since(now);
-        Some(left.max(Duration::from_millis(1)))
-    }
-
-    /// Who it is; `None` where there is no token.
-    pub(super) fn principal(&self) -> Option<&Arc<Principal>> {
-        self.principal.as_ref()
-    }
-
-    /// Whose limits its flights count against; `None` where there is no token, and addresses say nothing. A token that
-    /// was minted for nobody is no subject where there is an address: each would have limits of its own.
-    pub(super) fn client(&self) -> Option<Client> {
-        let address = self.address.map(Client::Address);
-        match &self.principal {
-            Some(principal) if !(principal.is_for_nobody() && address.is_some()) => {
-                Some(Client::Subject(principal.subject_key().clone()))
+    /// Decides, and answers everything but a request that may follow a flight.
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        client: &mut ClientRequest,
+    ) -> Result<Option<(UpstreamRequest, Bearer)>, Fault> {
+        match self.admit(session, client).await {
+            Ok(Admitted::Follow(upstream, bearer)) => return Ok(Some((upstream, bearer))),
+            Ok(Admitted::Document(document)) => {
+                client.record.outcome = document.outcome;
+                let header = client.edge.document_header(&document, &client.record.request_id);
+                self.write_whole(session, &client.rules.limits, header, document.body.into()).await?;
             }
-            _ => address,
+            Ok(Admitted::Preflight(methods)) => {
+                client.record.outcome = "preflight";
+                let request = session.req_header();
+                let header = client.edge.preflight_header(request, methods, &client.record.request_id);
+                self.write_whole(session, &client.rules.limits, header, Bytes::new()).await?;
+            }
+            Err(rejection) => self.reject(session, client, &rejection).await?,
         }
+        Ok(None)
+    }
+
+    async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
+        let rules = Arc::clone(&client.rules);
+        let has_body = !session.is_body_empty();
+        let head = head_of(session.req_header(), has_body, Some(&rules.limits));
+        let mut arriving = Arriving::new(self, client);
+        let decision = decide(&rules, &*self.clock, &head, &mut arriving).await?;
+        let Arriving { address, place, .. } = arriving;
+        let grant = match decision {
+            Decision::Document(document) => return Ok(Admitted::Document(document)),
+            Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
+            Decision::Shape(grant) => grant,
+            // Not a byte of the body is read before the bearer may send it and there is a place for the request.
+            Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
+        };
+        let bearer = Bearer::new(grant.principal, address, grant.posted, place);
+        client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
+        Ok(Admitted::Follow(grant.upstream, bearer))
+    }
+
+    /// Rejects a client that asks for the same again and again. Returns its position in the shape's log, if it counts.
+    fn check_repeats(
+        &self,
+        client: &ClientRequest,
+        bearer: &Bearer,
+        upstream: &UpstreamRequest,
+    ) -> Result<Option<Position>, Rejection> {
+        let connection = &client.arrival.connection;
+        let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
+        if let Some(position) = position {
+            let repeated = connection.check_repeat(position, client.record.started);
+            repeated.map_err(|limited| self.metrics.limited(limited))?;
+        }
+        Ok(position)
     }
 }
 
-/// Within it a request that waits is judged anew.
-const REVERIFY: Duration = Duration::from_secs(1);
-
-/// A shape has no body (SECURITY P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in chunks.
-fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {
-    let headers = &request.headers;
-    let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
-    if !bodiless || length || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Rejection::ContentTooLarge);
+/// Reads the head of a request. `sizes` is `None` if they were checked before.
+pub(super) fn head_of<'a>(request: &'a RequestHeader, has_body: bool, sizes: Option<&'a Limits>) -> RequestHead<'a> {
+    RequestHead {
+        method: &request.method,
+        target: request.raw_path(),
+        version: request.version,
+        headers: &request.headers,
+        has_body,
+        sizes,
     }
-    Ok(())
 }
 
-/// What the header says of a body that is going to be read.
-fn check_posted(request: &RequestHeader) -> Result<(), Rejection> {
-    let headers = &request.headers;
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MAX_BODY_BYTES) {
-        return Err(Rejection::ContentTooLarge);
-    }
-    let is_json = |value: &HeaderValue| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    };
-    if !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
-        return Err(Rejection::invalid("content-type", "must be application/json"));
-    }
-    if headers.contains_key(CONTENT_ENCODING) {
-        return Err(Rejection::invalid("content-encoding", "is not supported"));
-    }
-    Ok(())
+/// A request that has just arrived on a connection.
+struct Arriving<'a> {
+    gateway: &'a Gateway,
+    arrival: &'a Arrival,
+    record: &'a mut Record,
+    /// Where it comes from, if addresses tell clients apart.
+    address: Option<Address>,
+    place: Option<Place>,
 }
 
-/// Reads the body, within bounds of size and time.
+impl<'a> Arriving<'a> {
+    fn new(gateway: &'a Gateway, client: &'a mut ClientRequest) -> Self {
+        Self { gateway, arrival: &client.arrival, record: &mut client.record, address: None, place: None }
+    }
+}
+
+impl Caller for Arriving<'_> {
+    fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
+        let Parts { limiter, metrics, .. } = &**self.gateway;
+        self.address = limiter.address(self.arrival.connection.peer(), head.headers);
+        limiter.ask(self.address, self.record.started).map_err(|limited| metrics.limited(limited))
+    }
+
+    async fn authenticate(
+        &mut self,
+        rules: &Rules,
+        head: &RequestHead<'_>,
+        has_public: bool,
+    ) -> Result<Option<Arc<Principal>>, Rejection> {
+        authenticate(self.gateway, rules, head, self.address, has_public, self.record).await
+    }
+
+    fn count(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
+        let Some(principal) = principal else { return Ok(()) };
+        let counted = self.gateway.limiter.ask_as(principal.subject_key(), self.record.started);
+        counted.map_err(|limited| self.gateway.metrics.limited(limited))
+    }
+
+    fn enter(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
+        let place = self.gateway.limiter.enter(principal.map(Principal::subject_key), self.address);
+        self.place = Some(place.map_err(|limited| self.gateway.metrics.limited(limited))?);
+        Ok(())
+    }
+
+    fn dropped(&mut self, parameters: usize) {
+        self.gateway.metrics.parameters_dropped(parameters);
+    }
+
+    fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
+        self.record.rule = Some(rule.clone());
+        self.record.upstream = upstream.cloned();
+    }
+}
+
+/// Reads the body of a POST, within bounds of size and time.
 async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
     let reading = async {
         let mut body = Vec::new();
@@ -348,102 +221,5 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
     timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")))
 }
 
-/// Within it a client has sent its body.
+/// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
-fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
-    let headers = &request.headers;
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if headers.len() > limits.headers || bytes > limits.header_bytes {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    let host = headers.get_all(HOST).iter().count();
-    if host > 1 || (host == 0 && request.version == Version::HTTP_11) {
-        return Err(Rejection::invalid("host", "must stand exactly once"));
-    }
-    if headers.get_all(ORIGIN).iter().count() > 1 {
-        return Err(Rejection::invalid("origin", "stands more than once"));
-    }
-    if headers.contains_key(EXPECT) {
-        return Err(Rejection::invalid("expect", "is not supported"));
-    }
-    Ok(())
-}
-
-/// Path and query of an origin-form target; every other form is refused (SECURITY Q7).
-fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
-    let target = request.raw_path();
-    if target.len() > limits.uri_bytes {
-        return Err(Rejection::UriTooLong);
-    }
-    let text = std::str::from_utf8(target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
-    if !text.starts_with('/') || text.contains('#') || text.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(Rejection::invalid("target", "must be a path and a query"));
-    }
-    Ok(text.split_once('?').unwrap_or((text, "")))
-}
-
-/// The verified principal; `None` where there is no token and a public rule may yet apply.
-async fn authenticate(
-    gate: &Gateway,
-    request: &RequestHeader,
-    address: Option<Address>,
-    has_public: bool,
-    record: &mut Record,
-) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(&request.headers, gate.limits.token_bytes) {
-        Ok(token) => token,
-        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
-        Err(BearerError::Missing) if has_public => return Ok(None),
-        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
-    };
-    // Whoever has shown a good token is not kept out by others at his address.
-    if let Err(limited) = gate.limiter.may_verify(address, record.started)
-        && !gate.verifier.remembers(&token)
-    {
-        return Err(gate.metrics.limited(limited));
-    }
-    match gate.verifier.verify(&token).await {
-        Ok(verified) => {
-            gate.metrics.token_checked(TokenCheck::Accepted(verified.check));
-            record.token = Some(verified.principal.token_hash().into());
-            Ok(Some(verified.principal))
-        }
-        Err(error) => {
-            gate.metrics.token_checked(TokenCheck::Refused(&error));
-            record.token = Some(token.hash().into());
-            Err(match error {
-                TokenError::Expired => Rejection::TokenExpired,
-                TokenError::Invalid(_) => {
-                    gate.limiter.bad_token(address, record.started);
-                    Rejection::TokenInvalid
-                }
-                TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(retry_after),
-            })
-        }
-    }
-}
-
-/// Whether this subject may ask once more by now.
-fn check_rate(gate: &Gateway, principal: Option<&Principal>, record: &Record) -> Result<(), Rejection> {
-    let Some(principal) = principal else { return Ok(()) };
-    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.metrics.limited(limited))
-}
-
-fn enter(gate: &Gateway, principal: Option<&Principal>, address: Option<Address>) -> Result<Place, Rejection> {
-    let place = gate.limiter.enter(principal.map(Principal::subject_key), address);
-    place.map_err(|limited| gate.metrics.limited(limited))
-}
-
-fn denied(denial: Denial, record: &mut Record) -> Rejection {
-    match denial {
-        Denial::Forbidden(rule) => {
-            record.rule = Some(rule);
-            Rejection::Forbidden
-        }
-        Denial::ShapeNotFound => Rejection::ShapeNotFound,
-        Denial::TokenMissing => Rejection::TokenMissing,
-    }
-}

@@ -1,200 +1,245 @@
-//! A client's way through a flight: it waits, and is told what all the others are told, as long as it may hear it.
+//! Following a flight: a client waits for its response, outside Pingora's request future.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::Version;
+use http::{StatusCode, Version};
+use pingora::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
 
-use super::admit::{Admission, Bearer, readmit};
-use super::context::RequestCtx;
+use super::admit::head_of;
+use super::bearer::{Bearer, Rejudged};
+use super::context::ClientRequest;
+use super::decide::{Decision, Grant, decide};
+use super::gateway::Gateway;
 use super::reply::{self, Edge, Shown};
-use super::{Change, Front, Gateway, in_time};
+use super::rules::{Change, Rules};
+use super::write::in_time;
 use crate::fault::Fault;
 use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
 use crate::rejection::Rejection;
 use crate::server::Socket;
 use crate::shape::UpstreamRequest;
 
-/// What ends a wait before what was waited for.
-enum Interrupt {
+/// A client's request that has left the phases, and waits for its response.
+pub(super) struct Waiting {
+    pub(super) gateway: Gateway,
+    pub(super) session: Box<ServerSession>,
+    pub(super) client: Box<ClientRequest>,
+    pub(super) upstream: UpstreamRequest,
+    pub(super) bearer: Bearer,
+}
+
+/// What ends a wait before its event.
+pub(super) enum Interrupt {
     Fault(Fault),
-    /// The gateway is another, or the process is about to stop.
+    /// The rules have changed, or the process is about to stop.
     Change,
-    /// The process stops, and it is this stream's turn to end.
+    /// The process stops, and this stream is to end now.
     Leave,
 }
 
-/// How a request that could be answered was answered.
+/// How following a flight ended.
 enum Followed {
-    /// To the end.
+    /// The client has its response.
     Answered,
-    /// Not at all: before the header was out, another gateway made something else of the request.
+    /// Before the header was written, new rules made something else of the request.
     Overtaken(Box<Judgement>),
 }
 
-/// What a gateway makes of a request.
+/// What rules make of a request.
 type Judgement = Result<UpstreamRequest, Rejection>;
 
-/// A slow client shows itself with each of these that it does not take, whatever the size of the answer.
-const SLICE: usize = 64 * 1024;
+/// A slow client is noticed with each of these that it does not read, whatever the size of the response.
+pub(super) const SLICE: usize = 64 * 1024;
 
-/// How long the rest of an event may take after the end of its token, its rule or its process.
-const REST_OF_EVENT: Duration = Duration::from_secs(1);
+impl Waiting {
+    /// Answers from a flight. Returns the connection if it can take another request.
+    pub(super) async fn follow(self) -> Option<ReusedHttpStream> {
+        let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
+        let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
+        if let Some(position) = client.position {
+            client.arrival.connection.answered(position, client.next, client.record.started, Instant::now());
+        }
+        if let Err(fault) = &served {
+            client.record.note(fault);
+        }
+        gateway.answered(&session, &mut client);
+        // A response that was cut off must look like one: the connection, or the stream, is dropped as it is.
+        if served.is_err() {
+            reset_http_1_0(&session);
+            return None;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+}
 
-impl Front {
-    /// Answers from a flight. Where the gateway changes during the wait, the request is judged anew, and `gate` is the
-    /// one that judged it.
-    pub(super) async fn serve(
+impl Gateway {
+    /// Answers from a flight. If the rules change while the request waits, it is judged again.
+    async fn serve(
         &self,
-        gate: &mut Arc<Gateway>,
         session: &mut ServerSession,
-        ctx: &mut RequestCtx,
-        admission: Admission,
+        client: &mut ClientRequest,
+        bearer: &mut Bearer,
+        mut upstream: UpstreamRequest,
     ) -> Result<(), Fault> {
-        let Admission { mut upstream, mut bearer, position } = admission;
-        ctx.position = position;
-        let mut changes = gate.changes.clone();
+        let mut changes = self.changes.clone();
         loop {
             let now = *changes.borrow_and_update();
-            if gate.generation < now.generation {
-                // Admitted by one gateway while another came.
-                upstream = match self.judge(gate, session, ctx, &mut bearer).await {
+            if client.rules.generation < now.generation {
+                upstream = match self.rejudge(session, client, bearer).await {
                     Ok(upstream) => upstream,
-                    Err(rejection) => return gate.reject(session, ctx, &rejection).await,
+                    Err(rejection) => return self.reject(session, client, &rejection).await,
                 };
             }
-            let live = upstream.is_live();
-            ctx.record.live = live;
-            ctx.record.reading = gate.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
-            let origin = Origin { request_id: &ctx.record.request_id, trace: ctx.record.trace.as_ref() };
-            let mut follower = match gate.hub.join(upstream, bearer.client().as_ref(), origin) {
+            let mut follower = match self.join(client, bearer, upstream) {
                 Ok(follower) => follower,
-                Err(rejection) => return gate.reject(session, ctx, &rejection).await,
+                Err(rejection) => return self.reject(session, client, &rejection).await,
             };
-            ctx.record.join = Some(follower.join());
-            let key = follower.key().clone();
-            let (stopping, changes, bearer) = (now.stopping, &mut changes, &mut bearer);
-            let mut following = Following { front: self, gate, session, ctx, bearer, key, live, changes, stopping };
+            let (key, live) = (follower.key().clone(), client.record.live);
+            let (changes, stopping) = (&mut changes, now.stopping);
+            let mut following = Following { gateway: self, session, client, bearer, key, live, changes, stopping };
             let followed = following.follow(&mut follower).await;
-            // Whatever this client is told now, and however slowly it takes that, nobody waits for it.
+            // Whatever this client is told now, no other client waits for it.
             follower.served();
             match followed {
                 Ok(Followed::Answered) => {
-                    // First everybody has the answer, then each of us tidies up.
+                    // Defer cleanup until every follower has been written to.
                     follower.all_served().await;
                     return Ok(());
                 }
                 Ok(Followed::Overtaken(judgement)) => match *judgement {
                     Ok(other) => upstream = other,
                     Err(rejection) => {
-                        gate.metrics.follower_cut(Fault::Reloaded.as_str());
-                        return gate.reject(session, ctx, &rejection).await;
+                        self.metrics.follower_cut(Fault::Reloaded.as_str());
+                        return self.reject(session, client, &rejection).await;
                     }
                 },
-                Err(fault) => return gate.fail(session, ctx, fault).await,
+                Err(fault) => return self.fail(session, client, fault).await,
             }
         }
     }
 
-    /// What the gateway of now, which is `gate` from here on, makes of a request that another has admitted.
+    fn join(
+        &self,
+        client: &mut ClientRequest,
+        bearer: &Bearer,
+        upstream: UpstreamRequest,
+    ) -> Result<Follower, Rejection> {
+        client.record.live = upstream.is_live();
+        client.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
+        let origin = Origin { request_id: &client.record.request_id, trace: client.record.trace.as_ref() };
+        let follower = self.hub.join(&client.rules.electric, upstream, bearer.client().as_ref(), origin)?;
+        client.record.join = Some(follower.join());
+        Ok(follower)
+    }
+
+    /// Judges a waiting request by the current rules, which are its rules from now on.
+    async fn rejudge(&self, session: &ServerSession, client: &mut ClientRequest, bearer: &mut Bearer) -> Judgement {
+        client.rules = self.rules();
+        client.edge = Edge::of(session.req_header(), &client.rules.cors);
+        // On the heap: a waiting request has no room for it until it comes.
+        Box::pin(self.judge(session, &Arc::clone(&client.rules), client, bearer)).await
+    }
+
     async fn judge(
         &self,
-        gate: &mut Arc<Gateway>,
         session: &ServerSession,
-        ctx: &mut RequestCtx,
+        rules: &Rules,
+        client: &mut ClientRequest,
         bearer: &mut Bearer,
     ) -> Judgement {
-        *gate = self.gate();
-        ctx.edge = Edge::of(session.req_header(), &gate.cors);
-        // On the heap: whoever waits has no room for it until it comes.
-        Box::pin(readmit(gate, session.req_header(), bearer, &mut ctx.record)).await
+        let head = head_of(session.req_header(), bearer.posted().is_some(), None);
+        let principal = bearer.principal().cloned();
+        let mut caller = Rejudged { gateway: self, principal, record: &mut client.record };
+        let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
+            Decision::Shape(grant) => grant,
+            Decision::Subset(pending) => pending.read(rules, bearer.posted().ok_or(Rejection::Internal)?)?,
+            // Its path serves something else by now.
+            Decision::Document(_) | Decision::Preflight(_) => return Err(Rejection::NotFound),
+        };
+        bearer.renew(principal);
+        Ok(upstream)
     }
-}
 
-impl Gateway {
-    /// Answers with a fault where there is no answer yet; else the answer is broken off, and its client sees that.
-    async fn fail(&self, session: &mut ServerSession, ctx: &mut RequestCtx, fault: Fault) -> Result<(), Fault> {
+    /// Answers with a fault if no response has begun; otherwise the response is cut off, and the client sees that.
+    async fn fail(&self, session: &mut ServerSession, client: &mut ClientRequest, fault: Fault) -> Result<(), Fault> {
         self.metrics.follower_cut(fault.as_str());
         match fault.rejection() {
             Some(rejection) if session.response_written().is_none() => {
-                ctx.record.note(&fault);
-                self.reject(session, ctx, &rejection).await
+                client.record.note(&fault);
+                self.reject(session, client, &rejection).await
             }
             _ => Err(fault),
         }
     }
 }
 
-/// One request and the flight it is on.
-struct Following<'a> {
-    front: &'a Front,
-    /// The one that judged the request.
-    gate: &'a mut Arc<Gateway>,
-    session: &'a mut ServerSession,
-    ctx: &'a mut RequestCtx,
-    bearer: &'a mut Bearer,
+/// One request and the flight it follows.
+pub(super) struct Following<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) session: &'a mut ServerSession,
+    pub(super) client: &'a mut ClientRequest,
+    pub(super) bearer: &'a mut Bearer,
     key: Key,
     live: bool,
-    changes: &'a mut watch::Receiver<Change>,
-    /// As the last change says.
-    stopping: bool,
+    pub(super) changes: &'a mut watch::Receiver<Change>,
+    /// Whether the last change said that the process stops.
+    pub(super) stopping: bool,
 }
 
 impl Following<'_> {
     async fn follow(&mut self, follower: &mut Follower) -> Result<Followed, Fault> {
         let head = loop {
             match self.wait(follower.head()).await {
-                // What came together with a change waits for the judgement.
+                // A header that came together with a change waits for the judgement.
                 Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
                 Ok(_) | Err(Interrupt::Change | Interrupt::Leave) => {
                     follower.served();
-                    if let Some(other) = self.judge_anew().await {
+                    if let Some(other) = self.judge_again().await {
                         return Ok(Followed::Overtaken(other));
                     }
                 }
             }
         };
-        self.bearer.recheck(&self.gate.verifier)?;
+        self.bearer.recheck(&self.client.rules.verifier)?;
         let encoding = self.encoding(follower, &head);
-        let known = self.ctx.edge.conditional && reply::is_known(self.session.req_header(), &head);
+        let known = self.client.edge.conditional && reply::is_known(self.session.req_header(), &head);
         let sent = !known && encoding.is_none() && self.send_at_once(follower, &head).await?;
-        if let Some(position) = self.ctx.position {
-            self.ctx.next = head.next().map(|(handle, offset)| self.gate.limiter.next(position, handle, offset));
+        if let Some(position) = self.client.position {
+            let next = |(handle, offset)| self.gateway.limiter.next(position, handle, offset);
+            self.client.next = head.next().map(next);
         }
-        if sent {
-            return Ok(Followed::Answered);
+        if !sent {
+            follower.served();
+            self.write(follower, &head, encoding, known).await?;
         }
-        follower.served();
-        let events = head.events;
-        if known {
-            self.write_head(follower, &head, follower.length(), encoding, true).await?;
-            in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await?;
-            return Ok(Followed::Answered);
-        }
-        let encoding = encoding.filter(|encoding| follower.encode(*encoding));
-        let length = follower.length();
-        if length.is_none() && !events && self.session.req_header().version == Version::HTTP_10 {
-            let pieces = self.collect(follower).await?;
-            let length = pieces.iter().map(|piece| piece.bytes.len()).sum();
-            self.write_head(follower, &head, Some(length), encoding, false).await?;
-            for piece in pieces {
-                self.write_piece(piece).await?;
-            }
-            return Ok(Followed::Answered);
-        }
-        self.write_head(follower, &head, length, encoding, false).await?;
-        self.write_body(follower, events).await?;
         Ok(Followed::Answered)
     }
 
-    /// Writes an answer that is whole before its first byte is written, and short, past Pingora's session: that would
-    /// make, serialize and drop a header for each of thousands at the same moment. `false` where that is not possible.
+    async fn write(
+        &mut self,
+        follower: &mut Follower,
+        head: &Head,
+        encoding: Option<Encoding>,
+        known: bool,
+    ) -> Result<(), Fault> {
+        if known {
+            self.write_head(follower, head, follower.length(), encoding, true).await?;
+            return self.write_bytes(Bytes::new(), true).await;
+        }
+        let encoding = encoding.filter(|encoding| follower.encode(*encoding));
+        self.write_head(follower, head, follower.length(), encoding, false).await?;
+        self.write_body(follower, head.events).await
+    }
+
+    /// Writes a response that is complete and short past Pingora's session, which would make, serialize and drop a
+    /// header for each of thousands of clients at the same moment. Returns `false` if that is not possible.
     async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
         let ServerSession::H1(session) = &*self.session else { return Ok(false) };
         let kept = session.will_keepalive() && !self.is_stopping() && session.req_header().version == Version::HTTP_11;
@@ -203,43 +248,18 @@ impl Following<'_> {
         };
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
         let shown = self.shown(follower, Some(body.len()), None, false);
-        let header = self.ctx.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
+        let header = self.client.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
         let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
         let (status, length) = (head.status, body.len());
-        // Who is cut before the end has not got the rest.
-        self.ctx.sent = sent.checked_sub(header.len()).map(|bytes| (status, bytes));
+        // A client that is cut off before the end has not received the rest.
+        self.client.sent = sent.checked_sub(header.len()).map(|bytes| (status, bytes));
         let rest = (sent < header.len() + length).then(|| [&header, &body[..]].concat().split_off(sent));
         follower.served();
         if let Some(rest) = rest {
-            in_time(self.gate.limits.write_timeout, socket.send(&rest)).await?;
-            self.ctx.sent = Some((status, length));
+            in_time(self.client.rules.limits.write_timeout, socket.send(&rest)).await?;
+            self.client.sent = Some((status, length));
         }
         Ok(true)
-    }
-
-    /// The whole body, for a client to whom an answer that breaks off would look like one that ends.
-    async fn collect(&mut self, follower: &mut Follower) -> Result<Vec<Piece>, Fault> {
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
-        loop {
-            let piece = match self.wait(follower.next()).await {
-                Ok(piece) => piece,
-                Err(Interrupt::Fault(fault)) => return Err(fault),
-                Err(Interrupt::Change | Interrupt::Leave) if self.judge_anew().await.is_none() => continue,
-                Err(Interrupt::Change | Interrupt::Leave) => return Err(Fault::Reloaded),
-            };
-            if let Some(Err(fault)) = piece.end {
-                return Err(fault);
-            }
-            bytes += piece.bytes.len();
-            if bytes > self.gate.cache.flight_bytes {
-                return Err(Fault::Internal);
-            }
-            let last = piece.end.is_some();
-            pieces.push(piece);
-            if last {
-                return Ok(pieces);
-            }
-        }
     }
 
     async fn write_head(
@@ -252,16 +272,16 @@ impl Following<'_> {
     ) -> Result<(), Fault> {
         let shown = self.shown(follower, length, encoding, not_modified);
         let version = shown.version;
-        let header = self.ctx.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
-        // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
+        let header = self.client.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
+        // HTTP/1.0 has no chunks: the end of the connection is the end of the response.
         if self.is_stopping() || version == Version::HTTP_10 {
             self.session.set_keepalive(None);
         }
-        let limit = self.gate.limits.write_timeout;
+        let limit = self.client.rules.limits.write_timeout;
         in_time(limit, self.session.write_response_header(Box::new(header))).await
     }
 
-    /// Whether the process stops by now: nobody who is told that the connection lives on should find it closed.
+    /// Whether the process stops by now: a client that is told that its connection stays open must not find it closed.
     fn is_stopping(&self) -> bool {
         self.stopping || self.changes.has_changed().unwrap_or(true) && self.changes.borrow().stopping
     }
@@ -274,125 +294,59 @@ impl Following<'_> {
         not_modified: bool,
     ) -> Shown<'_> {
         Shown {
-            request_id: &self.ctx.record.request_id,
+            request_id: &self.client.record.request_id,
             version: self.session.req_header().version,
             length,
             encoding,
             not_modified,
             fresh_for: follower.fresh_for(),
-            join: self.gate.cache.header.then(|| follower.join()),
+            join: self.client.rules.cache.header.then(|| follower.join()),
         }
     }
 
-    async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
-        // A stream of events may be ended between two of them, any other body is broken where it does not end itself.
-        let mut between_events = events;
-        let mut turn = (events && self.stopping).then(|| self.turn());
-        loop {
-            let next = match turn {
-                None => self.wait(follower.next()).await,
-                // On the heap: its timer is for the few moments before the end.
-                Some(turn) => Box::pin(self.wait_for_turn(turn, follower)).await,
-            };
-            let piece = match next {
-                Ok(piece) => piece,
-                Err(Interrupt::Leave) => {
-                    return self.leave_stream(follower, between_events, Fault::Stopping).await;
-                }
-                Err(Interrupt::Change) if self.judge_anew().await.is_none() => {
-                    if events && self.stopping && turn.is_none() {
-                        turn = Some(self.turn());
-                    }
-                    continue;
-                }
-                Err(Interrupt::Change) if events => {
-                    return self.leave_stream(follower, between_events, Fault::Reloaded).await;
-                }
-                Err(Interrupt::Change) => return Err(Fault::Reloaded),
-                Err(Interrupt::Fault(fault)) if events && fault.ends_token() => {
-                    return self.leave_stream(follower, between_events, fault).await;
-                }
-                Err(Interrupt::Fault(fault)) => return Err(fault),
-            };
-            match self.bearer.recheck(&self.gate.verifier) {
-                Ok(()) => {}
-                Err(fault) if between_events => return self.end_stream(fault).await,
-                Err(fault) => return Err(fault),
-            }
-            between_events = events && piece.boundary;
-            if self.write_piece(piece).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Writes a piece; says whether it was the last.
-    async fn write_piece(&mut self, piece: Piece) -> Result<bool, Fault> {
-        let limit = self.gate.limits.write_timeout;
+    /// Writes a piece. Returns whether it was the last.
+    pub(super) async fn write_piece(&mut self, piece: Piece) -> Result<bool, Fault> {
         let Piece { mut bytes, end, .. } = piece;
         if let Some(Err(fault)) = end {
             return Err(fault);
         }
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
-            in_time(limit, self.session.write_response_body(slice, false)).await?;
-            // A kept answer is one piece, and a slow reader takes it for longer than its token lasts, or its rule.
-            self.bearer.recheck(&self.gate.verifier)?;
+            self.write_bytes(slice, false).await?;
+            // A cached response is one piece. A slow client may need longer for it than its token, or its rule, lasts.
+            self.bearer.recheck(&self.client.rules.verifier)?;
             if self.changes.has_changed().unwrap_or_default() {
-                if self.judge_anew().await.is_some() {
+                if self.judge_again().await.is_some() {
                     return Err(Fault::Reloaded);
                 }
-                // Whatever else it says is heeded after the piece.
+                // What else the change says is handled after the piece.
                 self.changes.mark_changed();
             }
         }
         if !bytes.is_empty() || end.is_some() {
-            in_time(limit, self.session.write_response_body(bytes, end.is_some())).await?;
+            self.write_bytes(bytes, end.is_some()).await?;
         }
         Ok(end.is_some())
     }
 
-    /// Ends a stream of events for this client alone: the rest of an event that has begun is still sent.
-    async fn leave_stream(&mut self, follower: &mut Follower, between: bool, why: Fault) -> Result<(), Fault> {
-        let rest = async {
-            let mut between = between;
-            while !between {
-                let piece = follower.next().await;
-                between = piece.boundary;
-                if self.write_piece(piece).await? {
-                    break;
-                }
-            }
-            Ok::<_, Fault>(())
-        };
-        timeout(REST_OF_EVENT, rest).await.unwrap_or_else(|_| Err(why.clone()))?;
-        self.end_stream(why).await
+    pub(super) async fn write_bytes(&mut self, bytes: Bytes, end: bool) -> Result<(), Fault> {
+        in_time(self.client.rules.limits.write_timeout, self.session.write_response_body(bytes, end)).await
     }
 
-    async fn end_stream(&mut self, why: Fault) -> Result<(), Fault> {
-        self.gate.metrics.follower_cut(why.as_str());
-        self.ctx.record.outcome = why.as_str();
-        // A client that comes back at once comes on the connection that it was told would stay.
-        if why != Fault::Stopping {
-            self.session.set_keepalive(None);
-        }
-        in_time(self.gate.limits.write_timeout, self.session.write_response_body(Bytes::new(), true)).await
-    }
-
-    /// Waits for `progress`, as long as the client is there, its token good and the gateway the same.
-    async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
-        let Self { gate, session, bearer, changes, stopping, .. } = self;
-        // Whoever reads slowly may have progress without end.
+    /// Waits for `progress`, as long as the client is there, its token is good and the rules are the same.
+    pub(super) async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
+        let Self { gateway, session, client, bearer, changes, stopping, .. } = self;
+        // A client that reads slowly may have progress without end.
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
             return Err(Interrupt::Change);
         }
         tokio::select! {
-            // Progress first: a client that has its whole answer may have sent its next request, and that is not to be
-            // taken for a sign of life.
+            // Progress first: a client that has its whole response may have sent its next request, which must not be
+            // taken for a sign that it is gone.
             biased;
             made = progress => Ok(made),
-            fault = token_end(gate, bearer) => Err(Interrupt::Fault(fault)),
+            fault = bearer.end(gateway, &client.rules.verifier) => Err(Interrupt::Fault(fault)),
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
             Ok(()) = changes.changed() => {
                 *stopping = changes.borrow().stopping;
@@ -401,56 +355,38 @@ impl Following<'_> {
         }
     }
 
-    /// As [`Self::wait`] for the next piece, until it is this stream's turn to end.
-    async fn wait_for_turn(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
-        // Whoever reads slowly may have progress without end, and that comes before a timer.
-        if Instant::now() >= turn {
-            return Err(Interrupt::Leave);
-        }
-        timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
-    }
-
-    /// When this stream of events ends, now that the process stops.
-    fn turn(&self) -> Instant {
-        Instant::now() + self.changes.borrow().leave_within.mul_f64(rand::random())
-    }
-
-    /// What the gateway of now makes of this request; `None` where that is what is being answered.
-    async fn judge_anew(&mut self) -> Option<Box<Judgement>> {
-        self.stopping = self.changes.borrow_and_update().stopping;
-        if Arc::ptr_eq(&self.front.gate.load(), self.gate) {
+    /// Judges the request by the current rules. Returns `None` if they make of it what is being answered.
+    pub(super) async fn judge_again(&mut self) -> Option<Box<Judgement>> {
+        let change = *self.changes.borrow_and_update();
+        self.stopping = change.stopping;
+        if self.client.rules.generation == change.generation {
             return None;
         }
-        let judgement = self.front.judge(self.gate, self.session, self.ctx, self.bearer).await;
-        let same = judgement.as_ref().is_ok_and(|upstream| Key::of(upstream) == self.key);
+        let judgement = self.gateway.rejudge(self.session, self.client, self.bearer).await;
+        let electric = self.client.rules.electric.as_ref();
+        let same = judgement.as_ref().is_ok_and(|upstream| Key::of(electric, upstream) == self.key);
         (!same).then(|| Box::new(judgement))
     }
 
     fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {
-        let cache = &self.gate.cache;
+        let cache = &self.client.rules.cache;
         let worth = match follower.length() {
             Some(length) => length >= cache.compress_min,
-            // A live answer is small, or comes in haste.
+            // A live response is small, or urgent.
             None => !self.live,
         };
-        let encode = cache.compress && worth && !head.events && head.status == http::StatusCode::OK;
-        self.ctx.edge.encoding.filter(|_| encode)
+        let encode = cache.compress && worth && !head.events && head.status == StatusCode::OK;
+        self.client.edge.encoding.filter(|_| encode)
     }
 }
 
-/// Longer than Electric may be silent (`upstream.read_timeout`): a timer that cannot ring costs every waiting client.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
-
-/// The fault that ends the token's time, when it comes.
-async fn token_end(gate: &Gateway, bearer: &Bearer) -> Fault {
-    loop {
-        match bearer.time_left(gate.clock.now()) {
-            Some(left) if left < LONGEST_WAIT => tokio::time::sleep(left).await,
-            // The wait is over first, and its end asks again.
-            _ => std::future::pending().await,
-        }
-        if let Err(fault) = bearer.recheck(&gate.verifier) {
-            return fault;
-        }
+/// Resets the connection of an HTTP/1.0 client. It takes an orderly end of the connection for the end of the response
+/// (RFC 9112 section 8).
+fn reset_http_1_0(session: &ServerSession) {
+    if let ServerSession::H1(session) = session
+        && session.req_header().version == Version::HTTP_10
+        && let Some(socket) = (**session.stream()).as_any().downcast_ref::<Socket>()
+    {
+        socket.reset_on_close();
     }
 }

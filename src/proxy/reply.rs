@@ -12,8 +12,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{ErrorType, OrErr, Result};
 
-use super::admit::Document;
 use super::cors::{CorsAnswer, CorsPolicy};
+use super::decide::Document;
 use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
 

@@ -17,38 +17,37 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::readiness::{Readiness, Report};
 use super::reload::Reloader;
 use super::sockets::BoundSocket;
-use crate::proxy::Front;
-use crate::telemetry::{Metrics, Observed};
+use crate::proxy::Gateway;
+use crate::telemetry::Observed;
 
 /// Answers operators and Prometheus; never bound where clients come in.
 #[derive(Clone)]
 pub(super) struct Admin {
-    metrics: Arc<Metrics>,
-    front: Arc<Front>,
+    gateway: Gateway,
     readiness: Arc<Readiness>,
     reloader: Reloader,
 }
 
 impl Admin {
-    pub(super) fn new(metrics: Arc<Metrics>, front: Arc<Front>, readiness: Arc<Readiness>, reloader: Reloader) -> Self {
-        Self { metrics, front, readiness, reloader }
+    pub(super) fn new(gateway: Gateway, readiness: Arc<Readiness>, reloader: Reloader) -> Self {
+        Self { gateway, readiness, reloader }
     }
 
     async fn metrics(&self) -> Response<Vec<u8>> {
         let report = self.readiness.report().await;
         let reloader = self.reloader.clone();
         let config_current = spawn_blocking(move || reloader.is_current()).await.unwrap_or_default();
-        let gate = self.front.gate();
+        let gateway = &self.gateway;
         let observed = Observed {
             ready: report.missing.is_empty(),
             config_current,
             servers: &report.servers,
-            keys: &gate.verifier.key_status(),
-            limiter: &gate.limiter,
-            hub: &gate.hub,
-            audit: gate.audit.as_deref(),
+            keys: &gateway.rules().verifier.key_status(),
+            limiter: &gateway.limiter,
+            hub: &gateway.hub,
+            audit: gateway.audit.as_deref(),
         };
-        match self.metrics.render(&observed) {
+        match gateway.metrics.render(&observed) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");

@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp as _;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::{ALPN, Ssl as _};
 use pingora::server::ShutdownWatch;
@@ -15,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::socket::Socket;
-use crate::proxy::{Connected, Front};
+use crate::proxy::{Connected, Gateway, Proxy};
 
 /// A TLS handshake that takes longer is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -30,7 +29,8 @@ const TELL: Duration = Duration::from_secs(10);
 pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<Arc<Acceptor>>,
-    front: Arc<Front>,
+    gateway: Gateway,
+    proxy: Arc<Proxy>,
     mut shutdown: ShutdownWatch,
 ) {
     let mut told: Option<Instant> = None;
@@ -42,20 +42,20 @@ pub(super) async fn accept(
         match accepted {
             Ok((tcp, peer)) => {
                 // Closed as it is dropped: before it is encrypted there is no way to say more.
-                let Ok(connection) = front.connect(peer.ip()) else { continue };
-                let app = Arc::new(Connected::new(Arc::clone(&front), connection));
+                let Ok(connection) = gateway.connect(peer.ip()) else { continue };
+                let connected = Connected::new(gateway.clone(), Arc::clone(&proxy), connection);
                 let shutdown = shutdown.clone();
                 match &tls {
-                    None => drop(tokio::spawn(async move { plain(tcp, &app, &shutdown).await })),
+                    None => drop(tokio::spawn(async move { plain(tcp, &connected, &shutdown).await })),
                     Some(acceptor) => {
                         let acceptor = Arc::clone(acceptor);
-                        tokio::spawn(async move { encrypted(tcp, &acceptor, &app, &shutdown).await });
+                        tokio::spawn(async move { encrypted(tcp, &acceptor, &connected, &shutdown).await });
                     }
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                front.accept_failed();
+                gateway.metrics.accept_failed();
                 if told.is_none_or(|told| told.elapsed() >= TELL) {
                     tracing::error!(%error, "cannot accept connections: they wait until others end");
                     told = Some(Instant::now());
@@ -66,28 +66,20 @@ pub(super) async fn accept(
     }
 }
 
-async fn plain(tcp: TcpStream, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
+async fn plain(tcp: TcpStream, connected: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
-    if app.has_spoken(&tcp, shutdown).await {
-        app.process_new(Box::new(Socket::new(tcp)), shutdown).await;
-    }
+    connected.serve_plain(Socket::new(tcp), shutdown).await;
 }
 
-async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, app: &Arc<Connected>, shutdown: &ShutdownWatch) {
+async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, connected: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
-    // On the heap: its future is large, and over long before the connection is.
+    // On the heap: its future is large, and ends long before the connection does.
     match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
         Ok(Ok(stream)) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
-            // On the heap: it is of this version of HTTP alone.
-            Box::pin(async {
-                tokio::select! {
-                    _ = app.process_new(Box::new(stream), shutdown) => {}
-                    () = app.never_begins(shutdown) => tracing::debug!("no HTTP/2 behind a TLS handshake"),
-                }
-            })
-            .await;
+            // On the heap: few connections need both.
+            Box::pin(connected.serve_http2(Box::new(stream), shutdown)).await;
         }
-        Ok(Ok(stream)) => drop(app.process_new(Box::new(stream), shutdown).await),
+        Ok(Ok(stream)) => connected.serve_http1(Box::new(stream), None, shutdown).await,
         Ok(Err(error)) => tracing::debug!(cause = error.etype().as_str(), "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }

@@ -14,6 +14,7 @@ mod sockets;
 mod takeover;
 mod tls;
 mod upgrade;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -24,15 +25,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::auth::keys::HttpFetch;
-use crate::auth::{Renewals, TokenVerifier};
+use crate::auth::Renewals;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
-use crate::flight::Hub;
 use crate::limits::Limiter;
-use crate::proxy::{Change, CorsPolicy, Front, Gateway};
+use crate::proxy::{Change, Gateway, Proxy};
 use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
-use crate::upstream::Upstreams;
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
@@ -45,12 +43,14 @@ use probe::Probe;
 use sockets::{BoundSocket, Labelled, Sockets};
 use takeover::{Offer, Takeover};
 use tls::Certificates;
+use wire::Observers;
 
 /// A service with its sockets bound and nothing running yet.
 pub struct Server {
-    config: config::Server,
+    settings: config::Server,
     sockets: Sockets,
-    front: Arc<Front>,
+    gateway: Gateway,
+    proxy: Arc<Proxy>,
     reloader: Reloader,
     audit: Option<Arc<Audit>>,
     upgrades: Upgrades,
@@ -91,7 +91,7 @@ impl Server {
         takeover.finish().await?;
         // The process before was told of a change perhaps while this one waited, and this one was not.
         server.reloader.reload().await;
-        server.reloader.running().metrics.upgraded(Upgrade::Ok);
+        server.gateway.metrics.upgraded(Upgrade::Ok);
         Ok(server)
     }
 
@@ -101,64 +101,33 @@ impl Server {
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
-        let upstreams = Arc::new(Upstreams::new(&config)?);
-        let verifier = Arc::new(TokenVerifier::new(
-            config.issuers,
-            config.limits.verdicts,
-            Arc::clone(&clock),
-            config.server.state.clone(),
-            Arc::new(HttpFetch::new()?),
-        )?);
-        let limiter = Limiter::new(&config.limits);
         let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         let (tracer, exporter) = spans.unzip();
-        let electric = reload::electric(&upstreams, &metrics, tracer.as_ref());
-        let places = Arc::clone(limiter.flights());
-        let hub = Arc::new(Hub::new(electric, config.cache.clone(), places, Arc::clone(&metrics)));
         metrics.policy_loaded(&config.policy, clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
-        let (changes, _) = watch::channel(Change::default());
-        let gateway = Gateway {
-            generation: 0,
-            verifier,
-            policy: config.policy,
-            gatekeeper: config.gatekeeper,
-            cors: CorsPolicy::new(config.cors),
-            limits: config.limits,
-            cache: config.cache,
-            upstreams,
-            limiter,
-            hub,
-            metrics: Arc::clone(&metrics),
-            audit: audit.clone(),
-            tracer,
-            clock: Arc::clone(&clock),
-            changes: changes.subscribe(),
-        };
-        let front = Arc::new(Front::new(gateway, &config.server));
-        let readiness = Arc::new(Readiness::new(Arc::clone(&front)));
+        let (changes, changed) = watch::channel(Change::default());
+        let configured = reload::Configured::of(&config);
+        let settings = config.server.clone();
+        let observers = Observers { metrics: Arc::clone(&metrics), audit: audit.clone(), tracer };
+        let (gateway, proxy) = wire::gateway(config, Arc::clone(&clock), observers.clone(), changed)?;
+        let readiness = Arc::new(Readiness::new(gateway.clone()));
         let upgrades = Upgrades::new(
-            config.server.upgrade_socket.clone(),
-            config.server.upgrade_timeout,
+            settings.upgrade_socket.clone(),
+            settings.upgrade_timeout,
             Arc::clone(&metrics),
             Arc::clone(&readiness),
         );
         let reloader = Reloader::new(reload::Running {
-            front: Arc::clone(&front),
+            gateway: gateway.clone(),
+            proxy: Arc::downgrade(&proxy),
+            observers,
             changes,
             readiness,
             certificates,
-            metrics,
             clock,
-            configured: Mutex::new(reload::Configured {
-                server: config.server.clone(),
-                log_format: config.log.format,
-                audit: config.audit,
-                otel: config.otel,
-                file: config.file,
-            }),
+            configured: Mutex::new(configured),
         });
-        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades, exporter })
+        Ok(Self { settings, sockets, gateway, proxy, reloader, audit, upgrades, exporter })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -183,7 +152,7 @@ impl Server {
 
     /// Its limits, whose figures can be replaced.
     pub fn limiter(&self) -> Arc<Limiter> {
-        Arc::clone(&self.front.gate().limiter)
+        Arc::clone(&self.gateway.limiter)
     }
 
     /// What `/readyz` asks.
@@ -202,22 +171,28 @@ impl Server {
         let serving_at = format!("serving on {}, admin {}", words(&self.addresses()), self.admin_address());
         let probe = Probe::new(self.admin_address())?;
         let mut sockets = self.sockets;
-        let offer = Offer::new(&mut sockets, self.config.upgrade_socket.as_deref(), self.upgrades)?;
+        let offer = Offer::new(&mut sockets, self.settings.upgrade_socket.as_deref(), self.upgrades)?;
         let running = self.reloader.running();
-        let (front, certificates) = (self.front, running.certificates.clone());
+        let (gateway, certificates) = (self.gateway, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
-        let tracer = front.gate().tracer.clone();
+        let tracer = gateway.tracer.clone();
         self.exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut serving = JoinSet::new();
         for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
+            serving.spawn(listener::accept(
+                listener,
+                tls.clone(),
+                gateway.clone(),
+                Arc::clone(&self.proxy),
+                watch.clone(),
+            ));
         }
         let admin = AdminPort::open(admin, sockets.admin);
-        front.gate().upstreams.watch();
+        gateway.rules().upstreams.watch();
         // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(renew_keys(Arc::clone(&front), watch.clone()));
-        let memory = Arc::clone(front.gate().limiter.memory());
+        tokio::spawn(renew_keys(gateway.clone(), watch.clone()));
+        let memory = Arc::clone(gateway.limiter.memory());
         tokio::spawn(async move { memory.watch(watch).await });
         // They end with this.
         let mut background = JoinSet::new();
@@ -233,7 +208,7 @@ impl Server {
         };
         announcing.abort();
         running.readiness.stop();
-        self.reloader.stop(self.config.drain / STREAMS_END_IN);
+        self.reloader.stop(self.settings.drain / STREAMS_END_IN);
         shutdown.send_replace(true);
         let admin = match ending {
             // It is the new process's, and stays open there.
@@ -245,12 +220,12 @@ impl Server {
                 None
             }
             Ending::Stopped => {
-                notify::stopping(self.config.drain);
+                notify::stopping(self.settings.drain);
                 offer.into_iter().for_each(Offer::withdraw);
                 Some(admin)
             }
         };
-        drain(&shutdown, &front, self.config.drain).await;
+        drain(&shutdown, &gateway, self.settings.drain).await;
         // It stays until the end, so that a drain can be watched.
         if let Some(admin) = admin {
             admin.close().await;
@@ -268,8 +243,8 @@ impl Server {
 
     fn admin(&self) -> Admin {
         let running = self.reloader.running();
-        let (metrics, readiness) = (Arc::clone(&running.metrics), Arc::clone(&running.readiness));
-        Admin::new(metrics, Arc::clone(&self.front), readiness, self.reloader.clone())
+        let readiness = Arc::clone(&running.readiness);
+        Admin::new(self.gateway.clone(), readiness, self.reloader.clone())
     }
 
     /// Waits until an admin port of its own, beside the one of the process that runs, says that all is there.
@@ -278,12 +253,12 @@ impl Server {
         let probe = Probe::new(socket.address)?;
         tracing::info!(admin = %socket.address, "waiting beside the running process until this one is ready");
         let port = AdminPort::open(self.admin(), socket);
-        self.front.gate().upstreams.watch();
+        self.gateway.rules().upstreams.watch();
         let (until, watch) = watch::channel(false);
-        tokio::spawn(renew_keys(Arc::clone(&self.front), watch));
+        tokio::spawn(renew_keys(self.gateway.clone(), watch));
         let mut last = "Electric: not every server has answered or failed to".to_owned();
         let ready = async {
-            self.front.gate().upstreams.settled().await;
+            self.gateway.rules().upstreams.settled().await;
             while let Err(missing) = probe.readiness().await {
                 if missing != last {
                     tracing::warn!("not ready: {missing}");
@@ -292,7 +267,7 @@ impl Server {
                 tokio::time::sleep(notify::AGAIN).await;
             }
         };
-        let limit = self.config.upgrade_timeout;
+        let limit = self.settings.upgrade_timeout;
         let ready = tokio::time::timeout(limit, ready).await;
         drop(until);
         port.close().await;
@@ -333,12 +308,12 @@ const AUDIT_FINISH: Duration = Duration::from_secs(2);
 const SPANS_FINISH: Duration = Duration::from_secs(2);
 
 /// Keeps the key sets of the issuers of now current, until the shutdown.
-async fn renew_keys(front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
-    let mut changes = front.gate().changes.clone();
+async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
+    let mut changes = gateway.changes.clone();
     let mut renewals = Renewals::default();
     loop {
         changes.mark_unchanged();
-        renewals.follow(&front.gate().verifier);
+        renewals.follow(&gateway.rules().verifier);
         tokio::select! {
             Ok(()) = changes.changed() => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -358,9 +333,9 @@ async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {
 const STREAMS_END_IN: u32 = 4;
 
 /// Waits for the last connection: each task that serves one listens to `shutdown`.
-async fn drain(shutdown: &watch::Sender<bool>, front: &Front, limit: Duration) {
+async fn drain(shutdown: &watch::Sender<bool>, gateway: &Gateway, limit: Duration) {
     let ended = tokio::time::timeout(limit, shutdown.closed()).await;
-    let left = front.gate().limiter.requests().in_flight();
+    let left = gateway.limiter.requests().in_flight();
     // Connections without a request are no loss.
     if ended.is_err() && left > 0 {
         tracing::warn!(left, "drain: requests in flight were cut");

@@ -1,14 +1,13 @@
 //! Whether traffic may come.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::proxy::Front;
+use crate::proxy::Gateway;
 use crate::upstream::ServerStatus;
 
 /// Asks, each time, what is missing.
 pub struct Readiness {
-    front: Arc<Front>,
+    gateway: Gateway,
     stopping: AtomicBool,
 }
 
@@ -24,8 +23,8 @@ pub struct Report {
 
 impl Readiness {
     /// Of the issuers and the Electrics of now.
-    pub fn new(front: Arc<Front>) -> Self {
-        Self { front, stopping: AtomicBool::new(false) }
+    pub fn new(gateway: Gateway) -> Self {
+        Self { gateway, stopping: AtomicBool::new(false) }
     }
 
     /// From here on a balancer should send nobody.
@@ -45,10 +44,10 @@ impl Readiness {
     /// What is missing now. A server of Electric that is not active keeps traffic away where no other is, of any
     /// upstream: a tenant's dead database is no reason to turn the others away, and the next node has no better one.
     pub async fn report(&self) -> Report {
-        let gate = self.front.gate();
-        let keyless = gate.verifier.key_status().into_iter().filter(|status| !status.ready);
+        let rules = self.gateway.rules();
+        let keyless = rules.verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
-        let servers = gate.upstreams.status().await;
+        let servers = rules.upstreams.status().await;
         let alone = servers.len() == 1;
         let inactive = servers.iter().filter(|server| !server.active);
         let words = inactive.map(|server| match alone {

@@ -1,6 +1,6 @@
 //! The configuration of a running server, replaced as a whole or not at all.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,12 +8,11 @@ use tokio::sync::watch;
 
 use super::readiness::Readiness;
 use super::tls::Certificates;
+use super::wire::{self, Observers};
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, ConfigFile};
-use crate::flight::Source;
-use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Metrics, Tracer, refilter_logs};
-use crate::upstream::{Electric, Upstreams};
+use crate::proxy::{Change, Gateway, Proxy};
+use crate::telemetry::refilter_logs;
 
 /// Replaces what requests are judged and answered by, in a running server.
 #[derive(Clone)]
@@ -21,11 +20,12 @@ pub struct Reloader(Arc<Running>);
 
 /// A running server, as far as it can change.
 pub(super) struct Running {
-    pub(super) front: Arc<Front>,
+    pub(super) gateway: Gateway,
+    pub(super) proxy: Weak<Proxy>,
+    pub(super) observers: Observers,
     pub(super) changes: watch::Sender<Change>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) certificates: Option<Arc<Certificates>>,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) configured: Mutex<Configured>,
 }
@@ -33,12 +33,13 @@ pub(super) struct Running {
 /// What was configured, as far as it is asked for later. Its lock is held during a reload: one comes after the other.
 pub(super) struct Configured {
     /// As it was at the start, and is until the end.
-    pub(super) server: config::Server,
-    pub(super) log_format: config::LogFormat,
-    pub(super) audit: Option<config::Audit>,
-    pub(super) otel: Option<config::Otel>,
+    server: config::Server,
+    log_format: config::LogFormat,
+    audit: Option<config::Audit>,
+    otel: Option<config::Otel>,
+    idle_connections: usize,
     /// As the last reload said.
-    pub(super) file: Option<ConfigFile>,
+    file: Option<ConfigFile>,
 }
 
 impl Reloader {
@@ -92,7 +93,7 @@ impl Running {
         let taken = path.and_then(|path| Ok(Config::load(path)?)).and_then(|config| self.take(config));
         match taken {
             Ok(()) => {
-                self.metrics.reloaded(true);
+                self.observers.metrics.reloaded(true);
                 tracing::info!("configuration reloaded");
             }
             Err(error) => self.refused(&error),
@@ -100,7 +101,7 @@ impl Running {
     }
 
     fn refused(&self, error: &anyhow::Error) {
-        self.metrics.reloaded(false);
+        self.observers.metrics.reloaded(false);
         let faults = match error.downcast_ref::<ConfigErrors>() {
             Some(errors) => errors.iter().map(ToString::to_string).collect(),
             None => vec![format!("{error:#}")],
@@ -110,11 +111,12 @@ impl Running {
         }
     }
 
-    fn take(&self, config: Config) -> anyhow::Result<()> {
+    fn take(&self, mut config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
-        let before = self.front.gate();
+        let before = self.gateway.rules();
         let upstreams = Arc::new(before.upstreams.renewed(&config)?);
-        let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
+        let issuers = std::mem::take(&mut config.issuers);
+        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdicts)?);
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
             _ => None,
@@ -122,46 +124,19 @@ impl Running {
         refilter_logs(&config.log)?;
         // Nothing below can fail.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let kept = configured.kept_until_restart(
-            &config.server,
-            config.log.format,
-            config.audit.as_ref(),
-            config.otel.as_ref(),
-        );
-        if !kept.is_empty() {
-            tracing::warn!(keys = kept.join(", "), "what these keys say now needs a restart");
-        }
+        configured.warn_of_restart(&config);
         if let Some((certificates, found)) = found {
             certificates.take(found);
         }
         upstreams.watch();
-        let electric = electric(&upstreams, &self.metrics, before.tracer.as_ref());
-        before.hub.replace(electric, config.cache.clone());
-        if !upstreams.answer_as(&before.upstreams) {
-            before.hub.forget();
-        }
-        before.limiter.set(&config.limits);
-        self.metrics.policy_loaded(&config.policy, self.clock.now());
+        self.gateway.hub.configure(config.cache.clone());
+        self.gateway.limiter.set(&config.limits);
+        self.observers.metrics.policy_loaded(&config.policy, self.clock.now());
         let generation = before.generation + 1;
-        self.front.replace(Gateway {
-            generation,
-            verifier: Arc::new(verifier),
-            policy: config.policy,
-            gatekeeper: config.gatekeeper,
-            cors: CorsPolicy::new(config.cors),
-            limits: config.limits,
-            cache: config.cache,
-            upstreams,
-            limiter: Arc::clone(&before.limiter),
-            hub: Arc::clone(&before.hub),
-            metrics: Arc::clone(&before.metrics),
-            audit: before.audit.clone(),
-            tracer: before.tracer.clone(),
-            clock: Arc::clone(&before.clock),
-            changes: before.changes.clone(),
-        });
-        configured.file = config.file.or_else(|| configured.file.take());
-        // After the gateway: whoever learns of it finds it.
+        configured.file = config.file.take().or_else(|| configured.file.take());
+        let observers = self.observers.clone();
+        self.gateway.replace(wire::rules(generation, config, verifier, upstreams, &self.proxy, observers));
+        // After the rules: a request that is notified must find them.
         self.changes.send_modify(|change| change.generation = generation);
         Ok(())
     }
@@ -172,14 +147,26 @@ impl Running {
 }
 
 impl Configured {
-    /// The keys whose values here are not those in use, since these cannot change in a running process.
-    fn kept_until_restart(
-        &self,
-        server: &config::Server,
-        log_format: config::LogFormat,
-        audit: Option<&config::Audit>,
-        otel: Option<&config::Otel>,
-    ) -> Vec<&'static str> {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            server: config.server.clone(),
+            log_format: config.log.format,
+            audit: config.audit.clone(),
+            otel: config.otel.clone(),
+            idle_connections: wire::idle_connections(config),
+            file: config.file.clone(),
+        }
+    }
+
+    fn warn_of_restart(&self, config: &Config) {
+        let kept = self.kept_until_restart(config);
+        if !kept.is_empty() {
+            tracing::warn!(keys = kept.join(", "), "these settings take effect after a restart");
+        }
+    }
+
+    /// Returns the keys whose new values a running process cannot use.
+    fn kept_until_restart(&self, config: &Config) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
         let config::Server {
@@ -194,7 +181,7 @@ impl Configured {
             state,
             upgrade_socket,
             upgrade_timeout,
-        } = server;
+        } = &config.server;
         let changed = [
             ("server.listen", *listen != old.listen),
             ("server.admin", *admin != old.admin),
@@ -208,19 +195,11 @@ impl Configured {
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
-            ("log.format", log_format != self.log_format),
-            ("audit", audit != self.audit.as_ref()),
-            ("otel", otel != self.otel.as_ref()),
+            ("upstream.pool", wire::idle_connections(config) != self.idle_connections),
+            ("log.format", config.log.format != self.log_format),
+            ("audit", config.audit != self.audit),
+            ("otel", config.otel != self.otel),
         ];
         changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
-}
-
-/// What answers flights from these.
-pub(super) fn electric(
-    upstreams: &Arc<Upstreams>,
-    metrics: &Arc<Metrics>,
-    tracer: Option<&Arc<Tracer>>,
-) -> Arc<dyn Source> {
-    Arc::new(Electric::new(Arc::clone(upstreams), Arc::clone(metrics)).with_tracer(tracer.cloned()))
 }

@@ -64,6 +64,17 @@ impl Socket {
         Ok(())
     }
 
+    /// Puts bytes back that were read to tell the protocol; they are read again.
+    pub(crate) fn unread(&mut self, bytes: &[u8]) {
+        self.peeked.splice(..0, bytes.iter().copied());
+    }
+
+    /// Makes the end of this connection look broken to the client.
+    pub(crate) fn reset_on_close(&self) {
+        // The connection may be broken already.
+        let _ = self.tcp.set_zero_linger();
+    }
+
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.held.len() {
             let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.held[self.sent..]))?;
@@ -139,7 +150,7 @@ impl Shutdown for Socket {
 impl Peek for Socket {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         timeout(PEEK, self.read_exact(buf)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        self.peeked.splice(..0, buf.iter().copied());
+        self.unread(buf);
         Ok(true)
     }
 }

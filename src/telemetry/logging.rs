@@ -12,7 +12,7 @@ use super::lines::LineQueue;
 use crate::config::{Log, LogFormat};
 
 /// Of Pingora, faults only; of the admin port none, since those lines quote the request, token included (SECURITY C7).
-const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off";
+const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
 /// Entries that wait for standard error; about 8 MB where all of them are access lines.
 const CAPACITY: usize = 32 * 1024;

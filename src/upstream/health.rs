@@ -35,6 +35,9 @@ impl fmt::Display for Health {
     }
 }
 
+/// What we call ourselves.
+pub(crate) const AGENT: &str = concat!("shapegate/", env!("CARGO_PKG_VERSION"));
+
 /// A server that takes longer to say how it is, its connection included, is not well.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -54,7 +57,7 @@ async fn status(server: &UpstreamServer) -> Result<u16, Fault> {
     let mut header = RequestHeader::build_no_case(Method::GET, b"/v1/health", Some(2)).map_err(broken)?;
     header.set_version(Version::HTTP_11);
     header.insert_header(HOST, server.url().authority()).map_err(broken)?;
-    header.insert_header(USER_AGENT, super::fetch::AGENT).map_err(broken)?;
+    header.insert_header(USER_AGENT, AGENT).map_err(broken)?;
     session.write_request_header(Box::new(header)).await.map_err(broken)?;
     session.finish_request_body().await.map_err(broken)?;
     session.read_response_header().await.map_err(broken)?;

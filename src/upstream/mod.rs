@@ -4,7 +4,6 @@
 //! shape has a server of its own, `rotation` says which of them are on it, and a task asks them for their health.
 
 mod addresses;
-mod fetch;
 mod health;
 mod pool;
 mod refusal;
@@ -13,5 +12,8 @@ mod rotation;
 mod secrets;
 mod server;
 
-pub use fetch::Electric;
+pub(crate) use health::AGENT;
+pub(crate) use pool::{Pool, system_trust};
 pub use pool::{ServerStatus, Upstreams};
+pub(crate) use refusal::{MAX_BODY as MAX_REFUSAL, fault_of, refused_parameters};
+pub(crate) use server::UpstreamServer;

@@ -5,28 +5,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use pingora::connectors::ConnectorOptions;
+use anyhow::Context;
 use pingora::connectors::http::Connector;
-use pingora::server::configuration::ServerConf;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::health::{self, Health};
 use super::ring::{Member, Ring};
-use super::server::UpstreamServer;
+use super::server::{Trust, UpstreamServer};
 use crate::config::{Config, Upstream};
 use crate::fault::Fault;
 use crate::policy::UpstreamName;
+use crate::secret::Secret;
 
 /// Every Electric of a configuration.
 pub struct Upstreams {
     default: Arc<Pool>,
     named: HashMap<UpstreamName, Arc<Pool>>,
+    connector: Arc<Connector>,
 }
 
 /// The servers of one Electric.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     name: UpstreamName,
+    /// Names this Electric, across reloads: another one under the same upstream's name has another text.
+    identity: Arc<str>,
     config: Arc<Upstream>,
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` where there is one server, with whom all shapes are.
@@ -66,7 +68,8 @@ impl Upstreams {
     /// # Errors
     /// A file of trusted certificates that cannot be read any more.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        Self::build(config, |_, _| None)
+        let connector = system_trust(|| Connector::new(None))?;
+        Self::build(config, Arc::new(connector), |_, _| None)
     }
 
     /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
@@ -75,15 +78,19 @@ impl Upstreams {
     /// # Errors
     /// As [`Upstreams::new`].
     pub fn renewed(&self, config: &Config) -> anyhow::Result<Self> {
-        Self::build(config, |name, config| {
+        Self::build(config, Arc::clone(&self.connector), |name, config| {
             self.pools().find(|pool| pool.name == *name && *pool.config == *config).map(Arc::clone)
         })
     }
 
-    fn build(config: &Config, kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>) -> anyhow::Result<Self> {
+    fn build(
+        config: &Config,
+        connector: Arc<Connector>,
+        kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>,
+    ) -> anyhow::Result<Self> {
         let pool = |name: UpstreamName, config: &Upstream| match kept(&name, config) {
             Some(pool) => Ok(pool),
-            None => Pool::new(name, config).map(Arc::new),
+            None => Pool::new(name, config, &connector).map(Arc::new),
         };
         let named = config.upstreams.iter().map(|(name, config)| {
             let name = UpstreamName::new(name);
@@ -92,6 +99,7 @@ impl Upstreams {
         Ok(Self {
             default: pool(UpstreamName::default(), &config.upstream)?,
             named: named.collect::<anyhow::Result<_>>()?,
+            connector,
         })
     }
 
@@ -111,25 +119,21 @@ impl Upstreams {
         }
     }
 
-    /// Whether each name of `before` still means the same Electric, so that an answer of then is one of now. One that is
-    /// gone does not: it may come back and mean another.
-    pub fn answer_as(&self, before: &Self) -> bool {
-        let is_same = |then: &Pool, now: &Pool| {
-            then.config.servers == now.config.servers && then.config.source_id == now.config.source_id
-        };
-        before.pools().all(|then| self.find(&then.name).is_some_and(|now| is_same(then, now)))
-    }
-
     /// Electric Cloud's source of an upstream, where it has one.
     pub fn source_id(&self, name: &UpstreamName) -> Option<&str> {
         self.find(name)?.config.source_id.as_deref()
     }
 
+    /// The secrets of an upstream, which no text may show.
+    pub(crate) fn secrets(&self, name: &UpstreamName) -> impl Iterator<Item = &Secret> {
+        self.find(name).into_iter().flat_map(|pool| pool.config.secrets())
+    }
+
     /// The pool of this name; `None` where another configuration has given the name.
-    pub(super) fn find(&self, name: &UpstreamName) -> Option<&Pool> {
+    pub(crate) fn find(&self, name: &UpstreamName) -> Option<&Arc<Pool>> {
         match name.named() {
             None => Some(&self.default),
-            Some(_) => self.named.get(name).map(Arc::as_ref),
+            Some(_) => self.named.get(name),
         }
     }
 
@@ -164,13 +168,20 @@ impl Upstreams {
 }
 
 impl Pool {
-    fn new(name: UpstreamName, config: &Upstream) -> anyhow::Result<Self> {
-        let connector = Arc::new(connector(config).with_context(|| format!("upstream {}", name.as_str()))?);
-        let shared = Arc::new(config.clone());
-        let server = |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), Arc::clone(&connector)));
+    fn new(name: UpstreamName, config: &Upstream, connector: &Arc<Connector>) -> anyhow::Result<Self> {
+        let (shared, trust) = (Arc::new(config.clone()), Trust::of(config));
+        let server =
+            |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), trust.clone(), Arc::clone(connector)));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?.map(Arc::new);
-        Ok(Self { name, config: shared, servers, ring, watching: OnceLock::new() })
+        Ok(Self {
+            identity: identity(&name, config).into(),
+            name,
+            config: shared,
+            servers,
+            ring,
+            watching: OnceLock::new(),
+        })
     }
 
     fn watch(&self) {
@@ -181,15 +192,20 @@ impl Pool {
         });
     }
 
-    pub(super) fn name(&self) -> &UpstreamName {
+    pub(crate) fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// Names this Electric, for [`crate::flight::Key`].
+    pub(crate) fn identity(&self) -> &Arc<str> {
+        &self.identity
     }
 
     /// The server of a shape, by what defines it: whichever part of its log is asked for, it is the same.
     ///
     /// # Errors
     /// [`Fault::NotReady`] while that server is not ready and its shapes have not gone to another one.
-    pub(super) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
+    pub(crate) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
         match &self.ring {
             None => self.servers.first().ok_or(Fault::Internal),
             Some(ring) => ring.choose(definition).ok_or_else(|| Fault::NotReady(retry_after(ring))),
@@ -199,7 +215,7 @@ impl Pool {
     /// Notes that an exchange failed, and says as what its clients are to see that.
     ///
     /// A server of several that takes no connection is as one that was found not to be ready: they are to wait.
-    pub(super) fn failed(&self, fault: Fault, connected: bool) -> Fault {
+    pub(crate) fn failed(&self, fault: Fault, connected: bool) -> Fault {
         let Some(ring) = &self.ring else { return fault };
         ring.suspect();
         if connected { fault } else { Fault::NotReady(retry_after(ring)) }
@@ -243,18 +259,19 @@ fn retry_after(ring: &Ring) -> Duration {
     Duration::from_secs(ring.interval().as_secs().max(1))
 }
 
-/// Connections of one upstream, and what they trust.
-fn connector(config: &Upstream) -> anyhow::Result<Connector> {
-    let mut conf = ServerConf { upstream_keepalive_pool_size: config.pool, ..ServerConf::default() };
-    if let Some(ca) = &config.ca {
-        conf.ca_file = Some(ca.path.to_str().context("ca: its path is not UTF-8")?.to_owned());
-    }
-    let options = ConnectorOptions::from_server_conf(&conf);
-    // Pingora panics where it cannot use the file, which may have changed since it was checked.
-    catch_unwind(AssertUnwindSafe(|| Connector::new(Some(options)))).map_err(|_| match &config.ca {
-        Some(ca) => anyhow!("ca: {} cannot be used", ca.path.display()),
-        None => anyhow!("the system's certificates cannot be used"),
-    })
+/// What responses depend on: the servers in any order, and Electric Cloud's source. A secret is not part of it.
+fn identity(name: &UpstreamName, config: &Upstream) -> String {
+    let mut servers: Vec<_> = config.servers.iter().map(ToString::to_string).collect();
+    servers.sort();
+    format!("{}\n{}\n{}", name.as_str(), servers.join(" "), config.source_id.as_deref().unwrap_or_default())
+}
+
+/// Builds what needs the system's certificates. Pingora panics if it cannot read them.
+///
+/// # Errors
+/// They cannot be read.
+pub(crate) fn system_trust<T>(build: impl FnOnce() -> T) -> anyhow::Result<T> {
+    catch_unwind(AssertUnwindSafe(build)).ok().context("the system's certificates cannot be read")
 }
 
 #[cfg(test)]
@@ -292,19 +309,22 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_another_electric_are_not_those_of_this_one() {
-        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
-        let answers_as = |text: &str| Upstreams::new(&config(text)).unwrap().answer_as(&before);
-        assert!(answers_as(&format!("{DEFAULT}{TENANT}").replace("'A'", "'B'")));
-        let more = format!("{DEFAULT}{TENANT}{}", TENANT.replace("upstreams.t", "upstreams.u"));
-        assert!(answers_as(&more));
+    fn another_electric_under_the_same_name_has_another_identity() {
+        let identities = |text: &str| {
+            let upstreams = Upstreams::new(&config(text)).unwrap();
+            upstreams.pools().map(|pool| pool.identity.to_string()).collect::<Vec<_>>()
+        };
+        let before = identities(&format!("{DEFAULT}{TENANT}"));
+        assert_eq!(identities(&format!("{DEFAULT}{TENANT}").replace("'A'", "'B'")), before);
+        let reordered = TENANT.replace("'http://e', 'http://f'", "'http://f', 'http://e'");
+        assert_eq!(identities(&format!("{DEFAULT}{reordered}")), before);
         for other in [
-            DEFAULT.to_owned(),
             format!("{}{TENANT}", DEFAULT.replace("//e", "//f")),
             format!("{DEFAULT}{}", TENANT.replace("//f", "//g")),
             format!("{DEFAULT}{TENANT}source_id = 's'\n"),
+            format!("{DEFAULT}{}", TENANT.replace("upstreams.t", "upstreams.u")),
         ] {
-            assert!(!answers_as(&other), "{other}");
+            assert_ne!(identities(&other), before, "{other}");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
 
 /// A status of Electric that its client must not see as it is. A 400 is judged by its body.
-pub(super) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
+pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
     match status.as_u16() {
         200 | 400 | 409 => None,
         503 if headers.contains_key("electric-internal-known-error") => Some(Fault::Overloaded(retry_after(headers))),
@@ -23,7 +23,7 @@ pub(super) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault>
 
 /// The body for the client of a 400, made of Electric's words on the parameters that a client sets. Where it names
 /// none of them, the fault is the rule's, or a value's: the error holds Electric's words for the log (SECURITY Q14).
-pub(super) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
+pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = &electric["errors"];
     let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some(((*name).to_owned(), refused.get(name)?.clone())));
@@ -48,7 +48,7 @@ pub(super) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Resu
 const MAX_WORDS: usize = 500;
 
 /// Electric's messages are far shorter; what is longer is cut, and then says nothing.
-pub(super) const MAX_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 const CLIENT_PARAMETERS: [&str; 6] = ["cursor", "handle", "live", "live_sse", "log", "offset"];
 

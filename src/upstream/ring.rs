@@ -222,6 +222,7 @@ mod tests {
     use pingora::connectors::http::Connector;
     use proptest::prelude::*;
 
+    use super::super::server::Trust;
     use super::*;
     use crate::shape::tests::rewritten;
 
@@ -243,8 +244,9 @@ mod tests {
             failover: Duration::from_secs(1),
         });
         let connector = Arc::new(Connector::new(None));
-        let server =
-            |url: &ServerUrl| Arc::new(UpstreamServer::new(url.clone(), Arc::clone(&config), Arc::clone(&connector)));
+        let server = |url: &ServerUrl| {
+            Arc::new(UpstreamServer::new(url.clone(), Arc::clone(&config), Trust::default(), Arc::clone(&connector)))
+        };
         Ring::new(&config.servers.iter().map(server).collect::<Vec<_>>(), &config).unwrap()
     }
 

@@ -1,85 +1,110 @@
 //! One server of Electric as a peer on the network.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use pingora::connectors::http::Connector;
 use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
+use pingora::utils::tls::{WrappedX509, parse_x509};
 
 use super::addresses::Addresses;
-use super::secrets::SecretInUse;
+use super::secrets::{self, SecretInUse};
 use crate::config::{ServerUrl, Upstream};
 use crate::fault::Fault;
+use crate::secret::Secret;
 
-/// A server, and the addresses its name stands for.
-pub(super) struct UpstreamServer {
+/// A server of Electric, and the addresses of its host.
+pub(crate) struct UpstreamServer {
     url: ServerUrl,
     config: Arc<Upstream>,
-    /// That of its upstream: the pool of connections is by address.
+    trust: Trust,
+    /// For health checks. Requests for shapes go through `proxy::Gateway`.
     connector: Arc<Connector>,
     addresses: Addresses,
     pub(super) secret: SecretInUse,
 }
 
-/// A connection, and whether it was used before.
-pub(super) struct Connection {
-    pub(super) session: HttpSession,
-    pub(super) peer: HttpPeer,
-    pub(super) reused: bool,
+/// Which certificate authorities may vouch for a server.
+#[derive(Clone, Default)]
+pub(super) struct Trust {
+    /// Those of `upstream.ca`; `None` for those of the system.
+    ca: Option<Arc<CaType>>,
+    /// Keeps connections apart that were checked against different authorities: the pool does not look at `ca`.
+    group: u64,
+}
+
+impl Trust {
+    /// The authorities of an upstream.
+    pub(super) fn of(upstream: &Upstream) -> Self {
+        let Some(ca) = &upstream.ca else { return Self::default() };
+        let certificates = ca.certificates.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509));
+        let mut hasher = DefaultHasher::new();
+        ca.certificates.hash(&mut hasher);
+        Self { ca: Some(certificates.collect()), group: hasher.finish() }
+    }
 }
 
 impl UpstreamServer {
-    /// Of this upstream; the name is looked up with the first request.
-    pub(super) fn new(url: ServerUrl, config: Arc<Upstream>, connector: Arc<Connector>) -> Self {
-        Self { addresses: Addresses::of(&url), url, config, connector, secret: SecretInUse::default() }
+    /// Returns a server of this upstream. Its name is looked up with the first request.
+    pub(super) fn new(url: ServerUrl, config: Arc<Upstream>, trust: Trust, connector: Arc<Connector>) -> Self {
+        Self { addresses: Addresses::of(&url), url, config, trust, connector, secret: SecretInUse::default() }
     }
 
-    pub(super) fn url(&self) -> &ServerUrl {
+    pub(crate) fn url(&self) -> &ServerUrl {
         &self.url
     }
 
-    /// The configuration of its upstream.
-    pub(super) fn config(&self) -> &Upstream {
-        &self.config
-    }
-
-    /// A connection, to any of its addresses; `retried` is called before each further attempt.
-    pub(super) async fn connect(&self, retried: impl Fn()) -> Result<Connection, Fault> {
-        let mut refusals = 0;
-        loop {
-            let peer = self.peer().await?;
-            match self.connector.get_http_session(&peer).await {
-                Ok((session, reused)) => return Ok(Connection { session, peer, reused }),
-                Err(error) => {
-                    refusals += 1;
-                    if !self.addresses.move_on(peer.address().as_inet().copied(), refusals) {
-                        return Err(Fault::of_upstream(&error));
-                    }
-                    retried();
-                }
-            }
-        }
-    }
-
-    /// A connection that was never used and never will be again: whether new ones can be had is what a check asks.
+    /// Opens a connection for a health check. It is never reused: the check asks whether new ones can be opened.
     pub(super) async fn connect_anew(&self) -> Result<HttpSession, Fault> {
-        let mut peer = self.peer().await?;
-        peer.group_key = CHECKS;
+        let peer = self.peer().await?;
         let connected = self.connector.get_http_session(&peer).await;
         connected.map(|(session, _)| session).map_err(|error| Fault::of_upstream(&error))
     }
 
-    /// Gives a connection back for the next request.
-    pub(super) async fn release(&self, session: HttpSession, peer: &HttpPeer) {
-        self.connector.release_http_session(session, peer, peer.idle_timeout()).await;
+    /// The place of the secret to try first.
+    pub(crate) fn secret_in_use(&self) -> usize {
+        self.secret.place()
     }
 
-    /// The peer for a connection.
-    async fn peer(&self) -> Result<HttpPeer, Fault> {
+    /// The secret at `place`; `None` if the upstream has none.
+    pub(crate) fn secret(&self, place: usize) -> Option<&Secret> {
+        secrets::secret(place, &self.config)
+    }
+
+    /// The place of the secret to try if the one at `place` is refused; `None` if there is no other.
+    pub(crate) fn other_secret(&self, place: usize) -> Option<usize> {
+        SecretInUse::other(place, &self.config)
+    }
+
+    /// Uses the secret at `place` from now on if `status` proves that Electric accepted it. Returns whether that is new.
+    pub(crate) fn take_secret(&self, place: usize, status: StatusCode) -> bool {
+        self.secret.take(place, status)
+    }
+
+    /// The configuration key of the secret at `place`, for logs.
+    pub(crate) fn secret_key(place: usize) -> &'static str {
+        SecretInUse::key(place)
+    }
+
+    /// Notes that `failed` refuses connections. Returns whether there is another address to try after `attempts`.
+    pub(crate) fn move_on(&self, failed: &HttpPeer, attempts: usize) -> bool {
+        self.addresses.move_on(failed.address().as_inet().copied(), attempts)
+    }
+
+    /// Returns the peer for a connection.
+    ///
+    /// # Errors
+    /// The host name cannot be looked up, and never could.
+    pub(crate) async fn peer(&self) -> Result<HttpPeer, Fault> {
         let address = self.addresses.choose().await?;
-        // Given an address, `new` looks nothing up; given a name, it would block, and panic where there is none.
+        // Given an address, `new` looks nothing up; given a name, it would block, and panic if there is none.
         let mut peer = HttpPeer::new(address, self.url.tls, self.url.host.clone());
+        peer.group_key = self.trust.group;
+        peer.options.ca.clone_from(&self.trust.ca);
         peer.options.connection_timeout = Some(self.config.connect_timeout);
         peer.options.total_connection_timeout = Some(self.config.connect_timeout);
         peer.options.read_timeout = Some(self.config.read_timeout);
@@ -89,8 +114,5 @@ impl UpstreamServer {
     }
 }
 
-/// An Electric that does not read is down.
+/// An Electric that does not read for this long is down.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Pingora's pool gives no connection of another group.
-const CHECKS: u64 = 1;

@@ -1,0 +1,232 @@
+//! One client's connection: it reads the first bytes of each request, runs the phases, and then lets the client wait.
+//!
+//! An idle HTTP/1.1 connection holds neither Pingora's request future nor its read buffer: a session is made when the
+//! first bytes of a request have arrived.
+
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::ready;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::sleep;
+
+use super::context::Arrival;
+use super::gateway::{Gateway, Proxy};
+use crate::limits::Connection;
+use crate::server::Socket;
+
+/// A connection and what serves its requests.
+pub(crate) struct Connected {
+    gateway: Gateway,
+    proxy: Arc<Proxy>,
+    connection: Arc<Connection>,
+    /// Whether a first request has begun.
+    begun: AtomicBool,
+}
+
+/// How long a header may take. Pingora waits a minute for each read, and a header may come in as many as it has bytes.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long an idle connection stays open between two requests.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long an idle connection stays open when the process stops. Its client does not know yet, and a request may be on
+/// its way: it is answered, with `Connection: close` (nginx has `keepalive_min_timeout` for the same).
+const LAST_CALL: Duration = Duration::from_secs(5);
+
+/// The first bytes of HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes read before there is a session: the header of most requests.
+const FIRST_READ: usize = 2048;
+
+impl Connected {
+    pub(crate) fn new(gateway: Gateway, proxy: Arc<Proxy>, connection: Connection) -> Arc<Self> {
+        Arc::new(Self { gateway, proxy, connection: Arc::new(connection), begun: AtomicBool::new(false) })
+    }
+
+    /// Serves a connection without TLS. With `h2c`, its first bytes tell whether it speaks HTTP/2.
+    pub(crate) async fn serve_plain(self: &Arc<Self>, mut socket: Socket, shutdown: &ShutdownWatch) {
+        let Some(first) = first_bytes(&mut socket, shutdown).await else { return };
+        if !self.gateway.options().h2c || !may_be_preface(&first) {
+            return self.serve_http1(Box::new(socket), Some(first), shutdown).await;
+        }
+        // On the heap: few connections get here.
+        Box::pin(async {
+            let Some(first) = rest_of_preface(&mut socket, first, shutdown).await else { return };
+            if !first.starts_with(PREFACE) {
+                return self.serve_http1(Box::new(socket), Some(first), shutdown).await;
+            }
+            socket.unread(&first);
+            self.serve_http2(Box::new(socket), shutdown).await;
+        })
+        .await;
+    }
+
+    /// Serves a connection that has negotiated HTTP/2. Pingora waits for ever for its first bytes, so it ends if no
+    /// request has begun in the time that a header may take.
+    pub(crate) async fn serve_http2(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
+        tokio::select! {
+            _ = self.process_new(stream, shutdown) => {}
+            () = never_set(&self.begun, silence(HEADER_TIMEOUT, shutdown)) => tracing::debug!("no request over HTTP/2"),
+        }
+    }
+
+    /// Serves requests over HTTP/1.1, one after the other. `first` are bytes that were read already.
+    pub(crate) async fn serve_http1(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        mut first: Option<BytesMut>,
+        shutdown: &ShutdownWatch,
+    ) {
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            let bytes = match first.take() {
+                Some(bytes) => bytes,
+                None => match first_bytes(&mut stream, shutdown).await {
+                    Some(bytes) => bytes,
+                    None => return,
+                },
+            };
+            let mut session = ServerSession::new_http1(stream);
+            match settings.take() {
+                Some(settings) => settings.apply_to_session(&mut session),
+                None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
+            }
+            session.set_pipelined_prefix(bytes);
+            let Some(reused) = self.serve(session, shutdown).await else { return };
+            let (next, persistent) = reused.consume();
+            (stream, settings) = (next, persistent);
+        }
+    }
+
+    /// Serves one request. Returns the connection if it can take another one.
+    async fn serve(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let arrival = Arrival::new(Arc::clone(&self.connection));
+        let reused = {
+            let phases = arrival.scope(self.proxy.process_new_http(session, shutdown));
+            tokio::select! {
+                biased; // bytes that have arrived are answered
+                reused = phases => reused,
+                () = never_begins(&arrival, shutdown) => return None,
+            }
+        };
+        match arrival.take() {
+            // On the heap, like the phases before it: an idle connection holds neither.
+            Some(waiting) => Box::pin(waiting.follow()).await,
+            None => reused,
+        }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Connected {
+    /// A request over HTTP/2.
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.begun.store(true, Ordering::Relaxed);
+        self.serve(session, shutdown).await
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(self.gateway.options())
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.gateway.h2_options())
+    }
+}
+
+/// Waits for the first bytes of a request. Returns `None` if the client leaves or says nothing, or the process stops.
+async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, shutdown: &ShutdownWatch) -> Option<BytesMut> {
+    let read = poll_fn(|context| {
+        // On the stack: an idle connection holds no buffer.
+        let mut bytes = [0; FIRST_READ];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+        std::task::Poll::Ready(read.map(|()| BytesMut::from(buffer.filled())))
+    });
+    let bytes = tokio::select! {
+        biased; // bytes that have arrived are answered
+        read = read => read.ok()?,
+        () = silence(KEEPALIVE, shutdown) => return None,
+    };
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+fn may_be_preface(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(PREFACE.len());
+    bytes[..length] == PREFACE[..length]
+}
+
+/// Reads on while the bytes may still become the preface of HTTP/2.
+async fn rest_of_preface(socket: &mut Socket, mut first: BytesMut, shutdown: &ShutdownWatch) -> Option<BytesMut> {
+    while first.len() < PREFACE.len() && may_be_preface(&first) {
+        first.unsplit(first_bytes(socket, shutdown).await?);
+    }
+    Some(first)
+}
+
+/// How long a client may say nothing: `patience`, and less when the process stops.
+async fn silence(patience: Duration, shutdown: &ShutdownWatch) {
+    tokio::select! {
+        () = sleep(patience) => {}
+        () = last_call(shutdown.clone()) => {}
+    }
+}
+
+async fn last_call(mut shutdown: ShutdownWatch) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    sleep(LAST_CALL).await;
+    // Bytes that arrived in the meantime are seen before the end.
+    tokio::task::yield_now().await;
+}
+
+/// Ends if the header does not arrive in time.
+async fn never_begins(arrival: &Arrival, shutdown: &ShutdownWatch) {
+    silence(HEADER_TIMEOUT, shutdown).await;
+    if arrival.has_begun() {
+        pending().await
+    }
+}
+
+async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
+    silence.await;
+    if begun.load(Ordering::Relaxed) {
+        pending().await
+    }
+}
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_never_begins_is_ended() {
+        let (stop, shutdown) = watch::channel(false);
+        let begun = AtomicBool::new(false);
+        let start = Instant::now();
+        never_set(&begun, silence(HEADER_TIMEOUT, &shutdown)).await;
+        assert_eq!(start.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
+        stop.send_replace(true);
+        never_set(&begun, silence(HEADER_TIMEOUT, &shutdown)).await;
+        assert_eq!(start.elapsed().as_secs(), (HEADER_TIMEOUT + LAST_CALL).as_secs());
+        begun.store(true, Ordering::Relaxed);
+        assert!(timeout(100 * HEADER_TIMEOUT, never_set(&begun, silence(HEADER_TIMEOUT, &shutdown))).await.is_err());
+    }
+}

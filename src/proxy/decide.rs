@@ -1,0 +1,274 @@
+//! The order of decisions: what a request must pass, in one function that knows nothing of Pingora.
+//!
+//! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper and
+//! `shapegate explain`. They differ in how they authenticate and what they count: that is their [`Caller`].
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::head::RequestHead;
+use super::rules::Rules;
+use crate::auth::Principal;
+use crate::clock::Clock;
+use crate::gatekeeper::{Endpoint, Gatekeeper, Log, ScopedRequest};
+use crate::policy::{Denial, Permit, PolicySet, RuleId, UnknownPath, UpstreamName};
+use crate::rejection::Rejection;
+use crate::shape::protocol::ProtocolParam;
+use crate::shape::{RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
+
+/// What becomes of a request that is not rejected.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// It is answered from a flight.
+    Shape(Grant),
+    /// It may load a subset, which its body describes. The body is not read yet.
+    Subset(PendingSubset),
+    /// It is answered with a document of our own.
+    Document(Document),
+    /// It is a preflight; the methods of its target.
+    Preflight(&'static str),
+}
+
+/// Proof that a request is authorized, with the request to send to Electric.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) upstream: UpstreamRequest,
+    /// `None` if a public rule allowed a request without a token.
+    pub(crate) principal: Option<Arc<Principal>>,
+    /// The body, if it described a subset.
+    pub(crate) posted: Option<Box<SubsetQuery>>,
+}
+
+/// Proof that a POST is authorized, before its body is read.
+#[derive(Debug)]
+pub(crate) struct PendingSubset {
+    shape: ShapeRequest,
+    permit: Permit,
+    principal: Option<Arc<Principal>>,
+}
+
+/// A response of our own that is not a rejection: JSON.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) body: String,
+    pub(crate) cache_control: &'static str,
+    /// The outcome in metrics and logs.
+    pub(crate) outcome: &'static str,
+}
+
+/// How a request authenticates, what it counts against, and who observes the decision.
+pub(crate) trait Caller: Send {
+    /// Counts the request against its address.
+    fn arrive(&mut self, _head: &RequestHead<'_>) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Returns the verified principal; `None` if there is no token and `has_public` says that a public rule may apply.
+    fn authenticate(
+        &mut self,
+        rules: &Rules,
+        head: &RequestHead<'_>,
+        has_public: bool,
+    ) -> impl Future<Output = Result<Option<Arc<Principal>>, Rejection>> + Send;
+
+    /// Counts the request against the rate of its subject.
+    fn count(&mut self, _principal: Option<&Principal>) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Takes a place among the requests that are answered at the same time.
+    fn enter(&mut self, _principal: Option<&Principal>) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Observes how many unknown parameters were dropped.
+    fn dropped(&mut self, _parameters: usize) {}
+
+    /// Observes the rule that decided; `upstream` is `None` if it denied.
+    fn ruled(&mut self, _rule: &RuleId, _upstream: Option<&UpstreamName>) {}
+}
+
+/// Decides, from top to bottom. The first check that fails is the response.
+///
+/// # Errors
+/// The rejection to answer with.
+pub(crate) async fn decide(
+    rules: &Rules,
+    clock: &dyn Clock,
+    head: &RequestHead<'_>,
+    caller: &mut impl Caller,
+) -> Result<Decision, Rejection> {
+    head.check_headers()?;
+    // Before everything else: a browser shows no response whose preflight was refused.
+    if head.method == Method::OPTIONS {
+        return Ok(Decision::Preflight(preflight_methods(rules, head)));
+    }
+    caller.arrive(head)?;
+    let (path, query) = head.split_target()?;
+    if let Some((gatekeeper, endpoint)) = gatekeeper(rules, path) {
+        return attend(rules, clock, gatekeeper, endpoint, head, query, caller).await.map(Decision::Document);
+    }
+    let own_path = rules.policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
+    check_method(&rules.policy, own_path, head)?;
+    let principal = caller.authenticate(rules, head, rules.policy.has_public()).await?;
+    caller.count(principal.as_deref())?;
+    let (shape, permit) = authorize(rules, clock, principal.as_deref(), own_path, query, caller)?;
+    if head.method == Method::POST && !permit.subset() {
+        return Err(Rejection::MethodNotAllowed(METHODS));
+    }
+    caller.enter(principal.as_deref())?;
+    let pending = PendingSubset { shape, permit, principal };
+    if head.method == Method::POST { Ok(Decision::Subset(pending)) } else { pending.grant(rules, None) }
+}
+
+impl PendingSubset {
+    /// Builds the request for the subset that the body describes.
+    ///
+    /// # Errors
+    /// The body asks for what the rule does not open.
+    pub(crate) fn read(self, rules: &Rules, body: SubsetQuery) -> Result<Grant, Rejection> {
+        let shape = self.shape.with_body(body.clone()).map_err(Rejection::InvalidRequest)?;
+        let upstream = rewrite(rules, &shape, self.permit)?;
+        Ok(Grant { upstream, principal: self.principal, posted: Some(Box::new(body)) })
+    }
+
+    /// Builds the request for the shape, or the subset, that the query describes.
+    fn grant(self, rules: &Rules, posted: Option<Box<SubsetQuery>>) -> Result<Decision, Rejection> {
+        let upstream = rewrite(rules, &self.shape, self.permit)?;
+        Ok(Decision::Shape(Grant { upstream, principal: self.principal, posted }))
+    }
+}
+
+fn check_method(policy: &PolicySet, own_path: Option<&str>, head: &RequestHead<'_>) -> Result<(), Rejection> {
+    match *head.method {
+        Method::GET => head.check_bodiless(),
+        Method::POST if policy.takes_subsets(own_path) => head.check_json_body(),
+        _ => Err(Rejection::MethodNotAllowed(methods(policy, own_path))),
+    }
+}
+
+/// Reads the query and decides on it: by the bearer's shape token, or by the rules.
+fn authorize(
+    rules: &Rules,
+    clock: &dyn Clock,
+    principal: Option<&Principal>,
+    own_path: Option<&str>,
+    query: &str,
+    caller: &mut impl Caller,
+) -> Result<(ShapeRequest, Permit), Rejection> {
+    let policy = &rules.policy;
+    let judged = match principal.and_then(Principal::shape) {
+        Some(claim) => {
+            let request = ScopedRequest::parse(own_path, query).map_err(Rejection::InvalidRequest)?;
+            policy.authorize_shape(claim, &request).map(|permit| (request.into_protocol(), permit))
+        }
+        None => {
+            let request =
+                ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
+            policy.authorize(principal, &request, clock.now()).map(|permit| (request, permit))
+        }
+    };
+    let (shape, permit) = judged.map_err(|denial| denied(denial, caller))?;
+    caller.ruled(permit.rule(), Some(permit.upstream()));
+    caller.dropped(shape.dropped());
+    Ok((shape, permit))
+}
+
+/// Builds the request to Electric that a permit allows.
+///
+/// # Errors
+/// The client sent what the permit does not open, or the request is too long for Electric.
+pub(crate) fn rewrite(rules: &Rules, shape: &ShapeRequest, permit: Permit) -> Result<UpstreamRequest, Rejection> {
+    let source_id = rules.upstreams.source_id(permit.upstream());
+    UpstreamRequest::build(permit, shape, source_id).map_err(|error| match error {
+        RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
+        RewriteError::TooLong => Rejection::UriTooLong,
+    })
+}
+
+fn denied(denial: Denial, caller: &mut impl Caller) -> Rejection {
+    match denial {
+        Denial::Forbidden(rule) => {
+            caller.ruled(&rule, None);
+            Rejection::Forbidden
+        }
+        Denial::ShapeNotFound => Rejection::ShapeNotFound,
+        Denial::TokenMissing => Rejection::TokenMissing,
+    }
+}
+
+fn gatekeeper<'a>(rules: &'a Rules, path: &'a str) -> Option<(&'a Gatekeeper, Endpoint<'a>)> {
+    let gatekeeper = rules.gatekeeper.as_ref()?;
+    Some((gatekeeper, gatekeeper.endpoint(path)?))
+}
+
+/// Answers at the gatekeeper's paths: its public key for everyone, and a token for one shape if the rules allow it.
+async fn attend(
+    rules: &Rules,
+    clock: &dyn Clock,
+    gatekeeper: &Gatekeeper,
+    endpoint: Endpoint<'_>,
+    head: &RequestHead<'_>,
+    query: &str,
+    caller: &mut impl Caller,
+) -> Result<Document, Rejection> {
+    let method = if matches!(endpoint, Endpoint::Keys) { Method::GET } else { Method::POST };
+    if head.method != method {
+        return Err(Rejection::MethodNotAllowed(endpoint.methods()));
+    }
+    head.check_bodiless()?;
+    let Endpoint::Table(table) = endpoint else {
+        let body = gatekeeper.key.jwks().ok_or(Rejection::NotFound)?.to_string();
+        return Ok(Document { body, cache_control: "public, max-age=300", outcome: "jwks" });
+    };
+    let user = caller.authenticate(rules, head, rules.policy.has_public()).await?;
+    caller.count(user.as_deref())?;
+    // A token for one shape does not give a token for another one.
+    if user.as_ref().is_some_and(|user| user.shape().is_some()) {
+        return Err(Rejection::Forbidden);
+    }
+    caller.enter(user.as_deref())?;
+    // The path names the table. The client's offset is not known yet.
+    let query = format!("table={table}&offset=-1&{query}");
+    let (shape, permit) = authorize(rules, clock, user.as_deref(), None, &query, caller)?;
+    mint(rules, clock, gatekeeper, user.as_deref(), &shape, permit)
+}
+
+fn mint(
+    rules: &Rules,
+    clock: &dyn Clock,
+    gatekeeper: &Gatekeeper,
+    user: Option<&Principal>,
+    shape: &ShapeRequest,
+    permit: Permit,
+) -> Result<Document, Rejection> {
+    let permit = permit.closed();
+    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
+    let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
+    let minted = gatekeeper.mint(&permit, log, user, clock.now()).ok_or(Rejection::Internal)?;
+    if minted.token_len() > rules.limits.token_bytes {
+        return Err(Rejection::UriTooLong);
+    }
+    let body = minted.config(&gatekeeper.public_url);
+    Ok(Document { body, cache_control: "no-store", outcome: "minted" })
+}
+
+/// The methods of a shape.
+const METHODS: &str = "GET, OPTIONS";
+
+/// The methods of an endpoint if a rule takes subsets there.
+const WITH_POST: &str = "GET, POST, OPTIONS";
+
+fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
+    if policy.takes_subsets(own_path) { WITH_POST } else { METHODS }
+}
+
+/// The methods that a preflight for any target is told.
+fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> &'static str {
+    let path = head.split_target().map(|(path, _)| path).unwrap_or_default();
+    if let Some((_, endpoint)) = gatekeeper(rules, path) {
+        return endpoint.methods();
+    }
+    rules.policy.endpoint(path).map_or(METHODS, |own_path| methods(&rules.policy, own_path))
+}

@@ -1,0 +1,127 @@
+//! The gateway: what all requests share, and the current rules.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+
+use anyhow::Context as _;
+use arc_swap::{ArcSwap, Guard};
+use pingora::apps::HttpServerOptions;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use tokio::sync::watch;
+
+use super::http2::Http2;
+use super::rules::{Change, Rules};
+use crate::clock::Clock;
+use crate::config::Server;
+use crate::flight::Hub;
+use crate::limits::{Connection, Limiter};
+use crate::rejection::Rejection;
+use crate::telemetry::{Audit, Metrics, Tracer};
+use crate::upstream::system_trust;
+
+/// Answers requests; a cheap handle. Its `impl ProxyHttp` is in the module above.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// The gateway, driven by Pingora's proxy.
+pub type Proxy = HttpProxy<Gateway>;
+
+/// What all requests share.
+struct Shared {
+    rules: ArcSwap<Rules>,
+    parts: Parts,
+    http2: Http2,
+    options: HttpServerOptions,
+}
+
+/// The parts of a gateway that last as long as the process.
+pub struct Parts {
+    /// Counts requests, connections and flights.
+    pub limiter: Arc<Limiter>,
+    /// Shares responses.
+    pub hub: Arc<Hub>,
+    /// Counts for Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// Records who has read what; `None` if it is not configured.
+    pub audit: Option<Arc<Audit>>,
+    /// Records spans; `None` if it is not configured.
+    pub tracer: Option<Arc<Tracer>>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Tells waiting requests about a reload or a stop.
+    pub changes: watch::Receiver<Change>,
+}
+
+impl Deref for Gateway {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0.parts
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway. `pool` is the number of idle connections to Electric that are kept; `rules` makes the first
+    /// rules, whose [`Source`](crate::flight::Source) sends its requests through this proxy.
+    ///
+    /// # Errors
+    /// The system's certificates cannot be read.
+    pub fn start(
+        parts: Parts,
+        server: &Server,
+        pool: usize,
+        rules: impl FnOnce(&Weak<Proxy>) -> Rules,
+    ) -> anyhow::Result<(Self, Arc<Proxy>)> {
+        let conf = ServerConf { upstream_keepalive_pool_size: pool, max_retries: usize::MAX, ..ServerConf::default() };
+        let mut options = HttpServerOptions::default();
+        options.h2c = server.h2c;
+        options.h2_idle_timeout = Some(server.h2_idle_timeout);
+        // CONNECT is rejected by `decide`, with an answer that a browser can read.
+        options.allow_connect_method_proxying = true;
+        let http2 = Http2::new(server);
+        let mut gateway = None;
+        let proxy = system_trust(|| {
+            Arc::new_cyclic(|proxy| {
+                let rules = ArcSwap::from_pointee(rules(proxy));
+                let started = Self(Arc::new(Shared { rules, parts, http2, options: options.clone() }));
+                gateway = Some(started.clone());
+                let mut proxy = HttpProxy::new(started, Arc::new(conf));
+                proxy.server_options = Some(options);
+                proxy
+            })
+        })?;
+        Ok((gateway.context("a gateway that did not start")?, proxy))
+    }
+
+    /// The current rules.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.rules.load_full()
+    }
+
+    /// Looks at the current rules for a moment.
+    pub(super) fn peek(&self) -> Guard<Arc<Rules>> {
+        self.0.rules.load()
+    }
+
+    /// Swaps in new rules. Waiting requests are notified through [`Parts::changes`].
+    pub fn replace(&self, rules: Rules) {
+        self.0.rules.store(Arc::new(rules));
+    }
+
+    /// Takes a place for a new connection.
+    pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
+        self.limiter.connect(peer).map_err(|limited| self.metrics.limited(limited))
+    }
+
+    pub(super) fn options(&self) -> &HttpServerOptions {
+        &self.0.options
+    }
+
+    /// What is negotiated with a new HTTP/2 connection.
+    pub(super) fn h2_options(&self) -> H2Options {
+        self.0.http2.options(&self.peek().limits)
+    }
+}

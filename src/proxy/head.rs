@@ -1,0 +1,88 @@
+//! The head of a request, and what can be rejected by looking at the head alone.
+
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+use crate::config::Limits;
+use crate::rejection::Rejection;
+use crate::shape::MAX_BODY_BYTES;
+
+/// The head of a request as it arrived.
+#[derive(Debug)]
+pub(crate) struct RequestHead<'a> {
+    pub(crate) method: &'a Method,
+    /// The request target, byte for byte.
+    pub(crate) target: &'a [u8],
+    pub(crate) version: Version,
+    pub(crate) headers: &'a HeaderMap,
+    /// Whether a body may follow.
+    pub(crate) has_body: bool,
+    /// `None` if the sizes were checked when the request arrived: a reload does not end a request that waits over them.
+    pub(crate) sizes: Option<&'a Limits>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Checks sizes, and that headers which must be unique are (SECURITY P11, T16, C17).
+    pub(super) fn check_headers(&self) -> Result<(), Rejection> {
+        if self.sizes.is_some_and(|sizes| self.exceeds(sizes)) {
+            return Err(Rejection::HeadersTooLarge);
+        }
+        let hosts = self.headers.get_all(HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && self.version == Version::HTTP_11) {
+            return Err(Rejection::invalid("host", "must be given exactly once"));
+        }
+        if self.headers.get_all(ORIGIN).iter().count() > 1 {
+            return Err(Rejection::invalid("origin", "is given more than once"));
+        }
+        if self.headers.contains_key(EXPECT) {
+            return Err(Rejection::invalid("expect", "is not supported"));
+        }
+        Ok(())
+    }
+
+    fn exceeds(&self, sizes: &Limits) -> bool {
+        let bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        self.headers.len() > sizes.headers || bytes > sizes.header_bytes
+    }
+
+    /// Returns path and query of a target in origin form; every other form is rejected (SECURITY Q7).
+    pub(super) fn split_target(&self) -> Result<(&'a str, &'a str), Rejection> {
+        if self.sizes.is_some_and(|sizes| self.target.len() > sizes.uri_bytes) {
+            return Err(Rejection::UriTooLong);
+        }
+        let text = std::str::from_utf8(self.target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
+        if !text.starts_with('/') || text.contains('#') || text.chars().any(|c| c.is_control() || c == ' ') {
+            return Err(Rejection::invalid("target", "must be a path and a query"));
+        }
+        Ok(text.split_once('?').unwrap_or((text, "")))
+    }
+
+    /// Checks that there is no body (SECURITY P4, P8). Over HTTP/2 a body needs no header.
+    pub(super) fn check_bodiless(&self) -> Result<(), Rejection> {
+        let length = self.headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
+        if self.has_body || length || self.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Rejection::ContentTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Checks what the headers say about a body that will be read.
+    pub(super) fn check_json_body(&self) -> Result<(), Rejection> {
+        let length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(Rejection::ContentTooLarge);
+        }
+        if !self.headers.get_all(CONTENT_TYPE).iter().all(is_json) {
+            return Err(Rejection::invalid("content-type", "must be application/json"));
+        }
+        if self.headers.contains_key(CONTENT_ENCODING) {
+            return Err(Rejection::invalid("content-encoding", "is not supported"));
+        }
+        Ok(())
+    }
+}
+
+fn is_json(content_type: &HeaderValue) -> bool {
+    let essence = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}

@@ -1,0 +1,43 @@
+//! What observers are told at the end of a request: access log, metrics, audit, spans.
+
+use http::StatusCode;
+use pingora::protocols::http::ServerSession;
+use pingora_proxy::Session;
+
+use super::context::{ClientRequest, RequestContext};
+use super::gateway::Gateway;
+
+impl Gateway {
+    /// The phases of a request have ended.
+    pub(super) async fn observe(&self, session: &mut Session, context: &mut RequestContext) {
+        match std::mem::take(context) {
+            RequestContext::Client(mut client) => self.answered(&session.downstream_session, &mut client),
+            RequestContext::Flight(exchange) => exchange.conclude().await,
+            // It is observed when its wait ends.
+            RequestContext::Waiting | RequestContext::New => {}
+        }
+    }
+
+    /// A client's request has been answered, or its client is gone.
+    pub(super) fn answered(&self, session: &ServerSession, client: &mut ClientRequest) {
+        let by_session = || Some((session.response_written()?.status, session.body_bytes_sent()));
+        let sent = client.sent.or_else(by_session);
+        // 0: there was no response.
+        let (status, bytes) = sent.map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
+        let record = &mut client.record;
+        self.metrics.answered(record, status, bytes);
+        if let (Some(audit), Some(reading), true) = (&self.audit, record.reading.take(), holds_rows(status)) {
+            audit.record(reading, bytes, self.clock.now());
+        }
+        record.log(status, bytes);
+        if let Some(tracer) = &self.tracer {
+            let request = session.req_header();
+            tracer.answered(record, &request.method, request.version, status, bytes);
+        }
+    }
+}
+
+/// Whether a response tells its client about the rows of a shape.
+fn holds_rows(status: u16) -> bool {
+    [StatusCode::OK, StatusCode::NOT_MODIFIED].iter().any(|rows| rows.as_u16() == status)
+}

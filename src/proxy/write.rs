@@ -1,0 +1,59 @@
+//! Whole responses of our own, written to a client.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use tokio::time::timeout;
+
+use super::context::ClientRequest;
+use super::gateway::Gateway;
+use crate::config::Limits;
+use crate::fault::Fault;
+use crate::rejection::Rejection;
+
+impl Gateway {
+    /// Answers with a rejection.
+    pub(super) async fn reject(
+        &self,
+        session: &mut ServerSession,
+        client: &mut ClientRequest,
+        rejection: &Rejection,
+    ) -> Result<(), Fault> {
+        let (_, code, _) = rejection.answer();
+        client.record.ended(code);
+        let body = Bytes::from(rejection.body());
+        let header = client.edge.rejection_header(rejection, body.len(), &client.record.request_id);
+        self.write_whole(session, &client.rules.limits, header, body).await
+    }
+
+    pub(super) async fn write_whole(
+        &self,
+        session: &mut ServerSession,
+        limits: &Limits,
+        header: Result<ResponseHeader>,
+        body: Bytes,
+    ) -> Result<(), Fault> {
+        let header = header.map_err(|_| Fault::Internal)?;
+        let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == Method::HEAD;
+        // The rest of a request that was not read must not become the next one (SECURITY P4).
+        if !session.is_body_done() || self.changes.borrow().stopping {
+            session.set_keepalive(None);
+        }
+        in_time(limits.write_timeout, session.write_response_header(Box::new(header))).await?;
+        let body = if bodiless { Bytes::new() } else { body };
+        in_time(limits.write_timeout, session.write_response_body(body, true)).await
+    }
+}
+
+/// Waits for a write. A client that does not read is disconnected; no other client notices.
+pub(super) async fn in_time<E>(limit: Duration, writing: impl Future<Output = Result<(), E>>) -> Result<(), Fault> {
+    match timeout(limit, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Fault::ClientGone),
+        Err(_) => Err(Fault::SlowReader),
+    }
+}

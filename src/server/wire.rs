@@ -1,0 +1,78 @@
+//! A gateway made from a configuration.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
+
+use crate::auth::TokenVerifier;
+use crate::auth::keys::HttpFetch;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::flight::Hub;
+use crate::limits::Limiter;
+use crate::proxy::{Change, CorsPolicy, Electric, Gateway, Parts, Proxy, Rules};
+use crate::telemetry::{Audit, Metrics, Tracer};
+use crate::upstream::Upstreams;
+
+/// Who observes a gateway.
+#[derive(Clone)]
+pub(crate) struct Observers {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
+}
+
+/// Makes a gateway from a configuration. Nothing runs yet.
+///
+/// # Errors
+/// An issuer or the system's certificates cannot be set up.
+pub(crate) fn gateway(
+    mut config: Config,
+    clock: Arc<dyn Clock>,
+    observers: Observers,
+    changes: watch::Receiver<Change>,
+) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
+    let upstreams = Arc::new(Upstreams::new(&config)?);
+    let verifier = Arc::new(TokenVerifier::new(
+        std::mem::take(&mut config.issuers),
+        config.limits.verdicts,
+        Arc::clone(&clock),
+        config.server.state.clone(),
+        Arc::new(HttpFetch::new()?),
+    )?);
+    let limiter = Limiter::new(&config.limits);
+    let Observers { metrics, audit, tracer } = observers.clone();
+    let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));
+    let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes };
+    let (server, pool) = (config.server.clone(), idle_connections(&config));
+    Gateway::start(parts, &server, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
+}
+
+/// Makes the rules of a configuration. Their requests go to Electric through `proxy`.
+pub(crate) fn rules(
+    generation: u64,
+    config: Config,
+    verifier: Arc<TokenVerifier>,
+    upstreams: Arc<Upstreams>,
+    proxy: &Weak<Proxy>,
+    observers: Observers,
+) -> Rules {
+    let Observers { metrics, tracer, .. } = observers;
+    let electric = Arc::new(Electric::new(Weak::clone(proxy), Arc::clone(&upstreams), metrics, tracer));
+    Rules {
+        generation,
+        verifier,
+        policy: config.policy,
+        gatekeeper: config.gatekeeper,
+        cors: CorsPolicy::new(config.cors),
+        limits: config.limits,
+        cache: config.cache,
+        upstreams,
+        electric,
+    }
+}
+
+/// The idle connections that are kept, for all upstreams together.
+pub(super) fn idle_connections(config: &Config) -> usize {
+    config.upstreams.values().map(|upstream| upstream.pool).sum::<usize>() + config.upstream.pool
+}
