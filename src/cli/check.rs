@@ -58,7 +58,7 @@ impl Check {
         let electric = Electric::new(Arc::clone(&upstreams), Arc::new(Metrics::new()?));
         let claims = self.claims()?.unwrap_or(config.probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
-        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
+        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (tests/electric/09).
         let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&config.probe.query));
         let request = ShapeRequest::parse(Some("/"), &query, config.policy.parameters())
             .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::shape::UpstreamRequest;
 
 /// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
-/// so nothing else can make two answers differ (SECURITY C1, C2).
+/// so nothing else can make two answers differ (docs/security.md, C1, C2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(Arc<str>);
 

@@ -246,7 +246,8 @@ fn preflight_methods(gate: &Gateway, policy: &PolicySet, request: &RequestHeader
 }
 
 impl Bearer {
-    /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (SECURITY T19, C8).
+    /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (docs/security.md, T19,
+    /// C8).
     pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
         let Some(principal) = &self.principal else {
             return Ok(());
@@ -302,7 +303,8 @@ impl Bearer {
 /// Within it a request that waits is judged anew.
 const REVERIFY: Duration = Duration::from_secs(1);
 
-/// A shape has no body (SECURITY P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in chunks.
+/// A shape has no body (docs/security.md, P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in
+/// chunks.
 fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {
     let headers = &request.headers;
     let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
@@ -351,7 +353,7 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
 /// Within it a client has sent its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
+/// Sizes, and one of each header that must be one (docs/security.md, P11, T16, C17).
 fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
     let headers = &request.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -371,7 +373,7 @@ fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejecti
     Ok(())
 }
 
-/// Path and query of an origin-form target; every other form is refused (SECURITY Q7).
+/// Path and query of an origin-form target; every other form is refused (docs/security.md, Q7).
 fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
     let target = request.raw_path();
     if target.len() > limits.uri_bytes {

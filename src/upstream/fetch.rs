@@ -42,7 +42,8 @@ struct Exchange {
     headers: HeaderMap,
 }
 
-/// Requests that meet a connection which Electric is just closing (PROTOCOL 4.4); each may meet another one.
+/// Requests that meet a connection which Electric is just closing (docs/electric.md, "Connections"); each may meet
+/// another one.
 const MAX_RETRIES: usize = 3;
 
 /// What we call ourselves.
@@ -173,7 +174,7 @@ fn request_header(server: &UpstreamServer, secret: usize, ask: &Ask) -> pingora:
     header.insert_header(HOST, server.url().authority())?;
     header.insert_header(USER_AGENT, AGENT)?;
     header.insert_header(ACCEPT, "*/*")?;
-    // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
+    // Electric compresses errors only (docs/electric.md, "Compression"), and those are read here.
     header.insert_header(ACCEPT_ENCODING, "identity")?;
     header.insert_header("x-request-id", &*ask.request_id)?;
     if let Some(body) = body {
@@ -238,7 +239,7 @@ impl Electric {
                     sink.push(body).await;
                 }
                 None => {
-                    // Its end could not be told from a connection that broke (SECURITY, pingora issue 932).
+                    // Its end could not be told from a connection that broke (pingora issue 932).
                     if !exchange.headers.contains_key(CONTENT_LENGTH)
                         && !exchange.headers.contains_key(TRANSFER_ENCODING)
                     {

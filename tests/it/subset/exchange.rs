@@ -120,7 +120,7 @@ async fn a_subset_takes_a_place_among_the_requests_to_electric() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_place_of_a_client_that_left_is_electric_s_still() {
-    // PROTOCOL 4.5: Electric does not notice, and goes on with the query
+    // Electric does not notice, and goes on with the query (docs/electric.md, "Clients that leave")
     let limits = "[limits]\nflights = 1\n[cache]\ngrace = \"1m\"\n";
     let gate = Gate::with(Setup { rules: format!("{OPEN}\n{limits}"), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -169,7 +169,7 @@ async fn electric_s_refusals_are_answered_as_for_any_shape() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_electric_closed_costs_no_subset() {
-    // PROTOCOL 4.4: closed after 50 requests, unannounced
+    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -203,7 +203,7 @@ fn head(token: &str, length: &str) -> String {
     )
 }
 
-/// P4: no answer waits for a body that nobody is going to read, and what comes after it is no request.
+/// docs/security.md, P4: no answer waits for a body that is never read, and what follows is not a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_is_read_last_and_only_for_those_who_may_send_it() {
     let gate = gate().await;
