@@ -18,10 +18,10 @@ pub enum Fault {
     /// The key behind the request's token left its issuer's set while the request waited.
     #[error("the token's key was withdrawn while the request waited")]
     KeyGone,
-    /// Electric is at its limit of concurrent requests (transcript 90).
+    /// Electric is at its limit of concurrent requests (tests/electric/90).
     #[error("Electric is overloaded")]
     Overloaded(Duration),
-    /// Electric is starting or has lost its database (transcripts 84, 91 to 96).
+    /// Electric is starting or has lost its database (tests/electric/84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
     /// The policy changed while the request waited, and does not allow it any more, or not as it was.

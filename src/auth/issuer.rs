@@ -123,7 +123,7 @@ impl TrustedIssuer {
         }
     }
 
-    /// Whether `key` is still one of this issuer's: what a remembered verdict rests on (T18, J8).
+    /// Whether `key` is still one of this issuer's: what a remembered verdict rests on (docs/security.md, T18, J8).
     pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
         match &self.keys {
             Keys::Shared { key: own, .. } => own.is(key),

@@ -1,4 +1,4 @@
-//! Verified tokens remembered (T18).
+//! Verified tokens remembered (docs/security.md, T18).
 //!
 //! A verdict is only ever a success, is found by the SHA-256 of the whole token, and is no proof by itself: the verifier
 //! asks on every hit whether the key is still held and the token not yet expired.

@@ -164,7 +164,7 @@ impl TokenVerifier {
         Ok(Verified { principal, check: Check::New })
     }
 
-    /// Whether a caller verified before may go on: for answers that outlive the request (T19).
+    /// Whether a caller verified before may go on: for answers that outlive the request (docs/security.md, T19).
     ///
     /// Asks for time and key only; whoever [is not known here](Self::knows) has to be verified anew.
     pub fn recheck(&self, principal: &Principal) -> Result<(), TokenError> {

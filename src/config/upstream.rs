@@ -25,9 +25,9 @@ pub struct Upstream {
     pub ca: Option<Ca>,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
-    /// How long Electric may be silent; above 21 s, its longest silence (PROTOCOL 4.2 and 4.3).
+    /// How long Electric may be silent; above 21 s, its longest silence (docs/electric.md, "Long polls").
     pub read_timeout: Duration,
-    /// How long a connection is kept unused; below 60 s, when Electric closes it (PROTOCOL 4.4).
+    /// How long a connection is kept unused; below 60 s, when Electric closes it (docs/electric.md, "Connections").
     pub idle_timeout: Duration,
     /// Connections kept for reuse.
     pub pool: usize,

@@ -1,7 +1,7 @@
 //! What Electric is known to refuse, or to evaluate slowly, in a rule's own `where`, and the form to write instead.
 //!
-//! Each finding rests on a recording or on a thread of those who met it; what is not understood here is a warning, since
-//! Electric may well take it.
+//! Each finding rests on a recording or on a public thread about it (docs/electric.md, "Predicates Electric accepts").
+//! What is not understood here is a warning, since Electric may accept it.
 
 use sqlparser::ast::{Array, BinaryOperator, DataType, Expr, Value};
 use sqlparser::keywords::Keyword;
@@ -58,35 +58,35 @@ const fn warning(message: &'static str) -> Finding {
 const UNKNOWN: Finding =
     warning("not understood here, though Electric may take it: `shapegate check --probe` asks Electric");
 
-/// Transcript 64.
+/// tests/electric/64.
 const UNION: Finding = error("Electric fails with 500 on UNION: combine conditions with OR");
 
-/// PROTOCOL, "where composition": `true LIMIT 1` is `true`.
+/// `true LIMIT 1` selects what `true` selects (docs/electric.md, "Composing a where").
 const LIMIT: Finding = error("Electric reads over LIMIT and serves every row of the condition: leave it out");
 
-/// PEERS 1.2: 400, "Could not select an operator overload".
+/// 400, "Could not select an operator overload": <https://github.com/superset-sh/superset/pull/4489>.
 const CAST_ARRAY: Finding =
     error("Electric finds no operator for ARRAY[…]::type[]: cast inside, as in ARRAY[{{ … }}::uuid]");
 
-/// PEERS 1.2 and 3.11.
+/// Replaced by a generated column in <https://github.com/superset-sh/superset/pull/4713>.
 const JSON: Finding = error(
     "Electric refuses ::jsonb->> and its like: compare a column, which can be GENERATED ALWAYS AS (…) STORED from the JSON",
 );
 
-/// PEERS 1.2: written anew by those who had it.
+/// <https://github.com/superset-sh/superset/pull/4687>.
 const ANY_COLUMN: Finding = warning(
     r#"no index of Postgres serves = ANY("column"): write "column" @> ARRAY[{{ … }}::uuid], with the type of its elements"#,
 );
 
-/// PEERS 2: electric issues 3488 and 3623.
+/// <https://github.com/electric-sql/electric/issues/3488>, <https://github.com/electric-sql/electric/issues/3623>.
 const ENUM: Finding =
     warning(r#"a type that Electric may not know; for an enum compare texts, as in "column"::text = {{ … }}"#);
 
-/// PEERS 2: electric issue 3669.
+/// <https://github.com/electric-sql/electric/issues/3669>.
 const SUBQUERIES: Finding =
     warning("two subqueries under one OR crashed Electric 1.2 for good: serve a shape for each");
 
-/// PEERS 1.2 and 3.11.
+/// <https://github.com/superset-sh/superset/pull/4713>.
 const LIKE: Finding =
     warning(r#"no ordinary index serves LIKE '%…': compare a column of its own, as in "column" = {{ … }}"#);
 

@@ -8,8 +8,9 @@
 //! | `order_by` | `order_by`, columns alone |
 //! | `lint` | what Electric refuses or evaluates slowly in a rule's own `where` |
 //!
-//! Text of a client never travels: of several guards put around it, each was broken (PROTOCOL, "where composition";
-//! transcripts 112, 113, 124). What travels holds quoted columns, texts without a backslash, digits and `$n`.
+//! A client's text is never forwarded: every guard that was put around it could be broken (docs/electric.md, "Composing
+//! a where"; tests/electric/112, 113, 124). What is sent holds quoted columns, texts without a backslash, digits and
+//! `$n`.
 //!
 //! Nothing is allowed that can fail on some rows and not on others: Postgres is free to evaluate a client's condition
 //! before the rule's, and an error would then tell about rows that the rule hides. So there is no arithmetic, a column
@@ -84,7 +85,7 @@ impl ClientFilter {
     }
 }
 
-/// A NUL would cut the value off at Electric (PROTOCOL, "where composition").
+/// A NUL would cut the value off at Electric (docs/electric.md, "Composing a where").
 fn check_params(params: &BTreeMap<u32, String>) -> Result<(), FilterError> {
     if params.len() > MAX_PARAMS {
         return Err(FilterError::new("more than 64 params"));

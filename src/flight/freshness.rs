@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn electric_s_own_rules() {
-        // PROTOCOL 2, the column cache-control
+        // docs/electric.md, "Answers"
         let snapshot = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
         assert_eq!(kept(snapshot, false), Some((3600, 300)));
         assert_eq!(kept("public, max-age=60, stale-while-revalidate=300", false), Some((60, 300)));

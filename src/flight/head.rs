@@ -10,7 +10,7 @@ use super::freshness::CacheControl;
 pub struct Head {
     /// 200, 400 or 409; every other status of Electric is a [`crate::fault::Fault`].
     pub status: StatusCode,
-    /// `content-type`, `etag` and Electric's own (SECURITY C6).
+    /// `content-type`, `etag` and Electric's own (docs/security.md, C6).
     pub headers: HeaderMap,
     /// What Electric says of keeping it.
     pub cache_control: CacheControl,
@@ -72,7 +72,7 @@ fn lines(headers: &HeaderMap) -> Box<[u8]> {
     lines.into()
 }
 
-/// What of Electric's header reaches a client (SECURITY C6); the rest is ours or nobody's.
+/// What of Electric's header reaches a client (docs/security.md, C6); the rest is ours or nobody's.
 ///
 /// The name is a static one: thousands of followers clone it at the same moment, and a counter that they share would
 /// go back and forth between the cores.

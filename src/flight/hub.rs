@@ -92,7 +92,7 @@ struct Supply {
 /// Locks for the open flights: enough for the cores of one machine.
 const SHARDS: usize = 64;
 
-/// So long Electric holds a poll whose client has gone (PROTOCOL 4.5).
+/// How long Electric keeps an abandoned long poll open (docs/electric.md, "Clients that leave").
 const ABANDONED_POLL: Duration = Duration::from_secs(21);
 
 impl std::fmt::Debug for Hub {
@@ -371,7 +371,8 @@ fn remove(open: &mut HashMap<Key, Arc<Flight>>, flight: &Arc<Flight>) {
     }
 }
 
-/// What a conditional request needs. Of a live answer there is none: it would end the wait at once (PROTOCOL 4.7).
+/// What a conditional request needs. A live answer has none, since it would end the wait at once (docs/electric.md,
+/// "Long polls").
 fn known_answer(flight: &Flight) -> Option<KnownAnswer> {
     let head = flight.head.get().filter(|head| !flight.live && head.status == 200 && head.etag().is_some())?;
     Some(KnownAnswer { head: Arc::clone(head), body: flight.known_body()? })

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::policy::{ColumnName, identifier};
 
-/// Columns, each once and at least one; equal in any order, as Electric has it (PROTOCOL 1, `columns`).
+/// Columns, each once and at least one; equal in any order, as for Electric (docs/electric.md, "Parameters").
 #[derive(Clone, Debug)]
 pub struct Columns(Vec<String>);
 

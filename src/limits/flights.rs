@@ -15,8 +15,8 @@ use super::shapes::Shapes;
 use crate::config;
 use crate::shape::UpstreamRequest;
 
-/// The limits of requests to Electric, kept below its own (PROTOCOL 2: 300 first ones and 10,000 others at one time):
-/// what it refuses, it refuses to everybody.
+/// The limits of requests to Electric. They are below its own, since what it refuses, it refuses to everybody: 300 initial
+/// and 10,000 other requests at one time (docs/electric.md, "Overload").
 pub struct FlightLimits {
     all: Arc<Budgets>,
     initial: Arc<Budgets>,
@@ -78,7 +78,7 @@ impl FlightLimits {
         self.given.insert(self.hasher.hash_one((shape, handle)), ());
     }
 
-    /// Electric opens a shape also for who names a handle that it does not know, and then answers 409 (PROTOCOL 2).
+    /// Electric creates the shape for an unknown handle too, and then answers 409 (docs/electric.md, "Errors").
     fn may_open(&self, request: &UpstreamRequest) -> bool {
         let is_given = |handle: &str| self.given.get(&self.hasher.hash_one((&*request.shape(), handle))).is_some();
         request.is_initial() || !request.handle().is_some_and(is_given)

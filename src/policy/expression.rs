@@ -137,7 +137,7 @@ impl Bound {
     }
 }
 
-/// Text, integer or boolean; nothing else has one exact text (SECURITY Q9), and NUL would cut it off at Electric.
+/// Text, integer or boolean; nothing else has one exact text (docs/security.md, Q9), and Electric cuts a text off at NUL.
 fn text(value: &dyn Val) -> Option<String> {
     if let Some(text) = value.downcast_ref::<CelString<'_>>() {
         let text = text.inner();

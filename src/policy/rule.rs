@@ -160,7 +160,7 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
     match source {
         PredicateSource::Unfiltered => Some(Predicate::Unfiltered),
         PredicateSource::Template(text) if text.trim().is_empty() => {
-            // Electric takes an empty `where` for none at all (transcript 111).
+            // Electric takes an empty `where` for none at all (tests/electric/111).
             fail(errors, "where", "is empty; to serve every row, say where = \"none\"".to_owned());
             None
         }

@@ -6,7 +6,7 @@ use super::identifier;
 
 /// A table's schema and name with quotes and letter case resolved.
 ///
-/// `items`, `ITEMS`, `"items"` and `public.items` are one table (PROTOCOL 1, `table`); `"Items"` is another.
+/// `items`, `ITEMS`, `"items"` and `public.items` are one table (docs/electric.md, "Parameters"); `"Items"` is another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TableName {
     schema: String,

@@ -107,7 +107,8 @@ impl Template {
     }
 }
 
-/// More values than this in one list deny: Electric's request line ends at 10,000 bytes (PROTOCOL 1, Limits).
+/// More values than this in one list deny: Electric's request line ends at 10,000 bytes (docs/electric.md,
+/// "Size limits").
 const MAX_LIST: usize = 1_000;
 
 fn push_placeholder(sql: &mut String, number: usize) {

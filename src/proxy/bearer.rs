@@ -40,7 +40,7 @@ impl Bearer {
         Self { principal, address, posted, _place: place }
     }
 
-    /// Checks that the bearer may go on: its token or its key may have ended while it waited (SECURITY T19, C8).
+    /// Checks that the bearer may go on: its token or its key may have ended while it waited (docs/security.md, T19, C8).
     pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {

@@ -94,6 +94,6 @@ fn allowed_headers(request: &RequestHeader) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("authorization"))
 }
 
-/// Electric's own list (PROTOCOL 2), and what else a client of ours reads.
+/// Electric's own list (docs/electric.md, "CORS"), and what else a client of ours reads.
 const EXPOSED: &str = "electric-cursor,electric-handle,electric-has-data,electric-internal-known-error,electric-offset,\
 electric-schema,electric-snapshot,electric-up-to-date,etag,retry-after,www-authenticate,x-request-id";

@@ -52,7 +52,7 @@ pub(super) enum Ending {
 /// Each reason is good for one retry.
 #[derive(Default)]
 struct Retry {
-    /// A reused connection broke before the response (docs/electric.md: Electric closes connections unannounced).
+    /// A reused connection broke before the response (docs/electric.md, "Connections").
     stale: bool,
     /// The server refused the secret, and another one is configured.
     secret: bool,
@@ -125,7 +125,7 @@ impl Exchange {
         header.insert_header(HOST, self.server.url().authority())?;
         header.insert_header(USER_AGENT, AGENT)?;
         header.insert_header(ACCEPT, "*/*")?;
-        // Electric compresses errors only (PROTOCOL 2, Accept-Encoding), and those are read here.
+        // Electric compresses errors only (docs/electric.md, "Compression"), and those are read here.
         header.insert_header(ACCEPT_ENCODING, "identity")?;
         header.insert_header("x-request-id", &*self.ask.request_id)?;
         if let Some(body) = body {
@@ -184,7 +184,7 @@ impl Exchange {
         if status == StatusCode::BAD_REQUEST {
             return Ok(Response::Refused(status, BytesMut::new()));
         }
-        // Its end could not be told from a connection that broke (SECURITY, pingora issue 932).
+        // Its end could not be told from a connection that broke (pingora issue 932).
         if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
             return Err(Fault::UpstreamUnreachable);
         }

@@ -22,7 +22,7 @@ pub(crate) struct RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
-    /// Checks sizes, and that headers which must be unique are (SECURITY P11, T16, C17).
+    /// Checks sizes, and that headers which must be unique are (docs/security.md, P11, T16, C17).
     pub(super) fn check_headers(&self) -> Result<(), Rejection> {
         if self.sizes.is_some_and(|sizes| self.exceeds(sizes)) {
             return Err(Rejection::HeadersTooLarge);
@@ -45,7 +45,7 @@ impl<'a> RequestHead<'a> {
         self.headers.len() > sizes.headers || bytes > sizes.header_bytes
     }
 
-    /// Returns path and query of a target in origin form; every other form is rejected (SECURITY Q7).
+    /// Returns path and query of a target in origin form; every other form is rejected (docs/security.md, Q7).
     pub(super) fn split_target(&self) -> Result<(&'a str, &'a str), Rejection> {
         if self.sizes.is_some_and(|sizes| self.target.len() > sizes.uri_bytes) {
             return Err(Rejection::UriTooLong);
@@ -57,7 +57,7 @@ impl<'a> RequestHead<'a> {
         Ok(text.split_once('?').unwrap_or((text, "")))
     }
 
-    /// Checks that there is no body (SECURITY P4, P8). Over HTTP/2 a body needs no header.
+    /// Checks that there is no body (docs/security.md, P4, P8). Over HTTP/2 a body needs no header.
     pub(super) fn check_bodiless(&self) -> Result<(), Rejection> {
         let length = self.headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
         if self.has_body || length || self.headers.contains_key(TRANSFER_ENCODING) {

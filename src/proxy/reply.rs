@@ -96,7 +96,7 @@ impl Edge {
             }
         }
         put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
-        // A shared cache in front that heeds neither `private` nor `Vary` may heed this (PEERS 2).
+        // A shared cache in front that heeds neither `private` nor `Vary` may heed this (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
         put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
         if let Some(join) = shown.join {
@@ -197,10 +197,10 @@ fn encoded_etag(etag: &str, encoding: Encoding) -> String {
     format!("{}-{}\"", etag.trim_end_matches('"'), encoding.as_str())
 }
 
-/// Electric's `public` takes the URL for the whole identity; here the token is a part of it (PROTOCOL 4.9). A client
+/// Electric's `public` takes the URL for the whole identity; here the token is a part of it (tests/electric/01). A client
 /// keeps an answer no longer than it is fresh here.
 fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for: Option<Duration>) -> HeaderValue {
-    // A browser that keeps a 409 would refetch into it again and again (PEERS 2, Electric issue 3020).
+    // A browser that keeps a 409 would refetch into it again and again (Electric issue 3020).
     if status != StatusCode::OK || electric.unshared {
         return HeaderValue::from_static(NO_STORE);
     }

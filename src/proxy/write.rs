@@ -39,7 +39,7 @@ impl Gateway {
     ) -> Result<(), Fault> {
         let header = header.map_err(|_| Fault::Internal)?;
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == Method::HEAD;
-        // The rest of a request that was not read must not become the next one (SECURITY P4).
+        // The rest of a request that was not read must not become the next one (docs/security.md, P4).
         if !session.is_body_done() || self.changes.borrow().stopping {
             session.set_keepalive(None);
         }

@@ -16,5 +16,5 @@ pub use request::{ParameterError, ShapeRequest, Target};
 pub use subset::{MAX_BODY_BYTES, SubsetQuery};
 pub use upstream::{RewriteError, UpstreamRequest};
 
-/// Electric's path, ours by default, and the only one ever sent upstream (SECURITY Q7).
+/// Electric's path, ours by default, and the only one ever sent upstream (docs/security.md, Q7).
 pub const SHAPE_PATH: &str = "/v1/shape";

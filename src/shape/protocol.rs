@@ -1,4 +1,4 @@
-//! Electric's parameters: those that pass, and those that only the policy may set (PROTOCOL 1).
+//! Electric's parameters: those that pass, and those that only the policy may set (docs/electric.md, "Parameters").
 
 /// A protocol parameter that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,7 +161,7 @@ pub(crate) fn parameter_number(digits: &str) -> Option<u32> {
     (plain && !digits.starts_with('0')).then(|| digits.parse().ok())?
 }
 
-/// Classifies a percent-decoded name, the way Electric's parser would see it: up to the first bracket (SECURITY Q2).
+/// Classifies a percent-decoded name as Electric's parser would read it: up to the first bracket (docs/security.md, Q2).
 pub fn classify(name: &str) -> Name {
     if let Some(param) = ProtocolParam::from_name(name) {
         return Name::Protocol(param);

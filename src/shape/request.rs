@@ -50,7 +50,7 @@ impl ShapeRequest {
     /// `known` names the parameters that rules read; each other one is dropped and counted.
     ///
     /// # Errors
-    /// Every parameter that is reserved, repeated, misspelt or malformed (SECURITY Q1 to Q6).
+    /// Every parameter that is reserved, repeated, misspelt or malformed (docs/security.md, Q1 to Q6).
     pub fn parse(path: Option<&str>, query: &str, known: &HashSet<String>) -> Result<Self, Vec<ParameterError>> {
         let mut reader = Reader::new(known);
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
@@ -116,7 +116,8 @@ impl ShapeRequest {
     }
 
     /// The client's own filter of the shape, naming nothing but what the permit lets it name. For this one our check
-    /// of columns is the only one: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
+    /// of columns is the only one: Electric's `queryable_columns` holds for subsets alone (docs/electric.md,
+    /// "Parameters").
     pub(super) fn client_filter(&self, permit: &Permit) -> Result<Option<ClientFilter>, Vec<ParameterError>> {
         let Some(text) = &self.client_where else { return Ok(None) };
         let filter = ClientFilter::parse(text, &self.client_params, permit.queryable_names());
@@ -243,7 +244,7 @@ impl<'a> Reader<'a> {
         if before.is_some_and(|before| *before != value) || !self.protocol_names.insert(name) {
             return self.fail(param.as_str(), REPEATED);
         }
-        // Electric takes an empty value for none (PROTOCOL 1).
+        // Electric treats an empty value as absent (tests/electric/111).
         if let Err(problem) = if value.is_empty() { Ok(()) } else { param.check(&value) } {
             self.fail(param.as_str(), problem);
         }
@@ -263,7 +264,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// The combinations that Electric refuses (transcripts 34, 36, 37, 38), refused before they cost a request.
+    /// The combinations that Electric refuses (tests/electric/34, 36, 37, 38), refused before they cost a request.
     fn check_protocol(&mut self) {
         self.protocol.retain(|_, value| !value.is_empty());
         let value = |param| self.protocol.get(&param).map(String::as_str);

@@ -1,7 +1,7 @@
 //! The body firewall: what a client says of a subset is read strictly, cut to five fields and written anew.
 //!
 //! Electric merges the body of a POST over the query: a client's own could replace table, `where` and columns
-//! (PROTOCOL 1; transcripts 23 to 25, 125, 126). So a body that goes to Electric is made here, from empty, in the one
+//! (tests/electric/23 to 25, 125, 126). So a body that goes to Electric is made here, from empty, in the one
 //! form that cannot: a `subset` object and nothing beside it. What comes as `subset__…` in a query leaves in the same
 //! form, so that Electric's bound on the request line does not count for it.
 
@@ -116,7 +116,7 @@ impl SubsetQuery {
     }
 
     /// The body for Electric. `columns` are those that `where` and `order_by` may name; `None` for all. Parameters are
-    /// numbered from 1 whatever the shape's own `where` has: a subset counts for itself (transcript 19).
+    /// numbered from 1 whatever the shape's own `where` has: a subset counts for itself (tests/electric/19).
     ///
     /// # Errors
     /// What is wrong with `where` and with `order_by`.
@@ -137,7 +137,7 @@ impl SubsetQuery {
         match self.order_by.as_deref().map(|text| OrderBy::parse(text, columns)) {
             Some(Ok(order_by)) => drop(fields.insert("order_by".to_owned(), order_by.render().into())),
             Some(Err(error)) => errors.push(problem(SubsetField::OrderBy.as_str(), error.as_str())),
-            // Rows in no order have no first one (transcript 31).
+            // Rows in no order have no first one (tests/electric/31).
             None if self.limit.is_some() || self.offset.is_some() => {
                 errors.push(problem(SubsetField::OrderBy.as_str(), "is required when limit or offset is present"));
             }

@@ -35,7 +35,7 @@ pub enum RewriteError {
     /// The client sent what its rule does not open, or a filter that is not allowed.
     #[error("a parameter is not allowed")]
     Invalid(Vec<ParameterError>),
-    /// The request line would pass Electric's limit of 9,999 bytes (PROTOCOL 1, Limits; transcript 60).
+    /// The request line would pass Electric's limit of 9,999 bytes (tests/electric/60).
     #[error("the rule's values make the request to Electric longer than 9,999 bytes")]
     TooLong,
 }
@@ -65,8 +65,8 @@ impl UpstreamRequest {
             }
         }
         query.push_some("columns", permit.columns());
-        // Without it a hidden column could be read through a filter (SECURITY; PEERS 3.2). A rule without columns hides
-        // none: what may be queried is what is sent.
+        // Without it a hidden column could be read through a filter (docs/security.md, F3). A rule without columns
+        // hides none: what may be queried is what is sent.
         query.push_some("queryable_columns", permit.queryable_columns());
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
@@ -95,7 +95,7 @@ impl UpstreamRequest {
         self.body.as_deref()
     }
 
-    /// Whether others who send the same may have the same answer. No two answers to a subset are alike (PROTOCOL 3).
+    /// Whether equal requests may share an answer. No two answers to a subset are equal (docs/electric.md, "Subsets").
     pub fn is_shared(&self) -> bool {
         self.body.is_none()
     }

@@ -11,7 +11,8 @@ use tracing_subscriber::{EnvFilter, reload};
 use super::lines::LineQueue;
 use crate::config::{Log, LogFormat};
 
-/// Of Pingora, faults only; of the admin port none, since those lines quote the request, token included (SECURITY C7).
+/// Pingora logs faults only, and none of the admin port, since those lines quote the request with its token
+/// (docs/security.md, C7).
 const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
 /// Entries that wait for standard error; about 8 MB where all of them are access lines.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::server::UpstreamServer;
 use crate::fault::Fault;
 
-/// The answer to `GET /v1/health` (PROTOCOL 1).
+/// The answer to `GET /v1/health` (docs/electric.md, "Routes and methods").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     /// 200: it serves shapes.

@@ -296,7 +296,7 @@ mod tests {
         let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
         let tenant = UpstreamName::new("t");
         let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
-            (Some(before), Some(after)) => std::ptr::eq(before, after),
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after),
             _ => panic!("{name:?}"),
         };
         let after = before.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();

@@ -22,7 +22,8 @@ pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault>
 }
 
 /// The body for the client of a 400, made of Electric's words on the parameters that a client sets. Where it names
-/// none of them, the fault is the rule's, or a value's: the error holds Electric's words for the log (SECURITY Q14).
+/// none of them, the fault is the rule's, or a value's: the error holds Electric's words for the log (docs/security.md,
+/// Q14).
 pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = &electric["errors"];

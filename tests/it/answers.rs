@@ -1,4 +1,4 @@
-//! Every answer of DESIGN 3 over HTTP, and bad input of every kind: a clear 4xx, and no request to Electric.
+//! Every answer of the README's table over HTTP, and bad input of every kind: a clear 4xx, and no request to Electric.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn tokens_401_and_403() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_token_from_one_place() {
-    // T15, T16, T17
+    // docs/security.md, T15, T16, T17
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (headers, status, code) in [
@@ -89,7 +89,7 @@ async fn one_token_from_one_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_400() {
-    // Q1 to Q6
+    // docs/security.md, Q1 to Q6
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for extra in [
@@ -148,7 +148,7 @@ async fn parameters_400() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_and_paths_404() {
-    // Q4, Q7
+    // docs/security.md, Q4, Q7
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for table in ["nothing", "auth.tasks", "%22Tasks%22", "pg_catalog.pg_class", "items"] {
@@ -180,7 +180,7 @@ async fn tables_and_paths_404() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_405_and_bodies_413() {
-    // Q8, P8
+    // docs/security.md, Q8, P8
     let gate = Gate::start().await;
     let token = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
     for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "get"] {
@@ -202,7 +202,7 @@ async fn methods_405_and_bodies_413() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_and_headers_400_414_431() {
-    // P11, Q7, C17
+    // docs/security.md, P11, Q7, C17
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let bearer = format!("Authorization: Bearer {token}\r\n");
@@ -227,7 +227,7 @@ async fn targets_and_headers_400_414_431() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn electric_s_answers_become_ours() {
-    // Q14: Electric's own words stay here
+    // docs/security.md, Q14: Electric's own words are not shown
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     // Each request another one, since a refusal serves for a second.
@@ -321,7 +321,7 @@ async fn preflight_needs_no_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_are_told_apart() {
-    // C17
+    // docs/security.md, C17
     let cors = "[cors]\norigins = [\"https://app.test\"]\ncredentials = true\n";
     let gate = Gate::with(Setup { rules: format!("{}\n{cors}", crate::harness::RULES), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -414,7 +414,7 @@ async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preflight_with_a_body_ends_its_connection() {
-    // P4: no `Connection: close` is asked for, so the close is ours
+    // docs/security.md, P4: the client does not ask for `Connection: close`, so the close is ours
     let gate = Gate::start().await;
     let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n\r\n");
     let head = format!("OPTIONS {TASKS} HTTP/1.1\r\nHost: gate.test\r\nContent-Length: {}\r\n\r\n", hidden.len());

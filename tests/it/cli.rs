@@ -117,7 +117,7 @@ async fn check_prints_electric_s_words_without_our_secret() {
     let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
     let refused = output(&arguments).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stdout).contains(r#"tasks: Electric says 401: {"message":"not with …"}"#));
+    assert!(text(&refused.stdout).contains(r#"tasks: Electric answers 401: {"message":"not with …"}"#));
     assert!(text(&refused.stdout).contains("/api/items: ok"), "{}", text(&refused.stdout));
     let nobody = std::fs::read_to_string(&path).unwrap().replace(&gate.electric.url(), "http://127.0.0.1:1");
     std::fs::write(&path, nobody).unwrap();

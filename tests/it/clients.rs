@@ -1,4 +1,4 @@
-//! The real clients from npm, `@electric-sql/client` and TanStack DB on it, through shapegate (DESIGN 3; PEERS 1.3).
+//! The real clients from npm, `@electric-sql/client` and TanStack DB on it, through shapegate.
 
 use std::process::Stdio;
 use std::sync::Arc;

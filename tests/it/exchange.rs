@@ -36,7 +36,7 @@ async fn exactly_the_permitted_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_to_electric_is_built_from_empty() {
-    // Q1, Q15, C3, C4, P9
+    // docs/security.md, Q1, Q15, C3, C4, P9
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let request = gate
@@ -94,7 +94,7 @@ async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_stays_here() {
-    // C7, Q15: also one with characters that a query would cut
+    // docs/security.md, C7, Q15: also one with characters that a query would cut
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for target in [TASKS, "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x", "/nothing"] {
@@ -166,7 +166,7 @@ async fn an_answer_that_breaks_off_before_it_is_shown_is_502() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_electric_closed_costs_no_request() {
-    // PROTOCOL 4.4: closed after 50 requests, unannounced
+    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -222,7 +222,7 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_with_its_token() {
-    // T19, PEERS 3.3: a poll of 20 s with a token of two
+    // docs/security.md, T19: a poll of 20 s with a token of two
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
     let exp = SystemClock.now().as_secs() + 3;

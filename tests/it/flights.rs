@@ -185,7 +185,7 @@ async fn a_broken_answer_is_broken_for_all_over_http_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_waits_as_long_as_its_own_token() {
-    // T19, C8
+    // docs/security.md, T19, C8
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let long = ask(&gate, &target, &gate.token(&["org_1"]));

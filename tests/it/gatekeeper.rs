@@ -1,4 +1,4 @@
-//! The gatekeeper over HTTP: what it mints, and every way a shape token is not to be used (PEERS 1.4; SECURITY 2.2, 2.4).
+//! The gatekeeper over HTTP: what it mints, and every way a shape token is not to be used (docs/security.md, G1 to G4).
 
 mod budgets;
 
@@ -147,7 +147,7 @@ async fn a_request_that_repeats_the_definition_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_differs_is_refused() {
-    // PEERS 1.4 (a), (b), (c); SECURITY Q2 to Q5, Q13
+    // docs/security.md, G1, G2, Q2 to Q5, Q13
     let gate = start().await;
     let token = shape_token(&gate).await;
     let base = repeated();
@@ -243,7 +243,7 @@ async fn a_request_that_differs_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_kind_is_refused() {
-    // T1, T9, T14
+    // docs/security.md, G4, T1, T9, T14
     let gate = start().await;
     let minted = shape_token(&gate).await;
     let good = claims(&minted);
@@ -452,7 +452,7 @@ async fn a_key_pair_signs_and_its_public_half_is_served() {
         let header: Value = serde_json::from_slice(&header).unwrap();
         assert_eq!(header, json!({ "alg": name, "typ": "shape+jwt", "kid": key["kid"] }));
         assert_eq!(gate.get(&repeated(), &token).await.status, 200);
-        // T2: the public half is no secret.
+        // docs/security.md, T2: the public half is no secret.
         let public = keys.text();
         let forged = sign(&json!({ "alg": "HS256", "typ": "shape+jwt", "kid": key["kid"] }), &claims(&token), &public);
         assert_refused(&gate.get(&repeated(), &forged).await, 401, "token_invalid", "public half as secret");

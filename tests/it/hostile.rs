@@ -65,7 +65,7 @@ fn assert_known(gate: &Gate, series: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
-    // P8, P11, T8, T15, T16, Q2 to Q8, C13
+    // docs/security.md, P8, P11, T8, T15, T16, Q2 to Q8, C13
     let gate = Gate::start().await;
     let tokens = Tokens { good: gate.token(&["org_1"]), other: gate.token(&["org_2"]) };
     assert_eq!(gate.get(TASKS, &tokens.good).await.status, 200);
@@ -138,7 +138,7 @@ async fn no_value_of_the_admitted_becomes_a_label() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_two_parsers_could_read_differently_is_one_refused_request() {
-    // P2, P4, P8: behind each, a request that is good if it is taken for one
+    // docs/security.md, P2, P4, P8: behind each, a request that is good if it is taken for one
     let gate = Gate::start().await;
     let bearer = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
     let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n{bearer}\r\n");
@@ -203,7 +203,7 @@ async fn what_two_parsers_could_read_differently_is_one_refused_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_end_in_lf_alone_hide_no_request() {
-    // P8: RFC 9112 section 2.2 allows them, so they may be read, but as one request and with one answer
+    // docs/security.md, P8: RFC 9112 section 2.2 allows them, so they may be read, but as one request with one answer
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (number, name) in ["every line", "the last one"].into_iter().enumerate() {
@@ -251,7 +251,7 @@ async fn send(url: &str, bytes: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
-    // C7, C14
+    // docs/security.md, C7, C14
     let issuer = IssuerServer::start().await;
     let token = issuer.token(&json!({ "sub": "canary-sub", "organizationIds": ["canary-org"] }));
     for level in ["debug", "trace"] {

@@ -124,7 +124,7 @@ fn comparable(answer: &Answer) -> (StatusCode, HeaderMap, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_answers_are_the_same_over_both_versions() {
-    // T16, P8, C17
+    // docs/security.md, T16, P8, C17
     let (gate, http1) = https().await;
     let http2 = gate.client();
     let (good, other) = (gate.token(&["org_1"]), gate.token(&["org_2"]));
@@ -176,7 +176,7 @@ async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_a_length_is_refused_too() {
-    // P8: HTTP/2 needs neither Content-Length nor Transfer-Encoding for a body
+    // docs/security.md, P8: HTTP/2 needs neither Content-Length nor Transfer-Encoding for a body
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
     let get = || request(&gate, TASKS).body(()).unwrap();

@@ -1,4 +1,4 @@
-//! Issuers that go away, come back, and change their keys (DESIGN 5; SECURITY J8, J9, J11).
+//! Issuers that go away, come back, and change their keys (docs/security.md, J8, J9, J11).
 
 use serde_json::json;
 use shapegate::demo::issuer::Issuer;
@@ -77,7 +77,7 @@ async fn a_new_key_is_found_and_the_old_one_stops_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_cannot_make_it_fetch() {
-    // T6, J11
+    // docs/security.md, T6, J11
     let gate = Gate::start().await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
     let before = gate.issuer.fetches();

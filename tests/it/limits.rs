@@ -153,7 +153,7 @@ async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
     let on = |organization: &str, handle: &str, offset: &str| {
         format!("/v1/shape?table=tasks&organizationId={organization}&handle={handle}&offset={offset}")
     };
-    // Electric opens the shape, and answers 409 with its handle (PROTOCOL 2).
+    // Electric creates the shape, and answers 409 with its handle (tests/electric/67b).
     assert_eq!(gate.get(&on("org_1", "1-1", "0_0"), &mine).await.status, 409);
     let asked = gate.electric.request_count();
     assert_refused(&gate.get(&on("org_2", "1-1", "0_0"), &mine).await, 429, "too_many_requests");

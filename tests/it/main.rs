@@ -5,6 +5,7 @@
 mod answers;
 mod audit;
 mod browser;
+mod citations;
 mod cli;
 mod clients;
 mod exchange;

@@ -1,4 +1,5 @@
-//! `conf/superset.toml`: a real application's 25 tables, each to the query that its hand-written worker sent (PEERS 1.2).
+//! `conf/superset.toml`: a real application's 25 tables, each to the query that its hand-written worker sent
+//! (<https://github.com/superset-sh/superset>, apps/electric-proxy).
 
 use percent_encoding::percent_decode_str;
 use serde_json::json;

@@ -1,12 +1,9 @@
-//! The stand-in for Electric against what Electric said: every transcript is replayed and compared.
-//!
-//! The transcripts are found by `SHAPEGATE_TRANSCRIPTS`, a folder; without it nothing is compared, and the test says so.
+//! Compares the stand-in for Electric with Electric: every recording in tests/electric is replayed.
 
 // `allow-unwrap-in-tests` covers test functions only, not what they call.
 
 mod compare;
 
-use std::path::Path;
 use std::time::Duration;
 
 use compare::compare;
@@ -196,15 +193,12 @@ fn create_types(electric: &Electric) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_as_the_transcripts_do() {
-    let Some(folder) = std::env::var_os("SHAPEGATE_TRANSCRIPTS").filter(|folder| Path::new(folder).is_dir()) else {
-        eprintln!("SKIPPED: SHAPEGATE_TRANSCRIPTS names no folder; the stand-in was not compared with Electric");
-        return;
-    };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/electric");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    assert!(!files.is_empty(), "the folder has no transcripts");
-    let (mut compared, mut failures) = (0, Vec::new());
+    assert!(!files.is_empty(), "{folder} has no recordings");
+    let mut failures = Vec::new();
     for path in files {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let number = name.split('_').next().unwrap();
@@ -218,13 +212,11 @@ async fn answers_as_the_transcripts_do() {
         };
         let transcript = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let replay = tokio::time::timeout(Duration::from_secs(15), replay(&name, *situation, &transcript)).await;
-        compared += 1;
         for difference in replay.unwrap_or_else(|_| vec!["no answer".to_owned()]) {
             failures.push(format!("{name}: {difference}"));
         }
     }
     assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
-    eprintln!("{compared} transcripts compared");
 }
 
 /// Replays a transcript and lists the differences.

@@ -1,4 +1,4 @@
-//! The life of the process: a start, a change of processes under load, an end (DESIGN 6).
+//! The life of the process: a start, a change of processes under load, an end.
 
 mod load;
 mod notify;

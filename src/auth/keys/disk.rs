@@ -1,4 +1,4 @@
-//! The last good key set of one endpoint, on disk for the next start (J10).
+//! The last good key set of one endpoint, on disk for the next start (docs/security.md, J10).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -12,7 +12,7 @@ use super::resolver::GuardedResolver;
 use super::set::MAX_SET_BYTES;
 use crate::config::RemoteKeys;
 
-/// The longest a fetch may take, whatever the configuration says (J7).
+/// The longest a fetch may take, whatever the configuration says (docs/security.md, J7).
 const LONGEST_FETCH: Duration = Duration::from_secs(5);
 
 /// What an endpoint answered; nothing has parsed it yet.
@@ -114,7 +114,7 @@ fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError>
     if is_json || others.contains(&media_type) { Ok(()) } else { Err(FetchError::ContentType) }
 }
 
-/// Reads piece by piece, so that neither a lying length nor an endless body fills the memory (J4).
+/// Reads piece by piece, so that neither a false length nor an endless body fills the memory (docs/security.md, J4).
 async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(network)? {

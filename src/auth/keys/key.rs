@@ -18,7 +18,7 @@ const MAX_EXPONENT_BYTES: usize = 4;
 /// The shortest HMAC secret, in bytes: the hash's own length (RFC 7518 section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Secrets printed in documentation, long enough to pass for a real one (T4).
+/// Secrets printed in documentation, long enough to pass for a real one (docs/security.md, T4).
 const KNOWN_SECRETS: [&str; 5] = [
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
     "a-string-secret-at-least-256-bits-long",
@@ -105,7 +105,7 @@ impl Key {
         Ok(Self { algorithm, kid, material, public })
     }
 
-    /// A shared secret for HS256 (T4).
+    /// A shared secret for HS256 (docs/security.md, T4).
     pub(crate) fn shared(secret: &Secret) -> Result<Self, WeakSecret> {
         let text = secret.expose();
         let same_byte = text.bytes().all(|byte| text.as_bytes().first() == Some(&byte));
@@ -145,7 +145,7 @@ impl Key {
 
     /// Checks a signature in base64url over `message`: the only use of a signature primitive in this program.
     ///
-    /// HMACs are compared in constant time by the primitive (T20).
+    /// HMACs are compared in constant time by the primitive (docs/security.md, T20).
     #[allow(clippy::disallowed_methods)] // the one place
     pub(crate) fn verify(&self, message: &str, signature: &str) -> Result<(), BadSignature> {
         match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.material, library_name(self.algorithm))

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The least an endpoint's `max-age` may ask for (J12).
+/// The least an endpoint's `max-age` may ask for (docs/security.md, J12).
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(30);
-/// The most it may ask for (J12).
+/// The most it may ask for (docs/security.md, J12).
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// The wait after the first failure; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ mod tests {
             (ago(599), None, Wait(secs(1))),
             (ago(600), None, Fetch),
             (ago(0), ago(120), Wait(secs(120))),
-            (ago(0), ago(0), Wait(secs(30))),     // J12
+            (ago(0), ago(0), Wait(SHORTEST_MAX_AGE)),
             (ago(0), ago(7200), Wait(secs(600))), // never later than `refresh`
         ] {
             let age = Age { success, max_age, ..Age::default() };
@@ -124,7 +124,7 @@ mod tests {
         }
         let patient = RenewalPolicy { refresh: secs(86_400), ..POLICY };
         let age = Age { success: ago(0), max_age: ago(86_400), ..Age::default() };
-        assert_eq!(patient.decide(age, Cause::Schedule), Wait(secs(3600))); // J12
+        assert_eq!(patient.decide(age, Cause::Schedule), Wait(LONGEST_MAX_AGE));
     }
 
     #[test]

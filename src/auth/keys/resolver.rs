@@ -1,4 +1,4 @@
-//! Which addresses a key endpoint's name may mean (J6).
+//! Which addresses a key endpoint's name may mean (docs/security.md, J6).
 //!
 //! The addresses that pass are the ones connected to, so a name that changes its mind between check and use gains
 //! nothing. An address written in the URL itself is the operator's own word and never comes here.

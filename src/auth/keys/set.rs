@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::key::{Key, KeyRejection};
 use crate::auth::{Algorithm, json};
 
-/// Bytes of a set; more is no key set (J4).
+/// Bytes of a set; more is no key set (docs/security.md, J4).
 pub(crate) const MAX_SET_BYTES: usize = 1 << 20;
 
-/// Keys in a set, usable or not; more is no key set (J4).
+/// Keys in a set, usable or not; more is no key set (docs/security.md, J4).
 const MAX_KEYS: usize = 100;
 
 /// Keys that are each proven usable; never empty.
@@ -68,7 +68,8 @@ pub(crate) enum NoKey {
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set and keeps the keys usable under one of `algorithms` (J1 to J5).
+    /// Reads a JSON Web Key Set and keeps the keys usable under one of `algorithms` (docs/security.md, J1 to
+    /// J5).
     ///
     /// A bad key is left out and reported; of usable keys with one `kid` none is kept.
     pub fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<ParsedKeys, KeySetError> {
@@ -136,7 +137,7 @@ fn kid_of(jwk: &Value) -> Option<String> {
     jwk.get("kid").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// J1: which of two keys a `kid` means would be chance, so neither is used.
+/// Which of two keys a `kid` means would be chance, so neither is used (docs/security.md, J1).
 fn drop_duplicates(usable: &mut Vec<(usize, Arc<Key>)>, rejected: &mut Vec<RejectedKey>) {
     let kids: Vec<_> = usable.iter().filter_map(|(_, key)| key.kid().map(str::to_owned)).collect();
     let (duplicates, unique) = std::mem::take(usable)

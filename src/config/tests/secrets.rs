@@ -1,4 +1,4 @@
-//! Where secrets come from, and that nothing shows them (SECURITY T4, C7).
+//! Where secrets come from, and that nothing shows them (docs/security.md, T4, C7).
 
 use std::path::Path;
 

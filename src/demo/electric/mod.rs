@@ -1,8 +1,8 @@
 //! A stand-in for Electric: tables in memory, shapes of them over HTTP, and every answer byte for byte as observed.
 //!
-//! It follows the transcripts of Electric 1.7.12, weaknesses included (a comment or a NUL in `where` drops what comes
-//! behind it, a POST body replaces the URL's definition), for tests of the proxy rest on them. It has no subqueries
-//! and never compresses.
+//! It follows the recordings of Electric 1.7.12 in tests/electric, including its weaknesses, since tests of the proxy
+//! depend on them: a comment or a NUL in `where` drops what follows, and a POST body replaces the URL's definition
+//! (docs/electric.md, "Composing a where" and "POST bodies"). It has no subqueries and never compresses.
 
 mod answer;
 mod body;

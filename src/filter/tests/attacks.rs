@@ -1,4 +1,5 @@
-//! Every way around a guard that PEERS, PROTOCOL and SECURITY list, each beside a twin that is allowed.
+//! Every way around a guard (docs/security.md, F1, F3, F5; docs/electric.md, "Composing a where"), each beside a twin
+//! that is allowed.
 
 use super::{parse, printed, refused};
 

@@ -161,7 +161,8 @@ fn rfc3339(time: UnixTime) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs().min(END))).to_string()
 }
 
-/// Of a subject, what a line may hold: no control character or direction mark, and 256 characters (SECURITY C14).
+/// What a line may hold of a subject: 256 characters, none of them a control character or a direction mark
+/// (docs/security.md, C14).
 fn sanitized(subject: &str) -> Box<str> {
     const MOST: usize = 256;
     let hidden = |c: char| {

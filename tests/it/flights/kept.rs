@@ -69,7 +69,7 @@ async fn who_holds_the_answer_gets_304() {
         assert_eq!(ask(TASKS, other, "identity").await.status, 200, "{other}");
     }
     assert_eq!(gate.electric.request_count(), 1);
-    // Of a live request it would end the wait at once (PROTOCOL 4.7), so Electric does not see it.
+    // It would end the wait of a live request at once (docs/electric.md, "Long polls"), so Electric does not see it.
     let target = poll(&gate, "org_1").await;
     let waiting = gate.request(&target, Some(&token)).header("if-none-match", first.header("etag")).send();
     let waiting = tokio::spawn(waiting);

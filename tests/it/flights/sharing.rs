@@ -1,4 +1,4 @@
-//! C2: two requests share a flight exactly when the bytes written upstream are equal.
+//! docs/security.md, C2: two requests share a flight exactly when the bytes written upstream are equal.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

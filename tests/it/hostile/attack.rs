@@ -73,7 +73,7 @@ fn request(method: &str, target: &str, headers: &str) -> Attack {
     }
 }
 
-/// Q2, Q4, Q5: a name of Electric's that the rule sets, in any case and encoding, with any brackets.
+/// docs/security.md, Q2, Q4, Q5: a name of Electric's that the rule sets, in any case and encoding, with any brackets.
 fn reserved(dice: &mut Dice) -> String {
     const NAMES: [&str; 13] = [
         "table",
@@ -105,7 +105,8 @@ fn spelling(dice: &mut Dice, letter: char) -> String {
     }
 }
 
-/// Q6: bytes as they come, raw or encoded. The token may not read the shape, so no reading of them is allowed.
+/// docs/security.md, Q6: random bytes, raw or encoded. The token may not read the shape, so no reading of them is
+/// allowed.
 fn random_query(dice: &mut Dice, token: &str) -> Attack {
     let mut bytes = format!("GET {TASKS}&").into_bytes();
     let random = dice.bytes(60);
@@ -125,7 +126,7 @@ fn odd_method(dice: &mut Dice, token: &str) -> Attack {
     request(method, TASKS, &format!("Authorization: Bearer {token}\r\n"))
 }
 
-/// T16, P8: what must stand once stands twice, or what may not stand does.
+/// docs/security.md, T16, P8: a header twice that must be there once, or a header that must not be there.
 fn doubled_header(dice: &mut Dice, token: &str) -> Attack {
     let bearer = format!("Authorization: Bearer {token}\r\n");
     let more = match dice.below(7) {
@@ -140,7 +141,7 @@ fn doubled_header(dice: &mut Dice, token: &str) -> Attack {
     request("GET", TASKS, &format!("{bearer}{more}"))
 }
 
-/// T8, T15: a good token with one thing wrong.
+/// docs/security.md, T8, T15: a good token with one thing wrong.
 fn mutated(dice: &mut Dice, token: &str) -> String {
     let at = 1 + dice.below(token.len() - 1);
     let parts: Vec<_> = token.split('.').collect();
@@ -163,7 +164,7 @@ fn flipped(dice: &mut Dice, token: &str, at: usize) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Q7: every spelling of the path but the one.
+/// docs/security.md, Q7: every spelling of the path but the one.
 fn odd_target(dice: &mut Dice) -> String {
     let query = &TASKS["/v1/shape".len()..];
     let path = dice.pick(&[
@@ -191,7 +192,7 @@ fn odd_target(dice: &mut Dice) -> String {
     format!("{path}{query}")
 }
 
-/// Q3, Q4, Q6: a name that may stand, with a value or in a number that may not.
+/// docs/security.md, Q3, Q4, Q6: a name that may stand, with a value or in a number that may not.
 fn bad_value(dice: &mut Dice) -> String {
     let again = ["organizationId=org_1", "organizationId=", "offset=-1", "table=tasks", "table="];
     let broken = ["x=%", "x=%0", "x=%zz", "x=%00", "x=%0d%0a", "x=%ff", "x=%c0%af", "x=%ed%a0%80", "%ef%bb%bf=x"];

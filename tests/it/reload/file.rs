@@ -127,7 +127,7 @@ async fn sighup_reads_secrets_anew_and_names_what_needs_a_restart() {
     // All else is taken.
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (404, 200));
     let log = scene.process.stop().await;
-    let warned = entries(&log, "needs a restart");
+    let warned = entries(&log, "take effect after a restart");
     assert_eq!(warned.len(), 31, "at each of them");
     assert!(warned.iter().all(|entry| entry["keys"] == "server.threads, server.h2c, log.format"), "{}", warned[0]);
     let served: Vec<_> = log.iter().filter(|line| line.contains("shapegate::access")).collect();

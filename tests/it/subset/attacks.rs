@@ -1,5 +1,5 @@
-//! Every way around a rule that PEERS (2, 3.1, 3.2) and SECURITY (1.5, 1.6, 1.8, 2.4) name for filters and bodies: each
-//! is refused without a request to Electric, and each has a twin that passes.
+//! Every way around a rule by a filter or a body (docs/security.md, F1 to F4): each is refused without a request to
+//! Electric, and each has a twin that passes.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{TASKS, assert_refused, encoded, gate, last_body, rows};
 
 /// A filter that is refused in each place where one may stand, and its twin.
 const FILTERS: &[(&str, &str)] = &[
-    // Out of the guard's brackets (electric #4549; transcripts 112, 113, 124).
+    // Out of the guard's brackets (Electric pull request 4549; tests/electric/112, 113, 124).
     ("1=1) OR (1=1", "(1=1) OR (1=1)"),
     ("true) OR (true", "true OR true"),
     ("(true) --", "(true)"),
@@ -21,7 +21,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("true LIMIT 1", "true"),
     ("true; DROP TABLE tasks", "true"),
     ("true UNION SELECT 1", "title <> 'UNION'"),
-    // Other tables and rows (PEERS 1.6).
+    // Other tables and rows: Electric allows subqueries (tests/electric/106).
     ("id IN (SELECT id FROM items)", "title IN ('one')"),
     ("EXISTS (SELECT 1 FROM items)", "true"),
     ("pg_sleep(10) IS NULL", "lower(title) IS NULL"),
@@ -92,7 +92,7 @@ async fn orders() {
     assert_eq!(rows(&gate.get(&query, &token).await, "title"), ["two", "one"]);
 }
 
-/// A body that says more than a subset (PEERS 3.1; SECURITY 1.6; transcripts 23, 24, 25, 125, 126).
+/// A body that says more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_would_replace_the_shape() {
     let gate = gate().await;
@@ -162,7 +162,7 @@ async fn bodies_that_would_replace_the_shape() {
     }
 }
 
-/// Q2 to Q5: the names that open something, in any spelling but theirs.
+/// docs/security.md, Q2 to Q5: the names that open something, in any spelling but theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_in_another_spelling() {
     let gate = gate().await;

@@ -19,7 +19,7 @@ fn changed(key: &TestKey, name: &str, value: Value) -> Value {
     jwk
 }
 
-/// A bad key is left out with its reason, and the good one beside it stays (J3).
+/// A bad key is left out with its reason, and the good one stays (docs/security.md, J3).
 fn assert_rejected(jwk: &Value, reason: KeyRejection) {
     let good = TestKey::ed25519("good").jwk();
     let parsed = parse(&json!([jwk, good])).unwrap();

@@ -1,7 +1,8 @@
-//! Test vectors of others: Wycheproof and the JOSE cookbook (RFC 7520), read from `$SHAPEGATE_CORPORA`.
+//! Third-party test vectors: Wycheproof and the JOSE cookbook (RFC 7520), read from `$SHAPEGATE_CORPORA` (CONTRIBUTING.md).
 //!
 //! Their payloads are no claims, so they meet the verifier's own steps up to the signature: take apart, pick, verify.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::*;
@@ -39,13 +40,21 @@ const CRYPTO: &str = "json_web_crypto_test.json";
 const KEY: &str = "json_web_key_test.json";
 const SIGNATURE: &str = "json_web_signature_test.json";
 
-fn corpus(path: &str) -> Option<Value> {
-    let Some(root) = std::env::var_os("SHAPEGATE_CORPORA") else {
-        eprintln!("SKIPPED {path}: SHAPEGATE_CORPORA is not set");
+/// The vectors of `file` in a folder of `$SHAPEGATE_CORPORA`; `None` if that is not set. A set path must exist.
+fn corpus(file: &str) -> Option<Value> {
+    let Some(root) = std::env::var_os("SHAPEGATE_CORPORA").filter(|root| !root.is_empty()) else {
+        tell(&format!("SKIPPED: {file} was not checked, since SHAPEGATE_CORPORA is not set (CONTRIBUTING.md)"));
         return None;
     };
-    let text = std::fs::read_to_string(PathBuf::from(root).join(path)).unwrap();
+    let path = PathBuf::from(root).join(file);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("SHAPEGATE_CORPORA is set, but {} cannot be read: {error}", path.display()));
     Some(serde_json::from_str(&text).unwrap())
+}
+
+/// Writes a line to standard error past the test harness, which shows the output of failed tests only.
+fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
 /// Whether the signature step accepts a JWS by the keys of a JWK or a JWK Set.
@@ -92,7 +101,7 @@ fn check_wycheproof(file: &str) {
             let id = test["tcId"].as_u64().unwrap();
             let listed =
                 |list: &[(&str, u64, &str)]| list.iter().any(|(name, listed, _)| (*name, *listed) == (file, id));
-            // Encrypted tokens and those in JSON are refused, valid or not (T8).
+            // Encrypted tokens and those in JSON are refused, valid or not (docs/security.md, T8).
             let compact = test.get("jws").and_then(Value::as_str);
             let text = compact.map_or_else(|| test.to_string(), str::to_owned);
             let valid = test["result"] == "valid" && compact.is_some();
