@@ -191,7 +191,7 @@ async fn a_wait_ends_with_the_token_and_with_the_rule() {
     let setup = Setup { rules: closed, ..Setup::default() };
     gate.policy.replace(setup.config(&gate.electric.url(), gate.issuer.url()).policy);
     let answer = tokio::time::timeout(Duration::from_secs(5), long).await.unwrap().unwrap();
-    assert_refused(&answer, 400, "invalid_request", "the rule");
+    assert_refused(&answer, 405, "method_not_allowed", "the rule");
     assert_refused(&gate.post(TASKS, &gate.token(&["org_1"]), SUBSET).await, 405, "method_not_allowed", "POST");
     gate.electric.release();
 }
