@@ -10,9 +10,9 @@ use super::{USAGE, Usage};
 use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::policy::Scope;
 use crate::shape::{ShapeRequest, UpstreamRequest};
-use crate::telemetry::Metrics;
 use crate::upstream::{Electric, Upstreams};
 
 #[derive(Debug, Args)]

@@ -19,9 +19,10 @@ use super::sink::Sink;
 use crate::config;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, TraceParent};
+use crate::telemetry::TraceParent;
 
 /// Who answers a flight: Electric, or a test.
 #[async_trait]

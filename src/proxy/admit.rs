@@ -16,11 +16,12 @@ use crate::config::Limits;
 use crate::fault::Fault;
 use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
 use crate::limits::{Address, Client, Connection, Place, Position};
+use crate::metrics::TokenCheck;
 use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
-use crate::telemetry::{Record, TokenCheck};
+use crate::telemetry::Record;
 
 /// What becomes of a request that is not rejected.
 #[derive(Debug)]

@@ -37,9 +37,10 @@ use crate::fault::Fault;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::{Connection, Limiter};
+use crate::metrics::Metrics;
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
+use crate::telemetry::{Audit, Record, TraceParent, Tracer};
 use crate::upstream::Upstreams;
 
 use admit::Decision;

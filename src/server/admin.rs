@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::readiness::{Readiness, Report};
 use super::reload::Reloader;
 use super::sockets::BoundSocket;
+use crate::metrics::{Metrics, Observed};
 use crate::proxy::Front;
-use crate::telemetry::{Metrics, Observed};
 
 /// Answers operators and Prometheus; never bound where clients come in.
 #[derive(Clone)]

@@ -30,8 +30,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::flight::Hub;
 use crate::limits::Limiter;
+use crate::metrics::{Metrics, Upgrade};
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
+use crate::telemetry::{Audit, Exporter, Tracer};
 use crate::upstream::Upstreams;
 
 pub use readiness::Readiness;

@@ -11,8 +11,9 @@ use super::tls::Certificates;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, ConfigFile};
 use crate::flight::Source;
+use crate::metrics::Metrics;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Metrics, Tracer, refilter_logs};
+use crate::telemetry::{Tracer, refilter_logs};
 use crate::upstream::{Electric, Upstreams};
 
 /// Replaces what requests are judged and answered by, in a running server.

@@ -76,7 +76,7 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
 }
 
 /// Entries lost because standard error took none.
-pub(super) fn dropped() -> u64 {
+pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, LineQueue::dropped)
 }
 

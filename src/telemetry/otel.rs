@@ -19,8 +19,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use self::otlp::Otlp;
-use super::{Metrics, Record, TraceParent};
+use super::{Record, TraceParent};
 use crate::config::Otel;
+use crate::metrics::Metrics;
 use crate::policy::RuleId;
 
 /// Decides what is recorded, and queues it.

@@ -10,13 +10,13 @@ use prometheus::{
     process_collector::ProcessCollector,
 };
 
-use super::Record;
 use crate::auth::{Check, TokenError};
 use crate::clock::UnixTime;
 use crate::flight::Join;
 use crate::limits::{Limit, Limited};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
+use crate::telemetry::Record;
 
 pub use scrape::Observed;
 

@@ -8,7 +8,7 @@ use super::Metrics;
 use crate::auth::keys::KeyStatus;
 use crate::flight::Hub;
 use crate::limits::Limiter;
-use crate::telemetry::{Audit, logging};
+use crate::telemetry::{self, Audit};
 use crate::upstream::ServerStatus;
 
 /// What a scrape finds elsewhere.
@@ -82,7 +82,7 @@ impl Metrics {
         }
         self.audit_sessions.set(gauge(observed.audit.map_or(0, Audit::open_sessions) as u64));
         catch_up(&self.audit_lines_dropped, observed.audit.map_or(0, Audit::dropped));
-        catch_up(&self.log_lines_dropped, logging::dropped());
+        catch_up(&self.log_lines_dropped, telemetry::dropped_log_lines());
         self.open_flights.set(gauge(hub.open_flights() as u64));
         self.kept_flights.set(gauge(hub.kept_flights() as u64));
         self.kept_bytes.set(gauge(hub.kept_bytes()));
