@@ -17,7 +17,7 @@
 //! | [`limits`] | how much one subject, one address, one connection and all together may ask for |
 //! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
 //! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
-//! | [`metrics`] | what Prometheus counts and measures |
+//! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
 //! | [`telemetry`] | logs, the access log, the audit log, spans |
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |

@@ -176,7 +176,7 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
+                let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&supply, key, ask, place);
@@ -195,7 +195,7 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
+        let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.supply.load(), key, ask, place);
         flight.board();

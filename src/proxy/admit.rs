@@ -16,7 +16,6 @@ use crate::config::Limits;
 use crate::fault::Fault;
 use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
 use crate::limits::{Address, Client, Connection, Place, Position};
-use crate::metrics::TokenCheck;
 use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
 use crate::shape::protocol::ProtocolParam;
@@ -80,7 +79,7 @@ pub(super) async fn admit(
         return Ok(Decision::Preflight(preflight_methods(gate, policy, request)));
     }
     let address = gate.limiter.address(connection.peer(), &request.headers);
-    gate.limiter.ask(address, record.started).map_err(|limited| gate.metrics.limited(limited))?;
+    gate.limiter.ask(address, record.started).map_err(|limited| limited.refuse(&gate.metrics))?;
     let (path, query) = split_target(request, &gate.limits)?;
     if let Some(attended) = gatekeeper(gate, path) {
         let asked = Asked { request, query, bodiless, address };
@@ -112,7 +111,7 @@ pub(super) async fn admit(
     let bearer = Bearer { principal, address, posted, _place: place };
     let position = connection.position(bearer.client().as_ref(), address, &upstream);
     if let Some(position) = position {
-        connection.check_repeat(position, record.started).map_err(|limited| gate.metrics.limited(limited))?;
+        connection.check_repeat(position, record.started).map_err(|limited| limited.refuse(&gate.metrics))?;
     }
     Ok(Decision::Admit(Admission { upstream, bearer, position }))
 }
@@ -404,16 +403,16 @@ async fn authenticate(
     if let Err(limited) = gate.limiter.may_verify(address, record.started)
         && !gate.verifier.remembers(&token)
     {
-        return Err(gate.metrics.limited(limited));
+        return Err(limited.refuse(&gate.metrics));
     }
     match gate.verifier.verify(&token).await {
         Ok(verified) => {
-            gate.metrics.token_checked(TokenCheck::Accepted(verified.check));
+            gate.metrics.token_checked(verified.check.as_str());
             record.token = Some(verified.principal.token_hash().into());
             Ok(Some(verified.principal))
         }
         Err(error) => {
-            gate.metrics.token_checked(TokenCheck::Refused(&error));
+            gate.metrics.token_checked(error.as_str());
             record.token = Some(token.hash().into());
             Err(match error {
                 TokenError::Expired => Rejection::TokenExpired,
@@ -430,12 +429,12 @@ async fn authenticate(
 /// Whether this subject may ask once more by now.
 fn check_rate(gate: &Gateway, principal: Option<&Principal>, record: &Record) -> Result<(), Rejection> {
     let Some(principal) = principal else { return Ok(()) };
-    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.metrics.limited(limited))
+    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| limited.refuse(&gate.metrics))
 }
 
 fn enter(gate: &Gateway, principal: Option<&Principal>, address: Option<Address>) -> Result<Place, Rejection> {
     let place = gate.limiter.enter(principal.map(Principal::subject_key), address);
-    place.map_err(|limited| gate.metrics.limited(limited))
+    place.map_err(|limited| limited.refuse(&gate.metrics))
 }
 
 fn denied(denial: Denial, record: &mut Record) -> Rejection {

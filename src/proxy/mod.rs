@@ -126,7 +126,7 @@ impl Front {
     /// Takes a place for a new connection.
     pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
         let gate = self.gate.load();
-        gate.limiter.connect(peer).map_err(|limited| gate.metrics.limited(limited))
+        gate.limiter.connect(peer).map_err(|limited| limited.refuse(&gate.metrics))
     }
 
     /// Counts a connection that could not be accepted.
@@ -247,7 +247,7 @@ impl Front {
 impl Gateway {
     /// Tells observers of an answer with `status` (0: none) and `bytes` of body.
     fn observe(&self, record: &mut Record, status: u16, bytes: usize) {
-        self.metrics.answered(record, status, bytes);
+        record.count(&self.metrics, status, bytes);
         // Other answers hold nothing of a shape.
         if let (Some(audit), Some(reading), 200 | 304) = (&self.audit, record.reading.take(), status) {
             audit.record(reading, bytes, self.clock.now());

@@ -29,8 +29,9 @@ use crate::auth::{Renewals, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::flight::Hub;
-use crate::limits::Limiter;
+use crate::limits::{Limit, Limiter};
 use crate::metrics::{Metrics, Upgrade};
+use crate::policy::RuleId;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Audit, Exporter, Tracer};
 use crate::upstream::Upstreams;
@@ -116,7 +117,8 @@ impl Server {
         let electric = reload::electric(&upstreams, &metrics, tracer.as_ref());
         let places = Arc::clone(limiter.flights());
         let hub = Arc::new(Hub::new(electric, config.cache.clone(), places, Arc::clone(&metrics)));
-        metrics.policy_loaded(&config.policy, clock.now());
+        metrics.limits_known(Limit::ALL.map(Limit::as_str));
+        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, _) = watch::channel(Change::default());
         let gateway = Gateway {

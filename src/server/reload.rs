@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, ConfigFile};
 use crate::flight::Source;
 use crate::metrics::Metrics;
+use crate::policy::RuleId;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
 use crate::telemetry::{Tracer, refilter_logs};
 use crate::upstream::{Electric, Upstreams};
@@ -142,7 +143,7 @@ impl Running {
             before.hub.forget();
         }
         before.limiter.set(&config.limits);
-        self.metrics.policy_loaded(&config.policy, self.clock.now());
+        self.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now());
         let generation = before.generation + 1;
         self.front.replace(Gateway {
             generation,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Reading, TraceParent};
 use crate::fault::Fault;
 use crate::flight::Join;
+use crate::metrics::{Answer, Metrics};
 use crate::policy::{RuleId, UpstreamName};
 
 /// The tracing target of access lines, to filter by.
@@ -79,6 +80,19 @@ impl Record {
             tracing::warn!(%request_id, rule, fault = name, "{fault}");
         }
         self.ended(name);
+    }
+
+    /// Counts an answer with `status` (0 if the client left before one) and `bytes` of body.
+    pub fn count(&self, metrics: &Metrics, status: u16, bytes: usize) {
+        metrics.answered(Answer {
+            rule: self.rule_name(),
+            outcome: self.outcome,
+            status,
+            bytes,
+            live: self.live,
+            how: self.join.map(Join::as_str),
+            elapsed: self.started.elapsed(),
+        });
     }
 
     /// Writes the line of an answer with `status` (0 where the client left before one) and `bytes` of body.

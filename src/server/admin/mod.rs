@@ -1,5 +1,7 @@
 //! The admin port: `/metrics`, `/healthz`, `/readyz`.
 
+mod scrape;
+
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
@@ -14,10 +16,11 @@ use pingora::services::listening::Service;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use self::scrape::State;
 use super::readiness::{Readiness, Report};
 use super::reload::Reloader;
 use super::sockets::BoundSocket;
-use crate::metrics::{Metrics, Observed};
+use crate::metrics::Metrics;
 use crate::proxy::Front;
 
 /// Answers operators and Prometheus; never bound where clients come in.
@@ -39,7 +42,7 @@ impl Admin {
         let reloader = self.reloader.clone();
         let config_current = spawn_blocking(move || reloader.is_current()).await.unwrap_or_default();
         let gate = self.front.gate();
-        let observed = Observed {
+        let state = State {
             ready: report.missing.is_empty(),
             config_current,
             servers: &report.servers,
@@ -48,7 +51,7 @@ impl Admin {
             hub: &gate.hub,
             audit: gate.audit.as_deref(),
         };
-        match self.metrics.render(&observed) {
+        match scrape::render(&self.metrics, &state) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");
