@@ -33,7 +33,7 @@ use crate::limits::{Limit, Limiter};
 use crate::metrics::{Metrics, Upgrade};
 use crate::policy::RuleId;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Audit, Exporter, Tracer};
+use crate::telemetry::{Audit, Tracer};
 use crate::upstream::Upstreams;
 
 pub use readiness::Readiness;
@@ -56,7 +56,6 @@ pub struct Server {
     reloader: Reloader,
     audit: Option<Arc<Audit>>,
     upgrades: Upgrades,
-    exporter: Option<Exporter>,
 }
 
 impl Server {
@@ -112,8 +111,7 @@ impl Server {
             Arc::new(HttpFetch::new()?),
         )?);
         let limiter = Limiter::new(&config.limits);
-        let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
-        let (tracer, exporter) = spans.unzip();
+        let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         let electric = reload::electric(&upstreams, &metrics, tracer.as_ref());
         let places = Arc::clone(limiter.flights());
         let hub = Arc::new(Hub::new(electric, config.cache.clone(), places, Arc::clone(&metrics)));
@@ -161,7 +159,7 @@ impl Server {
                 file: config.file,
             }),
         });
-        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades, exporter })
+        Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -210,7 +208,6 @@ impl Server {
         let (front, certificates) = (self.front, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let tracer = front.gate().tracer.clone();
-        self.exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut serving = JoinSet::new();
         for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
@@ -260,7 +257,7 @@ impl Server {
         }
         serving.join_all().await;
         if let Some(tracer) = tracer {
-            tracer.flush(SPANS_FINISH).await;
+            tracer.finish(SPANS_FINISH).await;
         }
         if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
             sweeping.abort();

@@ -13,6 +13,6 @@ pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use audit::{Audit, Reading};
 pub(crate) use logging::dropped as dropped_log_lines;
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};
+pub use otel::Tracer;
 pub(crate) use otel::UpstreamSpan;
-pub use otel::{Exporter, Tracer};
 pub use trace_context::{TRACEPARENT, TraceParent};

@@ -44,14 +44,18 @@ impl TraceParent {
         &self.0
     }
 
-    /// Of a span of ours that is recorded.
-    pub(super) fn recorded(trace: u128, span: u64) -> Self {
-        Self(format!("00-{trace:032x}-{span:016x}-01").into())
-    }
-
     /// The trace's id: 32 hex digits.
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
+    }
+}
+
+/// What a span of ours is made from.
+#[cfg(feature = "otel")]
+impl TraceParent {
+    /// The header for a span of ours that is recorded.
+    pub(super) fn recorded(trace: u128, span: u64) -> Self {
+        Self(format!("00-{trace:032x}-{span:016x}-01").into())
     }
 
     /// The trace's id as a number, which is not 0.
@@ -98,6 +102,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "otel")]
     #[test]
     fn its_numbers_are_read_and_written() {
         let trace = TraceParent::parse(VALID).unwrap();
