@@ -110,7 +110,7 @@ impl Limited {
 
     /// Counts the refusal and gives its answer.
     pub fn refuse(self, metrics: &Metrics) -> Rejection {
-        metrics.limited(self.limit.as_str());
+        metrics.limited(self.limit().as_str());
         self.rejection()
     }
 

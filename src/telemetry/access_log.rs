@@ -9,10 +9,10 @@ use crate::metrics::{Answer, Metrics};
 use crate::policy::{RuleId, UpstreamName};
 
 /// The tracing target of access lines, to filter by.
-pub const TARGET: &str = "shapegate::access";
+pub(super) const TARGET: &str = "shapegate::access";
 
 /// The outcome of a request that Electric answered.
-pub const SERVED: &str = "served";
+const SERVED: &str = "served";
 
 /// What is known of one request, for observers only: no decision reads it.
 #[derive(Debug)]

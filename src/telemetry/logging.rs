@@ -72,7 +72,7 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
     if log.access {
         return Ok(filter);
     }
-    Ok(filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?))
+    Ok(filter.add_directive(format!("{}=off", super::access_log::TARGET).parse()?))
 }
 
 /// Entries lost because standard error took none.

@@ -9,7 +9,7 @@ mod logging;
 mod otel;
 mod trace_context;
 
-pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
+pub use access_log::Record;
 pub use audit::{Audit, Reading};
 pub(crate) use logging::dropped as dropped_log_lines;
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};

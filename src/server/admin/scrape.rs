@@ -160,3 +160,21 @@ impl Scrape {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_sorted_and_one_without_a_series_is_left_out() {
+        let mut scrape = Scrape(Vec::new());
+        scrape.gauges("b", "Of servers.", ["server"], [(["x"], 1), (["y"], u64::MAX)]).unwrap();
+        scrape.gauges("none", "Of nothing.", ["server"], []).unwrap();
+        scrape.counter("c_total", "Lost.", 3).unwrap();
+        scrape.gauge("a", "Ready.", 0).unwrap();
+        let text = String::from_utf8(scrape.text().unwrap()).unwrap();
+        let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(series, ["a 0", "b{server=\"x\"} 1", "b{server=\"y\"} 9223372036854775807", "c_total 3"]);
+        assert!(text.starts_with("# HELP a Ready.\n# TYPE a gauge\n") && text.contains("# TYPE c_total counter\n"));
+    }
+}
