@@ -2,9 +2,8 @@
 //!
 //! Each scrape makes its gauges anew, so what is gone from the configuration is gone from the answer.
 
-use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::auth::keys::KeyStatus;
 use crate::flight::Hub;
@@ -34,22 +33,27 @@ pub(super) struct State<'a> {
 /// # Errors
 /// A metric that cannot be written as text.
 pub(super) fn render(metrics: &Metrics, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
-    let mut scrape = Scrape(metrics.gather());
-    scrape.keys(state.keys)?;
-    scrape.budgets(state)?;
-    scrape.flights(state.hub)?;
-    scrape.servers(state.servers)?;
-    scrape.logs(state.audit)?;
-    scrape.gauge("shapegate_ready", "1 where /readyz says 200.", state.ready.into())?;
+    let scraped = Scrape::default();
+    scraped.keys(state.keys)?;
+    scraped.budgets(state)?;
+    scraped.flights(state.hub)?;
+    scraped.servers(state.servers)?;
+    scraped.logs(state.audit)?;
+    scraped.gauge("shapegate_ready", "1 where /readyz says 200.", state.ready.into())?;
     let current = state.config_current.into();
-    scrape.gauge("shapegate_config_current", "1 where the file on disk is the configuration in use.", current)?;
-    scrape.text()
+    scraped.gauge("shapegate_config_current", "1 where the file on disk is the configuration in use.", current)?;
+    let mut families = metrics.gather();
+    families.extend(scraped.0.gather());
+    families.sort_by(|one, other| one.name().cmp(other.name()));
+    text(&families)
 }
 
-struct Scrape(Vec<MetricFamily>);
+/// The gauges of one scrape.
+#[derive(Default)]
+struct Scrape(Registry);
 
 impl Scrape {
-    fn keys(&mut self, keys: &[KeyStatus]) -> prometheus::Result<()> {
+    fn keys(&self, keys: &[KeyStatus]) -> prometheus::Result<()> {
         let by_issuer = |value: fn(&KeyStatus) -> Option<u64>| {
             keys.iter().filter_map(move |of| value(of).map(|value| ([of.issuer.as_str()], value)))
         };
@@ -71,7 +75,7 @@ impl Scrape {
     }
 
     /// What is in use of each limit, and the limit.
-    fn budgets(&mut self, state: &State<'_>) -> prometheus::Result<()> {
+    fn budgets(&self, state: &State<'_>) -> prometheus::Result<()> {
         let (limiter, places) = (state.limiter, state.hub.places());
         let budgets: [(_, _, &Budgets); 4] = [
             ("requests_in_flight", "Requests being answered, those that wait included.", limiter.requests()),
@@ -95,14 +99,14 @@ impl Scrape {
         self.gauges("shapegate_limit", "The configured bound of a gauge.", ["of"], limits)
     }
 
-    fn flights(&mut self, hub: &Hub) -> prometheus::Result<()> {
+    fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
         self.gauge("shapegate_followers", "Requests aboard of open flights.", hub.followers() as u64)?;
         self.gauge("shapegate_open_flights", "Answers of Electric under way.", hub.open_flights() as u64)?;
         self.gauge("shapegate_kept_flights", "Finished answers kept.", hub.kept_flights() as u64)?;
         self.gauge("shapegate_kept_bytes", "Bytes that the kept answers hold, about.", hub.kept_bytes())
     }
 
-    fn servers(&mut self, servers: &[ServerStatus]) -> prometheus::Result<()> {
+    fn servers(&self, servers: &[ServerStatus]) -> prometheus::Result<()> {
         let by_server = |value: fn(&ServerStatus) -> u64| {
             servers.iter().map(move |of| ([of.upstream.as_str(), of.server.as_str()], value(of)))
         };
@@ -115,7 +119,7 @@ impl Scrape {
         self.gauges("shapegate_upstream_secret", help, labels, by_server(|of| of.secret as u64))
     }
 
-    fn logs(&mut self, audit: Option<&Audit>) -> prometheus::Result<()> {
+    fn logs(&self, audit: Option<&Audit>) -> prometheus::Result<()> {
         let sessions = audit.map_or(0, Audit::open_sessions) as u64;
         self.gauge("shapegate_audit_sessions", "Sessions that the audit log has not written yet.", sessions)?;
         let lost = audit.map_or(0, Audit::dropped);
@@ -125,12 +129,12 @@ impl Scrape {
         self.counter("shapegate_log_lines_dropped_total", "Log lines lost: nobody read standard error in time.", lost)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+    fn gauge(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
         self.gauges(name, help, [], [([], value)])
     }
 
     fn gauges<'v, const N: usize>(
-        &mut self,
+        &self,
         name: &str,
         help: &str,
         labels: [&str; N],
@@ -140,25 +144,20 @@ impl Scrape {
         for (labels, value) in values {
             gauges.with_label_values(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
-        self.0.extend(gauges.collect());
-        Ok(())
+        self.0.register(Box::new(gauges))
     }
 
-    fn counter(&mut self, name: &str, help: &str, total: u64) -> prometheus::Result<()> {
-        let counter = IntCounterVec::new(Opts::new(name, help), &[])?;
-        counter.with_label_values::<&str>(&[]).inc_by(total);
-        self.0.extend(counter.collect());
-        Ok(())
+    fn counter(&self, name: &str, help: &str, total: u64) -> prometheus::Result<()> {
+        let counter = IntCounter::new(name, help)?;
+        counter.inc_by(total);
+        self.0.register(Box::new(counter))
     }
+}
 
-    /// A metric without a series has no place in the text.
-    fn text(mut self) -> prometheus::Result<Vec<u8>> {
-        self.0.retain(|family| !family.get_metric().is_empty());
-        self.0.sort_by(|one, other| one.name().cmp(other.name()));
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.0, &mut text)?;
-        Ok(text)
-    }
+fn text(families: &[MetricFamily]) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(families, &mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -166,15 +165,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_sorted_and_one_without_a_series_is_left_out() {
-        let mut scrape = Scrape(Vec::new());
-        scrape.gauges("b", "Of servers.", ["server"], [(["x"], 1), (["y"], u64::MAX)]).unwrap();
-        scrape.gauges("none", "Of nothing.", ["server"], []).unwrap();
-        scrape.counter("c_total", "Lost.", 3).unwrap();
-        scrape.gauge("a", "Ready.", 0).unwrap();
-        let text = String::from_utf8(scrape.text().unwrap()).unwrap();
+    fn series_are_sorted_and_a_metric_without_one_is_left_out() {
+        let scraped = Scrape::default();
+        scraped.gauges("b", "Of servers.", ["server"], [(["y"], 2), (["x"], 1)]).unwrap();
+        scraped.gauges("none", "Of nothing.", ["server"], []).unwrap();
+        scraped.counter("c_total", "Lost.", 3).unwrap();
+        scraped.gauge("a", "Ready.", 0).unwrap();
+        assert!(scraped.gauge("a", "Ready.", 1).is_err());
+        let text = String::from_utf8(text(&scraped.0.gather()).unwrap()).unwrap();
         let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(series, ["a 0", "b{server=\"x\"} 1", "b{server=\"y\"} 9223372036854775807", "c_total 3"]);
+        assert_eq!(series, ["a 0", "b{server=\"x\"} 1", "b{server=\"y\"} 2", "c_total 3"]);
         assert!(text.starts_with("# HELP a Ready.\n# TYPE a gauge\n") && text.contains("# TYPE c_total counter\n"));
     }
 }
