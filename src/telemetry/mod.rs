@@ -1,6 +1,4 @@
-//! What an operator sees: logs, the access log, the audit log and spans.
-//!
-//! Every label comes from the configuration or from an enum, never from a client.
+//! Tells operators what happens: logs, the access log, the audit log and spans.
 
 mod access_log;
 mod audit;

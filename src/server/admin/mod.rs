@@ -23,7 +23,7 @@ use super::sockets::BoundSocket;
 use crate::metrics::Metrics;
 use crate::proxy::Front;
 
-/// Answers operators and Prometheus; never bound where clients come in.
+/// Answers operators and Prometheus. It has a port of its own that clients cannot reach.
 #[derive(Clone)]
 pub(super) struct Admin {
     metrics: Arc<Metrics>,
@@ -84,14 +84,14 @@ impl ServeHttp for Admin {
     }
 }
 
-/// An admin port that is open.
+/// An open admin port.
 pub(super) struct AdminPort {
     shutdown: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
 impl AdminPort {
-    /// Hands the socket to Pingora, which finds it under the name of its address.
+    /// Hands the socket to Pingora, which finds it by its address.
     pub(super) fn open(admin: Admin, socket: BoundSocket) -> Self {
         let name = socket.address.to_string();
         let mut fds = Fds::new();
@@ -103,10 +103,10 @@ impl AdminPort {
         Self { shutdown, serving: tokio::spawn(async move { service.start_service(Some(fds), watch, 1).await }) }
     }
 
-    /// Ends with the answers that are under way.
+    /// Closes the port once the answers under way are sent.
     pub(super) async fn close(self) {
         self.shutdown.send_replace(true);
-        // It ends with its watch, and has nothing to say.
+        // A panic of the service is logged where it happens.
         let _ = self.serving.await;
     }
 }
