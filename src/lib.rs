@@ -17,7 +17,8 @@
 //! | [`limits`] | how much one subject, one address, one connection and all together may ask for |
 //! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
 //! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
-//! | [`telemetry`] | Prometheus metrics, logs, the audit log, spans |
+//! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
+//! | [`telemetry`] | logs, the access log, the audit log, spans |
 //! | [`demo`] | an embedded issuer, a stand-in for Electric, a page to watch; never on the production path |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
 //!
@@ -35,6 +36,7 @@ pub mod flight;
 pub mod gatekeeper;
 mod hex;
 pub mod limits;
+pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod rejection;

@@ -10,10 +10,10 @@ use super::{USAGE, Usage};
 use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::policy::Scope;
 use crate::proxy::{Electric, rewrite};
 use crate::shape::ShapeRequest;
-use crate::telemetry::Metrics;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -57,19 +57,13 @@ impl Check {
         let probe = config.probe.clone();
         let claims = self.claims()?.unwrap_or(probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
-<<<<<<< HEAD
-        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (transcript 09).
+        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (tests/electric/09).
         let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&probe.query));
         let metrics = Arc::new(Metrics::new()?);
         let (gateway, proxy) = super::gateway(config, Arc::clone(&metrics))?;
         let rules = gateway.rules();
         let electric = Electric::new(Arc::downgrade(&proxy), Arc::clone(&rules.upstreams), metrics, None);
         let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters())
-=======
-        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (tests/electric/09).
-        let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&config.probe.query));
-        let request = ShapeRequest::parse(Some("/"), &query, config.policy.parameters())
->>>>>>> h/clone
             .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
         let mut code = ExitCode::SUCCESS;

@@ -13,10 +13,10 @@ use super::Usage;
 use crate::auth::{BearerToken, Principal};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::proxy::{Caller, Decision, Grant, RequestHead, Rules, decide};
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
-use crate::telemetry::Metrics;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {

@@ -20,10 +20,10 @@ use tokio::sync::watch;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, ConfigErrors};
+use crate::metrics::Metrics;
 use crate::proxy::{Change, Gateway, Proxy};
 use crate::rejection::Rejection;
 use crate::server::wire::{self, Observers};
-use crate::telemetry::Metrics;
 
 /// An authorizing proxy in front of Electric's sync service.
 #[derive(Debug, Parser)]

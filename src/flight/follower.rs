@@ -52,7 +52,7 @@ pub struct Follower {
 impl Follower {
     /// Whoever calls this has counted the follower in, where the flight is open.
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
-        hub.metrics().joined(flight.rule.as_str(), join);
+        hub.metrics().joined(flight.rule.as_str(), join.as_str());
         let served = !counts(join);
         Self { hub, flight, reader, join, served }
     }

@@ -19,9 +19,10 @@ use super::sink::Sink;
 use crate::config;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, TraceParent};
+use crate::telemetry::TraceParent;
 
 /// Who answers a flight: Electric, or a test.
 #[async_trait]
@@ -164,7 +165,7 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
+                let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&supply, source, key, ask, place);
@@ -184,7 +185,7 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| self.metrics.limited(limited))?;
+        let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.supply.load(), source, key, ask, place);
         flight.board();

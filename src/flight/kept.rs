@@ -10,7 +10,7 @@ use quick_cache::{Lifecycle, Options, OptionsBuilder, Weighter};
 
 use super::flight::Flight;
 use super::key::{Key, ShapeKey};
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 
 /// Kept flights by key, and by handle for the day that dies. The eviction is the cache's own and resists scans: an
 /// answer that was asked for once goes before one that was asked for again.

@@ -6,13 +6,8 @@ use std::sync::Arc;
 use super::hub::Source;
 use crate::shape::UpstreamRequest;
 
-<<<<<<< HEAD
 /// The Electric that is asked, and the bytes of the request without the secret. Nothing else from a client reaches
 /// Electric, so nothing else can make two responses differ (docs/security.md, C1, C2).
-=======
-/// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
-/// so nothing else can make two answers differ (docs/security.md, C1, C2).
->>>>>>> h/clone
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     electric: Arc<str>,

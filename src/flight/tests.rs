@@ -18,9 +18,9 @@ use crate::clock::UnixTime;
 use crate::config::{Cache, Config, Environment, Limits};
 use crate::fault::Fault;
 use crate::limits::Limiter;
+use crate::metrics::Metrics;
 use crate::policy::PolicySet;
 use crate::shape::{ShapeRequest, UpstreamRequest};
-use crate::telemetry::Metrics;
 
 /// How the source behaves, once.
 enum Act {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 
 /// A limit, by the key of `[limits]` that sets it.
@@ -107,10 +108,16 @@ impl Limited {
         self.after
     }
 
+    /// Counts the refusal and gives its answer.
+    pub fn refuse(self, metrics: &Metrics) -> Rejection {
+        metrics.limited(self.limit().as_str());
+        self.rejection()
+    }
+
     /// The answer: 503 where all are too many, 429 where one client asks too much. Its `Retry-After` is the time to
     /// wait, in whole seconds, and up to as much again (2 s at least) by chance, so that those who were refused together
     /// do not come back together.
-    pub fn rejection(self) -> Rejection {
+    pub(super) fn rejection(self) -> Rejection {
         let least = self.after.as_millis().div_ceil(1000).clamp(1, 3600);
         let least = u64::try_from(least).unwrap_or(3600);
         let after = Duration::from_secs(rand::random_range(least..=least + least.clamp(2, MOST_JITTER)));

@@ -60,73 +60,7 @@ impl Gateway {
                 return Err(Error::new_str("the client did not take its response"));
             }
         }
-<<<<<<< HEAD
         Ok(true)
-=======
-        Endpoint::Table(table) => table,
-    };
-    let user = authenticate(gate, request, address, policy.has_public(), record).await?;
-    check_rate(gate, user.as_deref(), record)?;
-    // A token for one shape gives no other one.
-    if user.as_ref().is_some_and(|user| user.shape().is_some()) {
-        return Err(Rejection::Forbidden);
-    }
-    let _place = enter(gate, user.as_deref(), address)?;
-    // The path names the table, and where in the log a client will start is not yet known.
-    let query = format!("table={table}&offset=-1&{query}");
-    let shape = ShapeRequest::parse(None, &query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-    gate.metrics.parameters_dropped(shape.dropped());
-    let now = gate.clock.now();
-    let permit = policy.authorize(user.as_deref(), &shape, now).map_err(|denial| denied(denial, record))?.closed();
-    record.rule = Some(permit.rule().clone());
-    record.upstream = Some(permit.upstream().clone());
-    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
-    let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
-    let minted = gatekeeper.mint(&permit, log, user.as_deref(), now).ok_or(Rejection::Internal)?;
-    if minted.token_len() > gate.limits.token_bytes {
-        return Err(Rejection::UriTooLong);
-    }
-    let body = minted.config(&gatekeeper.public_url);
-    Ok(Document { body, cache_control: "no-store", outcome: "minted" })
-}
-
-fn gatekeeper<'a>(gate: &'a Gateway, path: &'a str) -> Option<(&'a Gatekeeper, Endpoint<'a>)> {
-    let gatekeeper = gate.gatekeeper.as_ref()?;
-    Some((gatekeeper, gatekeeper.endpoint(path)?))
-}
-
-/// The methods of a shape.
-const METHODS: &str = "GET, OPTIONS";
-
-/// The methods of an endpoint where a rule takes subsets.
-const WITH_POST: &str = "GET, POST, OPTIONS";
-
-fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
-    if policy.takes_subsets(own_path) { WITH_POST } else { METHODS }
-}
-
-/// What a preflight says of a target that may be any.
-fn preflight_methods(gate: &Gateway, policy: &PolicySet, request: &RequestHeader) -> &'static str {
-    let path = split_target(request, &gate.limits).map(|(path, _)| path).unwrap_or_default();
-    if let Some((_, endpoint)) = gatekeeper(gate, path) {
-        return endpoint.methods();
-    }
-    policy.endpoint(path).map_or(METHODS, |own_path| methods(policy, own_path))
-}
-
-impl Bearer {
-    /// Asks again whether the bearer may go on: its time or its key may have ended while it waited (docs/security.md, T19,
-    /// C8).
-    pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
-        let Some(principal) = &self.principal else {
-            return Ok(());
-        };
-        verifier.recheck(principal).map_err(|error| match error {
-            TokenError::Expired => Fault::TokenExpired,
-            TokenError::Invalid(_) => Fault::KeyGone,
-            TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
-        })
->>>>>>> h/clone
     }
 
     /// Takes the request out of the phases, with its session.
@@ -199,13 +133,12 @@ impl Bearer {
         let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
         if let Some(position) = position {
             let repeated = connection.check_repeat(position, client.record.started);
-            repeated.map_err(|limited| self.metrics.limited(limited))?;
+            repeated.map_err(|limited| limited.refuse(&self.metrics))?;
         }
         Ok(position)
     }
 }
 
-<<<<<<< HEAD
 /// Reads the head of a request. `sizes` is `None` if they were checked before.
 pub(super) fn head_of<'a>(request: &'a RequestHeader, has_body: bool, sizes: Option<&'a Limits>) -> RequestHead<'a> {
     RequestHead {
@@ -215,18 +148,6 @@ pub(super) fn head_of<'a>(request: &'a RequestHeader, has_body: bool, sizes: Opt
         headers: &request.headers,
         has_body,
         sizes,
-=======
-/// Within it a request that waits is judged anew.
-const REVERIFY: Duration = Duration::from_secs(1);
-
-/// A shape has no body (docs/security.md, P4, P8). Over HTTP/2 one needs no header, and Pingora would send it on in
-/// chunks.
-fn check_body(request: &RequestHeader, bodiless: bool) -> Result<(), Rejection> {
-    let headers = &request.headers;
-    let length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
-    if !bodiless || length || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Rejection::ContentTooLarge);
->>>>>>> h/clone
     }
 }
 
@@ -250,7 +171,7 @@ impl Caller for Arriving<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
-        limiter.ask(self.address, self.record.started).map_err(|limited| metrics.limited(limited))
+        limiter.ask(self.address, self.record.started).map_err(|limited| limited.refuse(metrics))
     }
 
     async fn authenticate(
@@ -265,12 +186,12 @@ impl Caller for Arriving<'_> {
     fn count(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
         let Some(principal) = principal else { return Ok(()) };
         let counted = self.gateway.limiter.ask_as(principal.subject_key(), self.record.started);
-        counted.map_err(|limited| self.gateway.metrics.limited(limited))
+        counted.map_err(|limited| limited.refuse(&self.gateway.metrics))
     }
 
     fn enter(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
         let place = self.gateway.limiter.enter(principal.map(Principal::subject_key), self.address);
-        self.place = Some(place.map_err(|limited| self.gateway.metrics.limited(limited))?);
+        self.place = Some(place.map_err(|limited| limited.refuse(&self.gateway.metrics))?);
         Ok(())
     }
 
@@ -302,103 +223,3 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-<<<<<<< HEAD
-=======
-
-/// Sizes, and one of each header that must be one (docs/security.md, P11, T16, C17).
-fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
-    let headers = &request.headers;
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if headers.len() > limits.headers || bytes > limits.header_bytes {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    let host = headers.get_all(HOST).iter().count();
-    if host > 1 || (host == 0 && request.version == Version::HTTP_11) {
-        return Err(Rejection::invalid("host", "must stand exactly once"));
-    }
-    if headers.get_all(ORIGIN).iter().count() > 1 {
-        return Err(Rejection::invalid("origin", "stands more than once"));
-    }
-    if headers.contains_key(EXPECT) {
-        return Err(Rejection::invalid("expect", "is not supported"));
-    }
-    Ok(())
-}
-
-/// Path and query of an origin-form target; every other form is refused (docs/security.md, Q7).
-fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
-    let target = request.raw_path();
-    if target.len() > limits.uri_bytes {
-        return Err(Rejection::UriTooLong);
-    }
-    let text = std::str::from_utf8(target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
-    if !text.starts_with('/') || text.contains('#') || text.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(Rejection::invalid("target", "must be a path and a query"));
-    }
-    Ok(text.split_once('?').unwrap_or((text, "")))
-}
-
-/// The verified principal; `None` where there is no token and a public rule may yet apply.
-async fn authenticate(
-    gate: &Gateway,
-    request: &RequestHeader,
-    address: Option<Address>,
-    has_public: bool,
-    record: &mut Record,
-) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(&request.headers, gate.limits.token_bytes) {
-        Ok(token) => token,
-        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
-        Err(BearerError::Missing) if has_public => return Ok(None),
-        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
-    };
-    // Whoever has shown a good token is not kept out by others at his address.
-    if let Err(limited) = gate.limiter.may_verify(address, record.started)
-        && !gate.verifier.remembers(&token)
-    {
-        return Err(gate.metrics.limited(limited));
-    }
-    match gate.verifier.verify(&token).await {
-        Ok(verified) => {
-            gate.metrics.token_checked(TokenCheck::Accepted(verified.check));
-            record.token = Some(verified.principal.token_hash().into());
-            Ok(Some(verified.principal))
-        }
-        Err(error) => {
-            gate.metrics.token_checked(TokenCheck::Refused(&error));
-            record.token = Some(token.hash().into());
-            Err(match error {
-                TokenError::Expired => Rejection::TokenExpired,
-                TokenError::Invalid(_) => {
-                    gate.limiter.bad_token(address, record.started);
-                    Rejection::TokenInvalid
-                }
-                TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(retry_after),
-            })
-        }
-    }
-}
-
-/// Whether this subject may ask once more by now.
-fn check_rate(gate: &Gateway, principal: Option<&Principal>, record: &Record) -> Result<(), Rejection> {
-    let Some(principal) = principal else { return Ok(()) };
-    gate.limiter.ask_as(principal.subject_key(), record.started).map_err(|limited| gate.metrics.limited(limited))
-}
-
-fn enter(gate: &Gateway, principal: Option<&Principal>, address: Option<Address>) -> Result<Place, Rejection> {
-    let place = gate.limiter.enter(principal.map(Principal::subject_key), address);
-    place.map_err(|limited| gate.metrics.limited(limited))
-}
-
-fn denied(denial: Denial, record: &mut Record) -> Rejection {
-    match denial {
-        Denial::Forbidden(rule) => {
-            record.rule = Some(rule);
-            Rejection::Forbidden
-        }
-        Denial::ShapeNotFound => Rejection::ShapeNotFound,
-        Denial::TokenMissing => Rejection::TokenMissing,
-    }
-}
->>>>>>> h/clone

@@ -16,7 +16,7 @@ use crate::limits::{Address, Client, Place};
 use crate::policy::{RuleId, UpstreamName};
 use crate::rejection::Rejection;
 use crate::shape::SubsetQuery;
-use crate::telemetry::{Record, TokenCheck};
+use crate::telemetry::Record;
 
 /// The bearer of a request that waits for a response.
 #[derive(Debug)]
@@ -124,16 +124,16 @@ pub(super) async fn authenticate(
     if let Err(limited) = gateway.limiter.may_verify(address, record.started)
         && !rules.verifier.remembers(&token)
     {
-        return Err(gateway.metrics.limited(limited));
+        return Err(limited.refuse(&gateway.metrics));
     }
     match rules.verifier.verify(&token).await {
         Ok(verified) => {
-            gateway.metrics.token_checked(TokenCheck::Accepted(verified.check));
+            gateway.metrics.token_checked(verified.check.as_str());
             record.token = Some(verified.principal.token_hash().into());
             Ok(Some(verified.principal))
         }
         Err(error) => {
-            gateway.metrics.token_checked(TokenCheck::Refused(&error));
+            gateway.metrics.token_checked(error.as_str());
             record.token = Some(token.hash().into());
             if matches!(error, TokenError::Invalid(_)) {
                 gateway.limiter.bad_token(address, record.started);

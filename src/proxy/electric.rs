@@ -12,9 +12,10 @@ use super::flight_end::FlightEnd;
 use super::gateway::Proxy;
 use crate::fault::Fault;
 use crate::flight::{Ask, Sink, Source};
+use crate::metrics::Metrics;
 use crate::secret::redact;
 use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, Tracer};
+use crate::telemetry::Tracer;
 use crate::upstream::Upstreams;
 
 /// The configured Electrics, asked through the proxy.

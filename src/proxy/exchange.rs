@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink};
-use crate::telemetry::{Metrics, TRACEPARENT, UpstreamSpan};
+use crate::metrics::Metrics;
+use crate::telemetry::{TRACEPARENT, UpstreamSpan};
 use crate::upstream::{AGENT, MAX_REFUSAL, Pool, UpstreamServer, fault_of, refused_parameters};
 
 /// The state of a flight's request as it runs through the phases.

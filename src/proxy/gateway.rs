@@ -18,8 +18,9 @@ use crate::clock::Clock;
 use crate::config::Server;
 use crate::flight::Hub;
 use crate::limits::{Connection, Limiter};
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
-use crate::telemetry::{Audit, Metrics, Tracer};
+use crate::telemetry::{Audit, Tracer};
 use crate::upstream::system_trust;
 
 /// Answers requests; a cheap handle. Its `impl ProxyHttp` is in the module above.
@@ -113,7 +114,7 @@ impl Gateway {
 
     /// Takes a place for a new connection.
     pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
-        self.limiter.connect(peer).map_err(|limited| self.metrics.limited(limited))
+        self.limiter.connect(peer).map_err(|limited| limited.refuse(&self.metrics))
     }
 
     pub(super) fn options(&self) -> &HttpServerOptions {

@@ -104,29 +104,12 @@ impl ProxyHttp for Gateway {
     /// Tries the next address of the server, or fails.
     fn fail_to_connect(
         &self,
-<<<<<<< HEAD
         _session: &mut Session,
         peer: &HttpPeer,
         context: &mut Context,
         error: Box<Error>,
     ) -> Box<Error> {
         context.exchange().map_or_else(|error| error, |exchange| exchange.refused(peer, error))
-=======
-        session: &mut ServerSession,
-        header: pingora::Result<ResponseHeader>,
-        body: Bytes,
-    ) -> Result<(), Fault> {
-        let header = header.map_err(|_| Fault::Internal)?;
-        let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == http::Method::HEAD;
-        // The rest of a request that was not read must not become the next one (docs/security.md, P4).
-        if !session.is_body_done() || self.changes.borrow().stopping {
-            session.set_keepalive(None);
-        }
-        let limit = self.limits.write_timeout;
-        in_time(limit, session.write_response_header(Box::new(header))).await?;
-        let body = if bodiless { Bytes::new() } else { body };
-        in_time(limit, session.write_response_body(body, true)).await
->>>>>>> h/clone
     }
 
     /// Tries once more if Electric had just closed a reused connection, or fails.

@@ -25,7 +25,7 @@ impl Gateway {
         // 0: there was no response.
         let (status, bytes) = sent.map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
         let record = &mut client.record;
-        self.metrics.answered(record, status, bytes);
+        record.count(&self.metrics, status, bytes);
         if let (Some(audit), Some(reading), true) = (&self.audit, record.reading.take(), holds_rows(status)) {
             audit.record(reading, bytes, self.clock.now());
         }

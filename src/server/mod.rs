@@ -28,9 +28,11 @@ use tokio::task::JoinSet;
 use crate::auth::Renewals;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
-use crate::limits::Limiter;
+use crate::limits::{Limit, Limiter};
+use crate::metrics::{Metrics, Upgrade};
+use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Proxy};
-use crate::telemetry::{Audit, Exporter, Metrics, Tracer, Upgrade};
+use crate::telemetry::{Audit, Tracer};
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
@@ -54,7 +56,6 @@ pub struct Server {
     reloader: Reloader,
     audit: Option<Arc<Audit>>,
     upgrades: Upgrades,
-    exporter: Option<Exporter>,
 }
 
 impl Server {
@@ -101,9 +102,9 @@ impl Server {
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
-        let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
-        let (tracer, exporter) = spans.unzip();
-        metrics.policy_loaded(&config.policy, clock.now());
+        let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
+        metrics.limits_known(Limit::ALL.map(Limit::as_str));
+        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, changed) = watch::channel(Change::default());
         let configured = reload::Configured::of(&config);
@@ -127,7 +128,7 @@ impl Server {
             clock,
             configured: Mutex::new(configured),
         });
-        Ok(Self { settings, sockets, gateway, proxy, reloader, audit, upgrades, exporter })
+        Ok(Self { settings, sockets, gateway, proxy, reloader, audit, upgrades })
     }
 
     /// The addresses of the client listeners, with the ports they got.
@@ -176,7 +177,6 @@ impl Server {
         let (gateway, certificates) = (self.gateway, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let tracer = gateway.tracer.clone();
-        self.exporter.map(|exporter| tokio::spawn(exporter.run()));
         let mut serving = JoinSet::new();
         for socket in sockets.listen {
             let listener = TcpListener::from_std(socket.listener)?;
@@ -232,7 +232,7 @@ impl Server {
         }
         serving.join_all().await;
         if let Some(tracer) = tracer {
-            tracer.flush(SPANS_FINISH).await;
+            tracer.finish(SPANS_FINISH).await;
         }
         if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
             sweeping.abort();

@@ -11,6 +11,7 @@ use super::tls::Certificates;
 use super::wire::{self, Observers};
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, ConfigFile};
+use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Proxy};
 use crate::telemetry::refilter_logs;
 
@@ -131,7 +132,7 @@ impl Running {
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);
-        self.observers.metrics.policy_loaded(&config.policy, self.clock.now());
+        self.observers.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now());
         let generation = before.generation + 1;
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();

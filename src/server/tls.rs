@@ -17,7 +17,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::parse_x509_certificate;
 
 use crate::config::Tls;
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 
 /// Whether the certificate and its key can be used.
 ///

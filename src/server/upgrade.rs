@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::notify;
 use super::readiness::Readiness;
-use crate::telemetry::{Metrics, Upgrade};
+use crate::metrics::{Metrics, Upgrade};
 
 /// Upgrades of a running server, one at a time.
 #[derive(Clone)]

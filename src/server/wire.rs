@@ -10,8 +10,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::flight::Hub;
 use crate::limits::Limiter;
+use crate::metrics::Metrics;
 use crate::proxy::{Change, CorsPolicy, Electric, Gateway, Parts, Proxy, Rules};
-use crate::telemetry::{Audit, Metrics, Tracer};
+use crate::telemetry::{Audit, Tracer};
 use crate::upstream::Upstreams;
 
 /// Who observes a gateway.

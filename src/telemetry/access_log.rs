@@ -5,15 +5,16 @@ use std::time::Instant;
 use super::{Reading, TraceParent};
 use crate::fault::Fault;
 use crate::flight::Join;
+use crate::metrics::{Answer, Metrics};
 use crate::policy::{RuleId, UpstreamName};
 
 /// The tracing target of access lines, to filter by.
-pub const TARGET: &str = "shapegate::access";
+pub(super) const TARGET: &str = "shapegate::access";
 
 /// The outcome of a request that Electric answered.
-pub const SERVED: &str = "served";
+const SERVED: &str = "served";
 
-/// What is known of one request, for observers only: no decision reads it.
+/// What is known of one request, for observers only. No decision reads it.
 #[derive(Debug)]
 pub struct Record {
     /// Our own id of the request, also sent as `x-request-id`.
@@ -22,26 +23,26 @@ pub struct Record {
     pub started: Instant,
     /// The rule that allowed it.
     pub rule: Option<RuleId>,
-    /// The Electric that the rule reads from.
+    /// The upstream that the rule reads from.
     pub upstream: Option<UpstreamName>,
     /// A short hash of the token, never the token.
     pub token: Option<Box<str>>,
     /// `served`, or the code of our own answer.
     pub outcome: &'static str,
-    /// How it came to its answer, where that is Electric's.
+    /// How it came to its answer; `None` if the answer is not Electric's.
     pub join: Option<Join>,
-    /// Whether that waits for a change.
+    /// Whether it waits for a change.
     pub live: bool,
-    /// What the audit log is to hold of it.
+    /// What the audit log will record of it.
     pub reading: Option<Reading>,
-    /// The trace it belongs to; of its own span, where that is recorded.
+    /// The trace it belongs to; with the id of its own span if that is recorded.
     pub trace: Option<TraceParent>,
-    /// The parent of its span, 0 for none; `None` where none is recorded.
+    /// The parent of its span, 0 for none; `None` if the span is not recorded.
     pub span: Option<u64>,
 }
 
 impl Record {
-    /// A record of a request that arrives now.
+    /// Starts the record of a request that arrives now.
     pub fn new() -> Self {
         Self {
             request_id: format!("{:032x}", rand::random::<u128>()),
@@ -58,12 +59,12 @@ impl Record {
         }
     }
 
-    /// The rule's name; `-` where none was reached.
+    /// The rule's name; `-` if no rule was reached.
     pub fn rule_name(&self) -> &str {
         self.rule.as_ref().map_or("-", RuleId::as_str)
     }
 
-    /// Notes how it ended. An answer of ours that the client did not take is still that answer.
+    /// Notes how it ended. An answer of our own keeps its outcome, even if the client did not receive it.
     pub fn ended(&mut self, outcome: &'static str) {
         if self.outcome == SERVED {
             self.outcome = outcome;
@@ -81,7 +82,20 @@ impl Record {
         self.ended(name);
     }
 
-    /// Writes the line of an answer with `status` (0 where the client left before one) and `bytes` of body.
+    /// Counts an answer with `status` (0 if the client left before one) and `bytes` of body.
+    pub fn count(&self, metrics: &Metrics, status: u16, bytes: usize) {
+        metrics.answered(Answer {
+            rule: self.rule_name(),
+            outcome: self.outcome,
+            status,
+            bytes,
+            live: self.live,
+            how: self.join.map(Join::as_str),
+            elapsed: self.started.elapsed(),
+        });
+    }
+
+    /// Writes the line of an answer with `status` (0 if the client left before one) and `bytes` of body.
     pub fn log(&self, status: u16, bytes: usize) {
         tracing::info!(
             target: TARGET,

@@ -1,4 +1,4 @@
-//! Lines on their way to a file or a pipe, which a caller never waits for.
+//! Writes lines to a file or a pipe without making the caller wait.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A bounded queue of lines, and a thread that writes them. What finds it full is dropped and counted.
+/// A bounded queue of lines, and a thread that writes them. A line that finds the queue full is dropped and counted.
 #[derive(Clone, Debug)]
 pub(super) struct LineQueue {
     sender: SyncSender<Entry>,
@@ -19,13 +19,13 @@ pub(super) struct LineQueue {
 #[derive(Debug)]
 enum Entry {
     Line(Box<[u8]>),
-    /// Answered once all before it is written.
+    /// Answered once everything queued before it is written.
     Flush(SyncSender<()>),
 }
 
-/// Where lines end up. A call may take as long as it likes.
+/// Where lines are written. A call may take as long as it needs.
 pub(super) trait LineSink: Send + 'static {
-    /// Writes one line with its end; `Err` where it is lost.
+    /// Writes one line, its newline included; `Err` if it is lost.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()>;
 }
 
@@ -39,7 +39,7 @@ impl LineQueue {
     /// Starts the thread. At most `capacity` lines wait for `sink`.
     ///
     /// # Errors
-    /// Where there is no thread to be had.
+    /// The thread cannot be started.
     pub(super) fn start(name: &str, capacity: usize, sink: impl LineSink) -> io::Result<Self> {
         let (sender, entries) = sync_channel(capacity);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -48,19 +48,19 @@ impl LineQueue {
         Ok(Self { sender, dropped })
     }
 
-    /// Queues a line with its end, or drops it.
+    /// Queues a line, its newline included, or drops it.
     pub(super) fn offer(&self, line: impl Into<Box<[u8]>>) {
         if self.sender.try_send(Entry::Line(line.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Lines lost so far: for want of room, or because they could not be written.
+    /// Lines lost so far: the queue was full, or they could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Queues `lines` and waits until all is written, no longer than `limit`: for the end of the process.
+    /// Queues `lines` and waits until everything is written, for at most `limit`. For the end of the process.
     pub(super) fn finish(&self, lines: impl Iterator<Item = Box<[u8]>>, limit: Duration) {
         let deadline = Instant::now() + limit;
         for line in lines {
@@ -74,7 +74,7 @@ impl LineQueue {
         }
     }
 
-    /// Whether there was room in time. The standard channel cannot wait with a limit.
+    /// Queues an entry if there is room before `deadline`. The standard channel cannot wait with a limit.
     fn send_until(&self, mut entry: Entry, deadline: Instant) -> bool {
         loop {
             entry = match self.sender.try_send(entry) {
@@ -95,13 +95,13 @@ fn write_all(entries: &Receiver<Entry>, mut sink: impl LineSink, lost: &AtomicU6
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // Who asked may have given up.
+            // The caller may have given up.
             Entry::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-/// `tracing_subscriber` writes each entry whole, with its end, in one call.
+/// `tracing_subscriber` writes each entry in one call, its newline included.
 impl io::Write for &LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.offer(line);
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line each time it is told to.
+    /// Takes one line for each message on the channel.
     struct Gated(Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl LineSink for Gated {
@@ -147,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_takes_nothing_keeps_nobody_waiting() {
+    fn a_blocked_sink_does_not_block_callers() {
         let (queue, gate, written) = gated(2);
         for number in 0..100 {
             queue.offer(format!("{number}\n").into_bytes());
         }
-        // One may be in the sink's hands already.
+        // The thread may have taken one out of the queue already.
         assert!((97..=98).contains(&queue.dropped()), "{}", queue.dropped());
         let kept = 100 - queue.dropped();
         queue.finish(std::iter::empty(), Duration::from_millis(20));
@@ -162,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_what_is_queued_and_counts_what_is_lost() {
+    fn finish_waits_for_queued_lines_and_lost_lines_are_counted() {
         let (queue, gate, written) = gated(1);
         (0..3).for_each(|_| gate.send(()).unwrap());
         let lines = ["a\n", "b\n", "c\n"].map(|line| line.as_bytes().into());
         queue.finish(lines.into_iter(), Duration::from_secs(60));
         assert_eq!((&**written.lock().unwrap(), queue.dropped()), (&b"a\nb\nc\n"[..], 0));
-        drop(gate); // and each line is an error from here on
+        drop(gate); // From now on each line is an error.
         queue.offer(&b"d\n"[..]);
         queue.finish(std::iter::empty(), Duration::from_secs(60));
         assert_eq!(queue.dropped(), 1);

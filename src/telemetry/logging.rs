@@ -1,12 +1,14 @@
-//! Where log entries go: standard error, as JSON or as text, by way of a queue that no request waits for.
+//! Sends log entries to standard error, as JSON or as text, through a queue that no request waits for.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::lines::LineQueue;
 use crate::config::{Log, LogFormat};
@@ -15,88 +17,79 @@ use crate::config::{Log, LogFormat};
 /// (docs/security.md, C7).
 const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
-/// Entries that wait for standard error; about 8 MB where all of them are access lines.
+/// Entries that wait for standard error; about 8 MB if all of them are access lines.
 const CAPACITY: usize = 32 * 1024;
 
-/// The process has one standard error, and `tracing` one subscriber.
+/// The queue for standard error. The process has one, and `tracing` has one subscriber.
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
-/// Replaces the filter of the subscriber, whose type depends on the format.
-static FILTER: OnceLock<Box<ReplaceFilter>> = OnceLock::new();
-
-type ReplaceFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+/// Replaces the filter of the subscriber.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging; a second call in one process changes nothing.
 ///
 /// # Errors
-/// Where `log.level` is not a filter, or the writing thread cannot be started.
+/// `log.level` is not a filter, or the writing thread cannot be started.
 pub fn init(log: &Log) -> anyhow::Result<()> {
     let filter = filter(log)?;
     if QUEUE.get().is_some() {
         return Ok(());
     }
-    let queue = LineQueue::start("log", CAPACITY, std::io::stderr()).context("the log's thread")?;
-    let queue = QUEUE.get_or_init(|| queue);
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue.clone());
-    let done = match log.format {
-        LogFormat::Json => {
-            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_filter_reloading();
-            let filter = subscriber.reload_handle();
-            subscriber.try_init().map(|()| FILTER.set(Box::new(move |other| filter.reload(other))))
-        }
-        LogFormat::Text => {
-            let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
-            let filter = subscriber.reload_handle();
-            subscriber.try_init().map(|()| FILTER.set(Box::new(move |other| filter.reload(other))))
-        }
+    let queue = LineQueue::start("log", CAPACITY, io::stderr()).context("the log's thread")?;
+    let lines = fmt::layer().with_writer(QUEUE.get_or_init(|| queue).clone());
+    let lines = match log.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
     };
-    if done.is_err() {
+    let (filter, replace) = reload::Layer::new(filter);
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        FILTER.get_or_init(|| replace);
+    } else {
         tracing::debug!("logging was already started");
     }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// From here on what is logged is what `log` says, but for its format. Changes nothing before [`init`].
+/// Applies the level of `log` and whether it has access lines, but not its format. Before [`init`] it changes nothing.
 ///
 /// # Errors
-/// Where `log.level` is not a filter.
+/// `log.level` is not a filter.
 pub fn refilter(log: &Log) -> anyhow::Result<()> {
     let filter = filter(log)?;
-    FILTER.get().map_or(Ok(()), |replace| replace(filter)).context("log.level")
+    FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
 }
 
 fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
-    // Pingora's own lines on each connection say nothing that the access log does not say better.
     let directives = format!("{PINGORA},{}", log.level);
     let filter = EnvFilter::try_new(directives).context("log.level")?;
     if log.access {
         return Ok(filter);
     }
-    Ok(filter.add_directive(format!("{}=off", super::ACCESS_TARGET).parse()?))
+    Ok(filter.add_directive(format!("{}=off", super::access_log::TARGET).parse()?))
 }
 
-/// Entries lost because standard error took none.
-pub(super) fn dropped() -> u64 {
+/// Entries lost because standard error was blocked.
+pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, LineQueue::dropped)
 }
 
-/// Writes a line that is no entry: of a log that shares standard error.
+/// The queue, for another log that shares standard error.
 pub(super) fn queue() -> Option<LineQueue> {
     QUEUE.get().cloned()
 }
 
-/// Waits for what is queued, a second at most: for the end of the process.
+/// Waits until queued entries are written, for at most a second. For the end of the process.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.finish(std::iter::empty(), Duration::from_secs(1));
     }
 }
 
-/// The default hook writes to standard error itself, and what a panic says may quote a client.
+/// Logs a panic. The default hook writes to standard error itself, and its message may quote a client.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
-    // A text of the source is safe; one that was formatted may hold anything.
+    // A literal is safe; a formatted message may contain anything.
     let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(not shown)");
     tracing::error!(location, message, "panic");
 }

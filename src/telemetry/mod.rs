@@ -1,19 +1,16 @@
-//! What an operator sees: metrics, the access log, the audit log and spans.
-//!
-//! Every label comes from the configuration or from an enum, never from a client.
+//! Tells operators what happens: logs, the access log, the audit log and spans.
 
 mod access_log;
 mod audit;
 mod lines;
 mod logging;
-mod metrics;
 mod otel;
 mod trace_context;
 
-pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
+pub use access_log::Record;
 pub use audit::{Audit, Reading};
+pub(crate) use logging::dropped as dropped_log_lines;
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};
-pub use metrics::{Metrics, Observed, TokenCheck, Upgrade};
+pub use otel::Tracer;
 pub(crate) use otel::UpstreamSpan;
-pub use otel::{Exporter, Tracer};
 pub use trace_context::{TRACEPARENT, TraceParent};

@@ -1,8 +1,8 @@
-//! The trace that a request belongs to: the `traceparent` header of W3C Trace Context.
+//! Reads and writes the `traceparent` header of W3C Trace Context, which names the trace of a request.
 
 use http::HeaderMap;
 
-/// A valid `traceparent`: what it names, and nothing else of its sender.
+/// A valid `traceparent`. It holds the ids and the sampled flag, and nothing else that the client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(Box<str>);
 
@@ -13,8 +13,8 @@ pub const TRACEPARENT: &str = "traceparent";
 const LENGTH: usize = 55;
 
 impl TraceParent {
-    /// The request's own, where it has exactly one and that is valid (Trace Context section 3.2.2). Of a version that
-    /// is not known, what version 00 defines is read (section 3.2.4).
+    /// Reads the request's header if there is exactly one and it is valid (Trace Context section 3.2.2). Of an unknown
+    /// version, the fields of version 00 are read (section 3.2.4).
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
@@ -33,7 +33,7 @@ impl TraceParent {
             "ff" => false,
             _ => more.is_empty() || more.starts_with('-'),
         };
-        // Of the flags only `sampled` is known in version 00; what is sent on is of that version.
+        // Version 00 defines no flag but `sampled`, and version 00 is what we send.
         let sampled = flags.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']);
         (valid && version_holds && !zero(trace) && !zero(parent))
             .then(|| Self(format!("00-{trace}-{parent}-0{}", u8::from(sampled)).into()))
@@ -44,14 +44,18 @@ impl TraceParent {
         &self.0
     }
 
-    /// Of a span of ours that is recorded.
-    pub(super) fn recorded(trace: u128, span: u64) -> Self {
-        Self(format!("00-{trace:032x}-{span:016x}-01").into())
-    }
-
     /// The trace's id: 32 hex digits.
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
+    }
+}
+
+/// What a span of ours is made from.
+#[cfg(feature = "otel")]
+impl TraceParent {
+    /// The header for a span of ours that is recorded.
+    pub(super) fn recorded(trace: u128, span: u64) -> Self {
+        Self(format!("00-{trace:032x}-{span:016x}-01").into())
     }
 
     /// The trace's id as a number, which is not 0.
@@ -59,12 +63,12 @@ impl TraceParent {
         u128::from_str_radix(self.trace_id(), 16).unwrap_or(1)
     }
 
-    /// The id of the span that its sender calls the parent, which is not 0.
+    /// The id of the parent span, which is not 0.
     pub(super) fn span(&self) -> u64 {
         u64::from_str_radix(&self.0[36..52], 16).unwrap_or(1)
     }
 
-    /// Whether its sender records the trace.
+    /// Whether the sender records the trace.
     pub(super) fn is_sampled(&self) -> bool {
         self.0.ends_with('1')
     }
@@ -83,7 +87,7 @@ mod tests {
     const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn what_is_valid_is_read() {
+    fn a_valid_header_is_read() {
         let trace = TraceParent::parse(VALID).unwrap();
         assert_eq!((trace.as_str(), trace.trace_id()), (VALID, "4bf92f3577b34da6a3ce929d0e0e4736"));
         for (text, flags) in [
@@ -98,8 +102,9 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "otel")]
     #[test]
-    fn its_numbers_are_read_and_written() {
+    fn ids_are_read_and_written_as_numbers() {
         let trace = TraceParent::parse(VALID).unwrap();
         assert_eq!((trace.trace(), trace.span()), (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7));
         assert!(trace.is_sampled() && !TraceParent::parse(&VALID.replace("-01", "-00")).unwrap().is_sampled());
@@ -109,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_is_left_out() {
+    fn an_invalid_header_is_ignored() {
         for text in [
             "",
             "00",

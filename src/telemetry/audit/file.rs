@@ -1,4 +1,4 @@
-//! The file behind the audit log: appended to, and opened anew after an error or a rotation.
+//! Appends to the audit log's file, and opens it again after an error or a rotation.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use crate::telemetry::lines::LineSink;
 
-/// A file under its name; only its own thread writes.
+/// A file that is found again under its name. Only its own thread writes.
 #[derive(Debug)]
 pub(super) struct AuditFile {
     path: PathBuf,
     open: Option<File>,
-    /// Whether the file ends within a line.
+    /// Whether the file ends in the middle of a line.
     torn: bool,
-    /// Whether the last line was lost: the first one lost is told, not each.
+    /// Whether the last line was lost: only the first one lost is logged.
     failing: bool,
 }
 
 impl AuditFile {
-    /// Opens or creates the file; what is no regular file (a pipe) is opened with the first line, since that may wait.
+    /// Opens or creates the file. One that is not regular (a pipe) is opened with the first line, since that may block.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let other = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let open = if other { None } else { Some(append(path)?) };
@@ -39,7 +39,7 @@ impl AuditFile {
             file.write_all(b"\n")?;
             self.torn = false;
         }
-        // One call, so that two processes do not mix their lines, and what a full disk took of one is known.
+        // One call, so that two processes do not mix their lines, and we know how much of a line a full disk took.
         let written = file.write(line)?;
         self.torn = 0 < written && written < line.len();
         if written < line.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -59,12 +59,12 @@ impl LineSink for AuditFile {
     }
 }
 
-/// Created for its owner alone: it names subjects.
+/// Opens the file, readable only for its owner since it names subjects.
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Whether `file` still has that name: after a rotation another one has it, or none.
+/// Whether `path` still names `file`: after a rotation it names another file, or none.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn appends_and_follows_its_name() {
+    fn lines_are_appended_and_a_renamed_file_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
         let mut file = AuditFile::open(&path).unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_errors_until_there_is_room() {
+    fn a_full_disk_is_an_error_until_there_is_space() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
@@ -111,14 +111,14 @@ mod tests {
         fs::remove_file(&path).unwrap();
         file.write_line(b"b\n").unwrap();
         assert!(!file.failing);
-        // A file that ends within a line gets its end first.
+        // A torn line is ended first.
         file.torn = true;
         file.write_line(b"c\n").unwrap();
         assert_eq!(read(&path), "b\n\nc\n");
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_an_error_at_once() {
+    fn a_missing_folder_is_an_error_at_once() {
         assert!(AuditFile::open(Path::new("/nonexistent/audit.jsonl")).is_err());
     }
 }

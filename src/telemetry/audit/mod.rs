@@ -1,4 +1,4 @@
-//! The audit log: who has read which shape, one line for each session of a subject with a shape.
+//! The audit log: which subject has read which shape, with one line for each session of a subject with a shape.
 
 mod file;
 mod sessions;
@@ -19,14 +19,14 @@ use crate::clock::UnixTime;
 use crate::config::{self, AuditTarget};
 use crate::shape::UpstreamRequest;
 
-/// Sessions going on, and where their lines go when they end. No call but [`Audit::finish`] waits for a disk.
+/// The open sessions, and the queue for their lines. No call but [`Audit::finish`] waits for a disk.
 #[derive(Debug)]
 pub struct Audit {
     sessions: Mutex<Sessions>,
     lines: LineQueue,
 }
 
-/// Who is about to read what: taken before the answer, recorded after it.
+/// A subject that is about to read a shape. Made before the answer, recorded after it.
 #[derive(Debug)]
 pub struct Reading {
     principal: Option<Arc<Principal>>,
@@ -37,14 +37,14 @@ pub struct Reading {
 /// Lines that wait for the file.
 const CAPACITY: usize = 16 * 1024;
 
-/// Sessions looked at in one hold of the lock: some ten microseconds.
+/// Sessions checked under one lock, which takes some ten microseconds.
 const BATCH: usize = 64;
 
 impl Audit {
-    /// As the `[audit]` section says.
+    /// Starts the log that the `[audit]` section asks for.
     ///
     /// # Errors
-    /// A file that cannot be opened, or a thread that cannot be started.
+    /// The file cannot be opened, or the thread cannot be started.
     pub fn start(settings: &config::Audit) -> anyhow::Result<Self> {
         let lines = match &settings.target {
             AuditTarget::File(path) => Self::file(path).with_context(|| format!("audit.path: {}", path.display()))?,
@@ -57,20 +57,20 @@ impl Audit {
         LineQueue::start("audit", CAPACITY, AuditFile::open(path)?)
     }
 
-    /// `principal` (`None` for a public shape) is about to be answered from `upstream`'s shape.
+    /// Notes that `principal` (`None` for a public shape) is about to read the shape of `upstream`.
     pub fn reading(&self, principal: Option<&Arc<Principal>>, upstream: &UpstreamRequest) -> Reading {
         let mut shape = [0; 32];
         shape.copy_from_slice(digest::digest(&digest::SHA256, upstream.shape().as_bytes()).as_ref());
         Reading { principal: principal.cloned(), rule: upstream.rule().as_str().into(), shape }
     }
 
-    /// An answer with `bytes` of body was given.
+    /// Records an answer with `bytes` of body.
     pub fn record(&self, reading: Reading, bytes: usize, now: UnixTime) {
         let displaced = self.sessions().record(reading, bytes as u64, now);
         self.offer(displaced);
     }
 
-    /// Writes the sessions that were idle for as long as the configuration says; to be called every few seconds.
+    /// Writes the sessions that were idle for `audit.idle`. Call it every few seconds.
     pub fn sweep(&self, now: UnixTime) {
         loop {
             let (ended, looked_at) = self.sessions().sweep(now, BATCH);
@@ -81,18 +81,18 @@ impl Audit {
         }
     }
 
-    /// Writes every session, and waits until that is done or `limit` has passed.
+    /// Writes every session, and waits for at most `limit` until that is done.
     pub fn finish(&self, limit: Duration) {
         let ended = self.sessions().drain();
         self.lines.finish(ended.into_iter().map(|session| session.line()), limit);
     }
 
-    /// Sessions going on.
+    /// The number of open sessions.
     pub fn open_sessions(&self) -> usize {
         self.sessions().len()
     }
 
-    /// Lines lost: the disk was full or too slow; of standard error, the log's among them.
+    /// Lines lost because the disk was full or too slow. On standard error, lines of the log count too.
     pub fn dropped(&self) -> u64 {
         self.lines.dropped()
     }

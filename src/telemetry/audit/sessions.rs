@@ -1,4 +1,4 @@
-//! The sessions going on: bounded, and written when they were idle or when there is no room.
+//! Holds the open sessions. Their number is bounded; one that was idle, or has to make room, is written.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,9 +18,9 @@ pub(super) struct Sessions {
     capacity: usize,
     idle: Duration,
     open: HashMap<Key, Session>,
-    /// Each open session once, and when it was last seen at the time it was put here: a request then touches one map
-    /// entry and no list. A session is looked at when it would end if that was its last answer, so it is written
-    /// after `idle` and before twice that.
+    /// Each open session once, with the time of its last answer when it was queued. A request so changes one map entry
+    /// and no list. A session is checked `idle` after that time and queued again if it had another answer, so it is
+    /// written after `idle` and before twice that.
     due: VecDeque<(UnixTime, Key)>,
 }
 
@@ -43,7 +43,7 @@ impl Sessions {
         Self { capacity, idle, open: HashMap::new(), due: VecDeque::new() }
     }
 
-    /// Counts an answer; gives the session that had to make room, if one had.
+    /// Counts an answer; returns the session that had to make room, if any.
     pub(super) fn record(&mut self, reading: Reading, bytes: u64, now: UnixTime) -> Option<Session> {
         let subject = reading.principal.as_ref().map(|principal| principal.subject_key().clone());
         let key = (subject, reading.shape);
@@ -59,7 +59,7 @@ impl Sessions {
         displaced
     }
 
-    /// Looks at up to `most` sessions that may have ended; gives those that have, and how many it looked at.
+    /// Checks up to `most` sessions that may have ended; returns those that have, and how many it checked.
     pub(super) fn sweep(&mut self, now: UnixTime, most: usize) -> (Vec<Session>, usize) {
         let mut ended = Vec::new();
         for looked_at in 0..most {
@@ -130,14 +130,14 @@ impl Session {
             answers: self.answers,
             bytes: self.bytes,
         };
-        // Texts and numbers can always be written.
+        // Texts and numbers can always be serialized.
         let mut line = serde_json::to_vec(&line).unwrap_or_default();
         line.push(b'\n');
         line.into()
     }
 }
 
-/// Tells these lines from others in one stream.
+/// Distinguishes these lines from others in the same stream.
 const TARGET: &str = "shapegate::audit";
 
 #[derive(Serialize)]
@@ -156,13 +156,12 @@ struct Line<'a> {
 }
 
 fn rfc3339(time: UnixTime) -> String {
-    // The last second that the format can name; a clock beyond it is broken.
+    // The last second that the format can express.
     const END: u64 = 253_402_300_799;
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs().min(END))).to_string()
 }
 
-/// What a line may hold of a subject: 256 characters, none of them a control character or a direction mark
-/// (docs/security.md, C14).
+/// Replaces control characters and direction marks, and cuts after 256 characters (docs/security.md, C14).
 fn sanitized(subject: &str) -> Box<str> {
     const MOST: usize = 256;
     let hidden = |c: char| {
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_when_it_was_idle() {
+    fn an_idle_session_is_written() {
         let mut sessions = Sessions::new(10, Duration::from_secs(60));
         assert!(sessions.record(reading(1), 5, at(0)).is_none());
         sessions.record(reading(2), 5, at(10));
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_looks_at_no_more_than_it_is_told() {
+    fn a_sweep_checks_no_more_sessions_than_allowed() {
         let mut sessions = Sessions::new(10, Duration::from_secs(60));
         (0..5).for_each(|shape| drop(sessions.record(reading(shape), 0, at(0))));
         assert_eq!(shapes(sessions.sweep(at(60), 3).0), [(0, 1), (1, 1), (2, 1)]);
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_the_oldest_is_written() {
+    fn the_oldest_session_makes_room() {
         let mut sessions = Sessions::new(2, Duration::from_secs(60));
         sessions.record(reading(1), 0, at(0));
         sessions.record(reading(2), 0, at(1));
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_read_what_and_when() {
+    fn a_line_holds_subject_shape_and_times() {
         let mut sessions = Sessions::new(2, Duration::from_secs(60));
         sessions.record(reading(0xab), 5, at(1_700_000_000));
         sessions.record(reading(0xab), 7, at(1_700_000_060));
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_cut_and_cleaned() {
+    fn a_subject_is_sanitized_and_shortened() {
         assert_eq!(&*sanitized("user\r\n\u{1b}[31m\u{202e}é"), "user\u{fffd}\u{fffd}\u{fffd}[31m\u{fffd}é");
         assert_eq!(sanitized(&"é".repeat(256)).chars().count(), 256);
         assert_eq!(sanitized(&"é".repeat(257)).chars().last(), Some('…'));

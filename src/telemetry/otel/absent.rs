@@ -1,16 +1,51 @@
-//! A build without the feature `otel`, in which no configuration can ask for spans.
+//! A build without the feature `otel`, in which no tracer can exist.
 
-use super::Span;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version};
+
 use crate::config::Otel;
+use crate::metrics::Metrics;
+use crate::policy::RuleId;
+use crate::telemetry::{Record, TraceParent};
 
-pub(super) enum Otlp {}
+/// What this build does not have.
+#[derive(Debug)]
+pub enum Tracer {}
 
-impl Otlp {
-    pub(super) fn new(_: &Otel) -> anyhow::Result<Self> {
-        anyhow::bail!("otel: this build knows no OpenTelemetry")
+/// What this build does not have.
+pub(crate) enum UpstreamSpan {}
+
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in `tracer`")]
+impl Tracer {
+    pub fn new(_: &Otel, _: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+        anyhow::bail!("otel: this build has no OpenTelemetry: build with `--features otel`")
     }
 
-    pub(super) async fn send(&self, _: Vec<Span>) -> Result<(), String> {
+    pub fn begin(&self, _: Option<TraceParent>) -> (Option<TraceParent>, Option<u64>) {
+        match *self {}
+    }
+
+    pub fn answered(&self, _: &Record, _: &Method, _: Version, _: u16, _: usize) {
+        match *self {}
+    }
+
+    pub(crate) fn upstream(&self, _: &mut Option<TraceParent>, _: &RuleId, _: bool) -> Option<Box<UpstreamSpan>> {
+        match *self {}
+    }
+
+    pub async fn finish(&self, _: Duration) {
+        match *self {}
+    }
+}
+
+impl UpstreamSpan {
+    pub(crate) fn answered(&mut self, _: StatusCode) {
+        match *self {}
+    }
+
+    pub(crate) fn failed(&mut self, _: &'static str) {
         match *self {}
     }
 }

@@ -1,5 +1,7 @@
 //! The admin port: `/metrics`, `/healthz`, `/readyz`.
 
+mod scrape;
+
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
@@ -14,13 +16,13 @@ use pingora::services::listening::Service;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use self::scrape::State;
 use super::readiness::{Readiness, Report};
 use super::reload::Reloader;
 use super::sockets::BoundSocket;
 use crate::proxy::Gateway;
-use crate::telemetry::Observed;
 
-/// Answers operators and Prometheus; never bound where clients come in.
+/// Answers operators and Prometheus. It has a port of its own that clients cannot reach.
 #[derive(Clone)]
 pub(super) struct Admin {
     gateway: Gateway,
@@ -38,7 +40,7 @@ impl Admin {
         let reloader = self.reloader.clone();
         let config_current = spawn_blocking(move || reloader.is_current()).await.unwrap_or_default();
         let gateway = &self.gateway;
-        let observed = Observed {
+        let state = State {
             ready: report.missing.is_empty(),
             config_current,
             servers: &report.servers,
@@ -47,7 +49,7 @@ impl Admin {
             hub: &gateway.hub,
             audit: gateway.audit.as_deref(),
         };
-        match gateway.metrics.render(&observed) {
+        match scrape::render(&gateway.metrics, &state) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");
@@ -80,14 +82,14 @@ impl ServeHttp for Admin {
     }
 }
 
-/// An admin port that is open.
+/// An open admin port.
 pub(super) struct AdminPort {
     shutdown: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
 impl AdminPort {
-    /// Hands the socket to Pingora, which finds it under the name of its address.
+    /// Hands the socket to Pingora, which finds it by its address.
     pub(super) fn open(admin: Admin, socket: BoundSocket) -> Self {
         let name = socket.address.to_string();
         let mut fds = Fds::new();
@@ -99,10 +101,10 @@ impl AdminPort {
         Self { shutdown, serving: tokio::spawn(async move { service.start_service(Some(fds), watch, 1).await }) }
     }
 
-    /// Ends with the answers that are under way.
+    /// Closes the port once the answers under way are sent.
     pub(super) async fn close(self) {
         self.shutdown.send_replace(true);
-        // It ends with its watch, and has nothing to say.
+        // A panic of the service is logged where it happens.
         let _ = self.serving.await;
     }
 }

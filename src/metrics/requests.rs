@@ -1,0 +1,125 @@
+//! Requests of clients: how they were answered, how long that took, and what was refused before.
+
+use std::time::Duration;
+
+use prometheus::{HistogramVec, IntCounter, IntCounterVec};
+
+use super::{Metrics, Register, labels};
+
+#[derive(Debug)]
+pub(super) struct Requests {
+    answers: IntCounterVec,
+    seconds: HistogramVec,
+    body_bytes: IntCounterVec,
+    token_checks: IntCounterVec,
+    dropped_parameters: IntCounter,
+    limited: IntCounterVec,
+    accept_failures: IntCounter,
+}
+
+/// An answer to a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The rule that allowed the request.
+    pub rule: &'a str,
+    /// `served`, or the code of an answer of our own.
+    pub outcome: &'static str,
+    /// The status sent; 0 if there was none.
+    pub status: u16,
+    /// Bytes of the body.
+    pub bytes: usize,
+    /// Whether the answer waits for a change.
+    pub live: bool,
+    /// How the request came to its answer, as in [`Metrics::joined`]; `None` if the answer is not Electric's.
+    pub how: Option<&'static str>,
+    /// From the request's header to the answer's end.
+    pub elapsed: Duration,
+}
+
+/// The value of `how` for an answer that is not Electric's.
+const OWN: &str = "own";
+
+impl Requests {
+    pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        let requests = Self {
+            answers: register.counters(
+                "shapegate_requests_total",
+                "Answers by rule, outcome and status.",
+                &["rule", "outcome", "status"],
+            )?,
+            seconds: register.histograms(
+                "shapegate_answer_seconds",
+                "Time to the end of an answer, by how it came: as in shapegate_joins_total, or own where it is not Electric's.",
+                &["live", "how"],
+            )?,
+            body_bytes: register.counters(
+                "shapegate_body_bytes_total",
+                "Bytes of bodies sent to clients, by rule.",
+                &["rule"],
+            )?,
+            token_checks: register.counters("shapegate_token_checks_total", "Token checks by outcome.", &["outcome"])?,
+            dropped_parameters: register.counter(
+                "shapegate_dropped_parameters_total",
+                "Query parameters that neither Electric's protocol nor a rule knows.",
+            )?,
+            limited: register.counters(
+                "shapegate_limited_total",
+                "Requests, connections and flights refused, by the key of [limits] that says so.",
+                &["limit"],
+            )?,
+            accept_failures: register.counter(
+                "shapegate_accept_failures_total",
+                "Tries to accept a connection that failed: no file or memory was left.",
+            )?,
+        };
+        for how in [OWN, "first", "open", "fresh", "stale"] {
+            for live in [false, true] {
+                requests.seconds.with_label_values(&[labels::flag(live), how]);
+            }
+        }
+        Ok(requests)
+    }
+
+    /// Starts the counters of a rule at 0, so that its first event is seen.
+    pub(super) fn rule_loaded(&self, rule: &str) {
+        self.body_bytes.with_label_values(&[rule]);
+    }
+}
+
+impl Metrics {
+    /// Starts the counters of these limits at 0, so that the first refusal of each is seen.
+    pub fn limits_known(&self, limits: impl IntoIterator<Item = &'static str>) {
+        for limit in limits {
+            self.requests.limited.with_label_values(&[limit]);
+        }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, answer: Answer<'_>) {
+        let Requests { answers, seconds, body_bytes, .. } = &self.requests;
+        answers.with_label_values(&[answer.rule, answer.outcome, labels::status(answer.status)]).inc();
+        body_bytes.with_label_values(&[answer.rule]).inc_by(answer.bytes as u64);
+        let how = answer.how.unwrap_or(OWN);
+        seconds.with_label_values(&[labels::flag(answer.live), how]).observe(answer.elapsed.as_secs_f64());
+    }
+
+    /// Counts the check of a token.
+    pub fn token_checked(&self, outcome: &'static str) {
+        self.requests.token_checks.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts `count` parameters that nothing reads.
+    pub fn parameters_dropped(&self, count: usize) {
+        self.requests.dropped_parameters.inc_by(count as u64);
+    }
+
+    /// Counts a refusal because of `limit`.
+    pub fn limited(&self, limit: &'static str) {
+        self.requests.limited.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn accept_failed(&self) {
+        self.requests.accept_failures.inc();
+    }
+}

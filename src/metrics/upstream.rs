@@ -1,0 +1,58 @@
+//! Requests to Electric: how long they took, and how they failed.
+
+use std::time::Duration;
+
+use prometheus::{HistogramVec, IntCounterVec};
+
+use super::{Metrics, Register, labels};
+
+#[derive(Debug)]
+pub(super) struct Upstream {
+    seconds: HistogramVec,
+    refusals: IntCounterVec,
+    retries: IntCounterVec,
+}
+
+impl Upstream {
+    pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            seconds: register.histograms(
+                "shapegate_upstream_seconds",
+                "Time to the header of Electric's answer.",
+                &["live"],
+            )?,
+            refusals: register.counters(
+                "shapegate_upstream_errors_total",
+                "Answers of Electric that are no shape, by rule and status.",
+                &["rule", "status"],
+            )?,
+            retries: register.counters(
+                "shapegate_upstream_retries_total",
+                "Requests sent to Electric again, on another connection or address.",
+                &["rule"],
+            )?,
+        })
+    }
+
+    /// Starts the counters of a rule at 0, so that its first event is seen.
+    pub(super) fn rule_loaded(&self, rule: &str) {
+        self.retries.with_label_values(&[rule]);
+    }
+}
+
+impl Metrics {
+    /// Measures the time until Electric's header came.
+    pub fn upstream_answered(&self, live: bool, elapsed: Duration) {
+        self.upstream.seconds.with_label_values(&[labels::flag(live)]).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts an error that Electric answered with.
+    pub fn upstream_refused(&self, rule: &str, status: u16) {
+        self.upstream.refusals.with_label_values(&[rule, labels::status(status)]).inc();
+    }
+
+    /// Counts a request that is sent to Electric again.
+    pub fn upstream_retried(&self, rule: &str) {
+        self.upstream.retries.with_label_values(&[rule]).inc();
+    }
+}

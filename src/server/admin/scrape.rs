@@ -1,0 +1,180 @@
+//! Reads the state of the process when `/metrics` is asked for.
+//!
+//! Each scrape makes its gauges anew, so what is gone from the configuration is gone from the answer.
+
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::auth::keys::KeyStatus;
+use crate::flight::Hub;
+use crate::limits::{Budgets, Limiter};
+use crate::metrics::Metrics;
+use crate::telemetry::{self, Audit};
+use crate::upstream::ServerStatus;
+
+/// The state that a scrape reads.
+#[derive(Debug)]
+pub(super) struct State<'a> {
+    /// The keys of every issuer.
+    pub(super) keys: &'a [KeyStatus],
+    pub(super) limiter: &'a Limiter,
+    pub(super) hub: &'a Hub,
+    pub(super) audit: Option<&'a Audit>,
+    /// Whether `/readyz` says 200.
+    pub(super) ready: bool,
+    /// Whether the configuration on disk is the one in use.
+    pub(super) config_current: bool,
+    /// Every server of Electric.
+    pub(super) servers: &'a [ServerStatus],
+}
+
+/// Writes the text of `/metrics`: the events counted so far, and the current state.
+///
+/// # Errors
+/// A metric that cannot be written as text.
+pub(super) fn render(metrics: &Metrics, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
+    let scraped = Scrape::default();
+    scraped.keys(state.keys)?;
+    scraped.budgets(state)?;
+    scraped.flights(state.hub)?;
+    scraped.servers(state.servers)?;
+    scraped.logs(state.audit)?;
+    scraped.gauge("shapegate_ready", "1 where /readyz says 200.", state.ready.into())?;
+    let current = state.config_current.into();
+    scraped.gauge("shapegate_config_current", "1 where the file on disk is the configuration in use.", current)?;
+    let mut families = metrics.gather();
+    families.extend(scraped.0.gather());
+    families.sort_by(|one, other| one.name().cmp(other.name()));
+    text(&families)
+}
+
+/// The gauges of one scrape.
+#[derive(Default)]
+struct Scrape(Registry);
+
+impl Scrape {
+    fn keys(&self, keys: &[KeyStatus]) -> prometheus::Result<()> {
+        let by_issuer = |value: fn(&KeyStatus) -> Option<u64>| {
+            keys.iter().filter_map(move |of| value(of).map(|value| ([of.issuer.as_str()], value)))
+        };
+        let usable = by_issuer(|of| Some(of.keys as u64));
+        self.gauges("shapegate_keys", "Usable keys of an issuer.", ["issuer"], usable)?;
+        let age = by_issuer(|of| of.age.map(|age| age.as_secs()));
+        self.gauges("shapegate_key_set_age_seconds", "Age of an issuer's fetched key set.", ["issuer"], age)?;
+        let refreshes = keys.iter().flat_map(|of| {
+            let issuer = of.issuer.as_str();
+            [([issuer, "ok"], of.refreshes_ok), ([issuer, "failed"], of.refreshes_failed)]
+        });
+        let help = "Fetches of an issuer's key set since the start.";
+        self.gauges("shapegate_key_refreshes", help, ["issuer", "result"], refreshes)?;
+        let rejected = by_issuer(|of| Some(of.rejected as u64));
+        self.gauges("shapegate_keys_rejected", "Keys of an issuer's set that are not used.", ["issuer"], rejected)?;
+        let failed = by_issuer(|of| Some(of.saves_failed));
+        let help = "Writes of an issuer's key set to disk that failed.";
+        self.gauges("shapegate_key_saves_failed", help, ["issuer"], failed)
+    }
+
+    /// What is in use of each limit, and the limit.
+    fn budgets(&self, state: &State<'_>) -> prometheus::Result<()> {
+        let (limiter, places) = (state.limiter, state.hub.places());
+        let budgets: [(_, _, &Budgets); 4] = [
+            ("requests_in_flight", "Requests being answered, those that wait included.", limiter.requests()),
+            (
+                "upstream_requests_in_flight",
+                "Requests to Electric that take a place of limits.flights, polls that it still holds included.",
+                places.all(),
+            ),
+            (
+                "upstream_initial_requests_in_flight",
+                "Those of them that may open a shape or query Postgres, and have no header yet.",
+                places.initial(),
+            ),
+            ("connections", "Open connections of clients.", limiter.connections()),
+        ];
+        for (name, help, budget) in budgets {
+            self.gauge(&format!("shapegate_{name}"), help, budget.in_flight() as u64)?;
+        }
+        let limits = budgets.map(|(name, _, budget)| ([name], budget.capacity() as u64));
+        let limits = limits.into_iter().chain([(["kept_bytes"], state.hub.capacity() as u64)]);
+        self.gauges("shapegate_limit", "The configured bound of a gauge.", ["of"], limits)
+    }
+
+    fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
+        self.gauge("shapegate_followers", "Requests aboard of open flights.", hub.followers() as u64)?;
+        self.gauge("shapegate_open_flights", "Answers of Electric under way.", hub.open_flights() as u64)?;
+        self.gauge("shapegate_kept_flights", "Finished answers kept.", hub.kept_flights() as u64)?;
+        self.gauge("shapegate_kept_bytes", "Bytes that the kept answers hold, about.", hub.kept_bytes())
+    }
+
+    fn servers(&self, servers: &[ServerStatus]) -> prometheus::Result<()> {
+        let by_server = |value: fn(&ServerStatus) -> u64| {
+            servers.iter().map(move |of| ([of.upstream.as_str(), of.server.as_str()], value(of)))
+        };
+        let labels = ["upstream", "server"];
+        let help = "1 where a server of Electric serves shapes.";
+        self.gauges("shapegate_upstream_active", help, labels, by_server(|of| of.active.into()))?;
+        let help = "1 where the shapes of a server go to it, 0 where they go to another one.";
+        self.gauges("shapegate_upstream_in_rotation", help, labels, by_server(|of| of.in_rotation.into()))?;
+        let help = "Which secret a server of Electric takes: 1 for secret, 2 for secret_next.";
+        self.gauges("shapegate_upstream_secret", help, labels, by_server(|of| of.secret as u64))
+    }
+
+    fn logs(&self, audit: Option<&Audit>) -> prometheus::Result<()> {
+        let sessions = audit.map_or(0, Audit::open_sessions) as u64;
+        self.gauge("shapegate_audit_sessions", "Sessions that the audit log has not written yet.", sessions)?;
+        let lost = audit.map_or(0, Audit::dropped);
+        let help = "Audit lines lost: the disk was full or too slow.";
+        self.counter("shapegate_audit_lines_dropped_total", help, lost)?;
+        let lost = telemetry::dropped_log_lines();
+        self.counter("shapegate_log_lines_dropped_total", "Log lines lost: nobody read standard error in time.", lost)
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+        self.gauges(name, help, [], [([], value)])
+    }
+
+    fn gauges<'v, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([&'v str; N], u64)>,
+    ) -> prometheus::Result<()> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), &labels)?;
+        for (labels, value) in values {
+            gauges.with_label_values(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        self.0.register(Box::new(gauges))
+    }
+
+    fn counter(&self, name: &str, help: &str, total: u64) -> prometheus::Result<()> {
+        let counter = IntCounter::new(name, help)?;
+        counter.inc_by(total);
+        self.0.register(Box::new(counter))
+    }
+}
+
+fn text(families: &[MetricFamily]) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(families, &mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_sorted_and_a_metric_without_one_is_left_out() {
+        let scraped = Scrape::default();
+        scraped.gauges("b", "Of servers.", ["server"], [(["y"], 2), (["x"], 1)]).unwrap();
+        scraped.gauges("none", "Of nothing.", ["server"], []).unwrap();
+        scraped.counter("c_total", "Lost.", 3).unwrap();
+        scraped.gauge("a", "Ready.", 0).unwrap();
+        assert!(scraped.gauge("a", "Ready.", 1).is_err());
+        let text = String::from_utf8(text(&scraped.0.gather()).unwrap()).unwrap();
+        let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(series, ["a 0", "b{server=\"x\"} 1", "b{server=\"y\"} 2", "c_total 3"]);
+        assert!(text.starts_with("# HELP a Ready.\n# TYPE a gauge\n") && text.contains("# TYPE c_total counter\n"));
+    }
+}
