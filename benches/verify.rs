@@ -26,7 +26,8 @@ use serde_json::{Map, Value, json};
 use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
 use shapegate::auth::{Algorithm, BearerToken, Check, TokenVerifier};
 use shapegate::clock::SystemClock;
-use shapegate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
+use shapegate::config::{Issuer, KeySource, RemoteKeys};
+use shapegate::shape::ShapeClaims;
 
 const ISSUER: &str = "https://auth.example.com";
 const AUDIENCE: &str = "https://app.example.com";

@@ -6,10 +6,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
-use shapegate::config::ShapeClaims;
-use shapegate::gatekeeper::{ScopedRequest, ShapeClaim};
+use shapegate::shape::ShapeClaims;
+use shapegate::shape::{ScopedRequest, ShapeClaim};
 use shapegate::policy::PolicySet;
-use shapegate::shape::UpstreamRequest;
+use shapegate::rewrite::UpstreamRequest;
 
 /// The query of the request to Electric; `None` where the claim does not allow the request.
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<String> {

@@ -11,13 +11,14 @@ use super::verifier::{InvalidReason, TokenError};
 use crate::clock::{Clock, UnixTime};
 use crate::config;
 use crate::secret::Secret;
+use crate::shape::ShapeClaims;
 
 /// An issuer whose tokens are accepted.
 pub(super) struct TrustedIssuer {
     /// A [`Principal`](super::Principal) holds it, so it also says under which configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
-    pub(super) shape_claims: config::ShapeClaims,
+    pub(super) shape_claims: ShapeClaims,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     keys: Keys,
@@ -92,7 +93,7 @@ impl TrustedIssuer {
         match &header.typ {
             Some(typ) if !self.types.contains(typ) => Err(InvalidReason::Type),
             // RFC 8725 section 3.11: what is signed here always says what it is.
-            None if self.shape_claims == config::ShapeClaims::Own => Err(InvalidReason::Type),
+            None if self.shape_claims == ShapeClaims::Own => Err(InvalidReason::Type),
             _ => Ok(()),
         }
     }

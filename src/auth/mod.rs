@@ -14,7 +14,6 @@ mod bearer;
 mod claims;
 mod expectations;
 mod issuer;
-pub(crate) mod json;
 mod jws;
 pub mod keys;
 mod principal;

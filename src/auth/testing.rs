@@ -22,8 +22,9 @@ use tokio::sync::Semaphore;
 use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
 use super::{Algorithm, BearerToken};
 use crate::clock::UnixTime;
-use crate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
+use crate::config::{Issuer, KeySource, RemoteKeys};
 use crate::secret::Secret;
+use crate::shape::ShapeClaims;
 
 /// The time at which tests begin.
 pub(crate) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);

@@ -15,7 +15,7 @@ use super::principal::Principal;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
 use crate::config;
-use crate::gatekeeper::ShapeClaim;
+use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///

@@ -11,7 +11,8 @@ use crate::auth::Claims;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::policy::Scope;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::ShapeRequest;
 use crate::telemetry::Metrics;
 use crate::upstream::{Electric, Upstreams};
 

@@ -13,7 +13,8 @@ use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Issuer};
 use crate::policy::{PolicySet, Refusal, UnknownPath};
-use crate::shape::{ParameterError, RewriteError, UpstreamRequest};
+use crate::rewrite::{RewriteError, UpstreamRequest};
+use crate::shape::ParameterError;
 use crate::upstream::Upstreams;
 
 #[derive(Debug, Args)]

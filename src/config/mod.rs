@@ -25,6 +25,7 @@ use crate::auth::keys::KeySet;
 use crate::gatekeeper::Gatekeeper;
 use crate::policy::PolicySet;
 use crate::secret::Secret;
+use crate::shape::ShapeClaims;
 
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
@@ -152,17 +153,6 @@ pub struct Issuer {
     pub types: Vec<String>,
     /// What a `shape` claim in its tokens means.
     pub shape_claims: ShapeClaims,
-}
-
-/// What a `shape` claim in an issuer's tokens means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShapeClaims {
-    /// A token with one is for that shape alone, and no rule is asked: the issuer has decided.
-    Honoured,
-    /// Nothing: it is a claim like any other.
-    Ignored,
-    /// The issuer is the gatekeeper here: every token has one, and the rule it was minted under must still stand.
-    Own,
 }
 
 /// Where an issuer's keys come from.

@@ -13,7 +13,7 @@ use super::freshness::Lifetime;
 use super::head::Head;
 use super::key::{Key, ShapeKey};
 use crate::policy::RuleId;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// Header, body and end, from the first byte to the last moment it is fresh. It belongs to no client.
 #[derive(Debug)]

@@ -20,8 +20,9 @@ use crate::config;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::rejection::Rejection;
-use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, TraceParent};
+use crate::rewrite::UpstreamRequest;
+use crate::telemetry::Metrics;
+use crate::trace_context::TraceParent;
 
 /// Who answers a flight: Electric, or a test.
 #[async_trait]

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
 /// so nothing else can make two answers differ (SECURITY C1, C2).

@@ -19,7 +19,8 @@ use crate::config::{Cache, Config, Environment, Limits};
 use crate::fault::Fault;
 use crate::limits::Limiter;
 use crate::policy::PolicySet;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::ShapeRequest;
 use crate::telemetry::Metrics;
 
 /// How the source behaves, once.

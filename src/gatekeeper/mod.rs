@@ -2,12 +2,9 @@
 //!
 //! A user's token and the rules give a [`Permit`](crate::policy::Permit); [`Gatekeeper::mint`] writes all of it that
 //! decides rows into a short-lived token, and the answer that a client spreads into its `ShapeStream` options. A GET
-//! with such a token repeats the definition: [`ScopedRequest`] reads it, [`ShapeClaim::is_repeated_by`] compares, and
+//! with such a token repeats the definition: [`ScopedRequest`](crate::shape::ScopedRequest) reads it, [`ShapeClaim::is_repeated_by`](crate::shape::ShapeClaim::is_repeated_by) compares, and
 //! the request to Electric is made of the claim, never of the client's text.
 
-mod claim;
-mod columns;
-mod definition;
 mod mint;
 mod signing;
 #[cfg(test)]
@@ -17,10 +14,8 @@ use std::time::Duration;
 
 use crate::auth::Algorithm;
 use crate::config;
+use crate::shape::ShapeClaims;
 
-pub use claim::{Malformed, ScopedRequest, ShapeClaim};
-pub use columns::Columns;
-pub use definition::{Definition, Log};
 pub use mint::Minted;
 pub use signing::{NoSigningKey, SigningKey};
 
@@ -82,7 +77,7 @@ impl Gatekeeper {
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],
-            shape_claims: config::ShapeClaims::Own,
+            shape_claims: ShapeClaims::Own,
         })
     }
 }

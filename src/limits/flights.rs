@@ -13,7 +13,7 @@ use super::limit::{Limit, Limited};
 use super::memory::Memory;
 use super::shapes::Shapes;
 use crate::config;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// The limits of requests to Electric, kept below its own (PROTOCOL 2: 300 first ones and 10,000 others at one time):
 /// what it refuses, it refuses to everybody.

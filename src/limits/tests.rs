@@ -13,7 +13,8 @@ use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment, Limits};
 use crate::policy::PolicySet;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::ShapeRequest;
 
 /// These lines of `[limits]`, and a public rule.
 fn config(limits: &str) -> (Limits, PolicySet) {

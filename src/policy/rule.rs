@@ -7,12 +7,10 @@ use aws_lc_rs::digest;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
-use super::source::{PredicateSource, Replica, RuleError, RuleSource};
-use super::table::{ColumnName, TableName};
+use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
-use crate::gatekeeper;
 use crate::hex::hex;
-use crate::shape::SHAPE_PATH;
+use crate::shape::{self, ColumnName, Replica, SHAPE_PATH, TableName};
 
 /// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,7 +56,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn of_claim(columns: &gatekeeper::Columns) -> Arc<Self> {
+    pub(super) fn of_claim(columns: &shape::Columns) -> Arc<Self> {
         Arc::new(Self { text: columns.to_string(), names: columns.names().to_vec() })
     }
 }

@@ -14,12 +14,14 @@ use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier
 use crate::clock::UnixTime;
 use crate::config::Limits;
 use crate::fault::Fault;
-use crate::gatekeeper::{Endpoint, Gatekeeper, Log};
+use crate::gatekeeper::{Endpoint, Gatekeeper};
 use crate::limits::{Address, Client, Connection, Place, Position};
 use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
+use crate::rewrite::{RewriteError, UpstreamRequest};
+use crate::shape::Log;
 use crate::shape::protocol::ProtocolParam;
-use crate::shape::{MAX_BODY_BYTES, RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
+use crate::shape::{MAX_BODY_BYTES, ShapeRequest, SubsetQuery};
 use crate::telemetry::{Record, TokenCheck};
 
 /// What becomes of a request that is not rejected.
@@ -211,7 +213,7 @@ async fn attend(
     let permit = policy.authorize(user.as_deref(), &shape, now).map_err(|denial| denied(denial, record))?.closed();
     record.rule = Some(permit.rule().clone());
     record.upstream = Some(permit.upstream().clone());
-    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
+    permit.check_opened(&shape).map_err(Rejection::InvalidRequest)?;
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user.as_deref(), now).ok_or(Rejection::Internal)?;
     if minted.token_len() > gate.limits.token_bytes {

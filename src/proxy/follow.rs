@@ -17,8 +17,8 @@ use super::{Change, Front, Gateway, in_time};
 use crate::fault::Fault;
 use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
 use crate::rejection::Rejection;
+use crate::rewrite::UpstreamRequest;
 use crate::server::Socket;
-use crate::shape::UpstreamRequest;
 
 /// What ends a wait before what was waited for.
 enum Interrupt {

@@ -39,7 +39,8 @@ use crate::gatekeeper::Gatekeeper;
 use crate::limits::{Connection, Limiter};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
-use crate::telemetry::{Audit, Metrics, Record, TraceParent, Tracer};
+use crate::telemetry::{Audit, Metrics, Record, Tracer};
+use crate::trace_context::TraceParent;
 use crate::upstream::Upstreams;
 
 use admit::Decision;

@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-use super::{Reading, TraceParent};
+use super::Reading;
 use crate::fault::Fault;
 use crate::flight::Join;
-use crate::policy::{RuleId, UpstreamName};
+use crate::policy::RuleId;
+use crate::shape::UpstreamName;
+use crate::trace_context::TraceParent;
 
 /// The tracing target of access lines, to filter by.
 pub const TARGET: &str = "shapegate::access";

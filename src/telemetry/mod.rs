@@ -8,7 +8,6 @@ mod lines;
 mod logging;
 mod metrics;
 mod otel;
-mod trace_context;
 
 pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use audit::{Audit, Reading};
@@ -16,4 +15,3 @@ pub use logging::{flush as flush_logs, init as init_logging, refilter as refilte
 pub use metrics::{Metrics, Observed, TokenCheck, Upgrade};
 pub(crate) use otel::UpstreamSpan;
 pub use otel::{Exporter, Tracer};
-pub use trace_context::{TRACEPARENT, TraceParent};

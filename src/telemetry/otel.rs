@@ -19,9 +19,10 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use self::otlp::Otlp;
-use super::{Metrics, Record, TraceParent};
+use super::{Metrics, Record};
 use crate::config::Otel;
 use crate::policy::RuleId;
+use crate::trace_context::TraceParent;
 
 /// Decides what is recorded, and queues it.
 #[derive(Debug)]

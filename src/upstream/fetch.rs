@@ -22,9 +22,10 @@ use super::secrets::{self, SecretInUse};
 use super::server::{Connection, UpstreamServer};
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink, Source};
+use crate::rewrite::UpstreamRequest;
 use crate::secret::Secret;
-use crate::shape::UpstreamRequest;
-use crate::telemetry::{Metrics, TRACEPARENT, Tracer, UpstreamSpan};
+use crate::telemetry::{Metrics, Tracer, UpstreamSpan};
+use crate::trace_context::TRACEPARENT;
 
 /// Answers flights from the configured Electrics, over Pingora's connections.
 pub struct Electric {

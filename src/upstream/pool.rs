@@ -16,7 +16,7 @@ use super::ring::{Member, Ring};
 use super::server::UpstreamServer;
 use crate::config::{Config, Upstream};
 use crate::fault::Fault;
-use crate::policy::UpstreamName;
+use crate::shape::UpstreamName;
 
 /// Every Electric of a configuration.
 pub struct Upstreams {

@@ -20,7 +20,7 @@ use super::health::{self, Health};
 use super::rotation::{Moved, Rotation};
 use super::server::UpstreamServer;
 use crate::config::{ServerUrl, Upstream};
-use crate::policy::UpstreamName;
+use crate::shape::UpstreamName;
 
 /// The servers on Pingora's ring (ketama), with their health.
 pub(super) struct Ring {
@@ -223,7 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shape::tests::rewritten;
+    use crate::rewrite::tests::rewritten;
 
     const RULES: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\nsubset = true\n";
 

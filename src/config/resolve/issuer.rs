@@ -4,7 +4,8 @@ use super::secret::secret;
 use super::{hours, jwks, secs};
 use crate::auth::Algorithm;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Issuer, KeySource, ShapeClaims};
+use crate::config::{Environment, Issuer, KeySource};
+use crate::shape::ShapeClaims;
 
 /// The shortest HS256 secret (RFC 7518 section 3.2: as long as the hash).
 pub(super) const SHARED_SECRET_BYTES: usize = 32;

@@ -7,7 +7,8 @@ use toml::de::DeValue;
 use crate::config::Upstream;
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource, UpstreamName, UpstreamSource};
+use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
+use crate::shape::{Replica, UpstreamName};
 
 /// What came of all the rules.
 pub(super) struct Shapes {

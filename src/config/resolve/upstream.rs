@@ -12,8 +12,9 @@ use super::secret::secret;
 use super::{millis, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{Ca, Environment, ServerUrl, Upstream};
-use crate::policy::{PolicySet, UpstreamName};
+use crate::policy::PolicySet;
 use crate::secret::Secret;
+use crate::shape::UpstreamName;
 
 const SILENCE: &str = " (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = " (Electric closes a connection after 60 s without a request)";

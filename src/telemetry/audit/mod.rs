@@ -17,7 +17,7 @@ use super::logging;
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::config::{self, AuditTarget};
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// Sessions going on, and where their lines go when they end. No call but [`Audit::finish`] waits for a disk.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use tokio::task::yield_now;
 use super::*;
 use crate::auth::Renewals;
 use crate::auth::testing::remote_keys;
+use crate::shape::ShapeClaims;
 
 const OTHER: &str = "https://other.example.com";
 
@@ -57,7 +58,7 @@ async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
             issuer.algorithms = vec![Algorithm::Hs256];
             issuer.keys = KeySource::Shared(Secret::new(SECRET));
         }),
-        ("shape claims", |issuer| issuer.shape_claims = config::ShapeClaims::Own),
+        ("shape claims", |issuer| issuer.shape_claims = ShapeClaims::Own),
         ("name", |issuer| issuer.issuer = OTHER.to_owned()),
     ];
     for (what, change) in changes {
