@@ -55,7 +55,7 @@ impl Check {
     }
 
     async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
-        let upstreams = Arc::new(Upstreams::new(&config)?);
+        let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
         let electric = Electric::new(Arc::clone(&upstreams), Arc::new(Metrics::new()?));
         let claims = self.claims()?.unwrap_or(config.probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;

@@ -8,10 +8,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 
 use super::Usage;
+use crate::auth::IssuerSettings;
 use crate::auth::keys::HttpFetch;
 use crate::auth::{BearerToken, Principal, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Issuer};
+use crate::config::Config;
 use crate::policy::{PolicySet, Refusal, UnknownPath};
 use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::ParameterError;
@@ -51,7 +52,7 @@ impl Explain {
     /// The order of `proxy::admit`, told step by step.
     async fn decide(&self, config: Config) -> anyhow::Result<Result<(), Denied>> {
         // Made here for where a shape's place is, and for its source; nothing is asked.
-        let upstreams = Upstreams::new(&config)?;
+        let upstreams = Upstreams::new(&config.upstream, &config.upstreams)?;
         let principal = match self.authenticate(config.issuers).await? {
             Ok(principal) => principal,
             Err(denied) => return Ok(Err(denied)),
@@ -79,7 +80,10 @@ impl Explain {
         Ok(Ok(()))
     }
 
-    async fn authenticate(&self, issuers: Vec<Issuer>) -> anyhow::Result<Result<Option<Arc<Principal>>, Denied>> {
+    async fn authenticate(
+        &self,
+        issuers: Vec<IssuerSettings>,
+    ) -> anyhow::Result<Result<Option<Arc<Principal>>, Denied>> {
         let Some(token) = self.token()? else {
             super::say(format_args!("token:    none"))?;
             return Ok(Ok(None));

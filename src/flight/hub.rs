@@ -15,8 +15,8 @@ use super::freshness::Lifetime;
 use super::head::Head;
 use super::kept::KeptFlights;
 use super::key::Key;
+use super::settings::CacheSettings;
 use super::sink::Sink;
-use crate::config;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::rejection::Rejection;
@@ -84,7 +84,7 @@ pub struct Hub {
 struct Supply {
     source: Arc<dyn Source>,
     kept: Arc<KeptFlights>,
-    settings: config::Cache,
+    settings: CacheSettings,
 }
 
 /// Locks for the open flights: enough for the cores of one machine.
@@ -103,7 +103,7 @@ impl Hub {
     /// An empty hub over `source`. `places` bounds the open flights, in all and of one client.
     pub fn new(
         source: Arc<dyn Source>,
-        settings: config::Cache,
+        settings: CacheSettings,
         places: Arc<FlightLimits>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -114,9 +114,9 @@ impl Hub {
 
     /// From here on new flights are of `source` and kept as `settings` say. Kept answers go where the room for them
     /// changes.
-    pub fn replace(&self, source: Arc<dyn Source>, settings: config::Cache) {
+    pub fn replace(&self, source: Arc<dyn Source>, settings: CacheSettings) {
         let before = self.supply.load_full();
-        let room = |settings: &config::Cache| (settings.bytes, settings.flight_bytes);
+        let room = |settings: &CacheSettings| (settings.bytes, settings.flight_bytes);
         self.supply.store(Arc::new(if room(&settings) == room(&before.settings) {
             Supply { source, kept: Arc::clone(&before.kept), settings }
         } else {
@@ -317,7 +317,7 @@ impl Hub {
 
 impl Supply {
     /// With nothing kept yet.
-    fn new(source: Arc<dyn Source>, settings: config::Cache, metrics: &Arc<Metrics>) -> Self {
+    fn new(source: Arc<dyn Source>, settings: CacheSettings, metrics: &Arc<Metrics>) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
         Self { source, kept, settings }
     }

@@ -14,6 +14,7 @@ mod head;
 mod hub;
 mod kept;
 mod key;
+mod settings;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -25,4 +26,5 @@ pub use freshness::CacheControl;
 pub use head::Head;
 pub use hub::{Ask, Hub, KnownAnswer, Origin, Source};
 pub use key::Key;
+pub use settings::CacheSettings;
 pub use sink::Sink;

@@ -15,8 +15,9 @@ use tokio::time::advance;
 
 use super::*;
 use crate::clock::UnixTime;
-use crate::config::{Cache, Config, Environment, Limits};
+use crate::config::{Config, Environment};
 use crate::fault::Fault;
+use crate::limits::LimitSettings;
 use crate::limits::Limiter;
 use crate::policy::PolicySet;
 use crate::rewrite::UpstreamRequest;
@@ -108,7 +109,7 @@ impl Scene {
         Self { hub, script, policy: config.policy }
     }
 
-    fn hub(limits: &Limits, cache: Cache, script: Arc<Script>) -> Arc<Hub> {
+    fn hub(limits: &LimitSettings, cache: CacheSettings, script: Arc<Script>) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let places = Arc::clone(Limiter::new(limits).flights());
         Arc::new(Hub::new(Arc::new(Scripted(script)), cache, places, metrics))
@@ -188,7 +189,7 @@ async fn what_was_asked_of_one_source_is_not_given_for_another() {
     scene.settle().await;
     assert_eq!(scene.read("offset=0_0&handle=7-1").await, (Join::Fresh, Ok("new".to_owned())));
     // A smaller room is an empty one.
-    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), Cache { bytes: 1 << 20, ..settings });
+    scene.hub.replace(Arc::new(Scripted(Arc::clone(&script))), CacheSettings { bytes: 1 << 20, ..settings });
     assert_eq!((scene.hub.kept_flights(), scene.hub.capacity()), (0, 1 << 20));
     assert_eq!(script.fetches.load(Ordering::SeqCst), 2);
 }

@@ -12,8 +12,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::auth::Algorithm;
-use crate::config;
+use crate::auth::{Algorithm, IssuerSettings, KeySource};
 use crate::shape::ShapeClaims;
 
 pub use mint::Minted;
@@ -67,9 +66,9 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// Where the public half is not a key that tokens may be verified with; no key that [`SigningKey`] reads is so.
-    pub fn issuer(&self) -> Result<config::Issuer, crate::auth::keys::KeySetError> {
+    pub fn issuer(&self) -> Result<IssuerSettings, crate::auth::keys::KeySetError> {
         let algorithms = vec![self.key.algorithm()];
-        Ok(config::Issuer {
+        Ok(IssuerSettings {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
             keys: self.key.verifying(&algorithms)?,
@@ -93,13 +92,13 @@ impl Endpoint<'_> {
 }
 
 impl SigningKey {
-    fn verifying(&self, algorithms: &[Algorithm]) -> Result<config::KeySource, crate::auth::keys::KeySetError> {
+    fn verifying(&self, algorithms: &[Algorithm]) -> Result<KeySource, crate::auth::keys::KeySetError> {
         match self {
-            Self::Shared { secret, .. } => Ok(config::KeySource::Shared(secret.clone())),
+            Self::Shared { secret, .. } => Ok(KeySource::Shared(secret.clone())),
             Self::Pair { .. } => {
                 let set = self.jwks().map(|set| set.to_string()).unwrap_or_default();
                 let set = crate::auth::keys::KeySet::parse(set.as_bytes(), algorithms)?.set;
-                Ok(config::KeySource::Published { fixed: Some(set), remote: None })
+                Ok(KeySource::Published { fixed: Some(set), remote: None })
             }
         }
     }

@@ -11,8 +11,8 @@ use super::address::Client;
 use super::budgets::{Budgets, Place};
 use super::limit::{Limit, Limited};
 use super::memory::Memory;
+use super::settings::LimitSettings;
 use super::shapes::Shapes;
-use crate::config;
 use crate::rewrite::UpstreamRequest;
 
 /// The limits of requests to Electric, kept below its own (PROTOCOL 2: 300 first ones and 10,000 others at one time):
@@ -46,7 +46,7 @@ impl FlightLimits {
         Self { all, initial, shapes: Shapes::new(), given, hasher, memory }
     }
 
-    pub(super) fn set(&self, limits: &config::Limits) {
+    pub(super) fn set(&self, limits: &LimitSettings) {
         let per_subject = limits.flights_per_subject;
         self.all.set(limits.flights, per_subject, per_subject);
         let per_subject = limits.initial_flights_per_subject;

@@ -11,13 +11,14 @@ use super::rates::{Quota, Rates};
 use super::shapes::Shapes;
 use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
 use crate::clock::UnixTime;
-use crate::config::{Config, Environment, Limits};
+use crate::config::{Config, Environment};
+use crate::limits::LimitSettings;
 use crate::policy::PolicySet;
 use crate::rewrite::UpstreamRequest;
 use crate::shape::ShapeRequest;
 
 /// These lines of `[limits]`, and a public rule.
-fn config(limits: &str) -> (Limits, PolicySet) {
+fn config(limits: &str) -> (LimitSettings, PolicySet) {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
          [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n[limits]\n{limits}\n"

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use super::Gateway;
 use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
 use crate::clock::UnixTime;
-use crate::config::Limits;
 use crate::fault::Fault;
 use crate::gatekeeper::{Endpoint, Gatekeeper};
+use crate::limits::LimitSettings;
 use crate::limits::{Address, Client, Connection, Place, Position};
 use crate::policy::{Denial, Permit, PolicySet, Refusal, UnknownPath};
 use crate::rejection::Rejection;
@@ -354,7 +354,7 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sizes, and one of each header that must be one (SECURITY P11, T16, C17).
-fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejection> {
+fn check_headers(request: &RequestHeader, limits: &LimitSettings) -> Result<(), Rejection> {
     let headers = &request.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > limits.headers || bytes > limits.header_bytes {
@@ -374,7 +374,7 @@ fn check_headers(request: &RequestHeader, limits: &Limits) -> Result<(), Rejecti
 }
 
 /// Path and query of an origin-form target; every other form is refused (SECURITY Q7).
-fn split_target<'a>(request: &'a RequestHeader, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
+fn split_target<'a>(request: &'a RequestHeader, limits: &LimitSettings) -> Result<(&'a str, &'a str), Rejection> {
     let target = request.raw_path();
     if target.len() > limits.uri_bytes {
         return Err(Rejection::UriTooLong);

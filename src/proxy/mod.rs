@@ -12,6 +12,7 @@ mod cors;
 mod follow;
 mod http2;
 mod reply;
+mod settings;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -32,10 +33,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::auth::TokenVerifier;
 use crate::clock::Clock;
-use crate::config::{Cache, Limits, Server};
 use crate::fault::Fault;
+use crate::flight::CacheSettings;
 use crate::flight::Hub;
 use crate::gatekeeper::Gatekeeper;
+use crate::limits::LimitSettings;
 use crate::limits::{Connection, Limiter};
 use crate::policy::PolicySet;
 use crate::rejection::Rejection;
@@ -49,6 +51,7 @@ use context::RequestCtx;
 pub use cors::CorsPolicy;
 use http2::Http2;
 use reply::Edge;
+pub use settings::{CorsSettings, Http2Settings, Origins};
 
 /// Answers clients by the [`Gateway`] of now. A reload replaces that as a whole: each request is judged by one, and one
 /// that waits by the new one as soon as there is one.
@@ -71,9 +74,9 @@ pub struct Gateway {
     /// What browsers are told.
     pub cors: CorsPolicy,
     /// Sizes.
-    pub limits: Limits,
+    pub limits: LimitSettings,
     /// What is told of sharing, and when an answer is compressed.
-    pub cache: Cache,
+    pub cache: CacheSettings,
     /// Every Electric.
     pub upstreams: Arc<Upstreams>,
     /// What is too much.
@@ -105,12 +108,12 @@ pub struct Change {
 }
 
 impl Front {
-    /// Answers by `gate`, and speaks with clients as `server` says.
-    pub fn new(gate: Gateway, server: &Server) -> Self {
+    /// Answers by `gate`, and speaks HTTP/2 as `http2` says.
+    pub fn new(gate: Gateway, http2: &Http2Settings) -> Self {
         let mut options = HttpServerOptions::default();
-        options.h2c = server.h2c;
-        options.h2_idle_timeout = Some(server.h2_idle_timeout);
-        Self { gate: ArcSwap::from_pointee(gate), options, http2: Http2::new(server) }
+        options.h2c = http2.h2c;
+        options.h2_idle_timeout = Some(http2.idle_timeout);
+        Self { gate: ArcSwap::from_pointee(gate), options, http2: Http2::new(http2) }
     }
 
     /// What answers now.

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::auth::keys::HttpFetch;
 use crate::auth::{Renewals, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{Config, ServerSettings};
 use crate::flight::Hub;
 use crate::limits::Limiter;
 use crate::proxy::{Change, CorsPolicy, Front, Gateway};
@@ -48,7 +48,7 @@ use tls::Certificates;
 
 /// A service with its sockets bound and nothing running yet.
 pub struct Server {
-    config: config::Server,
+    config: ServerSettings,
     sockets: Sockets,
     front: Arc<Front>,
     reloader: Reloader,
@@ -101,7 +101,7 @@ impl Server {
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
-        let upstreams = Arc::new(Upstreams::new(&config)?);
+        let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
         let verifier = Arc::new(TokenVerifier::new(
             config.issuers,
             config.limits.verdicts,
@@ -135,7 +135,7 @@ impl Server {
             clock: Arc::clone(&clock),
             changes: changes.subscribe(),
         };
-        let front = Arc::new(Front::new(gateway, &config.server));
+        let front = Arc::new(Front::new(gateway, &config.server.http2));
         let readiness = Arc::new(Readiness::new(Arc::clone(&front)));
         let upgrades = Upgrades::new(
             config.server.upgrade_socket.clone(),

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use super::readiness::Readiness;
 use super::tls::Certificates;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigErrors, ConfigFile};
+use crate::config::{Config, ConfigErrors, ConfigFile, ServerSettings};
 use crate::flight::Source;
-use crate::proxy::{Change, CorsPolicy, Front, Gateway};
-use crate::telemetry::{Metrics, Tracer, refilter_logs};
+use crate::proxy::{Change, CorsPolicy, Front, Gateway, Http2Settings};
+use crate::telemetry::{AuditSettings, LogFormat, Metrics, OtelSettings, Tracer, refilter_logs};
 use crate::upstream::{Electric, Upstreams};
 
 /// Replaces what requests are judged and answered by, in a running server.
@@ -33,10 +33,10 @@ pub(super) struct Running {
 /// What was configured, as far as it is asked for later. Its lock is held during a reload: one comes after the other.
 pub(super) struct Configured {
     /// As it was at the start, and is until the end.
-    pub(super) server: config::Server,
-    pub(super) log_format: config::LogFormat,
-    pub(super) audit: Option<config::Audit>,
-    pub(super) otel: Option<config::Otel>,
+    pub(super) server: ServerSettings,
+    pub(super) log_format: LogFormat,
+    pub(super) audit: Option<AuditSettings>,
+    pub(super) otel: Option<OtelSettings>,
     /// As the last reload said.
     pub(super) file: Option<ConfigFile>,
 }
@@ -113,7 +113,7 @@ impl Running {
     fn take(&self, config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
         let before = self.front.gate();
-        let upstreams = Arc::new(before.upstreams.renewed(&config)?);
+        let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
@@ -175,22 +175,20 @@ impl Configured {
     /// The keys whose values here are not those in use, since these cannot change in a running process.
     fn kept_until_restart(
         &self,
-        server: &config::Server,
-        log_format: config::LogFormat,
-        audit: Option<&config::Audit>,
-        otel: Option<&config::Otel>,
+        server: &ServerSettings,
+        log_format: LogFormat,
+        audit: Option<&AuditSettings>,
+        otel: Option<&OtelSettings>,
     ) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
-        let config::Server {
+        let ServerSettings {
             listen,
             admin,
             threads,
             drain,
             tls,
-            h2c,
-            h2_streams,
-            h2_idle_timeout,
+            http2: Http2Settings { h2c, streams, idle_timeout },
             state,
             upgrade_socket,
             upgrade_timeout,
@@ -202,9 +200,9 @@ impl Configured {
             ("server.drain", *drain != old.drain),
             // From one pair to another is no matter.
             ("server.tls", tls.is_some() != old.tls.is_some()),
-            ("server.h2c", *h2c != old.h2c),
-            ("server.h2_streams", *h2_streams != old.h2_streams),
-            ("server.h2_idle_timeout", *h2_idle_timeout != old.h2_idle_timeout),
+            ("server.h2c", *h2c != old.http2.h2c),
+            ("server.h2_streams", *streams != old.http2.streams),
+            ("server.h2_idle_timeout", *idle_timeout != old.http2.idle_timeout),
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),

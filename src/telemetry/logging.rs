@@ -9,7 +9,7 @@ use anyhow::Context;
 use tracing_subscriber::{EnvFilter, reload};
 
 use super::lines::LineQueue;
-use crate::config::{Log, LogFormat};
+use super::settings::{LogFormat, LogSettings};
 
 /// Of Pingora, faults only; of the admin port none, since those lines quote the request, token included (SECURITY C7).
 const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off";
@@ -29,7 +29,7 @@ type ReplaceFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Syn
 ///
 /// # Errors
 /// Where `log.level` is not a filter, or the writing thread cannot be started.
-pub fn init(log: &Log) -> anyhow::Result<()> {
+pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     if QUEUE.get().is_some() {
         return Ok(());
@@ -60,12 +60,12 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Where `log.level` is not a filter.
-pub fn refilter(log: &Log) -> anyhow::Result<()> {
+pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace(filter)).context("log.level")
 }
 
-fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
+fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
     // Pingora's own lines on each connection say nothing that the access log does not say better.
     let directives = format!("{PINGORA},{}", log.level);
     let filter = EnvFilter::try_new(directives).context("log.level")?;

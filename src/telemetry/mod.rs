@@ -8,6 +8,7 @@ mod lines;
 mod logging;
 mod metrics;
 mod otel;
+mod settings;
 
 pub use access_log::{Record, SERVED, TARGET as ACCESS_TARGET};
 pub use audit::{Audit, Reading};
@@ -15,3 +16,4 @@ pub use logging::{flush as flush_logs, init as init_logging, refilter as refilte
 pub use metrics::{Metrics, Observed, TokenCheck, Upgrade};
 pub(crate) use otel::UpstreamSpan;
 pub use otel::{Exporter, Tracer};
+pub use settings::{AuditSettings, AuditTarget, LogFormat, LogSettings, OtelProtocol, OtelSettings};

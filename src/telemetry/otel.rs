@@ -19,8 +19,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use self::otlp::Otlp;
+use super::settings::OtelSettings;
 use super::{Metrics, Record};
-use crate::config::Otel;
 use crate::policy::RuleId;
 use crate::trace_context::TraceParent;
 
@@ -96,7 +96,7 @@ impl Tracer {
     ///
     /// # Errors
     /// A build without the feature `otel`; a collector's URL that cannot be used.
-    pub fn new(config: &Otel, metrics: Arc<Metrics>) -> anyhow::Result<(Arc<Self>, Exporter)> {
+    pub fn new(config: &OtelSettings, metrics: Arc<Metrics>) -> anyhow::Result<(Arc<Self>, Exporter)> {
         let collector = Otlp::new(config)?;
         let (sender, entries) = channel(CAPACITY);
         let tracer = Self { threshold: threshold(config.sample), entries: sender, metrics: Arc::clone(&metrics) };

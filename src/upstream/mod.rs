@@ -4,6 +4,7 @@
 //! shape has a server of its own, `rotation` says which of them are on it, and a task asks them for their health.
 
 mod addresses;
+mod failure;
 mod fetch;
 mod health;
 mod pool;
@@ -12,6 +13,8 @@ mod ring;
 mod rotation;
 mod secrets;
 mod server;
+mod settings;
 
 pub use fetch::Electric;
 pub use pool::{ServerStatus, Upstreams};
+pub use settings::{Ca, ServerUrl, UpstreamSettings};

@@ -1,6 +1,6 @@
 //! Every configured Electric: one pool of servers for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::health::{self, Health};
 use super::ring::{Member, Ring};
 use super::server::UpstreamServer;
-use crate::config::{Config, Upstream};
+use super::settings::UpstreamSettings;
 use crate::fault::Fault;
 use crate::shape::UpstreamName;
 
@@ -27,7 +27,7 @@ pub struct Upstreams {
 /// The servers of one Electric.
 pub(super) struct Pool {
     name: UpstreamName,
-    config: Arc<Upstream>,
+    config: Arc<UpstreamSettings>,
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` where there is one server, with whom all shapes are.
     ring: Option<Arc<Ring>>,
@@ -61,12 +61,12 @@ pub struct ServerStatus {
 }
 
 impl Upstreams {
-    /// Those of a configuration; nothing is asked yet.
+    /// Makes the pool of `[upstream]` and those of `[upstreams.NAME]`; sends nothing yet.
     ///
     /// # Errors
     /// A file of trusted certificates that cannot be read any more.
-    pub fn new(config: &Config) -> anyhow::Result<Self> {
-        Self::build(config, |_, _| None)
+    pub fn new(default: &UpstreamSettings, named: &BTreeMap<String, UpstreamSettings>) -> anyhow::Result<Self> {
+        Self::build(default, named, |_, _| None)
     }
 
     /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
@@ -74,25 +74,30 @@ impl Upstreams {
     ///
     /// # Errors
     /// As [`Upstreams::new`].
-    pub fn renewed(&self, config: &Config) -> anyhow::Result<Self> {
-        Self::build(config, |name, config| {
+    pub fn renewed(
+        &self,
+        default: &UpstreamSettings,
+        named: &BTreeMap<String, UpstreamSettings>,
+    ) -> anyhow::Result<Self> {
+        Self::build(default, named, |name, config| {
             self.pools().find(|pool| pool.name == *name && *pool.config == *config).map(Arc::clone)
         })
     }
 
-    fn build(config: &Config, kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>) -> anyhow::Result<Self> {
-        let pool = |name: UpstreamName, config: &Upstream| match kept(&name, config) {
+    fn build(
+        default: &UpstreamSettings,
+        named: &BTreeMap<String, UpstreamSettings>,
+        kept: impl Fn(&UpstreamName, &UpstreamSettings) -> Option<Arc<Pool>>,
+    ) -> anyhow::Result<Self> {
+        let pool = |name: UpstreamName, config: &UpstreamSettings| match kept(&name, config) {
             Some(pool) => Ok(pool),
             None => Pool::new(name, config).map(Arc::new),
         };
-        let named = config.upstreams.iter().map(|(name, config)| {
+        let named = named.iter().map(|(name, config)| {
             let name = UpstreamName::new(name);
             Ok((name.clone(), pool(name, config)?))
         });
-        Ok(Self {
-            default: pool(UpstreamName::default(), &config.upstream)?,
-            named: named.collect::<anyhow::Result<_>>()?,
-        })
+        Ok(Self { default: pool(UpstreamName::default(), default)?, named: named.collect::<anyhow::Result<_>>()? })
     }
 
     /// Starts to ask the servers of each pool that has several for their health, for as long as the pool lives: to be
@@ -164,7 +169,7 @@ impl Upstreams {
 }
 
 impl Pool {
-    fn new(name: UpstreamName, config: &Upstream) -> anyhow::Result<Self> {
+    fn new(name: UpstreamName, config: &UpstreamSettings) -> anyhow::Result<Self> {
         let connector = Arc::new(connector(config).with_context(|| format!("upstream {}", name.as_str()))?);
         let shared = Arc::new(config.clone());
         let server = |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), Arc::clone(&connector)));
@@ -244,7 +249,7 @@ fn retry_after(ring: &Ring) -> Duration {
 }
 
 /// Connections of one upstream, and what they trust.
-fn connector(config: &Upstream) -> anyhow::Result<Connector> {
+fn connector(config: &UpstreamSettings) -> anyhow::Result<Connector> {
     let mut conf = ServerConf { upstream_keepalive_pool_size: config.pool, ..ServerConf::default() };
     if let Some(ca) = &config.ca {
         conf.ca_file = Some(ca.path.to_str().context("ca: its path is not UTF-8")?.to_owned());
@@ -262,7 +267,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Environment;
+    use crate::config::{Config, Environment};
 
     fn config(upstreams: &str) -> Config {
         let text =
@@ -271,30 +276,40 @@ mod tests {
         Config::parse(&text, Path::new("x.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    fn upstreams(text: &str) -> Upstreams {
+        let Config { upstream, upstreams, .. } = config(text);
+        Upstreams::new(&upstream, &upstreams).unwrap()
+    }
+
+    fn renewed(before: &Upstreams, text: &str) -> Upstreams {
+        let Config { upstream, upstreams, .. } = config(text);
+        before.renewed(&upstream, &upstreams).unwrap()
+    }
+
     const DEFAULT: &str = "[upstream]\nurl = 'http://e'\nsecret = { env = 'A' }\n";
     const TENANT: &str = "[upstreams.t]\nurls = ['http://e', 'http://f']\nsecret = { env = 'A' }\n";
 
     #[test]
     fn what_is_the_same_goes_on_and_what_is_not_begins_anew() {
-        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let before = upstreams(&format!("{DEFAULT}{TENANT}"));
         let tenant = UpstreamName::new("t");
         let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
             (Some(before), Some(after)) => std::ptr::eq(before, after),
             _ => panic!("{name:?}"),
         };
-        let after = before.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let after = renewed(&before, &format!("{DEFAULT}{TENANT}"));
         assert!(same(&after, &UpstreamName::default()) && same(&after, &tenant));
-        let after = before.renewed(&config(&format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")))).unwrap();
+        let after = renewed(&before, &format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")));
         assert!(same(&after, &UpstreamName::default()) && !same(&after, &tenant));
-        let after = before.renewed(&config(&format!("{}{TENANT}", DEFAULT.replace("//e", "//f")))).unwrap();
+        let after = renewed(&before, &format!("{}{TENANT}", DEFAULT.replace("//e", "//f")));
         assert!(!same(&after, &UpstreamName::default()) && same(&after, &tenant));
-        assert!(before.renewed(&config(DEFAULT)).unwrap().find(&tenant).is_none());
+        assert!(renewed(&before, DEFAULT).find(&tenant).is_none());
     }
 
     #[test]
     fn answers_of_another_electric_are_not_those_of_this_one() {
-        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
-        let answers_as = |text: &str| Upstreams::new(&config(text)).unwrap().answer_as(&before);
+        let before = upstreams(&format!("{DEFAULT}{TENANT}"));
+        let answers_as = |text: &str| upstreams(text).answer_as(&before);
         assert!(answers_as(&format!("{DEFAULT}{TENANT}").replace("'A'", "'B'")));
         let more = format!("{DEFAULT}{TENANT}{}", TENANT.replace("upstreams.t", "upstreams.u"));
         assert!(answers_as(&more));
@@ -310,9 +325,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_is_asked_by_one_task_which_ends_with_it() {
-        let upstreams = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let upstreams = upstreams(&format!("{DEFAULT}{TENANT}"));
         upstreams.watch();
-        let renewed = upstreams.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let renewed = renewed(&upstreams, &format!("{DEFAULT}{TENANT}"));
         renewed.watch();
         assert!(upstreams.default.watching.get().is_none());
         let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::health::{self, Health};
 use super::rotation::{Moved, Rotation};
 use super::server::UpstreamServer;
-use crate::config::{ServerUrl, Upstream};
+use super::settings::{ServerUrl, UpstreamSettings};
 use crate::shape::UpstreamName;
 
 /// The servers on Pingora's ring (ketama), with their health.
@@ -46,7 +46,7 @@ pub(super) struct Member {
 
 impl Ring {
     /// All of them ready, until they are found not to be.
-    pub(super) fn new(servers: &[Arc<UpstreamServer>], config: &Upstream) -> io::Result<Self> {
+    pub(super) fn new(servers: &[Arc<UpstreamServer>], config: &UpstreamSettings) -> io::Result<Self> {
         let members: io::Result<Vec<_>> = servers.iter().map(Member::new).collect();
         let members: Arc<[Member]> = members?.into();
         let mut balancer = LoadBalancer::try_from_iter(servers.iter().map(|server| address(server.url())))?;
@@ -229,7 +229,7 @@ mod tests {
 
     fn ring(hosts: &[&str]) -> Ring {
         let urls = hosts.iter().map(|host| ServerUrl { host: (*host).to_owned(), port: 3000, tls: false });
-        let config = Arc::new(Upstream {
+        let config = Arc::new(UpstreamSettings {
             servers: urls.collect(),
             secret: None,
             secret_next: None,

@@ -9,13 +9,13 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::addresses::Addresses;
 use super::secrets::SecretInUse;
-use crate::config::{ServerUrl, Upstream};
+use super::settings::{ServerUrl, UpstreamSettings};
 use crate::fault::Fault;
 
 /// A server, and the addresses its name stands for.
 pub(super) struct UpstreamServer {
     url: ServerUrl,
-    config: Arc<Upstream>,
+    config: Arc<UpstreamSettings>,
     /// That of its upstream: the pool of connections is by address.
     connector: Arc<Connector>,
     addresses: Addresses,
@@ -31,7 +31,7 @@ pub(super) struct Connection {
 
 impl UpstreamServer {
     /// Of this upstream; the name is looked up with the first request.
-    pub(super) fn new(url: ServerUrl, config: Arc<Upstream>, connector: Arc<Connector>) -> Self {
+    pub(super) fn new(url: ServerUrl, config: Arc<UpstreamSettings>, connector: Arc<Connector>) -> Self {
         Self { addresses: Addresses::of(&url), url, config, connector, secret: SecretInUse::default() }
     }
 
@@ -40,7 +40,7 @@ impl UpstreamServer {
     }
 
     /// The configuration of its upstream.
-    pub(super) fn config(&self) -> &Upstream {
+    pub(super) fn config(&self) -> &UpstreamSettings {
         &self.config
     }
 

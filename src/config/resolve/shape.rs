@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
-use crate::config::Upstream;
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
 use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
 use crate::shape::{Replica, UpstreamName};
+use crate::upstream::UpstreamSettings;
 
 /// What came of all the rules.
 pub(super) struct Shapes {
@@ -23,7 +23,7 @@ pub(super) struct Shapes {
 }
 
 /// Further Electrics by name.
-type Upstreams = BTreeMap<String, Upstream>;
+type Upstreams = BTreeMap<String, UpstreamSettings>;
 
 /// `upstreams` is `None` where they have errors of their own; names are then not looked up.
 pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> Shapes {

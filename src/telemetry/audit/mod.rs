@@ -14,9 +14,9 @@ use self::file::AuditFile;
 use self::sessions::Sessions;
 use super::lines::LineQueue;
 use super::logging;
+use super::settings::{AuditSettings, AuditTarget};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
-use crate::config::{self, AuditTarget};
 use crate::rewrite::UpstreamRequest;
 
 /// Sessions going on, and where their lines go when they end. No call but [`Audit::finish`] waits for a disk.
@@ -45,7 +45,7 @@ impl Audit {
     ///
     /// # Errors
     /// A file that cannot be opened, or a thread that cannot be started.
-    pub fn start(settings: &config::Audit) -> anyhow::Result<Self> {
+    pub fn start(settings: &AuditSettings) -> anyhow::Result<Self> {
         let lines = match &settings.target {
             AuditTarget::File(path) => Self::file(path).with_context(|| format!("audit.path: {}", path.display()))?,
             AuditTarget::Stderr => logging::queue().context("audit.stderr: logging was not started")?,

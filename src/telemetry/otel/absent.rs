@@ -1,12 +1,12 @@
 //! A build without the feature `otel`, in which no configuration can ask for spans.
 
 use super::Span;
-use crate::config::Otel;
+use crate::telemetry::OtelSettings;
 
 pub(super) enum Otlp {}
 
 impl Otlp {
-    pub(super) fn new(_: &Otel) -> anyhow::Result<Self> {
+    pub(super) fn new(_: &OtelSettings) -> anyhow::Result<Self> {
         anyhow::bail!("otel: this build knows no OpenTelemetry")
     }
 

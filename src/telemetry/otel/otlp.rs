@@ -10,7 +10,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 
 use super::{Kind, Span, Value};
-use crate::config::{Otel, OtelProtocol};
+use crate::telemetry::{OtelProtocol, OtelSettings};
 
 /// A collector that takes longer is away.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ pub(super) struct Otlp {
 }
 
 impl Otlp {
-    pub(super) fn new(config: &Otel) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &OtelSettings) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
