@@ -14,7 +14,7 @@ use super::follower::{Follower, Join};
 use super::freshness::Lifetime;
 use super::head::Head;
 use super::kept::KeptFlights;
-use super::key::Key;
+use super::key::FlightKey;
 use super::settings::CacheSettings;
 use super::sink::Sink;
 use crate::fault::Fault;
@@ -73,7 +73,7 @@ pub struct KnownAnswer {
 
 /// The open flights and the kept ones.
 pub struct Hub {
-    open: Vec<Mutex<HashMap<Key, Arc<Flight>>>>,
+    open: Vec<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
     hasher: RandomState,
     places: Arc<FlightLimits>,
     supply: ArcSwap<Supply>,
@@ -144,7 +144,7 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let key = Key::of(&request);
+        let key = FlightKey::of(&request);
         if !request.is_shared() {
             return self.fly_alone(key, request, client, origin);
         }
@@ -190,7 +190,7 @@ impl Hub {
     /// A flight that nobody else can find.
     fn fly_alone(
         self: &Arc<Self>,
-        key: Key,
+        key: FlightKey,
         request: UpstreamRequest,
         client: Option<&Client>,
         origin: Origin<'_>,
@@ -254,7 +254,7 @@ impl Hub {
 
     /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
     /// caller holds.
-    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: Key, ask: Ask, mut place: FlightPlace) -> Arc<Flight> {
+    fn launch(self: &Arc<Self>, supply: &Arc<Supply>, key: FlightKey, ask: Ask, mut place: FlightPlace) -> Arc<Flight> {
         let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
         tokio::spawn(Arc::clone(self).fly(Arc::clone(supply), Arc::clone(&flight), sink, ask, place));
@@ -309,7 +309,7 @@ impl Hub {
         }
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn shard(&self, key: &FlightKey) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
         let hash = self.hasher.hash_one(key);
         lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
     }
@@ -322,7 +322,7 @@ impl Supply {
         Self { source, kept, settings }
     }
 
-    fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
+    fn find(&self, key: &FlightKey) -> Option<(Arc<Flight>, Age)> {
         let flight = self.kept.find(key)?;
         let age = flight.age(Instant::now());
         Some((flight, age))
@@ -361,12 +361,12 @@ impl Supply {
     }
 }
 
-fn lock(shard: &Mutex<HashMap<Key, Arc<Flight>>>) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+fn lock(shard: &Mutex<HashMap<FlightKey, Arc<Flight>>>) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes out this flight; another one may have its key by now.
-fn remove(open: &mut HashMap<Key, Arc<Flight>>, flight: &Arc<Flight>) {
+fn remove(open: &mut HashMap<FlightKey, Arc<Flight>>, flight: &Arc<Flight>) {
     if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         open.remove(&flight.key);
     }

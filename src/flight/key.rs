@@ -8,9 +8,9 @@ use crate::rewrite::UpstreamRequest;
 /// Which Electric is asked, and the bytes of the request without the secret: nothing else of a client reaches Electric,
 /// so nothing else can make two answers differ (SECURITY C1, C2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key(Arc<str>);
+pub struct FlightKey(Arc<str>);
 
-impl Key {
+impl FlightKey {
     /// The key of a request.
     pub fn of(request: &UpstreamRequest) -> Self {
         Self(request.identity().into())

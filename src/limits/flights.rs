@@ -12,7 +12,7 @@ use super::budgets::{Budgets, Place};
 use super::limit::{Limit, Limited};
 use super::memory::Memory;
 use super::settings::LimitSettings;
-use super::shapes::Shapes;
+use super::shapes::ShapeCounts;
 use crate::rewrite::UpstreamRequest;
 
 /// The limits of requests to Electric, kept below its own (PROTOCOL 2: 300 first ones and 10,000 others at one time):
@@ -20,7 +20,7 @@ use crate::rewrite::UpstreamRequest;
 pub struct FlightLimits {
     all: Arc<Budgets>,
     initial: Arc<Budgets>,
-    shapes: Shapes,
+    shapes: ShapeCounts,
     /// Shapes and their handles that Electric's answers have given, as a hash. One that is forgotten counts as a shape
     /// that is opened.
     given: Cache<u64, ()>,
@@ -43,7 +43,7 @@ impl FlightLimits {
         let per_subject = Limit::InitialFlightsPerSubject;
         let initial = Budgets::new(Limit::InitialFlights, per_subject, per_subject);
         let (given, hasher) = (Cache::new(GIVEN), DefaultHashBuilder::default());
-        Self { all, initial, shapes: Shapes::new(), given, hasher, memory }
+        Self { all, initial, shapes: ShapeCounts::new(), given, hasher, memory }
     }
 
     pub(super) fn set(&self, limits: &LimitSettings) {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::expression::Scope;
-use super::rule::{Columns, Rule, RuleId};
+use super::rule::{Rule, RuleColumns, RuleId};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::shape::protocol::ProtocolParam;
@@ -19,8 +19,8 @@ pub struct Permit {
     table: Arc<str>,
     predicate: Option<String>,
     params: Vec<String>,
-    columns: Option<Arc<Columns>>,
-    queryable_columns: Option<Arc<Columns>>,
+    columns: Option<Arc<RuleColumns>>,
+    queryable_columns: Option<Arc<RuleColumns>>,
     replica: Replica,
     subset: bool,
     client_where: bool,
@@ -279,8 +279,8 @@ impl PolicySet {
             table,
             predicate: definition.predicate.clone(),
             params: definition.params.clone(),
-            columns: definition.columns.as_ref().map(Columns::of_claim),
-            queryable_columns: definition.queryable_columns.as_ref().map(Columns::of_claim),
+            columns: definition.columns.as_ref().map(RuleColumns::of_claim),
+            queryable_columns: definition.queryable_columns.as_ref().map(RuleColumns::of_claim),
             replica: definition.replica,
             // A definition that was repeated whole has nothing left to open.
             subset: false,

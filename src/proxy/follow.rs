@@ -15,7 +15,7 @@ use super::context::RequestCtx;
 use super::reply::{self, Edge, Shown};
 use super::{Change, Front, Gateway, in_time};
 use crate::fault::Fault;
-use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
+use crate::flight::{Encoding, FlightKey, Follower, Head, Origin, Piece};
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 use crate::server::Socket;
@@ -138,7 +138,7 @@ struct Following<'a> {
     session: &'a mut ServerSession,
     ctx: &'a mut RequestCtx,
     bearer: &'a mut Bearer,
-    key: Key,
+    key: FlightKey,
     live: bool,
     changes: &'a mut watch::Receiver<Change>,
     /// As the last change says.
@@ -422,7 +422,7 @@ impl Following<'_> {
             return None;
         }
         let judgement = self.front.judge(self.gate, self.session, self.ctx, self.bearer).await;
-        let same = judgement.as_ref().is_ok_and(|upstream| Key::of(upstream) == self.key);
+        let same = judgement.as_ref().is_ok_and(|upstream| FlightKey::of(upstream) == self.key);
         (!same).then(|| Box::new(judgement))
     }
 

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use pingora::listeners::tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -97,18 +98,14 @@ impl Server {
 
     fn with_sockets(config: Config, clock: Arc<dyn Clock>, inherited: Vec<Labelled>) -> anyhow::Result<Self> {
         install_crypto();
+        let configured = Mutex::new(reload::Configured::of(&config));
         let metrics = Arc::new(Metrics::new()?);
         let tls = config.server.tls.clone();
         let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
         let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
-        let verifier = Arc::new(TokenVerifier::new(
-            config.issuers,
-            config.limits.verdicts,
-            Arc::clone(&clock),
-            config.server.state.clone(),
-            Arc::new(HttpFetch::new()?),
-        )?);
+        let (fetch, state) = (Arc::new(HttpFetch::new()?), config.server.state.clone());
+        let verifier = TokenVerifier::new(config.issuers, config.limits.verdicts, Arc::clone(&clock), state, fetch)?;
         let limiter = Limiter::new(&config.limits);
         let spans = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         let (tracer, exporter) = spans.unzip();
@@ -120,7 +117,7 @@ impl Server {
         let (changes, _) = watch::channel(Change::default());
         let gateway = Gateway {
             generation: 0,
-            verifier,
+            verifier: Arc::new(verifier),
             policy: config.policy,
             gatekeeper: config.gatekeeper,
             cors: CorsPolicy::new(config.cors),
@@ -137,12 +134,8 @@ impl Server {
         };
         let front = Arc::new(Front::new(gateway, &config.server.http2));
         let readiness = Arc::new(Readiness::new(Arc::clone(&front)));
-        let upgrades = Upgrades::new(
-            config.server.upgrade_socket.clone(),
-            config.server.upgrade_timeout,
-            Arc::clone(&metrics),
-            Arc::clone(&readiness),
-        );
+        let (socket, limit) = (config.server.upgrade_socket.clone(), config.server.upgrade_timeout);
+        let upgrades = Upgrades::new(socket, limit, Arc::clone(&metrics), Arc::clone(&readiness));
         let reloader = Reloader::new(reload::Running {
             front: Arc::clone(&front),
             changes,
@@ -150,13 +143,7 @@ impl Server {
             certificates,
             metrics,
             clock,
-            configured: Mutex::new(reload::Configured {
-                server: config.server.clone(),
-                log_format: config.log.format,
-                audit: config.audit,
-                otel: config.otel,
-                file: config.file,
-            }),
+            configured,
         });
         Ok(Self { config: config.server, sockets, front, reloader, audit, upgrades, exporter })
     }
@@ -208,17 +195,10 @@ impl Server {
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let tracer = front.gate().tracer.clone();
         self.exporter.map(|exporter| tokio::spawn(exporter.run()));
-        let mut serving = JoinSet::new();
-        for socket in sockets.listen {
-            let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(listener, tls.clone(), Arc::clone(&front), watch.clone()));
-        }
+        let mut serving = accept(sockets.listen, tls.as_ref(), &front, &watch)?;
         let admin = AdminPort::open(admin, sockets.admin);
         front.gate().upstreams.watch();
-        // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(renew_keys(Arc::clone(&front), watch.clone()));
-        let memory = Arc::clone(front.gate().limiter.memory());
-        tokio::spawn(async move { memory.watch(watch).await });
+        watch_until_shutdown(&front, watch);
         // They end with this.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
@@ -236,12 +216,9 @@ impl Server {
         self.reloader.stop(self.config.drain / STREAMS_END_IN);
         shutdown.send_replace(true);
         let admin = match ending {
-            // It is the new process's, and stays open there.
             Ending::TakenOver(pid) => {
-                tracing::info!(pid, "a new process serves; requests in flight finish here");
                 watchdog.abort();
-                drop(offer);
-                admin.close().await;
+                hand_over(pid, offer, admin).await;
                 None
             }
             Ending::Stopped => {
@@ -256,13 +233,8 @@ impl Server {
             admin.close().await;
         }
         serving.join_all().await;
-        if let Some(tracer) = tracer {
-            tracer.flush(SPANS_FINISH).await;
-        }
-        if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
-            sweeping.abort();
-            let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
-        }
+        sweeping.into_iter().for_each(|sweeping| sweeping.abort());
+        finish(tracer, self.audit).await;
         Ok(())
     }
 
@@ -307,6 +279,45 @@ enum Ending {
     Stopped,
     /// The process with this id serves.
     TakenOver(u32),
+}
+
+/// Starts to accept connections on each socket.
+fn accept(
+    sockets: Vec<BoundSocket>,
+    tls: Option<&Arc<Acceptor>>,
+    front: &Arc<Front>,
+    shutdown: &watch::Receiver<bool>,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut serving = JoinSet::new();
+    for socket in sockets {
+        let listener = TcpListener::from_std(socket.listener)?;
+        serving.spawn(listener::accept(listener, tls.cloned(), Arc::clone(front), shutdown.clone()));
+    }
+    Ok(serving)
+}
+
+/// Renews keys and measures memory. Both end with the shutdown, since a process that drains needs no new keys.
+fn watch_until_shutdown(front: &Arc<Front>, shutdown: watch::Receiver<bool>) {
+    tokio::spawn(renew_keys(Arc::clone(front), shutdown.clone()));
+    let memory = Arc::clone(front.gate().limiter.memory());
+    tokio::spawn(async move { memory.watch(shutdown).await });
+}
+
+/// Leaves the admin port to the process with this id, where it stays open.
+async fn hand_over(pid: u32, offer: Option<Offer>, admin: AdminPort) {
+    tracing::info!(pid, "a new process serves; requests in flight finish here");
+    drop(offer);
+    admin.close().await;
+}
+
+/// Sends the last spans and writes the last sessions of the audit log.
+async fn finish(tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) {
+    if let Some(tracer) = tracer {
+        tracer.flush(SPANS_FINISH).await;
+    }
+    if let Some(audit) = audit {
+        let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
+    }
 }
 
 async fn taken(offer: Option<&Offer>) -> u32 {

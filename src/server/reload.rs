@@ -112,6 +112,7 @@ impl Running {
 
     fn take(&self, config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
+        let kept = configured.kept_until_restart(&config);
         let before = self.front.gate();
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let verifier = before.verifier.successor(config.issuers, config.limits.verdicts)?;
@@ -122,12 +123,6 @@ impl Running {
         refilter_logs(&config.log)?;
         // Nothing below can fail.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let kept = configured.kept_until_restart(
-            &config.server,
-            config.log.format,
-            config.audit.as_ref(),
-            config.otel.as_ref(),
-        );
         if !kept.is_empty() {
             tracing::warn!(keys = kept.join(", "), "what these keys say now needs a restart");
         }
@@ -172,14 +167,18 @@ impl Running {
 }
 
 impl Configured {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            server: config.server.clone(),
+            log_format: config.log.format,
+            audit: config.audit.clone(),
+            otel: config.otel.clone(),
+            file: config.file.clone(),
+        }
+    }
+
     /// The keys whose values here are not those in use, since these cannot change in a running process.
-    fn kept_until_restart(
-        &self,
-        server: &ServerSettings,
-        log_format: LogFormat,
-        audit: Option<&AuditSettings>,
-        otel: Option<&OtelSettings>,
-    ) -> Vec<&'static str> {
+    fn kept_until_restart(&self, config: &Config) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
         let ServerSettings {
@@ -192,7 +191,7 @@ impl Configured {
             state,
             upgrade_socket,
             upgrade_timeout,
-        } = server;
+        } = &config.server;
         let changed = [
             ("server.listen", *listen != old.listen),
             ("server.admin", *admin != old.admin),
@@ -206,9 +205,9 @@ impl Configured {
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
-            ("log.format", log_format != self.log_format),
-            ("audit", audit != self.audit.as_ref()),
-            ("otel", otel != self.otel.as_ref()),
+            ("log.format", config.log.format != self.log_format),
+            ("audit", config.audit != self.audit),
+            ("otel", config.otel != self.otel),
         ];
         changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }

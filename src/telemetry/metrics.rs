@@ -102,6 +102,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Where two metrics have one name, which a test would have shown.
+    #[expect(clippy::too_many_lines, reason = "a list of all metrics")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {

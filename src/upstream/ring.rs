@@ -50,7 +50,7 @@ impl Ring {
         let members: io::Result<Vec<_>> = servers.iter().map(Member::new).collect();
         let members: Arc<[Member]> = members?.into();
         let mut balancer = LoadBalancer::try_from_iter(servers.iter().map(|server| address(server.url())))?;
-        balancer.set_health_check(Box::new(Check(Arc::clone(&members))));
+        balancer.set_health_check(Box::new(MemberCheck(Arc::clone(&members))));
         let (interval, failover) = (config.health_interval, config.failover);
         let (settled, suspected) = (watch::Sender::new(false), Notify::new());
         Ok(Self { balancer, members, settled, suspected, interval, failover })
@@ -177,10 +177,10 @@ const HURRIED: u32 = 4;
 const IN_A_ROW: usize = 2;
 
 /// How Pingora's health checks ask.
-struct Check(Arc<[Member]>);
+struct MemberCheck(Arc<[Member]>);
 
 #[async_trait]
-impl HealthCheck for Check {
+impl HealthCheck for MemberCheck {
     async fn check(&self, target: &Backend) -> pingora::Result<()> {
         let Some(member) = self.0.iter().find(|member| member.backend.addr == target.addr) else {
             return Error::e_explain(ErrorType::InternalError, "no such server");

@@ -11,7 +11,7 @@ use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
 
 /// What came of all the rules.
-pub(super) struct Shapes {
+pub(super) struct ResolvedShapes {
     /// How many there are, right or wrong.
     pub(super) count: usize,
     /// Whether each of them says `public = true`.
@@ -26,7 +26,7 @@ pub(super) struct Shapes {
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
 /// `upstreams` is `None` where they have errors of their own; names are then not looked up.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> Shapes {
+pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
         rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    Shapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
+    ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
 }
 
 /// An optional key with an error reads as absent here: nothing comes of a file with an error.
