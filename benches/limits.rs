@@ -13,7 +13,8 @@ use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::{Config, Environment};
 use shapegate::limits::{Client, Limiter};
-use shapegate::shape::{ShapeRequest, UpstreamRequest};
+use shapegate::rewrite::UpstreamRequest;
+use shapegate::shape::ShapeRequest;
 
 mod scene;
 

@@ -7,7 +7,8 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
-use shapegate::shape::{ShapeRequest, UpstreamRequest};
+use shapegate::rewrite::UpstreamRequest;
+use shapegate::shape::ShapeRequest;
 
 mod scene;
 

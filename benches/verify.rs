@@ -25,8 +25,9 @@ use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::{Map, Value, json};
 use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
 use shapegate::auth::{Algorithm, BearerToken, Check, TokenVerifier};
+use shapegate::auth::{IssuerSettings, KeySource, RemoteKeys};
 use shapegate::clock::SystemClock;
-use shapegate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
+use shapegate::shape::ShapeClaims;
 
 const ISSUER: &str = "https://auth.example.com";
 const AUDIENCE: &str = "https://app.example.com";
@@ -116,7 +117,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
     jwk["kid"] = "key-2026-11".into();
     let set = json!({ "keys": [jwk] }).to_string();
     let parsed = KeySet::parse(set.as_bytes(), &[sample.algorithm]).expect("a key set");
-    let issuer = Issuer {
+    let issuer = IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
         algorithms: vec![sample.algorithm],

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use pingora::{Error, ErrorType};
-
 use crate::rejection::Rejection;
 
 /// What went wrong on our side of the client.
@@ -95,16 +93,5 @@ impl Fault {
     /// Whether it happens every day, and says nothing of us or of Electric.
     pub(crate) const fn is_everyday(&self) -> bool {
         matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
-    }
-
-    /// The fault behind an error of an exchange with Electric.
-    pub(crate) fn of_upstream(error: &Error) -> Self {
-        match error.etype() {
-            ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::WriteTimedout => Self::UpstreamTimeout,
-            _ => Self::UpstreamUnreachable,
-        }
     }
 }

@@ -57,68 +57,58 @@ impl Rejection {
 
     /// The status and the code, which is also the label of the metric, and words for a person.
     pub const fn answer(&self) -> (StatusCode, &'static str, &'static str) {
+        let (code, message) = self.words();
+        (self.status(), code, message)
+    }
+
+    const fn status(&self) -> StatusCode {
         match self {
-            Self::ContentTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "content_too_large",
-                "A request for a shape has no body, one for a subset at most 64 KiB.",
-            ),
-            Self::Forbidden => {
-                (StatusCode::FORBIDDEN, "forbidden", "No rule allows this shape to the bearer of this token.")
+            Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+            Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound | Self::ShapeNotFound => StatusCode::NOT_FOUND,
+            Self::TokenExpired | Self::TokenInvalid | Self::TokenMissing => StatusCode::UNAUTHORIZED,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpstreamRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+        }
+    }
+
+    /// The code and a sentence for a person.
+    const fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::ContentTooLarge => {
+                ("content_too_large", "A request for a shape has no body, one for a subset at most 64 KiB.")
             }
-            Self::HeadersTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "headers_too_large",
-                "The request has too many or too long headers.",
-            ),
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Something is wrong here; the request id leads to it in the log.",
-            ),
-            Self::InvalidRequest(_) => {
-                (StatusCode::BAD_REQUEST, "invalid_request", "The request is not well formed; `errors` says where.")
+            Self::Forbidden => ("forbidden", "No rule allows this shape to the bearer of this token."),
+            Self::HeadersTooLarge => ("headers_too_large", "The request has too many or too long headers."),
+            Self::Internal => ("internal", "Something is wrong here; the request id leads to it in the log."),
+            Self::InvalidRequest(_) => ("invalid_request", "The request is not well formed; `errors` says where."),
+            Self::KeysUnavailable(_) => ("keys_unavailable", "The issuer's keys cannot be had right now; try again."),
+            Self::MethodNotAllowed(_) => ("method_not_allowed", "This path does not take that method."),
+            Self::NotFound => ("not_found", "Nothing is served at this path."),
+            Self::NotReady(_) => ("not_ready", "The sync service is not ready; try again."),
+            Self::Overloaded(_) => {
+                ("overloaded", "Too many requests are being answered; try again after the time in `retry-after`.")
             }
-            Self::KeysUnavailable(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "keys_unavailable",
-                "The issuer's keys cannot be had right now; try again.",
-            ),
-            Self::MethodNotAllowed(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take that method.")
+            Self::ShapeNotFound => ("shape_not_found", "No rule serves this table."),
+            Self::TokenExpired => ("token_expired", "The token has expired."),
+            Self::TokenInvalid => ("token_invalid", "The token is not valid here."),
+            Self::TokenMissing => ("token_missing", "Send a token: Authorization: Bearer …."),
+            Self::TooManyRequests(_) => {
+                ("too_many_requests", "This client asks for too much; try again after the time in `retry-after`.")
             }
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Nothing is served at this path."),
-            Self::NotReady(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The sync service is not ready; try again.")
+            Self::UpstreamRefused => ("upstream_refused", "The sync service refused the request made for this one."),
+            Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not answer in time."),
+            Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service cannot be reached."),
+            Self::UriTooLong => {
+                ("uri_too_long", "The request target, or the one its rule makes for the sync service, is too long.")
             }
-            Self::Overloaded(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "Too many requests are being answered; try again after the time in `retry-after`.",
-            ),
-            Self::ShapeNotFound => (StatusCode::NOT_FOUND, "shape_not_found", "No rule serves this table."),
-            Self::TokenExpired => (StatusCode::UNAUTHORIZED, "token_expired", "The token has expired."),
-            Self::TokenInvalid => (StatusCode::UNAUTHORIZED, "token_invalid", "The token is not valid here."),
-            Self::TokenMissing => (StatusCode::UNAUTHORIZED, "token_missing", "Send a token: Authorization: Bearer …."),
-            Self::TooManyRequests(_) => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_requests",
-                "This client asks for too much; try again after the time in `retry-after`.",
-            ),
-            Self::UpstreamRefused => {
-                (StatusCode::BAD_GATEWAY, "upstream_refused", "The sync service refused the request made for this one.")
-            }
-            Self::UpstreamTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The sync service did not answer in time.")
-            }
-            Self::UpstreamUnreachable => {
-                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The sync service cannot be reached.")
-            }
-            Self::UriTooLong => (
-                StatusCode::URI_TOO_LONG,
-                "uri_too_long",
-                "The request target, or the one its rule makes for the sync service, is too long.",
-            ),
         }
     }
 

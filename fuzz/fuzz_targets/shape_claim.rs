@@ -6,16 +6,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
-use shapegate::config::ShapeClaims;
-use shapegate::gatekeeper::{ScopedRequest, ShapeClaim};
 use shapegate::policy::PolicySet;
-use shapegate::shape::UpstreamRequest;
+use shapegate::rewrite::UpstreamRequest;
+use shapegate::shape::{ScopedRequest, ShapeClaim, ShapeClaims};
 
 /// The query of the request to Electric; `None` where the claim does not allow the request.
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<String> {
     let request = ScopedRequest::parse(None, query).ok()?;
     let permit = PolicySet::default().authorize_shape(claim, &request).ok()?;
-    let upstream = UpstreamRequest::build(permit, request.protocol(), None).ok()?;
+    let upstream = UpstreamRequest::build(permit, &request.into_protocol(), None).ok()?;
     Some(upstream.query().to_owned())
 }
 

@@ -7,7 +7,7 @@ use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey,
 use cel::common::value::Val;
 use serde_json::{Map, Number, Value};
 
-use super::json;
+use crate::json;
 
 /// The claims of a token that passed every check.
 pub struct Claims {

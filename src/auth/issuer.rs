@@ -7,17 +7,18 @@ use super::expectations::Expectations;
 use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
+use super::settings::{IssuerSettings, KeySource};
 use super::verifier::{InvalidReason, TokenError};
 use crate::clock::{Clock, UnixTime};
-use crate::config;
 use crate::secret::Secret;
+use crate::shape::ShapeClaims;
 
 /// An issuer whose tokens are accepted.
 pub(super) struct TrustedIssuer {
     /// A [`Principal`](super::Principal) holds it, so it also says under which configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
-    pub(super) shape_claims: config::ShapeClaims,
+    pub(super) shape_claims: ShapeClaims,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     keys: Keys,
@@ -51,16 +52,16 @@ impl TrustedIssuer {
     /// good here too, as far as it comes from the same place; else it starts from the disk where that is possible, and
     /// blocks for the file.
     pub(super) fn new(
-        issuer: config::Issuer,
+        issuer: IssuerSettings,
         before: Option<&Self>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
-        let config::Issuer { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
+        let IssuerSettings { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
             issuer;
         if audience.is_empty() {
             return Err(IssuerError::NoAudience);
         }
-        let symmetric = matches!(keys, config::KeySource::Shared(_));
+        let symmetric = matches!(keys, KeySource::Shared(_));
         if algorithms.is_empty() || algorithms.iter().any(|algorithm| algorithm.is_symmetric() != symmetric) {
             return Err(IssuerError::Algorithms);
         }
@@ -71,9 +72,9 @@ impl TrustedIssuer {
     }
 
     /// Whether this is the issuer that `config` describes, in every detail: what was verified under it holds on.
-    pub(super) fn is(&self, config: &config::Issuer) -> bool {
+    pub(super) fn is(&self, config: &IssuerSettings) -> bool {
         // Whole, so that a new member is not forgotten here.
-        let config::Issuer { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
+        let IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
         let expected = &self.expectations;
         *self.name == **issuer
             && expected.audience == *audience
@@ -92,7 +93,7 @@ impl TrustedIssuer {
         match &header.typ {
             Some(typ) if !self.types.contains(typ) => Err(InvalidReason::Type),
             // RFC 8725 section 3.11: what is signed here always says what it is.
-            None if self.shape_claims == config::ShapeClaims::Own => Err(InvalidReason::Type),
+            None if self.shape_claims == ShapeClaims::Own => Err(InvalidReason::Type),
             _ => Ok(()),
         }
     }
@@ -167,18 +168,18 @@ impl TrustedIssuer {
 impl Keys {
     fn new(
         issuer: &Arc<str>,
-        source: config::KeySource,
+        source: KeySource,
         algorithms: &[Algorithm],
         before: Option<&Arc<RemoteStore>>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
         match source {
-            config::KeySource::Shared(secret) => {
+            KeySource::Shared(secret) => {
                 let key = Arc::new(Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?);
                 Ok(Self::Shared { secret, key })
             }
-            config::KeySource::Published { fixed: None, remote: None } => Err(IssuerError::NoKeys),
-            config::KeySource::Published { fixed, remote } => {
+            KeySource::Published { fixed: None, remote: None } => Err(IssuerError::NoKeys),
+            KeySource::Published { fixed, remote } => {
                 let store = |remote| match before {
                     Some(before) if before.is(&remote, algorithms) => Arc::clone(before),
                     _ => Arc::new(RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), before, around)),
@@ -189,10 +190,10 @@ impl Keys {
     }
 
     /// Whether these are the keys of `source`; of fetched ones, whether they come from the same place.
-    fn are(&self, source: &config::KeySource) -> bool {
+    fn are(&self, source: &KeySource) -> bool {
         match (self, source) {
-            (Self::Shared { secret, .. }, config::KeySource::Shared(other)) => secret == other,
-            (Self::Published { fixed, remote }, config::KeySource::Published { fixed: others, remote: place }) => {
+            (Self::Shared { secret, .. }, KeySource::Shared(other)) => secret == other,
+            (Self::Published { fixed, remote }, KeySource::Published { fixed: others, remote: place }) => {
                 let same_set = match (fixed, others) {
                     (Some(fixed), Some(others)) => fixed.same_keys(others),
                     (None, None) => true,

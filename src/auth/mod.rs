@@ -14,11 +14,11 @@ mod bearer;
 mod claims;
 mod expectations;
 mod issuer;
-pub(crate) mod json;
 mod jws;
 pub mod keys;
 mod principal;
 mod renewals;
+mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verdicts;
@@ -30,4 +30,5 @@ pub use claims::Claims;
 pub use issuer::IssuerError;
 pub use principal::{Principal, SubjectKey};
 pub use renewals::Renewals;
+pub use settings::{IssuerSettings, KeySource, RemoteKeys};
 pub use verifier::{Check, InvalidReason, TokenError, TokenVerifier, Verified, VerifierError};

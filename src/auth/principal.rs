@@ -11,8 +11,8 @@ use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
 use crate::clock::UnixTime;
-use crate::gatekeeper::ShapeClaim;
 use crate::hex::hex;
+use crate::shape::ShapeClaim;
 
 /// A verified caller. Holding one is the proof that a token passed every check; only the verifier makes one.
 pub struct Principal {

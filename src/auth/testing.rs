@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
-use super::{Algorithm, BearerToken};
+use super::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys};
 use crate::clock::UnixTime;
-use crate::config::{Issuer, KeySource, RemoteKeys, ShapeClaims};
 use crate::secret::Secret;
+use crate::shape::ShapeClaims;
 
 /// The time at which tests begin.
 pub(crate) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -162,8 +162,8 @@ pub(crate) fn jwks(keys: &[&TestKey]) -> String {
 }
 
 /// An issuer that accepts every public-key algorithm, without leeway.
-pub(crate) fn issuer(keys: KeySource) -> Issuer {
-    Issuer {
+pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
+    IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
         algorithms: Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect(),
@@ -175,8 +175,8 @@ pub(crate) fn issuer(keys: KeySource) -> Issuer {
     }
 }
 
-pub(crate) fn shared_issuer(secret: &str) -> Issuer {
-    Issuer { algorithms: vec![Algorithm::Hs256], ..issuer(KeySource::Shared(Secret::new(secret))) }
+pub(crate) fn shared_issuer(secret: &str) -> IssuerSettings {
+    IssuerSettings { algorithms: vec![Algorithm::Hs256], ..issuer(KeySource::Shared(Secret::new(secret))) }
 }
 
 pub(crate) fn fixed(keys: &[&TestKey]) -> KeySource {

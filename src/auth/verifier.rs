@@ -12,10 +12,10 @@ use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
+use super::settings::IssuerSettings;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
-use crate::config;
-use crate::gatekeeper::ShapeClaim;
+use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
@@ -116,7 +116,7 @@ impl TokenVerifier {
     /// Reads the last good key sets from `state_dir` and blocks for it; fetches nothing before [`Renewals`](super::Renewals)
     /// follow it or a token asks.
     pub fn new(
-        issuers: Vec<config::Issuer>,
+        issuers: Vec<IssuerSettings>,
         verdicts: usize,
         clock: Arc<dyn Clock>,
         state_dir: Option<PathBuf>,
@@ -135,7 +135,7 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn successor(&self, issuers: Vec<config::Issuer>, verdicts: usize) -> Result<Self, VerifierError> {
+    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdicts: usize) -> Result<Self, VerifierError> {
         let issuers = trusted(issuers, &self.issuers, &self.around)?;
         let verdicts = if verdicts == self.verdicts.capacity() {
             Arc::clone(&self.verdicts)
@@ -243,7 +243,7 @@ impl TokenVerifier {
 
 /// The issuers of a configuration; those of `before` that are the same are taken as they are.
 fn trusted(
-    issuers: Vec<config::Issuer>,
+    issuers: Vec<IssuerSettings>,
     before: &[Arc<TrustedIssuer>],
     around: &Surroundings,
 ) -> Result<Vec<Arc<TrustedIssuer>>, VerifierError> {

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::{Caller, Decision, Grant, RequestHead, Rules, decide};
 use crate::rejection::Rejection;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::Usage;
 use crate::auth::keys::{HttpFetch, JwksFetch, KeySet};
-use crate::config::{Config, Issuer, KeySource, RemoteKeys};
+use crate::auth::{IssuerSettings, KeySource, RemoteKeys};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct Jwks {
@@ -48,7 +49,7 @@ impl Jwks {
     }
 }
 
-fn remote(issuer: &Issuer) -> Option<&RemoteKeys> {
+fn remote(issuer: &IssuerSettings) -> Option<&RemoteKeys> {
     match &issuer.keys {
         KeySource::Published { remote, .. } => remote.as_ref(),
         KeySource::Shared(_) => None,

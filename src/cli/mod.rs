@@ -3,6 +3,7 @@
 //! Exit 64 says that usage or configuration is wrong, 1 that something else is.
 
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod explain;
 mod jwks;
@@ -44,6 +45,7 @@ enum Command {
     /// Validate a configuration and print every error
     Check(check::Check),
     /// Run everything embedded: issuer, stand-in for Electric, proxy, a page to watch
+    #[cfg(feature = "demo")]
     Demo(demo::Demo),
     /// Say what becomes of one request, and why
     Explain(explain::Explain),
@@ -63,6 +65,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::server::install_crypto();
     let result = match (cli.command, cli.config) {
         (Some(Command::Check(check)), _) => check.run(),
+        #[cfg(feature = "demo")]
         (Some(Command::Demo(demo)), _) => demo.run(),
         (Some(Command::Explain(explain)), _) => explain.run(),
         (Some(Command::Jwks(jwks)), _) => jwks.run(),

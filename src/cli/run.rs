@@ -12,7 +12,8 @@ use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::{Config, Limits};
+use crate::config::Config;
+use crate::limits::LimitSettings;
 use crate::server::{Reloader, Server};
 use crate::telemetry;
 
@@ -37,7 +38,7 @@ pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
 
 /// Open files where every connection of clients and every request to Electric that may be is there, and some for the
 /// rest.
-fn files_needed(limits: &Limits) -> u64 {
+fn files_needed(limits: &LimitSettings) -> u64 {
     const REST: usize = 64;
     u64::try_from(limits.connections + limits.flights + REST).unwrap_or(u64::MAX)
 }

@@ -11,14 +11,14 @@ use super::chain::{Chain, Reader, Writer};
 use super::encoding::{self, Encoding};
 use super::freshness::Lifetime;
 use super::head::Head;
-use super::key::{Key, ShapeKey};
+use super::key::{FlightKey, ShapeKey};
 use crate::policy::RuleId;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// Header, body and end, from the first byte to the last moment it is fresh. It belongs to no client.
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub(super) key: Key,
+    pub(super) key: FlightKey,
     pub(super) rule: RuleId,
     pub(super) live: bool,
     /// Whether others than the first may join it, or have it later.
@@ -61,7 +61,7 @@ pub(super) enum Age {
 
 impl Flight {
     /// A flight for `request`, and the one who writes its answer of at most `flight_bytes` for joiners.
-    pub(super) fn open(key: Key, request: &UpstreamRequest, flight_bytes: usize) -> (Arc<Self>, Writer) {
+    pub(super) fn open(key: FlightKey, request: &UpstreamRequest, flight_bytes: usize) -> (Arc<Self>, Writer) {
         let (body, writer) = Chain::new(flight_bytes);
         let flight = Self {
             key,

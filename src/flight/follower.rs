@@ -10,7 +10,7 @@ use super::encoding::Encoding;
 use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
-use super::key::Key;
+use super::key::FlightKey;
 use crate::fault::Fault;
 
 /// How a request came to its answer.
@@ -58,7 +58,7 @@ impl Follower {
     }
 
     /// What it shares its answer by.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &FlightKey {
         &self.flight.key
     }
 

@@ -14,15 +14,15 @@ use super::follower::{Follower, Join};
 use super::freshness::Lifetime;
 use super::head::Head;
 use super::kept::KeptFlights;
-use super::key::Key;
+use super::key::FlightKey;
+use super::settings::CacheSettings;
 use super::sink::Sink;
-use crate::config;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
-use crate::shape::UpstreamRequest;
-use crate::telemetry::TraceParent;
+use crate::rewrite::UpstreamRequest;
+use crate::trace_context::TraceParent;
 
 /// Who answers a flight: Electric, or a test.
 #[async_trait]
@@ -77,7 +77,7 @@ pub struct KnownAnswer {
 
 /// The open flights and the kept ones.
 pub struct Hub {
-    open: Vec<Mutex<HashMap<Key, Arc<Flight>>>>,
+    open: Vec<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
     hasher: RandomState,
     places: Arc<FlightLimits>,
     supply: ArcSwap<Supply>,
@@ -87,7 +87,7 @@ pub struct Hub {
 /// The cache and its settings: what a reload replaces. A flight ends with the settings it began with.
 struct Supply {
     kept: Arc<KeptFlights>,
-    settings: config::Cache,
+    settings: CacheSettings,
 }
 
 /// Locks for the open flights: enough for the cores of one machine.
@@ -104,16 +104,16 @@ impl std::fmt::Debug for Hub {
 
 impl Hub {
     /// Returns an empty hub. `places` bounds the open flights, in total and per client.
-    pub fn new(settings: config::Cache, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: CacheSettings, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
         let supply = ArcSwap::from_pointee(Supply::new(settings, &metrics));
         Self { open, hasher: RandomState::new(), places, supply, metrics }
     }
 
     /// Applies other settings to new flights. Cached responses are dropped if the size of the cache changes.
-    pub fn configure(&self, settings: config::Cache) {
+    pub fn configure(&self, settings: CacheSettings) {
         let before = self.supply.load_full();
-        let room = |settings: &config::Cache| (settings.bytes, settings.flight_bytes);
+        let room = |settings: &CacheSettings| (settings.bytes, settings.flight_bytes);
         self.supply.store(Arc::new(if room(&settings) == room(&before.settings) {
             Supply { kept: Arc::clone(&before.kept), settings }
         } else {
@@ -133,7 +133,7 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let key = Key::of(source.as_ref(), &request);
+        let key = FlightKey::of(source.as_ref(), &request);
         if !request.is_shared() {
             return self.fly_alone(source, key, request, client, origin);
         }
@@ -180,7 +180,7 @@ impl Hub {
     fn fly_alone(
         self: &Arc<Self>,
         source: &Arc<dyn Source>,
-        key: Key,
+        key: FlightKey,
         request: UpstreamRequest,
         client: Option<&Client>,
         origin: Origin<'_>,
@@ -248,7 +248,7 @@ impl Hub {
         self: &Arc<Self>,
         supply: &Arc<Supply>,
         source: &Arc<dyn Source>,
-        key: Key,
+        key: FlightKey,
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
@@ -301,7 +301,7 @@ impl Hub {
         }
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn shard(&self, key: &FlightKey) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
         let hash = self.hasher.hash_one(key);
         lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
     }
@@ -317,12 +317,12 @@ struct Flown {
 
 impl Supply {
     /// With nothing kept yet.
-    fn new(settings: config::Cache, metrics: &Arc<Metrics>) -> Self {
+    fn new(settings: CacheSettings, metrics: &Arc<Metrics>) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
         Self { kept, settings }
     }
 
-    fn find(&self, key: &Key) -> Option<(Arc<Flight>, Age)> {
+    fn find(&self, key: &FlightKey) -> Option<(Arc<Flight>, Age)> {
         let flight = self.kept.find(key)?;
         let age = flight.age(Instant::now());
         Some((flight, age))
@@ -361,12 +361,12 @@ impl Supply {
     }
 }
 
-fn lock(shard: &Mutex<HashMap<Key, Arc<Flight>>>) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+fn lock(shard: &Mutex<HashMap<FlightKey, Arc<Flight>>>) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes out this flight; another one may have its key by now.
-fn remove(open: &mut HashMap<Key, Arc<Flight>>, flight: &Arc<Flight>) {
+fn remove(open: &mut HashMap<FlightKey, Arc<Flight>>, flight: &Arc<Flight>) {
     if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         open.remove(&flight.key);
     }

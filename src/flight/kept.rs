@@ -9,14 +9,14 @@ use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, Options, OptionsBuilder, Weighter};
 
 use super::flight::Flight;
-use super::key::{Key, ShapeKey};
+use super::key::{FlightKey, ShapeKey};
 use crate::metrics::Metrics;
 
 /// Kept flights by key, and by handle for the day that dies. The eviction is the cache's own and resists scans: an
 /// answer that was asked for once goes before one that was asked for again.
 #[derive(Debug)]
 pub(super) struct KeptFlights {
-    cache: Cache<Key, Entry, Weight, RandomState, Shapes>,
+    cache: Cache<FlightKey, Entry, Weight, RandomState, Shapes>,
     shapes: Shapes,
     entries: AtomicU64,
 }
@@ -33,8 +33,8 @@ struct Entry {
 #[derive(Clone, Debug)]
 struct Weight;
 
-impl Weighter<Key, Entry> for Weight {
-    fn weight(&self, _key: &Key, entry: &Entry) -> u64 {
+impl Weighter<FlightKey, Entry> for Weight {
+    fn weight(&self, _key: &FlightKey, entry: &Entry) -> u64 {
         entry.weight
     }
 }
@@ -42,7 +42,7 @@ impl Weighter<Key, Entry> for Weight {
 /// Which keys belong to a shape, each with the number of its entry.
 #[derive(Clone, Debug)]
 struct Shapes {
-    keys: Arc<Mutex<HashMap<ShapeKey, HashMap<Key, u64>>>>,
+    keys: Arc<Mutex<HashMap<ShapeKey, HashMap<FlightKey, u64>>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,7 +55,7 @@ impl KeptFlights {
         Self { cache, shapes, entries: AtomicU64::new(0) }
     }
 
-    pub(super) fn find(&self, key: &Key) -> Option<Arc<Flight>> {
+    pub(super) fn find(&self, key: &FlightKey) -> Option<Arc<Flight>> {
         self.cache.get(key).map(|entry| entry.flight)
     }
 
@@ -138,10 +138,10 @@ impl Shapes {
     }
 }
 
-impl Lifecycle<Key, Entry> for Shapes {
+impl Lifecycle<FlightKey, Entry> for Shapes {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _key: Key, entry: Entry) {
+    fn on_evict(&self, (): &mut (), _key: FlightKey, entry: Entry) {
         self.evicted(&entry);
     }
 }

@@ -4,17 +4,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::hub::Source;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// The Electric that is asked, and the bytes of the request without the secret. Nothing else from a client reaches
 /// Electric, so nothing else can make two responses differ (docs/security.md, C1, C2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct FlightKey {
     electric: Arc<str>,
     request: Arc<str>,
 }
 
-impl Key {
+impl FlightKey {
     /// Returns the key of a request to `source`.
     pub fn of(source: &dyn Source, request: &UpstreamRequest) -> Self {
         Self { electric: source.identity(request), request: request.identity().into() }

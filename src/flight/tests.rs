@@ -15,12 +15,13 @@ use tokio::time::advance;
 
 use super::*;
 use crate::clock::UnixTime;
-use crate::config::{Cache, Config, Environment, Limits};
+use crate::config::{Config, Environment};
 use crate::fault::Fault;
-use crate::limits::Limiter;
+use crate::limits::{LimitSettings, Limiter};
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::ShapeRequest;
 
 /// How the source behaves, once.
 enum Act {
@@ -114,7 +115,7 @@ impl Scene {
         Self { hub, source, script, policy: config.policy }
     }
 
-    fn hub(limits: &Limits, cache: Cache) -> Arc<Hub> {
+    fn hub(limits: &LimitSettings, cache: CacheSettings) -> Arc<Hub> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let places = Arc::clone(Limiter::new(limits).flights());
         Arc::new(Hub::new(cache, places, metrics))
@@ -203,9 +204,9 @@ async fn another_size_of_the_cache_empties_it() {
     scene.read(SNAPSHOT).await.1.unwrap();
     scene.settle().await;
     let settings = Config::parse(CONFIG, Path::new("test.toml"), &Environment::from([])).unwrap().cache;
-    scene.hub.configure(Cache { header: !settings.header, ..settings.clone() });
+    scene.hub.configure(CacheSettings { header: !settings.header, ..settings.clone() });
     assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("1")));
-    scene.hub.configure(Cache { bytes: 1 << 20, ..settings });
+    scene.hub.configure(CacheSettings { bytes: 1 << 20, ..settings });
     assert_eq!((scene.hub.kept_flights(), scene.hub.capacity()), (0, 1 << 20));
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("2")));
 }

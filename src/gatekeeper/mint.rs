@@ -2,11 +2,11 @@
 
 use serde_json::{Map, json};
 
-use super::definition::{Definition, Log};
-use super::{Gatekeeper, LEEWAY, ShapeClaim};
+use super::{Gatekeeper, LEEWAY};
 use crate::auth::{Principal, SubjectKey};
 use crate::clock::UnixTime;
-use crate::policy::{Permit, Replica};
+use crate::policy::Permit;
+use crate::shape::{Columns, Definition, Log, Replica, ShapeClaim, TableName};
 
 /// A token for one shape, and what its client is told.
 pub struct Minted {
@@ -20,7 +20,7 @@ impl Gatekeeper {
     /// It lives for [`Gatekeeper::lifetime`], and no longer than the user's own. `None` where signing fails, for which
     /// no reason is known.
     pub fn mint(&self, permit: &Permit, log: Log, user: Option<&Principal>, now: UnixTime) -> Option<Minted> {
-        let definition = Definition::of_permit(permit, log)?;
+        let definition = definition(permit, log)?;
         let longest = now.saturating_add(self.lifetime).as_secs();
         // What is told as its end is judged with a leeway again.
         let user_end = user.map(|user| user.expires_at().as_secs().saturating_sub(LEEWAY.as_secs()));
@@ -78,4 +78,17 @@ impl Minted {
         }
         config.to_string()
     }
+}
+
+/// What a permit gives; `None` only if the permit's table is none.
+fn definition(permit: &Permit, log: Log) -> Option<Definition> {
+    Some(Definition {
+        table: TableName::parse(permit.table()).ok()?,
+        predicate: permit.predicate().map(str::to_owned),
+        params: permit.params().to_vec(),
+        columns: Columns::parse_optional(permit.columns())?,
+        queryable_columns: Columns::parse_optional(permit.queryable_columns())?,
+        replica: permit.replica(),
+        log,
+    })
 }

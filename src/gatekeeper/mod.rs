@@ -2,12 +2,9 @@
 //!
 //! A user's token and the rules give a [`Permit`](crate::policy::Permit); [`Gatekeeper::mint`] writes all of it that
 //! decides rows into a short-lived token, and the answer that a client spreads into its `ShapeStream` options. A GET
-//! with such a token repeats the definition: [`ScopedRequest`] reads it, [`ShapeClaim::is_repeated_by`] compares, and
+//! with such a token repeats the definition: [`ScopedRequest`](crate::shape::ScopedRequest) reads it, [`ShapeClaim::is_repeated_by`](crate::shape::ShapeClaim::is_repeated_by) compares, and
 //! the request to Electric is made of the claim, never of the client's text.
 
-mod claim;
-mod columns;
-mod definition;
 mod mint;
 mod signing;
 #[cfg(test)]
@@ -15,12 +12,9 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::auth::Algorithm;
-use crate::config;
+use crate::auth::{Algorithm, IssuerSettings, KeySource};
+use crate::shape::ShapeClaims;
 
-pub use claim::{Malformed, ScopedRequest, ShapeClaim};
-pub use columns::Columns;
-pub use definition::{Definition, Log};
 pub use mint::Minted;
 pub use signing::{NoSigningKey, SigningKey};
 
@@ -72,9 +66,9 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// Where the public half is not a key that tokens may be verified with; no key that [`SigningKey`] reads is so.
-    pub fn issuer(&self) -> Result<config::Issuer, crate::auth::keys::KeySetError> {
+    pub fn issuer(&self) -> Result<IssuerSettings, crate::auth::keys::KeySetError> {
         let algorithms = vec![self.key.algorithm()];
-        Ok(config::Issuer {
+        Ok(IssuerSettings {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
             keys: self.key.verifying(&algorithms)?,
@@ -82,7 +76,7 @@ impl Gatekeeper {
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],
-            shape_claims: config::ShapeClaims::Own,
+            shape_claims: ShapeClaims::Own,
         })
     }
 }
@@ -98,13 +92,13 @@ impl Endpoint<'_> {
 }
 
 impl SigningKey {
-    fn verifying(&self, algorithms: &[Algorithm]) -> Result<config::KeySource, crate::auth::keys::KeySetError> {
+    fn verifying(&self, algorithms: &[Algorithm]) -> Result<KeySource, crate::auth::keys::KeySetError> {
         match self {
-            Self::Shared { secret, .. } => Ok(config::KeySource::Shared(secret.clone())),
+            Self::Shared { secret, .. } => Ok(KeySource::Shared(secret.clone())),
             Self::Pair { .. } => {
                 let set = self.jwks().map(|set| set.to_string()).unwrap_or_default();
                 let set = crate::auth::keys::KeySet::parse(set.as_bytes(), algorithms)?.set;
-                Ok(config::KeySource::Published { fixed: Some(set), remote: None })
+                Ok(KeySource::Published { fixed: Some(set), remote: None })
             }
         }
     }

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::ShapeClaims;
 use crate::policy::{Permit, PolicySet};
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
+use crate::shape::{Definition, Log, Malformed, ScopedRequest, ShapeClaim, ShapeClaims};
 
 fn claim(shape: &Value) -> Result<ShapeClaim, Malformed> {
     let claims = Map::from_iter([("shape".to_owned(), shape.clone())]);
@@ -227,7 +227,7 @@ fn written(claim: &ShapeClaim) -> String {
         ("where", predicate.clone()),
         ("columns", columns.as_ref().map(ToString::to_string)),
         ("queryable_columns", queryable_columns.as_ref().map(ToString::to_string)),
-        ("replica", (*replica == crate::policy::Replica::Full).then(|| "full".to_owned())),
+        ("replica", (*replica == crate::shape::Replica::Full).then(|| "full".to_owned())),
         ("log", (*log == Log::ChangesOnly).then(|| "changes_only".to_owned())),
     ] {
         query.extend_pairs(value.map(|value| (name, value)));

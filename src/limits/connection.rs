@@ -8,7 +8,7 @@ use super::address::{Address, Client};
 use super::budgets::Place;
 use super::limit::Limited;
 use super::repeats::{MaxRepeats, Position, Repeats};
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// An open connection: its place among all, and what was asked on it a moment ago. All HTTP/2 streams of a connection
 /// share it.

@@ -11,16 +11,16 @@ use super::address::Client;
 use super::budgets::{Budgets, Place};
 use super::limit::{Limit, Limited};
 use super::memory::Memory;
-use super::shapes::Shapes;
-use crate::config;
-use crate::shape::UpstreamRequest;
+use super::settings::LimitSettings;
+use super::shapes::ShapeCounts;
+use crate::rewrite::UpstreamRequest;
 
 /// The limits of requests to Electric. They are below its own, since what it refuses, it refuses to everybody: 300 initial
 /// and 10,000 other requests at one time (docs/electric.md, "Overload").
 pub struct FlightLimits {
     all: Arc<Budgets>,
     initial: Arc<Budgets>,
-    shapes: Shapes,
+    shapes: ShapeCounts,
     /// Shapes and their handles that Electric's answers have given, as a hash. One that is forgotten counts as a shape
     /// that is opened.
     given: Cache<u64, ()>,
@@ -43,10 +43,10 @@ impl FlightLimits {
         let per_subject = Limit::InitialFlightsPerSubject;
         let initial = Budgets::new(Limit::InitialFlights, per_subject, per_subject);
         let (given, hasher) = (Cache::new(GIVEN), DefaultHashBuilder::default());
-        Self { all, initial, shapes: Shapes::new(), given, hasher, memory }
+        Self { all, initial, shapes: ShapeCounts::new(), given, hasher, memory }
     }
 
-    pub(super) fn set(&self, limits: &config::Limits) {
+    pub(super) fn set(&self, limits: &LimitSettings) {
         let per_subject = limits.flights_per_subject;
         self.all.set(limits.flights, per_subject, per_subject);
         let per_subject = limits.initial_flights_per_subject;

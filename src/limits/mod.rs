@@ -12,6 +12,7 @@ mod limit;
 mod memory;
 mod rates;
 mod repeats;
+mod settings;
 mod shapes;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,6 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 use crate::auth::SubjectKey;
-use crate::config;
 
 pub use address::{Address, Client};
 pub use budgets::{Budgets, Place};
@@ -33,6 +33,7 @@ pub use flights::{FlightLimits, FlightPlace};
 pub use limit::{Limit, Limited};
 pub use memory::Memory;
 pub use repeats::Position;
+pub use settings::LimitSettings;
 
 use address::Proxies;
 use rates::{Quota, Rates};
@@ -56,7 +57,7 @@ const BURST: u64 = 5;
 
 impl Limiter {
     /// With these figures, and nothing counted yet.
-    pub fn new(limits: &config::Limits) -> Arc<Self> {
+    pub fn new(limits: &LimitSettings) -> Arc<Self> {
         let memory = Arc::new(Memory::default());
         let limiter = Self {
             requests: Budgets::new(Limit::Requests, Limit::RequestsPerSubject, Limit::RequestsPerAddress),
@@ -74,7 +75,7 @@ impl Limiter {
     }
 
     /// From here on these figures hold. What is counted stays: who has more than he may have keeps it, and gets no more.
-    pub fn set(&self, limits: &config::Limits) {
+    pub fn set(&self, limits: &LimitSettings) {
         let per_second = |count: usize| Quota::new(count as u64, Duration::from_secs(1), BURST * count as u64);
         let per_minute = |count: usize| Quota::new(count as u64, Duration::from_secs(60), count as u64);
         self.requests.set(limits.requests, limits.requests_per_subject, limits.requests_per_address);

@@ -16,7 +16,7 @@ use quick_cache::DefaultHashBuilder;
 
 use super::address::{Address, Client};
 use super::limit::{Limit, Limited};
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// The figure, and how positions are hashed.
 #[derive(Debug)]

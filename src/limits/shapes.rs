@@ -12,7 +12,7 @@ use super::address::Client;
 use super::limit::{Limit, Limited};
 
 /// Counts different shapes of each client, from its first on for one window, then anew.
-pub(super) struct Shapes {
+pub(super) struct ShapeCounts {
     most: AtomicUsize,
     /// In milliseconds.
     window: AtomicU64,
@@ -30,7 +30,7 @@ struct Window {
 const CLIENTS: usize = 100_000;
 const SEEN: usize = 500_000;
 
-impl Shapes {
+impl ShapeCounts {
     pub(super) fn new() -> Self {
         let (most, window) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self {

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::rates::{Quota, Rates};
-use super::shapes::Shapes;
+use super::shapes::ShapeCounts;
 use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
 use crate::clock::UnixTime;
-use crate::config::{Config, Environment, Limits};
+use crate::config::{Config, Environment};
+use crate::limits::LimitSettings;
 use crate::policy::PolicySet;
-use crate::shape::{ShapeRequest, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::ShapeRequest;
 
 /// These lines of `[limits]`, and a public rule.
-fn config(limits: &str) -> (Limits, PolicySet) {
+fn config(limits: &str) -> (LimitSettings, PolicySet) {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
          [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n[limits]\n{limits}\n"
@@ -180,7 +182,7 @@ fn bad_tokens_end_the_checks_for_a_while() {
 
 #[test]
 fn shapes_are_counted_once_in_a_window() {
-    let shapes = Shapes::new();
+    let shapes = ShapeCounts::new();
     shapes.set(2, Duration::from_secs(60));
     let (one, other, now) = (client("203.0.113.7"), client("203.0.113.8"), Instant::now());
     for shape in ["a", "b", "a", "b"] {

@@ -3,15 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::destination::UpstreamName;
 use super::expression::Scope;
-use super::rule::{Columns, Rule, RuleId};
-use super::source::Replica;
-use super::table::TableName;
+use super::rule::{Rule, RuleColumns, RuleId};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
-use crate::gatekeeper::{ScopedRequest, ShapeClaim};
-use crate::shape::{SHAPE_PATH, ShapeRequest, Target};
+use crate::shape::protocol::ProtocolParam;
+use crate::shape::{
+    self, ParameterError, Replica, SHAPE_PATH, ScopedRequest, ShapeClaim, ShapeRequest, TableName, Target, UpstreamName,
+};
 
 /// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
 #[derive(Debug)]
@@ -20,8 +19,8 @@ pub struct Permit {
     table: Arc<str>,
     predicate: Option<String>,
     params: Vec<String>,
-    columns: Option<Arc<Columns>>,
-    queryable_columns: Option<Arc<Columns>>,
+    columns: Option<Arc<RuleColumns>>,
+    queryable_columns: Option<Arc<RuleColumns>>,
     replica: Replica,
     subset: bool,
     client_where: bool,
@@ -94,6 +93,21 @@ impl Permit {
     /// What its rule says, hashed: another rule has another one. `None` where no rule gave the permit.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
+    }
+
+    /// Checks that the client sends only what the rule opens.
+    ///
+    /// # Errors
+    /// Names the parameters that only the rule may set.
+    pub fn check_opened(&self, request: &ShapeRequest) -> Result<(), Vec<ParameterError>> {
+        if (request.is_filtered() && !self.client_where) || (request.subset().is_some() && !self.subset) {
+            return Err(vec![shape::problem("query", shape::RESERVED)]);
+        }
+        // A client may repeat the rule's `replica`, which decides what an update shows, but not change it.
+        match (request.protocol(ProtocolParam::Replica), self.replica) {
+            (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
+            _ => Err(vec![shape::problem("replica", "is set by the rule; leave it out")]),
+        }
     }
 
     /// What an update carries.
@@ -245,8 +259,8 @@ impl PolicySet {
             table,
             predicate: definition.predicate.clone(),
             params: definition.params.clone(),
-            columns: definition.columns.as_ref().map(Columns::of_claim),
-            queryable_columns: definition.queryable_columns.as_ref().map(Columns::of_claim),
+            columns: definition.columns.as_ref().map(RuleColumns::of_claim),
+            queryable_columns: definition.queryable_columns.as_ref().map(RuleColumns::of_claim),
             replica: definition.replica,
             // A definition that was repeated whole has nothing left to open.
             subset: false,

@@ -6,16 +6,11 @@
 mod decision;
 mod destination;
 mod expression;
-pub(crate) mod identifier;
 mod rule;
 mod source;
-mod table;
 mod template;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
-pub use destination::UpstreamName;
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};
-pub use source::{PredicateSource, Replica, RuleError, RuleSource, UpstreamSource};
-pub(crate) use table::ColumnName;
-pub use table::{TableName, TableNameError};
+pub use source::{PredicateSource, RuleError, RuleSource, UpstreamSource};

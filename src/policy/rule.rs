@@ -7,12 +7,10 @@ use aws_lc_rs::digest;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
-use super::source::{PredicateSource, Replica, RuleError, RuleSource};
-use super::table::{ColumnName, TableName};
+use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
-use crate::gatekeeper;
 use crate::hex::hex;
-use crate::shape::SHAPE_PATH;
+use crate::shape::{self, ColumnName, Replica, SHAPE_PATH, TableName};
 
 /// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,7 +36,7 @@ pub struct Rule {
     pub(super) path: Option<String>,
     pub(super) public: bool,
     pub(super) replica: Replica,
-    pub(super) columns: Option<Arc<Columns>>,
+    pub(super) columns: Option<Arc<RuleColumns>>,
     pub(super) subset: bool,
     pub(super) client_where: bool,
     pub(super) upstream: Destination,
@@ -50,15 +48,15 @@ pub struct Rule {
 
 /// The columns that are sent, and the only ones that a filter may name.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub(super) struct RuleColumns {
     /// As `columns` and `queryable_columns` take them.
     pub(super) text: String,
     /// As Postgres has them.
     pub(super) names: Vec<String>,
 }
 
-impl Columns {
-    pub(super) fn of_claim(columns: &gatekeeper::Columns) -> Arc<Self> {
+impl RuleColumns {
+    pub(super) fn of_claim(columns: &shape::Columns) -> Arc<Self> {
         Arc::new(Self { text: columns.to_string(), names: columns.names().to_vec() })
     }
 }
@@ -170,7 +168,7 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
     }
 }
 
-fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Arc<Columns>> {
+fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Arc<RuleColumns>> {
     let columns = columns?;
     let unique: BTreeSet<_> = columns.iter().collect();
     if columns.is_empty() || columns.iter().any(|name| name.is_empty() || name.contains('\0')) {
@@ -179,7 +177,7 @@ fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> O
         fail(errors, "columns", "names a column twice".to_owned());
     }
     let text = columns.iter().map(|name| ColumnName(name).to_string()).collect::<Vec<_>>().join(",");
-    Some(Arc::new(Columns { text, names: columns.to_vec() }))
+    Some(Arc::new(RuleColumns { text, names: columns.to_vec() }))
 }
 
 fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {

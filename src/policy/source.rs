@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::shape::Replica;
+
 /// One `[[shape]]` of the file.
 #[derive(Clone, Debug)]
 pub struct RuleSource {
@@ -48,16 +50,6 @@ pub enum PredicateSource {
     Unfiltered,
     /// SQL with `{{ CEL }}` in the places of values.
     Template(String),
-}
-
-/// Electric's `replica` parameter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Replica {
-    /// Changed columns only.
-    #[default]
-    Default,
-    /// Whole rows, and the old values.
-    Full,
 }
 
 /// What is wrong with one key of a rule.

@@ -20,12 +20,13 @@ use super::gateway::{Gateway, Parts};
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
-use crate::config::Limits;
 use crate::fault::Fault;
+use crate::limits::LimitSettings;
 use crate::limits::{Address, Place, Position};
-use crate::policy::{RuleId, UpstreamName};
+use crate::policy::RuleId;
 use crate::rejection::Rejection;
-use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamRequest};
+use crate::rewrite::UpstreamRequest;
+use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// What a request that is not rejected gets.
@@ -140,7 +141,11 @@ impl Gateway {
 }
 
 /// Reads the head of a request. `sizes` is `None` if they were checked before.
-pub(super) fn head_of<'a>(request: &'a RequestHeader, has_body: bool, sizes: Option<&'a Limits>) -> RequestHead<'a> {
+pub(super) fn head_of<'a>(
+    request: &'a RequestHeader,
+    has_body: bool,
+    sizes: Option<&'a LimitSettings>,
+) -> RequestHead<'a> {
     RequestHead {
         method: &request.method,
         target: request.raw_path(),

@@ -13,9 +13,9 @@ use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier
 use crate::clock::UnixTime;
 use crate::fault::Fault;
 use crate::limits::{Address, Client, Place};
-use crate::policy::{RuleId, UpstreamName};
+use crate::policy::RuleId;
 use crate::rejection::Rejection;
-use crate::shape::SubsetQuery;
+use crate::shape::{SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// The bearer of a request that waits for a response.

@@ -22,8 +22,8 @@ use tokio::time::sleep;
 
 use super::context::Arrival;
 use super::gateway::{Gateway, Proxy};
+use super::socket::Socket;
 use crate::limits::Connection;
-use crate::server::Socket;
 
 /// A connection and what serves its requests.
 pub(crate) struct Connected {

@@ -14,7 +14,8 @@ use super::gateway::Gateway;
 use super::reply::Edge;
 use super::rules::Rules;
 use crate::limits::{Connection, Position};
-use crate::telemetry::{Record, TraceParent};
+use crate::telemetry::Record;
+use crate::trace_context::TraceParent;
 
 tokio::task_local! {
     /// The client's request that the phases run for. A flight's own request has none.

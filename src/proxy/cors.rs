@@ -9,11 +9,11 @@ use http::header::{
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::config::{Cors, Origins};
+use super::settings::{CorsSettings, Origins};
 
 /// Which origins may read answers, and what browsers are told of it.
 #[derive(Clone, Debug)]
-pub struct CorsPolicy(Cors);
+pub struct CorsPolicy(CorsSettings);
 
 /// What one request's origin is told; the default tells nothing, which every browser takes for a no.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct CorsAnswer {
 
 impl CorsPolicy {
     /// The policy of the configuration.
-    pub fn new(cors: Cors) -> Self {
+    pub fn new(cors: CorsSettings) -> Self {
         Self(cors)
     }
 

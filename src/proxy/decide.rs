@@ -11,11 +11,12 @@ use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
 use crate::clock::Clock;
-use crate::gatekeeper::{Endpoint, Gatekeeper, Log, ScopedRequest};
-use crate::policy::{Denial, Permit, PolicySet, RuleId, UnknownPath, UpstreamName};
+use crate::gatekeeper::{Endpoint, Gatekeeper};
+use crate::policy::{Denial, Permit, PolicySet, RuleId, UnknownPath};
 use crate::rejection::Rejection;
+use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::protocol::ProtocolParam;
-use crate::shape::{RewriteError, ShapeRequest, SubsetQuery, UpstreamRequest};
+use crate::shape::{Log, ScopedRequest, ShapeRequest, SubsetQuery, UpstreamName};
 
 /// What becomes of a request that is not rejected.
 #[derive(Debug)]
@@ -244,7 +245,7 @@ fn mint(
     permit: Permit,
 ) -> Result<Document, Rejection> {
     let permit = permit.closed();
-    shape.check_opened(&permit).map_err(Rejection::InvalidRequest)?;
+    permit.check_opened(shape).map_err(Rejection::InvalidRequest)?;
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user, clock.now()).ok_or(Rejection::Internal)?;
     if minted.token_len() > rules.limits.token_bytes {

@@ -13,8 +13,8 @@ use super::gateway::Proxy;
 use crate::fault::Fault;
 use crate::flight::{Ask, Sink, Source};
 use crate::metrics::Metrics;
+use crate::rewrite::UpstreamRequest;
 use crate::secret::redact;
-use crate::shape::UpstreamRequest;
 use crate::telemetry::Tracer;
 use crate::upstream::Upstreams;
 

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink};
 use crate::metrics::Metrics;
-use crate::telemetry::{TRACEPARENT, UpstreamSpan};
+use crate::telemetry::UpstreamSpan;
+use crate::trace_context::TRACEPARENT;
 use crate::upstream::{AGENT, MAX_REFUSAL, Pool, UpstreamServer, fault_of, refused_parameters};
 
 /// The state of a flight's request as it runs through the phases.

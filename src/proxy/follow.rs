@@ -16,12 +16,12 @@ use super::decide::{Decision, Grant, decide};
 use super::gateway::Gateway;
 use super::reply::{self, Edge, Shown};
 use super::rules::{Change, Rules};
+use super::socket::Socket;
 use super::write::in_time;
 use crate::fault::Fault;
-use crate::flight::{Encoding, Follower, Head, Key, Origin, Piece};
+use crate::flight::{Encoding, FlightKey, Follower, Head, Origin, Piece};
 use crate::rejection::Rejection;
-use crate::server::Socket;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// A client's request that has left the phases, and waits for its response.
 pub(super) struct Waiting {
@@ -185,7 +185,7 @@ pub(super) struct Following<'a> {
     pub(super) session: &'a mut ServerSession,
     pub(super) client: &'a mut ClientRequest,
     pub(super) bearer: &'a mut Bearer,
-    key: Key,
+    key: FlightKey,
     live: bool,
     pub(super) changes: &'a mut watch::Receiver<Change>,
     /// Whether the last change said that the process stops.
@@ -364,7 +364,7 @@ impl Following<'_> {
         }
         let judgement = self.gateway.rejudge(self.session, self.client, self.bearer).await;
         let electric = self.client.rules.electric.as_ref();
-        let same = judgement.as_ref().is_ok_and(|upstream| Key::of(electric, upstream) == self.key);
+        let same = judgement.as_ref().is_ok_and(|upstream| FlightKey::of(electric, upstream) == self.key);
         (!same).then(|| Box::new(judgement))
     }
 

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::http2::Http2;
 use super::rules::{Change, Rules};
+use super::settings::Http2Settings;
 use crate::clock::Clock;
-use crate::config::Server;
 use crate::flight::Hub;
 use crate::limits::{Connection, Limiter};
 use crate::metrics::Metrics;
@@ -72,17 +72,17 @@ impl Gateway {
     /// The system's certificates cannot be read.
     pub fn start(
         parts: Parts,
-        server: &Server,
+        settings: &Http2Settings,
         pool: usize,
         rules: impl FnOnce(&Weak<Proxy>) -> Rules,
     ) -> anyhow::Result<(Self, Arc<Proxy>)> {
         let conf = ServerConf { upstream_keepalive_pool_size: pool, max_retries: usize::MAX, ..ServerConf::default() };
         let mut options = HttpServerOptions::default();
-        options.h2c = server.h2c;
-        options.h2_idle_timeout = Some(server.h2_idle_timeout);
+        options.h2c = settings.h2c;
+        options.h2_idle_timeout = Some(settings.idle_timeout);
         // CONNECT is rejected by `decide`, with an answer that a browser can read.
         options.allow_connect_method_proxying = true;
-        let http2 = Http2::new(server);
+        let http2 = Http2::new(settings);
         let mut gateway = None;
         let proxy = system_trust(|| {
             Arc::new_cyclic(|proxy| {

@@ -3,7 +3,7 @@
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
-use crate::config::Limits;
+use crate::limits::LimitSettings;
 use crate::rejection::Rejection;
 use crate::shape::MAX_BODY_BYTES;
 
@@ -18,7 +18,7 @@ pub(crate) struct RequestHead<'a> {
     /// Whether a body may follow.
     pub(crate) has_body: bool,
     /// `None` if the sizes were checked when the request arrived: a reload does not end a request that waits over them.
-    pub(crate) sizes: Option<&'a Limits>,
+    pub(crate) sizes: Option<&'a LimitSettings>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -40,7 +40,7 @@ impl<'a> RequestHead<'a> {
         Ok(())
     }
 
-    fn exceeds(&self, sizes: &Limits) -> bool {
+    fn exceeds(&self, sizes: &LimitSettings) -> bool {
         let bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         self.headers.len() > sizes.headers || bytes > sizes.header_bytes
     }

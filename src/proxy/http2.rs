@@ -2,7 +2,8 @@
 
 use pingora::protocols::http::v2::server::H2Options;
 
-use crate::config::{Limits, Server};
+use super::Http2Settings;
+use crate::limits::LimitSettings;
 use crate::shape::MAX_BODY_BYTES;
 
 /// The bounds of each connection, set out loud: the library's own are for other traffic, and some are none.
@@ -11,12 +12,12 @@ pub(super) struct Http2 {
 }
 
 impl Http2 {
-    pub(super) const fn new(server: &Server) -> Self {
-        Self { streams: server.h2_streams }
+    pub(super) const fn new(settings: &Http2Settings) -> Self {
+        Self { streams: settings.streams }
     }
 
     /// What is negotiated with a new connection.
-    pub(super) fn options(&self, limits: &Limits) -> H2Options {
+    pub(super) fn options(&self, limits: &LimitSettings) -> H2Options {
         let mut options = H2Options::default();
         options
             // A browser holds one connection, and on it a poll for each shape of each of its tabs.
@@ -57,7 +58,7 @@ const PROTOCOL_ERRORS: usize = 256;
 
 /// Headers and target, each with what HTTP/2 counts for it beside its bytes (RFC 9113 section 6.5.2), twice: a header
 /// that is somewhat too long is to be told so.
-fn header_list(limits: &Limits) -> u32 {
+fn header_list(limits: &LimitSettings) -> u32 {
     const OVERHEAD: usize = 32;
     const PSEUDO_HEADERS: usize = 5;
     let bytes = limits.header_bytes + limits.uri_bytes + (limits.headers + PSEUDO_HEADERS) * OVERHEAD;

@@ -22,6 +22,8 @@ mod http2;
 mod observe;
 mod reply;
 mod rules;
+mod settings;
+mod socket;
 mod write;
 
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub use electric::Electric;
 pub use gateway::{Gateway, Parts, Proxy};
 pub(crate) use head::RequestHead;
 pub use rules::{Change, Rules};
+pub use settings::{CorsSettings, Http2Settings, Origins};
+pub(crate) use socket::Socket;
 
 use context::RequestContext as Context;
 

@@ -242,7 +242,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::config::{Cors, Origins};
+    use crate::proxy::{CorsSettings, Origins};
 
     fn head(cache_control: &'static str) -> Head {
         let mut headers = HeaderMap::new();
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn as_text_the_header_says_the_same() {
-        let cors = Cors {
+        let cors = CorsSettings {
             origins: Origins::List(vec!["https://app.test".to_owned()]),
             credentials: true,
             max_age: Duration::ZERO,

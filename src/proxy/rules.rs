@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::cors::CorsPolicy;
 use crate::auth::TokenVerifier;
-use crate::config::{Cache, Limits};
+use crate::flight::CacheSettings;
 use crate::flight::Source;
 use crate::gatekeeper::Gatekeeper;
+use crate::limits::LimitSettings;
 use crate::policy::PolicySet;
 use crate::upstream::Upstreams;
 
@@ -24,9 +25,9 @@ pub struct Rules {
     /// What browsers are told.
     pub cors: CorsPolicy,
     /// Sizes and times.
-    pub limits: Limits,
+    pub limits: LimitSettings,
     /// Settings of sharing and compression.
-    pub cache: Cache,
+    pub cache: CacheSettings,
     /// Every Electric.
     pub upstreams: Arc<Upstreams>,
     /// Answers flights from `upstreams`. A request is fetched by the rules that judged it.

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::context::ClientRequest;
 use super::gateway::Gateway;
-use crate::config::Limits;
 use crate::fault::Fault;
+use crate::limits::LimitSettings;
 use crate::rejection::Rejection;
 
 impl Gateway {
@@ -33,7 +33,7 @@ impl Gateway {
     pub(super) async fn write_whole(
         &self,
         session: &mut ServerSession,
-        limits: &Limits,
+        limits: &LimitSettings,
         header: Result<ResponseHeader>,
         body: Bytes,
     ) -> Result<(), Fault> {

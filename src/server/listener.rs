@@ -13,8 +13,7 @@ use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::socket::Socket;
-use crate::proxy::{Connected, Gateway, Proxy};
+use crate::proxy::{Connected, Gateway, Proxy, Socket};
 
 /// A TLS handshake that takes longer is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);

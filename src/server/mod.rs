@@ -9,7 +9,6 @@ pub(crate) mod notify;
 mod probe;
 mod readiness;
 mod reload;
-mod socket;
 mod sockets;
 mod takeover;
 mod tls;
@@ -27,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::Renewals;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{Config, ServerSettings};
 use crate::limits::{Limit, Limiter};
 use crate::metrics::{Metrics, Upgrade};
 use crate::policy::RuleId;
@@ -36,7 +35,6 @@ use crate::telemetry::{Audit, Tracer};
 
 pub use readiness::Readiness;
 pub use reload::Reloader;
-pub(crate) use socket::Socket;
 pub use tls::check as check_tls;
 pub use upgrade::Upgrades;
 
@@ -49,7 +47,7 @@ use wire::Observers;
 
 /// A service with its sockets bound and nothing running yet.
 pub struct Server {
-    settings: config::Server,
+    settings: ServerSettings,
     sockets: Sockets,
     gateway: Gateway,
     proxy: Arc<Proxy>,

@@ -10,10 +10,10 @@ use super::readiness::Readiness;
 use super::tls::Certificates;
 use super::wire::{self, Observers};
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigErrors, ConfigFile};
+use crate::config::{Config, ConfigErrors, ConfigFile, ServerSettings};
 use crate::policy::RuleId;
-use crate::proxy::{Change, Gateway, Proxy};
-use crate::telemetry::refilter_logs;
+use crate::proxy::{Change, Gateway, Http2Settings, Proxy};
+use crate::telemetry::{AuditSettings, LogFormat, OtelSettings, refilter_logs};
 
 /// Replaces what requests are judged and answered by, in a running server.
 #[derive(Clone)]
@@ -34,10 +34,10 @@ pub(super) struct Running {
 /// What was configured, as far as it is asked for later. Its lock is held during a reload: one comes after the other.
 pub(super) struct Configured {
     /// As it was at the start, and is until the end.
-    server: config::Server,
-    log_format: config::LogFormat,
-    audit: Option<config::Audit>,
-    otel: Option<config::Otel>,
+    server: ServerSettings,
+    log_format: LogFormat,
+    audit: Option<AuditSettings>,
+    otel: Option<OtelSettings>,
     idle_connections: usize,
     /// As the last reload said.
     file: Option<ConfigFile>,
@@ -115,7 +115,7 @@ impl Running {
     fn take(&self, mut config: Config) -> anyhow::Result<()> {
         let mut configured = self.configured();
         let before = self.gateway.rules();
-        let upstreams = Arc::new(before.upstreams.renewed(&config)?);
+        let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
         let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdicts)?);
         let found = match (&self.certificates, &config.server.tls) {
@@ -170,15 +170,13 @@ impl Configured {
     fn kept_until_restart(&self, config: &Config) -> Vec<&'static str> {
         let old = &self.server;
         // Whole, so that a new member is not forgotten here.
-        let config::Server {
+        let ServerSettings {
             listen,
             admin,
             threads,
             drain,
             tls,
-            h2c,
-            h2_streams,
-            h2_idle_timeout,
+            http2: Http2Settings { h2c, streams, idle_timeout },
             state,
             upgrade_socket,
             upgrade_timeout,
@@ -190,9 +188,9 @@ impl Configured {
             ("server.drain", *drain != old.drain),
             // From one pair to another is no matter.
             ("server.tls", tls.is_some() != old.tls.is_some()),
-            ("server.h2c", *h2c != old.h2c),
-            ("server.h2_streams", *h2_streams != old.h2_streams),
-            ("server.h2_idle_timeout", *h2_idle_timeout != old.h2_idle_timeout),
+            ("server.h2c", *h2c != old.http2.h2c),
+            ("server.h2_streams", *streams != old.http2.streams),
+            ("server.h2_idle_timeout", *idle_timeout != old.http2.idle_timeout),
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),

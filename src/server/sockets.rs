@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
-use crate::config;
+use crate::config::ServerSettings;
 
 /// What a socket is for, and the address that its configuration names: of port 0 that is not the address it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Sockets {
     ///
     /// # Errors
     /// An address that cannot be bound; an upgrade socket in a folder where others may write.
-    pub(super) fn open(server: &config::Server, mut inherited: Vec<Labelled>) -> anyhow::Result<Self> {
+    pub(super) fn open(server: &ServerSettings, mut inherited: Vec<Labelled>) -> anyhow::Result<Self> {
         let mut take = |label| {
             let at = inherited.iter().position(|offered| offered.label == label)?;
             Some(inherited.remove(at).socket)
@@ -140,17 +140,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::proxy::Http2Settings;
 
-    fn server(listen: &[&str], upgrade: Option<&Path>) -> config::Server {
-        config::Server {
+    fn server(listen: &[&str], upgrade: Option<&Path>) -> ServerSettings {
+        ServerSettings {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             admin: "127.0.0.1:0".parse().unwrap(),
             threads: 1,
             drain: std::time::Duration::ZERO,
             tls: None,
-            h2c: false,
-            h2_streams: 100,
-            h2_idle_timeout: std::time::Duration::ZERO,
+            http2: Http2Settings { h2c: false, streams: 100, idle_timeout: std::time::Duration::ZERO },
             state: None,
             upgrade_socket: upgrade.map(Path::to_owned),
             upgrade_timeout: std::time::Duration::ZERO,

@@ -16,14 +16,14 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::parse_x509_certificate;
 
-use crate::config::Tls;
+use crate::config::TlsSettings;
 use crate::metrics::Metrics;
 
 /// Whether the certificate and its key can be used.
 ///
 /// # Errors
 /// A file that cannot be read, holds no PEM, or does not fit the other.
-pub fn check(tls: &Tls) -> anyhow::Result<()> {
+pub fn check(tls: &TlsSettings) -> anyhow::Result<()> {
     Pair::read(tls).map(drop)
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Certificates {
 
 /// What is known of the files.
 struct Files {
-    tls: Tls,
+    tls: TlsSettings,
     /// As they were when they were last judged.
     judged: Stamp,
     /// As they were when they were last found wanting: they may be half-way through a renewal.
@@ -45,7 +45,7 @@ struct Files {
 
 /// What a reload found, not yet in use.
 pub(super) struct Found {
-    tls: Tls,
+    tls: TlsSettings,
     stamp: Stamp,
     /// `None` where the pair in use stays.
     pair: Option<Pair>,
@@ -56,7 +56,7 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`check`].
-    pub(super) fn start(tls: Tls, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
         let pair = Pair::read(&tls)?;
         metrics.certificate_loaded(pair.expires_at);
@@ -77,7 +77,7 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`check`], where `tls` names other files than those in use.
-    pub(super) fn find(&self, tls: &Tls) -> anyhow::Result<Found> {
+    pub(super) fn find(&self, tls: &TlsSettings) -> anyhow::Result<Found> {
         let stamp = Stamp::of(tls);
         let pair = match Pair::read(tls) {
             Ok(pair) => Some(pair),
@@ -169,7 +169,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn read(tls: &Tls) -> anyhow::Result<Self> {
+    fn read(tls: &TlsSettings) -> anyhow::Result<Self> {
         let chain = CertificateDer::pem_file_iter(&tls.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
@@ -203,7 +203,7 @@ struct FileStamp {
 }
 
 impl Stamp {
-    fn of(tls: &Tls) -> Self {
+    fn of(tls: &TlsSettings) -> Self {
         let of_file = |path: &Path| {
             let file = std::fs::metadata(path).ok()?;
             Some(FileStamp {
@@ -238,7 +238,7 @@ mod tests {
         let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         std::fs::write(&cert, &made[0].0).unwrap();
         std::fs::write(&key, &made[0].1).unwrap();
-        let tls = Tls { cert, key, poll: Duration::from_secs(1) };
+        let tls = TlsSettings { cert, key, poll: Duration::from_secs(1) };
         let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap())).unwrap();
         Scene { certificates, folder, made }
     }

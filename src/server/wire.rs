@@ -33,7 +33,7 @@ pub(crate) fn gateway(
     observers: Observers,
     changes: watch::Receiver<Change>,
 ) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
-    let upstreams = Arc::new(Upstreams::new(&config)?);
+    let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
     let verifier = Arc::new(TokenVerifier::new(
         std::mem::take(&mut config.issuers),
         config.limits.verdicts,
@@ -45,8 +45,8 @@ pub(crate) fn gateway(
     let Observers { metrics, audit, tracer } = observers.clone();
     let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));
     let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes };
-    let (server, pool) = (config.server.clone(), idle_connections(&config));
-    Gateway::start(parts, &server, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
+    let (http2, pool) = (config.server.http2.clone(), idle_connections(&config));
+    Gateway::start(parts, &http2, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
 }
 
 /// Makes the rules of a configuration. Their requests go to Electric through `proxy`.

@@ -1,20 +1,27 @@
-//! Shapes: what the client asks for, and what Electric is asked.
+//! Shapes: what a client asks for, and what defines a shape.
 //!
-//! A [`ShapeRequest`] is parsed from the client's path and query; an [`UpstreamRequest`] is built from empty out of a
-//! permit, the protocol parameters and, where the rule opens them, the client's filter and subset, printed anew. Nothing
-//! else of the client travels.
+//! A [`ShapeRequest`] is parsed from the client's path and query. A [`Definition`] is everything that decides which rows
+//! a shape has; a [`ShapeClaim`] is a definition in a token, and a [`ScopedRequest`] must repeat it.
 
+mod claim;
+mod columns;
+mod definition;
+mod identifier;
 pub mod protocol;
 mod request;
 mod subset;
-#[cfg(test)]
-pub(crate) mod tests;
-mod upstream;
+mod table;
+mod upstream_name;
 
-pub(crate) use request::percent_decode;
+pub use claim::{Malformed, ScopedRequest, ShapeClaim, ShapeClaims};
+pub use columns::Columns;
+pub use definition::{Definition, Log, Replica};
 pub use request::{ParameterError, ShapeRequest, Target};
+pub(crate) use request::{RESERVED, problem};
 pub use subset::{MAX_BODY_BYTES, SubsetQuery};
-pub use upstream::{RewriteError, UpstreamRequest};
+pub(crate) use table::ColumnName;
+pub use table::{TableName, TableNameError};
+pub use upstream_name::UpstreamName;
 
 /// Electric's path, ours by default, and the only one ever sent upstream (docs/security.md, Q7).
 pub const SHAPE_PATH: &str = "/v1/shape";

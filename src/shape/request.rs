@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 
 use super::protocol::{Name, Openable, ProtocolParam, SubsetField, classify};
 use super::subset::SubsetQuery;
+use super::table::TableName;
 use crate::filter::ClientFilter;
-use crate::policy::{Permit, Replica, TableName};
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -111,30 +111,25 @@ impl ShapeRequest {
     }
 
     /// What is asked for of the shape, where that is a subset.
-    pub(super) fn subset(&self) -> Option<&SubsetQuery> {
+    pub(crate) fn subset(&self) -> Option<&SubsetQuery> {
         self.subset.as_ref()
     }
 
-    /// The client's own filter of the shape, naming nothing but what the permit lets it name. For this one our check
-    /// of columns is the only one: Electric's `queryable_columns` holds for subsets alone (docs/electric.md,
-    /// "Parameters").
-    pub(super) fn client_filter(&self, permit: &Permit) -> Result<Option<ClientFilter>, Vec<ParameterError>> {
-        let Some(text) = &self.client_where else { return Ok(None) };
-        let filter = ClientFilter::parse(text, &self.client_params, permit.queryable_names());
-        filter.map(Some).map_err(|error| vec![problem("where", error.as_str())])
+    /// Whether the client filters the shape, or sends values for a filter.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.client_where.is_some() || !self.client_params.is_empty()
     }
 
-    /// What only the rule sets, a client may send only where that rule lets it.
-    pub(crate) fn check_opened(&self, permit: &Permit) -> Result<(), Vec<ParameterError>> {
-        let filtered = self.client_where.is_some() || !self.client_params.is_empty();
-        if (filtered && !permit.client_where()) || (self.subset.is_some() && !permit.subset()) {
-            return Err(vec![problem("query", RESERVED)]);
-        }
-        // It may repeat what its rule says of `replica`, no more: it decides what an update shows.
-        match (self.protocol(ProtocolParam::Replica), permit.replica()) {
-            (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
-            _ => Err(vec![problem("replica", "is set by the rule; leave it out")]),
-        }
+    /// The client's own filter of the shape. It names only the `queryable` columns; `None` allows every column.
+    ///
+    /// No other check of columns exists for it: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
+    pub(crate) fn client_filter(
+        &self,
+        queryable: Option<&[String]>,
+    ) -> Result<Option<ClientFilter>, Vec<ParameterError>> {
+        let Some(text) = &self.client_where else { return Ok(None) };
+        let filter = ClientFilter::parse(text, &self.client_params, queryable);
+        filter.map(Some).map_err(|error| vec![problem("where", error.as_str())])
     }
 }
 
@@ -289,11 +284,11 @@ impl<'a> Reader<'a> {
 }
 
 pub(super) const REPEATED: &str = "stands more than once";
-const RESERVED: &str =
+pub(crate) const RESERVED: &str =
     "has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it";
 const UNREADABLE: &str = "has a part that is not percent-encoded UTF-8, or a control character";
 
-pub(super) fn problem(name: &'static str, problem: &'static str) -> ParameterError {
+pub(crate) fn problem(name: &'static str, problem: &'static str) -> ParameterError {
     ParameterError { name: name.into(), problem }
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::protocol::{SubsetField, parameter_number};
 use super::request::{ParameterError, REPEATED, problem};
-use crate::auth::json;
 use crate::filter::{ClientFilter, OrderBy};
+use crate::json;
 
 /// Bytes of a body; a longer one is refused, and not read to its end.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
-use super::{Reading, TraceParent};
+use super::Reading;
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::metrics::{Answer, Metrics};
-use crate::policy::{RuleId, UpstreamName};
+use crate::policy::RuleId;
+use crate::shape::UpstreamName;
+use crate::trace_context::TraceParent;
 
 /// The tracing target of access lines, to filter by.
 pub(super) const TARGET: &str = "shapegate::access";

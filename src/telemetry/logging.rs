@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::lines::LineQueue;
-use crate::config::{Log, LogFormat};
+use super::settings::{LogFormat, LogSettings};
 
 /// Pingora logs faults only, and none of the admin port, since those lines quote the request with its token
 /// (docs/security.md, C7).
@@ -30,7 +30,7 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 ///
 /// # Errors
 /// `log.level` is not a filter, or the writing thread cannot be started.
-pub fn init(log: &Log) -> anyhow::Result<()> {
+pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     if QUEUE.get().is_some() {
         return Ok(());
@@ -55,12 +55,12 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// `log.level` is not a filter.
-pub fn refilter(log: &Log) -> anyhow::Result<()> {
+pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
 }
 
-fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
+fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
     let directives = format!("{PINGORA},{}", log.level);
     let filter = EnvFilter::try_new(directives).context("log.level")?;
     if log.access {

@@ -5,7 +5,7 @@ mod audit;
 mod lines;
 mod logging;
 mod otel;
-mod trace_context;
+mod settings;
 
 pub use access_log::Record;
 pub use audit::{Audit, Reading};
@@ -13,4 +13,4 @@ pub(crate) use logging::dropped as dropped_log_lines;
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};
 pub use otel::Tracer;
 pub(crate) use otel::UpstreamSpan;
-pub use trace_context::{TRACEPARENT, TraceParent};
+pub use settings::{AuditSettings, AuditTarget, LogFormat, LogSettings, OtelProtocol, OtelSettings};

@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::config::ServerUrl;
+use super::settings::ServerUrl;
 use crate::fault::Fault;
 
 /// The addresses of one host, remembered.

@@ -4,6 +4,7 @@
 //! shape has a server of its own, `rotation` says which of them are on it, and a task asks them for their health.
 
 mod addresses;
+mod failure;
 mod health;
 mod pool;
 mod refusal;
@@ -11,9 +12,11 @@ mod ring;
 mod rotation;
 mod secrets;
 mod server;
+mod settings;
 
 pub(crate) use health::AGENT;
 pub(crate) use pool::{Pool, system_trust};
 pub use pool::{ServerStatus, Upstreams};
 pub(crate) use refusal::{MAX_BODY as MAX_REFUSAL, fault_of, refused_parameters};
 pub(crate) use server::UpstreamServer;
+pub use settings::{Ca, ServerUrl, UpstreamSettings};

@@ -1,6 +1,6 @@
 //! Every configured Electric: one pool of servers for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,10 +12,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::health::{self, Health};
 use super::ring::{Member, Ring};
 use super::server::{Trust, UpstreamServer};
-use crate::config::{Config, Upstream};
+use super::settings::UpstreamSettings;
+
 use crate::fault::Fault;
-use crate::policy::UpstreamName;
 use crate::secret::Secret;
+use crate::shape::UpstreamName;
 
 /// Every Electric of a configuration.
 pub struct Upstreams {
@@ -29,7 +30,7 @@ pub(crate) struct Pool {
     name: UpstreamName,
     /// Names this Electric, across reloads: another one under the same upstream's name has another text.
     identity: Arc<str>,
-    config: Arc<Upstream>,
+    config: Arc<UpstreamSettings>,
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` where there is one server, with whom all shapes are.
     ring: Option<Arc<Ring>>,
@@ -67,9 +68,9 @@ impl Upstreams {
     ///
     /// # Errors
     /// A file of trusted certificates that cannot be read any more.
-    pub fn new(config: &Config) -> anyhow::Result<Self> {
+    pub fn new(default: &UpstreamSettings, named: &BTreeMap<String, UpstreamSettings>) -> anyhow::Result<Self> {
         let connector = system_trust(|| Connector::new(None))?;
-        Self::build(config, Arc::new(connector), |_, _| None)
+        Self::build(default, named, Arc::new(connector), |_, _| None)
     }
 
     /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
@@ -77,27 +78,32 @@ impl Upstreams {
     ///
     /// # Errors
     /// As [`Upstreams::new`].
-    pub fn renewed(&self, config: &Config) -> anyhow::Result<Self> {
-        Self::build(config, Arc::clone(&self.connector), |name, config| {
+    pub fn renewed(
+        &self,
+        default: &UpstreamSettings,
+        named: &BTreeMap<String, UpstreamSettings>,
+    ) -> anyhow::Result<Self> {
+        Self::build(default, named, Arc::clone(&self.connector), |name, config| {
             self.pools().find(|pool| pool.name == *name && *pool.config == *config).map(Arc::clone)
         })
     }
 
     fn build(
-        config: &Config,
+        default: &UpstreamSettings,
+        named: &BTreeMap<String, UpstreamSettings>,
         connector: Arc<Connector>,
-        kept: impl Fn(&UpstreamName, &Upstream) -> Option<Arc<Pool>>,
+        kept: impl Fn(&UpstreamName, &UpstreamSettings) -> Option<Arc<Pool>>,
     ) -> anyhow::Result<Self> {
-        let pool = |name: UpstreamName, config: &Upstream| match kept(&name, config) {
+        let pool = |name: UpstreamName, config: &UpstreamSettings| match kept(&name, config) {
             Some(pool) => Ok(pool),
             None => Pool::new(name, config, &connector).map(Arc::new),
         };
-        let named = config.upstreams.iter().map(|(name, config)| {
+        let named = named.iter().map(|(name, config)| {
             let name = UpstreamName::new(name);
             Ok((name.clone(), pool(name, config)?))
         });
         Ok(Self {
-            default: pool(UpstreamName::default(), &config.upstream)?,
+            default: pool(UpstreamName::default(), default)?,
             named: named.collect::<anyhow::Result<_>>()?,
             connector,
         })
@@ -168,7 +174,7 @@ impl Upstreams {
 }
 
 impl Pool {
-    fn new(name: UpstreamName, config: &Upstream, connector: &Arc<Connector>) -> anyhow::Result<Self> {
+    fn new(name: UpstreamName, config: &UpstreamSettings, connector: &Arc<Connector>) -> anyhow::Result<Self> {
         let (shared, trust) = (Arc::new(config.clone()), Trust::of(config));
         let server =
             |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), trust.clone(), Arc::clone(connector)));
@@ -260,7 +266,7 @@ fn retry_after(ring: &Ring) -> Duration {
 }
 
 /// What responses depend on: the servers in any order, and Electric Cloud's source. A secret is not part of it.
-fn identity(name: &UpstreamName, config: &Upstream) -> String {
+fn identity(name: &UpstreamName, config: &UpstreamSettings) -> String {
     let mut servers: Vec<_> = config.servers.iter().map(ToString::to_string).collect();
     servers.sort();
     format!("{}\n{}\n{}", name.as_str(), servers.join(" "), config.source_id.as_deref().unwrap_or_default())
@@ -279,7 +285,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Environment;
+    use crate::config::{Config, Environment};
 
     fn config(upstreams: &str) -> Config {
         let text =
@@ -288,30 +294,40 @@ mod tests {
         Config::parse(&text, Path::new("x.toml"), &environment).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    fn upstreams(text: &str) -> Upstreams {
+        let config = config(text);
+        Upstreams::new(&config.upstream, &config.upstreams).unwrap()
+    }
+
+    fn renewed(before: &Upstreams, text: &str) -> Upstreams {
+        let config = config(text);
+        before.renewed(&config.upstream, &config.upstreams).unwrap()
+    }
+
     const DEFAULT: &str = "[upstream]\nurl = 'http://e'\nsecret = { env = 'A' }\n";
     const TENANT: &str = "[upstreams.t]\nurls = ['http://e', 'http://f']\nsecret = { env = 'A' }\n";
 
     #[test]
     fn what_is_the_same_goes_on_and_what_is_not_begins_anew() {
-        let before = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let before = upstreams(&format!("{DEFAULT}{TENANT}"));
         let tenant = UpstreamName::new("t");
         let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
             (Some(before), Some(after)) => Arc::ptr_eq(before, after),
             _ => panic!("{name:?}"),
         };
-        let after = before.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let after = renewed(&before, &format!("{DEFAULT}{TENANT}"));
         assert!(same(&after, &UpstreamName::default()) && same(&after, &tenant));
-        let after = before.renewed(&config(&format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")))).unwrap();
+        let after = renewed(&before, &format!("{DEFAULT}{}", TENANT.replace("'A'", "'B'")));
         assert!(same(&after, &UpstreamName::default()) && !same(&after, &tenant));
-        let after = before.renewed(&config(&format!("{}{TENANT}", DEFAULT.replace("//e", "//f")))).unwrap();
+        let after = renewed(&before, &format!("{}{TENANT}", DEFAULT.replace("//e", "//f")));
         assert!(!same(&after, &UpstreamName::default()) && same(&after, &tenant));
-        assert!(before.renewed(&config(DEFAULT)).unwrap().find(&tenant).is_none());
+        assert!(renewed(&before, DEFAULT).find(&tenant).is_none());
     }
 
     #[test]
     fn another_electric_under_the_same_name_has_another_identity() {
         let identities = |text: &str| {
-            let upstreams = Upstreams::new(&config(text)).unwrap();
+            let upstreams = upstreams(text);
             upstreams.pools().map(|pool| pool.identity.to_string()).collect::<Vec<_>>()
         };
         let before = identities(&format!("{DEFAULT}{TENANT}"));
@@ -330,9 +346,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_pool_is_asked_by_one_task_which_ends_with_it() {
-        let upstreams = Upstreams::new(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let upstreams = upstreams(&format!("{DEFAULT}{TENANT}"));
         upstreams.watch();
-        let renewed = upstreams.renewed(&config(&format!("{DEFAULT}{TENANT}"))).unwrap();
+        let renewed = renewed(&upstreams, &format!("{DEFAULT}{TENANT}"));
         renewed.watch();
         assert!(upstreams.default.watching.get().is_none());
         let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();

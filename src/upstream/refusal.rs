@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fault::Fault;
 use crate::rejection::Rejection;
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// A status of Electric that its client must not see as it is. A 400 is judged by its body.
 pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
@@ -64,7 +64,7 @@ fn retry_after(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::tests::rewritten;
+    use crate::rewrite::tests::rewritten;
 
     const PLAIN: &str = "table=tasks&offset=-1";
 

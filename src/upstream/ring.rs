@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 use super::health::{self, Health};
 use super::rotation::{Moved, Rotation};
 use super::server::UpstreamServer;
-use crate::config::{ServerUrl, Upstream};
-use crate::policy::UpstreamName;
+use super::settings::{ServerUrl, UpstreamSettings};
+use crate::shape::UpstreamName;
 
 /// The servers on Pingora's ring (ketama), with their health.
 pub(super) struct Ring {
@@ -46,11 +46,11 @@ pub(super) struct Member {
 
 impl Ring {
     /// All of them ready, until they are found not to be.
-    pub(super) fn new(servers: &[Arc<UpstreamServer>], config: &Upstream) -> io::Result<Self> {
+    pub(super) fn new(servers: &[Arc<UpstreamServer>], config: &UpstreamSettings) -> io::Result<Self> {
         let members: io::Result<Vec<_>> = servers.iter().map(Member::new).collect();
         let members: Arc<[Member]> = members?.into();
         let mut balancer = LoadBalancer::try_from_iter(servers.iter().map(|server| address(server.url())))?;
-        balancer.set_health_check(Box::new(Check(Arc::clone(&members))));
+        balancer.set_health_check(Box::new(MemberCheck(Arc::clone(&members))));
         let (interval, failover) = (config.health_interval, config.failover);
         let (settled, suspected) = (watch::Sender::new(false), Notify::new());
         Ok(Self { balancer, members, settled, suspected, interval, failover })
@@ -177,10 +177,10 @@ const HURRIED: u32 = 4;
 const IN_A_ROW: usize = 2;
 
 /// How Pingora's health checks ask.
-struct Check(Arc<[Member]>);
+struct MemberCheck(Arc<[Member]>);
 
 #[async_trait]
-impl HealthCheck for Check {
+impl HealthCheck for MemberCheck {
     async fn check(&self, target: &Backend) -> pingora::Result<()> {
         let Some(member) = self.0.iter().find(|member| member.backend.addr == target.addr) else {
             return Error::e_explain(ErrorType::InternalError, "no such server");
@@ -224,13 +224,13 @@ mod tests {
 
     use super::super::server::Trust;
     use super::*;
-    use crate::shape::tests::rewritten;
+    use crate::rewrite::tests::rewritten;
 
     const RULES: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\nsubset = true\n";
 
     fn ring(hosts: &[&str]) -> Ring {
         let urls = hosts.iter().map(|host| ServerUrl { host: (*host).to_owned(), port: 3000, tls: false });
-        let config = Arc::new(Upstream {
+        let config = Arc::new(UpstreamSettings {
             servers: urls.collect(),
             secret: None,
             secret_next: None,

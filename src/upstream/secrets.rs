@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;
 
-use crate::config::Upstream;
+use super::settings::UpstreamSettings;
 use crate::secret::Secret;
 
 /// The place of the secret in use, from 0: that of the last answer which proved one.
@@ -21,7 +21,7 @@ impl SecretInUse {
     }
 
     /// The place of the one to try where that at `place` is refused; `None` where there is no other.
-    pub(super) fn other(place: usize, upstream: &Upstream) -> Option<usize> {
+    pub(super) fn other(place: usize, upstream: &UpstreamSettings) -> Option<usize> {
         upstream.secret_next.as_ref().map(|_| 1 - place.min(1))
     }
 
@@ -39,6 +39,6 @@ impl SecretInUse {
 }
 
 /// The secret at `place`; `None` where the upstream has none.
-pub(super) fn secret(place: usize, upstream: &Upstream) -> Option<&Secret> {
+pub(super) fn secret(place: usize, upstream: &UpstreamSettings) -> Option<&Secret> {
     upstream.secrets().nth(place)
 }

@@ -13,14 +13,14 @@ use pingora::utils::tls::{WrappedX509, parse_x509};
 
 use super::addresses::Addresses;
 use super::secrets::{self, SecretInUse};
-use crate::config::{ServerUrl, Upstream};
+use super::settings::{ServerUrl, UpstreamSettings};
 use crate::fault::Fault;
 use crate::secret::Secret;
 
 /// A server of Electric, and the addresses of its host.
 pub(crate) struct UpstreamServer {
     url: ServerUrl,
-    config: Arc<Upstream>,
+    config: Arc<UpstreamSettings>,
     trust: Trust,
     /// For health checks. Requests for shapes go through `proxy::Gateway`.
     connector: Arc<Connector>,
@@ -39,7 +39,7 @@ pub(super) struct Trust {
 
 impl Trust {
     /// The authorities of an upstream.
-    pub(super) fn of(upstream: &Upstream) -> Self {
+    pub(super) fn of(upstream: &UpstreamSettings) -> Self {
         let Some(ca) = &upstream.ca else { return Self::default() };
         let certificates = ca.certificates.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509));
         let mut hasher = DefaultHasher::new();
@@ -50,7 +50,7 @@ impl Trust {
 
 impl UpstreamServer {
     /// Returns a server of this upstream. Its name is looked up with the first request.
-    pub(super) fn new(url: ServerUrl, config: Arc<Upstream>, trust: Trust, connector: Arc<Connector>) -> Self {
+    pub(super) fn new(url: ServerUrl, config: Arc<UpstreamSettings>, trust: Trust, connector: Arc<Connector>) -> Self {
         Self { addresses: Addresses::of(&url), url, config, trust, connector, secret: SecretInUse::default() }
     }
 

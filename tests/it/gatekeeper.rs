@@ -146,6 +146,7 @@ async fn a_request_that_repeats_the_definition_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_request_that_differs_is_refused() {
     // docs/security.md, G1, G2, Q2 to Q5, Q13
     let gate = start().await;

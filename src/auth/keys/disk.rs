@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::set::{KeySet, MAX_SET_BYTES};
-use crate::auth::{Algorithm, json};
+use crate::auth::Algorithm;
 use crate::clock::UnixTime;
 use crate::hex::hex;
+use crate::json;
 
 /// A key set written by us is at most what was fetched, and a little around it.
 const MAX_FILE_BYTES: u64 = MAX_SET_BYTES as u64 + 64 * 1024;

@@ -10,7 +10,7 @@ use reqwest::{Client, Response, redirect};
 
 use super::resolver::GuardedResolver;
 use super::set::MAX_SET_BYTES;
-use crate::config::RemoteKeys;
+use crate::auth::RemoteKeys;
 
 /// The longest a fetch may take, whatever the configuration says (docs/security.md, J7).
 const LONGEST_FETCH: Duration = Duration::from_secs(5);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::key::{Key, KeyRejection};
-use crate::auth::{Algorithm, json};
+use crate::auth::Algorithm;
+use crate::json;
 
 /// Bytes of a set; more is no key set (docs/security.md, J4).
 pub(crate) const MAX_SET_BYTES: usize = 1 << 20;

@@ -13,8 +13,8 @@ use super::fetch::{FetchedKeys, JwksFetch};
 use super::renewal::{Age, Cause, Renewal, RenewalPolicy};
 use super::set::{KeySet, RejectedKey};
 use crate::auth::Algorithm;
+use crate::auth::RemoteKeys;
 use crate::clock::{Clock, UnixTime};
-use crate::config::RemoteKeys;
 
 /// The shortest `Retry-After`.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use crate::auth::testing::{
     self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote,
     shared_issuer,
 };
+use crate::auth::{IssuerSettings, KeySource};
 use crate::clock::ManualClock;
-use crate::config::{Issuer, KeySource};
 use crate::secret::Secret;
 
 mod forgery;
@@ -28,17 +28,17 @@ struct Setup {
     fetch: Arc<ScriptedFetch>,
 }
 
-fn try_new(issuers: Vec<Issuer>) -> Result<TokenVerifier, VerifierError> {
+fn try_new(issuers: Vec<IssuerSettings>) -> Result<TokenVerifier, VerifierError> {
     TokenVerifier::new(issuers, 100, Arc::new(ManualClock::at(NOW)), None, ScriptedFetch::open([]))
 }
 
-fn setup_with(issuers: Vec<Issuer>, verdicts: usize, fetch: Arc<ScriptedFetch>) -> Setup {
+fn setup_with(issuers: Vec<IssuerSettings>, verdicts: usize, fetch: Arc<ScriptedFetch>) -> Setup {
     let clock = Arc::new(ManualClock::at(NOW));
     let verifier = TokenVerifier::new(issuers, verdicts, clock.clone(), None, fetch.clone()).unwrap();
     Setup { verifier: Arc::new(verifier), clock, fetch }
 }
 
-fn setup(issuers: Vec<Issuer>) -> Setup {
+fn setup(issuers: Vec<IssuerSettings>) -> Setup {
     setup_with(issuers, 100, ScriptedFetch::open([Err(FetchError::Timeout)]))
 }
 
@@ -90,7 +90,7 @@ async fn a_token_of_every_algorithm_is_accepted_and_then_seen() {
 #[tokio::test]
 async fn a_principal_carries_what_the_token_proves() {
     let key = TestKey::ed25519("k");
-    let setup = setup(vec![Issuer { leeway: Duration::from_secs(10), ..issuer(fixed(&[&key])) }]);
+    let setup = setup(vec![IssuerSettings { leeway: Duration::from_secs(10), ..issuer(fixed(&[&key])) }]);
     let token = key.sign(&with(&json!({ "orgs": ["a"] })));
     let principal = setup.verifier.verify(&token).await.unwrap().principal;
     assert_eq!((principal.issuer(), principal.subject()), (ISSUER, Some("user-1")));
@@ -103,7 +103,7 @@ async fn a_principal_carries_what_the_token_proves() {
 #[tokio::test]
 async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
     let (key, other) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
-    let second = Issuer { issuer: "https://other".to_owned(), ..issuer(fixed(&[&other])) };
+    let second = IssuerSettings { issuer: "https://other".to_owned(), ..issuer(fixed(&[&other])) };
     let setup = setup(vec![issuer(fixed(&[&key])), second]);
     let mut anonymous = claims();
     anonymous.as_object_mut().unwrap().remove("sub");
@@ -140,12 +140,12 @@ fn an_issuer_that_cannot_work_stops_the_start() {
     let good = || issuer(fixed(&[&key]));
     let shared = || KeySource::Shared(Secret::new(SECRET));
     let cases = [
-        (Issuer { algorithms: vec![], ..good() }, IssuerError::Algorithms),
-        (Issuer { algorithms: vec![Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
-        (Issuer { algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
-        (Issuer { keys: shared(), ..good() }, IssuerError::Algorithms),
-        (Issuer { audience: vec![], ..good() }, IssuerError::NoAudience),
-        (Issuer { keys: KeySource::Published { fixed: None, remote: None }, ..good() }, IssuerError::NoKeys),
+        (IssuerSettings { algorithms: vec![], ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { algorithms: vec![Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { keys: shared(), ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { audience: vec![], ..good() }, IssuerError::NoAudience),
+        (IssuerSettings { keys: KeySource::Published { fixed: None, remote: None }, ..good() }, IssuerError::NoKeys),
     ];
     for (issuer, expected) in cases {
         match try_new(vec![issuer]).err() {
@@ -185,8 +185,8 @@ async fn t14_issuer_and_audience_are_compared_exactly() {
 #[tokio::test]
 async fn t14_a_key_counts_for_its_own_issuer_only() {
     let (a, b, shared) = (TestKey::ed25519("k"), TestKey::ed25519("k"), TestKey::hmac(SECRET.as_bytes()));
-    let second = Issuer { issuer: "https://b".to_owned(), ..issuer(fixed(&[&b])) };
-    let third = Issuer { issuer: "https://c".to_owned(), ..shared_issuer(SECRET) };
+    let second = IssuerSettings { issuer: "https://b".to_owned(), ..issuer(fixed(&[&b])) };
+    let third = IssuerSettings { issuer: "https://c".to_owned(), ..shared_issuer(SECRET) };
     let setup = setup(vec![issuer(fixed(&[&a])), second, third]);
     let from = |iss: &str| with(&json!({ "iss": iss }));
     for (key, own) in [(&a, ISSUER), (&b, "https://b"), (&shared, "https://c")] {

@@ -2,10 +2,10 @@
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Audit, AuditTarget};
+use crate::telemetry::{AuditSettings, AuditTarget};
 
 /// `None` where neither target is named: an audit log is asked for.
-pub(super) fn audit(mut section: Section<'_>) -> Option<Audit> {
+pub(super) fn audit(mut section: Section<'_>) -> Option<AuditSettings> {
     let path = section.value("path");
     let stderr = section.boolean("stderr", false);
     let idle = section.duration("idle", secs(300), Bounds::new(secs(1), hours(24)));
@@ -24,5 +24,5 @@ pub(super) fn audit(mut section: Section<'_>) -> Option<Audit> {
             return None;
         }
     };
-    Some(Audit { target, idle, sessions })
+    Some(AuditSettings { target, idle, sessions })
 }

@@ -4,16 +4,16 @@ use url::Url;
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Cors, Origins};
+use crate::proxy::{CorsSettings, Origins};
 
-pub(super) fn cors(mut section: Section<'_>) -> Option<Cors> {
+pub(super) fn cors(mut section: Section<'_>) -> Option<CorsSettings> {
     let origins = section.value("origins").map_or(Some(Origins::Any), |value| origins(&value));
     let credentials = section.boolean("credentials", false);
     let max_age = section.duration("max_age", hours(2), Bounds::new(secs(0), hours(24)));
     if credentials && matches!(origins, Some(Origins::Any)) {
         section.error("credentials", r#"needs a list of `origins`: browsers refuse credentials with "*""#);
     }
-    Some(Cors { origins: origins?, credentials, max_age })
+    Some(CorsSettings { origins: origins?, credentials, max_age })
 }
 
 fn origins(value: &Value<'_>) -> Option<Origins> {

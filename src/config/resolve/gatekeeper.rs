@@ -5,8 +5,9 @@ use url::Url;
 use super::issuer::SHARED_SECRET_BYTES;
 use super::secret::secret;
 use super::{hours, secs};
+use crate::auth::{IssuerSettings, KeySource};
+use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Issuer, KeySource};
 use crate::gatekeeper::{Gatekeeper, SigningKey};
 use crate::policy::PolicySet;
 use crate::shape::SHAPE_PATH;
@@ -16,10 +17,10 @@ const PATH: &str = "/gatekeeper";
 /// The gatekeeper and the issuer of its tokens; `None` where there is none, or one with an error.
 pub(super) fn gatekeeper(
     root: &mut Section<'_>,
-    issuers: Option<&[Issuer]>,
+    issuers: Option<&[IssuerSettings]>,
     policy: Option<&PolicySet>,
     environment: &Environment,
-) -> Option<(Gatekeeper, Issuer)> {
+) -> Option<(Gatekeeper, IssuerSettings)> {
     let mut section = root.value("gatekeeper")?.section()?;
     let path = section.value("path");
     let issuer = section.required("issuer", "write the `iss` of minted tokens, as in \"https://shapes.example.com\"");
@@ -48,12 +49,16 @@ pub(super) fn gatekeeper(
 }
 
 /// One of the two; at deploy time neither is there.
-fn signing_key(section: &mut Section<'_>, issuers: Option<&[Issuer]>, environment: &Environment) -> Option<SigningKey> {
+fn signing_key(
+    section: &mut Section<'_>,
+    issuers: Option<&[IssuerSettings]>,
+    environment: &Environment,
+) -> Option<SigningKey> {
     let (shared, file) = (section.value("hs256"), section.value("signing_key"));
     match (shared, file) {
         (Some(shared), None) => {
             let secret = secret(shared, SHARED_SECRET_BYTES, environment)?;
-            let known = |issuer: &Issuer| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
+            let known = |issuer: &IssuerSettings| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
             if !environment.is_deploy() && issuers.is_some_and(|issuers| issuers.iter().any(known)) {
                 section.error("hs256", "is the secret of an [[issuer]] too, which could then mint: make another one");
                 return None;
@@ -108,7 +113,7 @@ fn is_below(own: &str, path: &str) -> bool {
 }
 
 /// A name of its own: by it the verifier knows which key and which kind of token to expect.
-fn own_name<'a>(value: &Value<'a>, issuers: Option<&[Issuer]>) -> Option<&'a str> {
+fn own_name<'a>(value: &Value<'a>, issuers: Option<&[IssuerSettings]>) -> Option<&'a str> {
     let name = value.text()?;
     if issuers.is_some_and(|issuers| issuers.iter().any(|issuer| issuer.issuer == name)) {
         value.error("is the name of an [[issuer]] too: minted tokens need one of their own");

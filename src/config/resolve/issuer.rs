@@ -3,14 +3,16 @@
 use super::secret::secret;
 use super::{hours, jwks, secs};
 use crate::auth::Algorithm;
+use crate::auth::{IssuerSettings, KeySource};
+use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Issuer, KeySource, ShapeClaims};
+use crate::shape::ShapeClaims;
 
 /// The shortest HS256 secret (RFC 7518 section 3.2: as long as the hash).
 pub(super) const SHARED_SECRET_BYTES: usize = 32;
 
 /// All of them; `None` where one has an error.
-pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<Issuer>> {
+pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<IssuerSettings>> {
     let mut seen: Vec<(&str, usize)> = Vec::new();
     let mut issuers = Vec::new();
     for mut section in sections {
@@ -27,7 +29,7 @@ pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> 
     issuers.into_iter().collect()
 }
 
-fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<Issuer> {
+fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<IssuerSettings> {
     let audience = section.required("audience", "write what `aud` must name; there is no default");
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
@@ -42,7 +44,7 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
     let (issuer, audience) = (name?.to_owned(), audience?);
-    Some(Issuer { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims })
+    Some(IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims })
 }
 
 /// The keys and the algorithms they are for, of one kind.

@@ -5,8 +5,9 @@ use url::{Host, Url};
 use super::{hours, millis, secs};
 use crate::auth::Algorithm;
 use crate::auth::keys::KeySet;
+use crate::auth::{KeySource, RemoteKeys};
+use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, KeySource, RemoteKeys};
 
 /// Keys that mean nothing without `url`.
 const REMOTE: [&str; 6] =

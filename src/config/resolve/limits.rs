@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{hours, secs};
-use crate::config::Limits;
 use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
+use crate::limits::LimitSettings;
 
-pub(super) fn limits(mut section: Section<'_>) -> Limits {
+pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     const HEADERS: &str = "; Pingora reads no more";
     let count = Bounds::new(1, 10_000_000);
     let or_none = Bounds::new(0, 10_000_000).because(" (0: no bound)");
@@ -24,7 +24,7 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
     let rate_per_address = per_address("rate_per_address", 1_000);
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
     let connections_per_address = per_address("connections_per_address", 2_000);
-    let limits = Limits {
+    let limits = LimitSettings {
         header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
         headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
         uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
@@ -54,7 +54,7 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
 }
 
 /// Warns of figures that hold nobody, because of another.
-fn check_together(section: &Section<'_>, limits: &Limits) {
+fn check_together(section: &Section<'_>, limits: &LimitSettings) {
     for (key, all, one) in [
         ("requests", limits.requests, limits.requests_per_subject),
         ("flights", limits.flights, limits.flights_per_subject),

@@ -4,14 +4,14 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::raw::{Section, Value};
-use crate::config::{Log, LogFormat};
+use crate::telemetry::{LogFormat, LogSettings};
 
-pub(super) fn log(mut section: Section<'_>) -> Log {
+pub(super) fn log(mut section: Section<'_>) -> LogSettings {
     let format = section.choice("format", LogFormat::Text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     let level = section.value("level");
     let access = section.boolean("access", true);
     let level = level.and_then(|value| filter(&value)).unwrap_or("info").to_owned();
-    Log { format, level, access }
+    LogSettings { format, level, access }
 }
 
 fn filter<'a>(value: &Value<'a>) -> Option<&'a str> {

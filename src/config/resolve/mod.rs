@@ -20,7 +20,8 @@ mod upstream;
 use std::time::Duration;
 
 use super::raw::{Bounds, KIB, MIB, Section};
-use super::{Cache, Config, Environment};
+use super::{Config, Environment};
+use crate::flight::CacheSettings;
 
 /// The whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
@@ -75,10 +76,10 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
 const UNBOUNDED: &str = "one is public, and without `limits.trusted_proxies` nothing bounds what a single client \
                          without a token asks for: name the proxies in front, or write [] where there is none";
 
-fn cache(mut section: Section<'_>) -> Cache {
+fn cache(mut section: Section<'_>) -> CacheSettings {
     const PIECES: &str = " (an answer travels in pieces of 64KiB)";
     const SHORT: &str = " (a stream of events lasts 60 s, and a client gives up on those that end early)";
-    Cache {
+    CacheSettings {
         bytes: section.size("bytes", 256 * MIB, Bounds::new(0, 1024 * 1024 * MIB)),
         flight_bytes: section.size("flight_bytes", 64 * MIB, Bounds::new(256 * KIB, 1024 * MIB).because(PIECES)),
         max_age: section.duration("max_age", hours(1), Bounds::new(secs(0), hours(24))),

@@ -4,13 +4,13 @@ use toml::de::DeValue;
 use url::Url;
 
 use crate::config::raw::{Section, Value};
-use crate::config::{Otel, OtelProtocol};
+use crate::telemetry::{OtelProtocol, OtelSettings};
 
 const PROTOCOLS: [(&str, OtelProtocol); 2] =
     [("http/protobuf", OtelProtocol::HttpProtobuf), ("http/json", OtelProtocol::HttpJson)];
 
 /// `None` where there is no such section.
-pub(super) fn otel(root: &mut Section<'_>) -> Option<Otel> {
+pub(super) fn otel(root: &mut Section<'_>) -> Option<OtelSettings> {
     let is_there = root.has("otel");
     let mut section = root.section("otel");
     let endpoint = section.value("endpoint");
@@ -28,7 +28,7 @@ pub(super) fn otel(root: &mut Section<'_>) -> Option<Otel> {
         section.error_here(r#"names no collector: write `endpoint`, as in "http://127.0.0.1:4318""#);
         return None;
     };
-    Some(Otel { endpoint: collector(&endpoint)?, protocol, sample: sample?, service: service?.to_owned() })
+    Some(OtelSettings { endpoint: collector(&endpoint)?, protocol, sample: sample?, service: service?.to_owned() })
 }
 
 fn ratio(value: &Value<'_>) -> Option<f64> {

@@ -4,13 +4,16 @@ use serde_json::{Map, Number, Value as Json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::Probe;
+use crate::config::ProbeSettings;
 use crate::config::raw::{Section, Value};
 
-pub(super) fn probe(mut section: Section<'_>) -> Probe {
+pub(super) fn probe(mut section: Section<'_>) -> ProbeSettings {
     let claims = section.value("claims").and_then(|value| claims(&value));
     let query = section.value("query").and_then(|value| value.text());
-    Probe { claims: Json::from(claims.unwrap_or_default()).to_string(), query: query.unwrap_or_default().to_owned() }
+    ProbeSettings {
+        claims: Json::from(claims.unwrap_or_default()).to_string(),
+        query: query.unwrap_or_default().to_owned(),
+    }
 }
 
 fn claims(value: &Value<'_>) -> Option<Map<String, Json>> {

@@ -5,13 +5,14 @@ use std::thread::available_parallelism;
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Environment, Server, Tls};
+use crate::config::{Environment, ServerSettings, TlsSettings};
+use crate::proxy::Http2Settings;
 
 const BROWSERS: &str = " (a browser has all its polls on one connection)";
 
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Option<Server> {
+pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Option<ServerSettings> {
     let listen = section.required("listen", r#"write the addresses for clients, as in ["0.0.0.0:8080"]"#);
     let admin = section.value("admin");
     let threads = section.integer("threads", 0, Bounds::new(0, 1024).because(" (0: one per core)"));
@@ -28,15 +29,13 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let state = state.and_then(|value| value.path());
     let upgrade_socket = upgrade_socket.and_then(|value| value.path());
     let (listen, admin) = addresses(listen.as_ref(), admin.as_ref())?;
-    Some(Server {
+    Some(ServerSettings {
         listen,
         admin,
         threads: if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads },
         drain,
         tls,
-        h2c,
-        h2_streams,
-        h2_idle_timeout,
+        http2: Http2Settings { h2c, streams: h2_streams, idle_timeout: h2_idle_timeout },
         state: state.or_else(|| environment.state_directory()),
         upgrade_socket: upgrade_socket.or_else(|| Some(environment.runtime_directory()?.join("upgrade.sock"))),
         upgrade_timeout,
@@ -71,9 +70,9 @@ fn address(value: &Value<'_>, taken: &[SocketAddr]) -> Option<SocketAddr> {
     Some(address)
 }
 
-fn tls_files(mut section: Section<'_>) -> Option<Tls> {
+fn tls_files(mut section: Section<'_>) -> Option<TlsSettings> {
     let cert = section.required("cert", "write the path of the certificate chain (PEM)");
     let key = section.required("key", "write the path of the private key (PEM)");
     let (cert, key) = (cert.and_then(|value| value.path()), key.and_then(|value| value.path()));
-    Some(Tls { cert: cert?, key: key?, poll: secs(5) })
+    Some(TlsSettings { cert: cert?, key: key?, poll: secs(5) })
 }

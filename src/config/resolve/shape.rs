@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
-use crate::config::Upstream;
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Replica, Rule, RuleSource, UpstreamName, UpstreamSource};
+use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
+use crate::shape::{Replica, UpstreamName};
+use crate::upstream::UpstreamSettings;
 
 /// What came of all the rules.
-pub(super) struct Shapes {
+pub(super) struct ResolvedShapes {
     /// How many there are, right or wrong.
     pub(super) count: usize,
     /// Whether each of them says `public = true`.
@@ -22,10 +23,10 @@ pub(super) struct Shapes {
 }
 
 /// Further Electrics by name.
-type Upstreams = BTreeMap<String, Upstream>;
+type Upstreams = BTreeMap<String, UpstreamSettings>;
 
 /// `upstreams` is `None` where they have errors of their own; names are then not looked up.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> Shapes {
+pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
@@ -36,7 +37,7 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
         rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    Shapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
+    ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
 }
 
 /// An optional key with an error reads as absent here: nothing comes of a file with an error.

@@ -10,15 +10,17 @@ use url::Url;
 
 use super::secret::secret;
 use super::{millis, secs};
+use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
-use crate::config::{Ca, Environment, ServerUrl, Upstream};
-use crate::policy::{PolicySet, UpstreamName};
+use crate::policy::PolicySet;
 use crate::secret::Secret;
+use crate::shape::UpstreamName;
+use crate::upstream::{Ca, ServerUrl, UpstreamSettings};
 
 const SILENCE: &str = " (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = " (Electric closes a connection after 60 s without a request)";
 
-pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> Option<Upstream> {
+pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> Option<UpstreamSettings> {
     let servers = servers(&mut section);
     let (secret, secret_next) = secrets(&mut section, environment);
     let source_id = section.value("source_id");
@@ -33,7 +35,7 @@ pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> O
     let source_id = source_id.and_then(|value| value.text());
     let servers = servers?;
     let ca = ca.and_then(|value| ca_file(&value, &servers, environment));
-    Some(Upstream {
+    Some(UpstreamSettings {
         servers,
         secret,
         secret_next,
@@ -49,7 +51,10 @@ pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> O
 }
 
 /// `[upstreams]`: a table for each further Electric.
-pub(super) fn named(value: Option<&Value<'_>>, environment: &Environment) -> Option<BTreeMap<String, Upstream>> {
+pub(super) fn named(
+    value: Option<&Value<'_>>,
+    environment: &Environment,
+) -> Option<BTreeMap<String, UpstreamSettings>> {
     let Some(value) = value else {
         return Some(BTreeMap::new());
     };

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::config::{Config, Environment, KeySource, ShapeClaims};
+use crate::auth::KeySource;
+use crate::config::{Config, Environment};
+use crate::shape::ShapeClaims;
 
 const REQUIRED: &str = "[gatekeeper]\nissuer = 'g'\naudience = 'app'\npublic_url = 'https://s.example/v1/shape'\n";
 const SECRET: &str = "hs256.env = 'GATEKEEPER_SECRET'\n";

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::config::{Config, Environment, KeySource, LogFormat, Origins, RemoteKeys, ServerUrl};
+use crate::auth::{KeySource, RemoteKeys};
+use crate::config::{Config, Environment};
+use crate::proxy::Origins;
+use crate::telemetry::LogFormat;
+use crate::upstream::ServerUrl;
 
 fn conf(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -38,7 +42,7 @@ fn the_full_sample_shows_the_defaults() {
         let (server, upstream) = (&config.server, &config.upstream);
         let keys = format!("{:?} {:?}", remote(config), config.issuers[0].types);
         let rest = format!("{:?} {:?} {:?} {upstream:?} {keys}", config.cors, config.limits, config.log);
-        let http2 = format!("{} {} {:?}", server.h2c, server.h2_streams, server.h2_idle_timeout);
+        let http2 = format!("{} {} {:?}", server.http2.h2c, server.http2.streams, server.http2.idle_timeout);
         format!("{} {} {:?} {:?} {http2} {rest}", server.admin, server.threads, server.drain, server.tls)
     };
     assert_eq!(show(&full), show(&minimal));
@@ -93,7 +97,7 @@ fn defaults() {
     assert!(config.server.threads > 0);
     assert_eq!(config.server.admin.to_string(), "127.0.0.1:9090");
     assert_eq!(config.server.drain, Duration::from_secs(25));
-    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.h2c);
+    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.http2.h2c);
     let upstream = &config.upstream;
     let server = ServerUrl { host: "127.0.0.1".to_owned(), port: 3000, tls: false };
     assert_eq!((upstream.servers.as_slice(), upstream.pool), ([server].as_slice(), 1024));

@@ -14,10 +14,10 @@ use self::file::AuditFile;
 use self::sessions::Sessions;
 use super::lines::LineQueue;
 use super::logging;
+use super::settings::{AuditSettings, AuditTarget};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
-use crate::config::{self, AuditTarget};
-use crate::shape::UpstreamRequest;
+use crate::rewrite::UpstreamRequest;
 
 /// The open sessions, and the queue for their lines. No call but [`Audit::finish`] waits for a disk.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Audit {
     ///
     /// # Errors
     /// The file cannot be opened, or the thread cannot be started.
-    pub fn start(settings: &config::Audit) -> anyhow::Result<Self> {
+    pub fn start(settings: &AuditSettings) -> anyhow::Result<Self> {
         let lines = match &settings.target {
             AuditTarget::File(path) => Self::file(path).with_context(|| format!("audit.path: {}", path.display()))?,
             AuditTarget::Stderr => logging::queue().context("audit.stderr: logging was not started")?,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 
-use crate::config::Otel;
 use crate::metrics::Metrics;
 use crate::policy::RuleId;
-use crate::telemetry::{Record, TraceParent};
+use crate::telemetry::OtelSettings;
+use crate::telemetry::Record;
+use crate::trace_context::TraceParent;
 
 /// What this build does not have.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) enum UpstreamSpan {}
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in `tracer`")]
 impl Tracer {
-    pub fn new(_: &Otel, _: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+    pub fn new(_: &OtelSettings, _: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         anyhow::bail!("otel: this build has no OpenTelemetry: build with `--features otel`")
     }
 

@@ -13,8 +13,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::config::{Otel, OtelProtocol};
 use crate::metrics::Metrics;
+use crate::telemetry::{OtelProtocol, OtelSettings};
 
 /// A collector that takes longer counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub(super) struct Collector {
 
 impl Collector {
     /// A collector that `config` names, reached from the current runtime.
-    pub(super) fn new(config: &Otel, room: Arc<Semaphore>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &OtelSettings, room: Arc<Semaphore>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let exporter = Arc::new(exporter(config).context("otel.endpoint")?);
         Ok(Self { exporter, runtime: Handle::try_current()?, room, metrics, failing: AtomicBool::new(false) })
     }
@@ -68,7 +68,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Collector {
     }
 }
 
-fn exporter(config: &Otel) -> anyhow::Result<SpanExporter> {
+fn exporter(config: &OtelSettings) -> anyhow::Result<SpanExporter> {
     let client = reqwest::Client::builder();
     let client = client.no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(TIMEOUT).build()?;
     let endpoint = format!("{}/v1/traces", config.endpoint.as_str().trim_end_matches('/'));

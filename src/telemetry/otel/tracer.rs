@@ -13,10 +13,11 @@ use opentelemetry_sdk::trace::{
 use tokio::sync::Semaphore;
 
 use super::collector::Collector;
-use crate::config::Otel;
 use crate::metrics::Metrics;
 use crate::policy::RuleId;
-use crate::telemetry::{Record, TraceParent};
+use crate::telemetry::OtelSettings;
+use crate::telemetry::Record;
+use crate::trace_context::TraceParent;
 
 /// Decides which requests are recorded, and queues their spans.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Tracer {
     ///
     /// # Errors
     /// A collector's URL that cannot be used; a caller outside of a runtime.
-    pub fn new(config: &Otel, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+    pub fn new(config: &OtelSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let room = Arc::new(Semaphore::new(CAPACITY));
         let collector = Collector::new(config, Arc::clone(&room), Arc::clone(&metrics))?;
         Ok(Arc::new(Self::with(config.sample, collector, room, metrics)))

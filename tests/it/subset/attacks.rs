@@ -94,6 +94,7 @@ async fn orders() {
 
 /// A body that says more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bodies_that_would_replace_the_shape() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
@@ -164,6 +165,7 @@ async fn bodies_that_would_replace_the_shape() {
 
 /// docs/security.md, Q2 to Q5: the names that open something, in any spelling but theirs.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn parameters_in_another_spelling() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);

@@ -148,7 +148,7 @@ async fn t9_only_the_configured_types_are_accepted() {
     for typ in ["logout+jwt", "dpop+jwt", "secevent+jwt", "", "application/", "JOSE", "application/application/jwt"] {
         assert_eq!(setup.invalid(&signed(typ)).await, InvalidReason::Type, "{typ}");
     }
-    let strict = self::setup(vec![Issuer { types: vec!["at+jwt".to_owned()], ..issuer(fixed(&[&key])) }]);
+    let strict = self::setup(vec![IssuerSettings { types: vec!["at+jwt".to_owned()], ..issuer(fixed(&[&key])) }]);
     assert_eq!(strict.invalid(&signed("JWT")).await, InvalidReason::Type);
 }
 

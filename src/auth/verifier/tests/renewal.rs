@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::auth::RemoteKeys;
 use crate::auth::Renewals;
 use crate::auth::keys::FetchedKeys;
 use crate::auth::testing::remote_keys;
-use crate::config::RemoteKeys;
 
 fn remote_setup(fetch: Arc<ScriptedFetch>) -> Setup {
     setup_with(vec![issuer(remote())], 20_000, fetch)

@@ -3,20 +3,21 @@
 use tokio::task::yield_now;
 
 use super::*;
-use crate::auth::Renewals;
 use crate::auth::testing::remote_keys;
+use crate::auth::{RemoteKeys, Renewals};
+use crate::shape::ShapeClaims;
 
 const OTHER: &str = "https://other.example.com";
 
-fn named(name: &str, keys: KeySource) -> Issuer {
-    Issuer { issuer: name.to_owned(), ..issuer(keys) }
+fn named(name: &str, keys: KeySource) -> IssuerSettings {
+    IssuerSettings { issuer: name.to_owned(), ..issuer(keys) }
 }
 
 fn of(name: &str) -> Value {
     with(&json!({ "iss": name }))
 }
 
-fn after(setup: &Setup, issuers: Vec<Issuer>) -> Setup {
+fn after(setup: &Setup, issuers: Vec<IssuerSettings>) -> Setup {
     let verifier = Arc::new(setup.verifier.successor(issuers, 100).unwrap());
     Setup { verifier, clock: Arc::clone(&setup.clock), fetch: Arc::clone(&setup.fetch) }
 }
@@ -25,7 +26,7 @@ fn after(setup: &Setup, issuers: Vec<Issuer>) -> Setup {
 async fn an_issuer_that_is_the_same_keeps_keys_and_verdicts() {
     let (key, file, shared) = (TestKey::ed25519("k"), TestKey::ed25519("f"), TestKey::hmac(SECRET.as_bytes()));
     let issuers = || {
-        let shared = Issuer { issuer: "https://shared.example.com".to_owned(), ..shared_issuer(SECRET) };
+        let shared = IssuerSettings { issuer: "https://shared.example.com".to_owned(), ..shared_issuer(SECRET) };
         vec![issuer(remote()), named(OTHER, fixed(&[&file])), shared]
     };
     let first = setup_with(issuers(), 100, ScriptedFetch::open([Ok(jwks(&[&key])), Err(FetchError::Timeout)]));
@@ -46,7 +47,7 @@ async fn an_issuer_that_is_the_same_keeps_keys_and_verdicts() {
 #[tokio::test(start_paused = true)]
 async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
     let key = TestKey::ed25519("k");
-    type Change = fn(&mut Issuer);
+    type Change = fn(&mut IssuerSettings);
     let changes: [(&str, Change); 8] = [
         ("audience", |issuer| issuer.audience = vec!["https://elsewhere".to_owned()]),
         ("algorithms", |issuer| issuer.algorithms = vec![Algorithm::Es256]),
@@ -57,7 +58,7 @@ async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
             issuer.algorithms = vec![Algorithm::Hs256];
             issuer.keys = KeySource::Shared(Secret::new(SECRET));
         }),
-        ("shape claims", |issuer| issuer.shape_claims = config::ShapeClaims::Own),
+        ("shape claims", |issuer| issuer.shape_claims = ShapeClaims::Own),
         ("name", |issuer| issuer.issuer = OTHER.to_owned()),
     ];
     for (what, change) in changes {
@@ -89,13 +90,13 @@ async fn an_issuer_that_changes_keeps_the_keys_of_its_url_and_no_others() {
     let token = key.sign(&claims());
     assert_eq!(first.verify(&token).await, Ok(Check::New));
     first.fetch.now_answers(Err(FetchError::Timeout));
-    let keys = |change: fn(&mut config::RemoteKeys)| {
+    let keys = |change: fn(&mut RemoteKeys)| {
         let mut remote = remote_keys();
         change(&mut remote);
         vec![issuer(KeySource::Published { fixed: None, remote: Some(remote) })]
     };
     // Everything but the place is the same store.
-    let lenient = vec![Issuer { leeway: Duration::from_secs(60), ..issuer(remote()) }];
+    let lenient = vec![IssuerSettings { leeway: Duration::from_secs(60), ..issuer(remote()) }];
     let second = after(&first, lenient);
     assert_eq!(second.verify(&token).await, Ok(Check::New));
     let patient = after(&second, keys(|remote| remote.timeout = Duration::from_secs(1)));

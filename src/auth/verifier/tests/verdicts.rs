@@ -6,7 +6,7 @@ use super::*;
 async fn t12_t13_a_token_ends_at_exp_and_leeway_whether_seen_or_not() {
     let key = TestKey::ed25519("k");
     for verdicts in [0, 100] {
-        let issuers = vec![Issuer { leeway: Duration::from_secs(5), ..issuer(fixed(&[&key])) }];
+        let issuers = vec![IssuerSettings { leeway: Duration::from_secs(5), ..issuer(fixed(&[&key])) }];
         let setup = setup_with(issuers, verdicts, ScriptedFetch::open([]));
         let token = key.sign(&claims());
         assert!(setup.verify(&token).await.is_ok());

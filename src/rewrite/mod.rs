@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::SHAPE_PATH;
-use super::protocol::ProtocolParam;
-use super::request::{ParameterError, ShapeRequest};
 use crate::hex::hex;
-use crate::policy::{Permit, Replica, RuleId, UpstreamName};
+use crate::policy::{Permit, RuleId};
 use crate::secret::Secret;
+use crate::shape::protocol::ProtocolParam;
+use crate::shape::{ParameterError, Replica, SHAPE_PATH, ShapeRequest, UpstreamName};
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 /// A request to Electric, whole but for the secret.
 ///
@@ -51,8 +53,8 @@ impl UpstreamRequest {
     /// A [`RewriteError`] where the client sent more than the permit opens, or where the bound values do not fit on
     /// Electric's request line.
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
-        request.check_opened(&permit).map_err(RewriteError::Invalid)?;
-        let filter = request.client_filter(&permit).map_err(RewriteError::Invalid)?;
+        permit.check_opened(request).map_err(RewriteError::Invalid)?;
+        let filter = request.client_filter(permit.queryable_names()).map_err(RewriteError::Invalid)?;
         let body = request.subset().map(|subset| subset.body(permit.queryable_names())).transpose();
         let body = body.map_err(RewriteError::Invalid)?;
         let mut query = Query::default();

@@ -6,6 +6,7 @@ use super::*;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
 use crate::policy::PolicySet;
+use crate::shape::SubsetQuery;
 
 fn policy(rules: &str) -> PolicySet {
     let rules = rules.replace("[[shape]]", "[[shape]]\npublic = true");

@@ -36,7 +36,7 @@ const HELD: usize = 4096;
 const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
-    pub(super) const fn new(tcp: TcpStream) -> Self {
+    pub(crate) const fn new(tcp: TcpStream) -> Self {
         Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new() }
     }
 

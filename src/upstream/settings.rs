@@ -1,4 +1,4 @@
-//! `[upstream]` and `[upstreams.NAME]`.
+//! What the configuration says of an Electric: `[upstream]` and `[upstreams.NAME]`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::secret::Secret;
 /// One Electric: a server, or several on the same database. Equal where nothing is different, the certificates of `ca`
 /// included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// Its servers; never empty, and no two at one host and port.
     pub servers: Vec<ServerUrl>,
     /// Electric's API secret; `None` only with `danger_no_secret`.
@@ -38,7 +38,7 @@ pub struct Upstream {
     pub failover: Duration,
 }
 
-impl Upstream {
+impl UpstreamSettings {
     /// The secrets it may take, the usual one first; none with `danger_no_secret`.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.secret.iter().chain(&self.secret_next)
@@ -67,7 +67,7 @@ pub struct ServerUrl {
 
 impl ServerUrl {
     /// Of a URL that has scheme, host and port and nothing else; `None` for others.
-    pub(super) fn of(url: &Url) -> Option<Self> {
+    pub(crate) fn of(url: &Url) -> Option<Self> {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
             return None;

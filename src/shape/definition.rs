@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::claim::Malformed;
 use super::columns::Columns;
-use crate::policy::{Permit, Replica, TableName};
-use crate::shape::percent_decode;
-use crate::shape::protocol::parameter_number;
+use super::protocol::parameter_number;
+use super::request::percent_decode;
+use super::table::TableName;
 
 /// Everything of a request that decides rows, names resolved and defaults filled in: `==` is the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,16 @@ pub struct Definition {
     pub log: Log,
 }
 
+/// Electric's `replica` parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replica {
+    /// Changed columns only.
+    #[default]
+    Default,
+    /// Whole rows, and the old values.
+    Full,
+}
+
 /// Electric's `log` parameter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Log {
@@ -43,21 +53,8 @@ pub enum Log {
 const MEMBERS: [&str; 8] = ["namespace", "table", "where", "columns", "params", "queryable_columns", "replica", "log"];
 
 impl Definition {
-    /// What a permit gives; `None` only where the permit's table is none.
-    pub(super) fn of_permit(permit: &Permit, log: Log) -> Option<Self> {
-        Some(Self {
-            table: TableName::parse(permit.table()).ok()?,
-            predicate: permit.predicate().map(str::to_owned),
-            params: permit.params().to_vec(),
-            columns: columns(permit.columns())?,
-            queryable_columns: columns(permit.queryable_columns())?,
-            replica: permit.replica(),
-            log,
-        })
-    }
-
     /// The claim, with a null for what is absent.
-    pub(super) fn to_claim(&self) -> Value {
+    pub(crate) fn to_claim(&self) -> Value {
         let params: Map<_, _> = self.numbered_params().map(|(number, value)| (number, value.into())).collect();
         json!({
             "namespace": self.table.schema(),
@@ -90,7 +87,7 @@ impl Definition {
     }
 
     /// The values by their numbers, as texts: `"1"`, `"2"`, ….
-    pub(super) fn numbered_params(&self) -> impl Iterator<Item = (String, &str)> {
+    pub(crate) fn numbered_params(&self) -> impl Iterator<Item = (String, &str)> {
         self.params.iter().enumerate().map(|(index, value)| ((index + 1).to_string(), value.as_str()))
     }
 }
@@ -170,11 +167,6 @@ fn gapless(values: BTreeMap<u32, String>) -> Option<Vec<String>> {
     whole.then(|| values.into_values().collect())
 }
 
-/// `Some(None)` for absent columns, `None` for what are none.
-fn columns(text: Option<&str>) -> Option<Option<Columns>> {
-    text.map_or(Some(None), |text| Columns::parse(text).map(Some))
-}
-
 fn replica(value: Option<&str>) -> Option<Replica> {
     match value {
         None | Some("default") => Some(Replica::Default),
@@ -197,7 +189,7 @@ const TEXTS: [&str; 5] = ["columns", "queryable_columns", "replica", "table", "w
 
 impl Repeated {
     /// Takes the definition's parameters out of a query; the rest of it is for
-    /// [`ShapeRequest::parse`](crate::shape::ShapeRequest::parse), which refuses every other spelling of them.
+    /// [`ShapeRequest::parse`](super::ShapeRequest::parse), which refuses every other spelling of them.
     pub(super) fn split(query: &str) -> (Self, String) {
         let mut repeated = Self::default();
         let rest: Vec<_> = query.split('&').filter(|pair| !repeated.take(pair)).collect();
@@ -228,11 +220,12 @@ impl Repeated {
         if self.ambiguous {
             return None;
         }
-        let columns_sent = columns(self.text("columns").as_deref())?;
+        let columns_sent = Columns::parse_optional(self.text("columns").as_deref())?;
         Some(Definition {
             table: TableName::parse(&self.text("table")?).ok()?,
             predicate: self.text("where"),
-            queryable_columns: columns(self.text("queryable_columns").as_deref())?.or_else(|| columns_sent.clone()),
+            queryable_columns: Columns::parse_optional(self.text("queryable_columns").as_deref())?
+                .or_else(|| columns_sent.clone()),
             columns: columns_sent,
             replica: replica(self.text("replica").as_deref())?,
             params: gapless(self.params)?,

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::definition::{Definition, Log, Repeated};
-use crate::config::ShapeClaims;
-use crate::policy::UpstreamName;
-use crate::shape::protocol::ProtocolParam;
-use crate::shape::{ParameterError, SHAPE_PATH, ShapeRequest};
+use super::protocol::ProtocolParam;
+use super::upstream_name::UpstreamName;
+use super::{ParameterError, SHAPE_PATH, ShapeRequest};
 
 /// The one shape that a token is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +17,17 @@ pub struct ShapeClaim {
     upstream: UpstreamName,
 }
 
+/// What a `shape` claim in an issuer's tokens means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShapeClaims {
+    /// A token with one is for that shape alone, and no rule is asked: the issuer has decided.
+    Honoured,
+    /// Nothing: it is a claim like any other.
+    Ignored,
+    /// The issuer is the gatekeeper here: every token has one, and the rule it was minted under must still stand.
+    Own,
+}
+
 /// A `shape` claim that says nothing, or something that is not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shape claim is malformed")]
@@ -25,7 +35,7 @@ pub struct Malformed;
 
 impl ShapeClaim {
     /// The claim beside it that names the upstream which its rule picked; absent for the default one.
-    pub(super) const UPSTREAM: &str = "upstream";
+    pub(crate) const UPSTREAM: &str = "upstream";
 
     /// Reads the claim of a token of an issuer whose shape claims are treated so.
     ///

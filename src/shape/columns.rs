@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::policy::{ColumnName, identifier};
+use super::identifier;
+use super::table::ColumnName;
 
 /// Columns, each once and at least one; equal in any order, as for Electric (docs/electric.md, "Parameters").
 #[derive(Clone, Debug)]
@@ -30,6 +31,11 @@ impl Columns {
                 None => return None,
             }
         }
+    }
+
+    /// Parses a list that may be absent: `Some(None)` if it is, `None` if the text is no list.
+    pub(crate) fn parse_optional(text: Option<&str>) -> Option<Option<Self>> {
+        text.map_or(Some(None), |text| Self::parse(text).map(Some))
     }
 
     /// The names, in the order they were given.
