@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::digest::sha256;
 use crate::hex::hex;
 
 const SCHEME: &str = "Bearer";
@@ -68,7 +68,7 @@ impl BearerToken {
         if !is_token68(text) {
             return Err(BearerError::Malformed);
         }
-        Ok(Self { text: text.into(), digest: TokenDigest::of(text) })
+        Ok(Self { text: text.into(), digest: TokenDigest(sha256(text)) })
     }
 
     /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
@@ -94,12 +94,6 @@ impl fmt::Debug for BearerToken {
 impl TokenDigest {
     pub(super) const fn bytes(self) -> [u8; 32] {
         self.0
-    }
-
-    fn of(text: &str) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-        Self(bytes)
     }
 }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
+use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{self, ColumnName, Replica, SHAPE_PATH, TableName};
 
@@ -142,8 +141,7 @@ impl Predicate {
 /// The first 16 bytes, in hex, of the SHA-256 of all that the file says of a rule: `Debug` leaves no key out, so none
 /// that is added later can be forgotten here.
 fn fingerprint(source: &RuleSource) -> Arc<str> {
-    let digest = digest::digest(&digest::SHA256, format!("{source:?}").as_bytes());
-    hex(&digest.as_ref()[..16]).into()
+    hex(&sha256(format!("{source:?}"))[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {

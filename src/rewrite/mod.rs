@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::digest::sha256;
 use crate::hex::hex;
 use crate::policy::{Permit, RuleId};
 use crate::secret::Secret;
@@ -129,8 +129,7 @@ impl UpstreamRequest {
 
     /// The SHA-256 of upstream, query and body in hex, for people: equal exactly where both are.
     pub fn key(&self) -> String {
-        let digest = digest::digest(&digest::SHA256, self.identity().as_bytes());
-        hex(digest.as_ref())
+        hex(&sha256(&*self.identity()))
     }
 
     /// Upstream, query and body in one text. An encoded query has no line end, so no two of them give the same.
