@@ -5,6 +5,7 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use super::error::BearerError;
 use crate::digest::sha256;
 use crate::hex::hex;
 
@@ -20,20 +21,6 @@ pub struct BearerToken {
 /// The SHA-256 of a whole token, signature included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenDigest([u8; 32]);
-
-/// Why there is no token to verify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BearerError {
-    /// More than one `Authorization` header, another scheme, or not `Bearer`, one space, token68.
-    #[error("the Authorization header is not one well-formed bearer token")]
-    Malformed,
-    /// No `Authorization` header, or one without a token, as Electric's clients send it before login.
-    #[error("no bearer token")]
-    Missing,
-    /// The token has more bytes than allowed; nothing has looked at them.
-    #[error("the bearer token is too long")]
-    TooLong,
-}
 
 impl BearerToken {
     /// Takes the token from the one `Authorization` header.

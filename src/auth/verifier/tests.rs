@@ -1,17 +1,17 @@
 use std::collections::HashSet;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::*;
-use crate::auth::Algorithm;
 use crate::auth::keys::FetchError;
 use crate::auth::testing::{
     self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote,
     shared_issuer,
 };
-use crate::auth::{IssuerSettings, KeySource};
+use crate::auth::{Algorithm, IssuerError, IssuerSettings, KeySource};
 use crate::clock::ManualClock;
 use crate::secret::Secret;
 
