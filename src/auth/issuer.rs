@@ -210,9 +210,7 @@ impl KeyStatus {
             refreshes_ok: 0,
             refreshes_failed: 0,
             saves_failed: 0,
-            generation: 0,
             ready: false,
-            last_error: None,
         }
     }
 }

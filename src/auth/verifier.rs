@@ -131,11 +131,6 @@ impl TokenVerifier {
         self.issuers.iter().map(|issuer| issuer.status()).collect()
     }
 
-    /// Tokens remembered now.
-    pub fn verdicts(&self) -> usize {
-        self.verdicts.len()
-    }
-
     /// The key sets that are fetched.
     pub(super) fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteStore>> {
         self.issuers.iter().filter_map(|issuer| issuer.remote())

@@ -74,11 +74,6 @@ impl Permit {
         self.subset
     }
 
-    /// Whether the rows may be narrowed by a `where` of the client's.
-    pub fn client_where(&self) -> bool {
-        self.client_where
-    }
-
     /// The columns that a filter may name: those sent, where a rule gave the permit; `None` for all.
     pub fn queryable_columns(&self) -> Option<&str> {
         self.queryable_columns.as_ref().map(|columns| columns.text.as_str())
