@@ -1,5 +1,6 @@
 //! Time as an argument: the wall clock that token checks read.
 
+#[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,21 +51,24 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until it is told to move, for tests.
+#[cfg(test)]
 #[derive(Debug)]
-pub struct ManualClock(AtomicU64);
+pub(crate) struct ManualClock(AtomicU64);
 
+#[cfg(test)]
 impl ManualClock {
     /// A clock that shows `now`.
-    pub const fn at(now: UnixTime) -> Self {
+    pub(crate) const fn at(now: UnixTime) -> Self {
         Self(AtomicU64::new(now.0))
     }
 
     /// Shows `now` from here on.
-    pub fn set(&self, now: UnixTime) {
+    pub(crate) fn set(&self, now: UnixTime) {
         self.0.store(now.0, Ordering::SeqCst);
     }
 }
 
+#[cfg(test)]
 impl Clock for ManualClock {
     fn now(&self) -> UnixTime {
         UnixTime(self.0.load(Ordering::SeqCst))

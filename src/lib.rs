@@ -27,8 +27,8 @@
 //! `shape` do not reach Pingora, not even through another module; only `server` and `cli` import `config`; `proxy` may use
 //! everything but these three. `tests/layers.rs` holds this.
 //!
-//! Small modules that any other may use: `clock` (the wall clock as an argument), `hex`, `json` (strict parsing), `secret`
-//! (text that no log shows) and `trace_context` (the `traceparent` header).
+//! Small modules that any other may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json` (strict
+//! parsing), `secret` (text that no log shows) and `trace_context` (the `traceparent` header).
 
 pub mod auth;
 pub mod cli;
@@ -36,6 +36,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod digest;
 pub mod fault;
 pub mod filter;
 pub mod flight;

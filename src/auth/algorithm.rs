@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::error::UnknownAlgorithm;
+
 /// A signature algorithm, by its `alg` name; `none` has no variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the registered names
@@ -61,11 +63,6 @@ impl fmt::Display for Algorithm {
         f.write_str(self.as_str())
     }
 }
-
-/// A name that is no algorithm we accept.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown algorithm; known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
-pub struct UnknownAlgorithm;
 
 impl FromStr for Algorithm {
     type Err = UnknownAlgorithm;

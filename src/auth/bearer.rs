@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use super::error::BearerError;
+use crate::digest::sha256;
 use crate::hex::hex;
 
 const SCHEME: &str = "Bearer";
@@ -20,20 +21,6 @@ pub struct BearerToken {
 /// The SHA-256 of a whole token, signature included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenDigest([u8; 32]);
-
-/// Why there is no token to verify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BearerError {
-    /// More than one `Authorization` header, another scheme, or not `Bearer`, one space, token68.
-    #[error("the Authorization header is not one well-formed bearer token")]
-    Malformed,
-    /// No `Authorization` header, or one without a token, as Electric's clients send it before login.
-    #[error("no bearer token")]
-    Missing,
-    /// The token has more bytes than allowed; nothing has looked at them.
-    #[error("the bearer token is too long")]
-    TooLong,
-}
 
 impl BearerToken {
     /// Takes the token from the one `Authorization` header.
@@ -68,7 +55,7 @@ impl BearerToken {
         if !is_token68(text) {
             return Err(BearerError::Malformed);
         }
-        Ok(Self { text: text.into(), digest: TokenDigest::of(text) })
+        Ok(Self { text: text.into(), digest: TokenDigest(sha256(text)) })
     }
 
     /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
@@ -94,12 +81,6 @@ impl fmt::Debug for BearerToken {
 impl TokenDigest {
     pub(super) const fn bytes(self) -> [u8; 32] {
         self.0
-    }
-
-    fn of(text: &str) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-        Self(bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The claims of a verified token, once as JSON and once ready for CEL.
+//! The claims of a verified token, ready for CEL.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,16 +10,12 @@ use serde_json::{Map, Number, Value};
 use crate::json;
 
 /// The claims of a token that passed every check.
-pub struct Claims {
-    json: Map<String, Value>,
-    cel: Box<dyn Val>,
-}
+pub struct Claims(Box<dyn Val>);
 
 impl Claims {
     /// Prepares verified claims; only the verifier has such.
     pub(super) fn new(json: Map<String, Value>) -> Self {
-        let cel = object(&json);
-        Self { json, cel }
+        Self(object(json))
     }
 
     /// Claims of no token, to try rules with; `None` where the text is no JSON object.
@@ -33,34 +29,29 @@ impl Claims {
     ///
     /// Integers that fit `i64` are `int`, larger ones `uint`, every other number `double`.
     pub fn cel(&self) -> &(dyn Val + 'static) {
-        &*self.cel
-    }
-
-    /// The claims as they were sent.
-    pub const fn json(&self) -> &Map<String, Value> {
-        &self.json
+        &*self.0
     }
 }
 
 impl fmt::Debug for Claims {
     // Claims are about a person: their values are for rules, not for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Claims({} members)", self.json.len())
+        f.write_str("Claims(…)")
     }
 }
 
-fn object(members: &Map<String, Value>) -> Box<dyn Val> {
-    let entries = members.iter().map(|(name, member)| (CelMapKey::from(name.clone()), value(member)));
+fn object(members: Map<String, Value>) -> Box<dyn Val> {
+    let entries = members.into_iter().map(|(name, member)| (CelMapKey::from(name), value(member)));
     Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
 }
 
-fn value(json: &Value) -> Box<dyn Val> {
+fn value(json: Value) -> Box<dyn Val> {
     match json {
         Value::Null => Box::new(CelNull),
-        Value::Bool(value) => Box::new(CelBool::from(*value)),
-        Value::Number(value) => number(value),
-        Value::String(text) => Box::new(CelString::from(text.clone())),
-        Value::Array(elements) => Box::new(CelList::from(elements.iter().map(value).collect::<Vec<_>>())),
+        Value::Bool(value) => Box::new(CelBool::from(value)),
+        Value::Number(value) => number(&value),
+        Value::String(text) => Box::new(CelString::from(text)),
+        Value::Array(elements) => Box::new(CelList::from(elements.into_iter().map(value).collect::<Vec<_>>())),
         Value::Object(members) => object(members),
     }
 }
@@ -117,6 +108,6 @@ mod tests {
 
     #[test]
     fn claims_show_no_value() {
-        assert_eq!(format!("{:?}", claims()), "Claims(8 members)");
+        assert_eq!(format!("{:?}", claims()), "Claims(…)");
     }
 }

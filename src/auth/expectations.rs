@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::verifier::{InvalidReason, TokenError};
+use super::error::{InvalidReason, TokenError};
 use crate::clock::UnixTime;
 
 /// 9999-12-31T23:59:59Z. A later date is a mistake (milliseconds, mostly) and would never end.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Algorithm;
+use super::error::{InvalidReason, IssuerError, TokenError};
 use super::expectations::Expectations;
 use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
 use super::settings::{IssuerSettings, KeySource};
-use super::verifier::{InvalidReason, TokenError};
 use crate::clock::{Clock, UnixTime};
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
@@ -28,23 +28,6 @@ pub(super) struct TrustedIssuer {
 enum Keys {
     Published { fixed: Option<KeySet>, remote: Option<Arc<RemoteStore>> },
     Shared { secret: Secret, key: Arc<Key> },
-}
-
-/// Why an `[[issuer]]` cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IssuerError {
-    /// `algorithms` is empty, or mixes or mistakes shared secrets and public keys (RFC 8725 section 3.1).
-    #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
-    Algorithms,
-    /// `audience` is empty.
-    #[error("audience must not be empty")]
-    NoAudience,
-    /// There is neither a fixed nor a remote set.
-    #[error("there are no keys")]
-    NoKeys,
-    /// The shared secret is shorter than 32 bytes, one byte repeated, or printed in documentation.
-    #[error("the shared secret is shorter than 32 bytes or a known one")]
-    WeakSecret,
 }
 
 impl TrustedIssuer {
@@ -227,9 +210,7 @@ impl KeyStatus {
             refreshes_ok: 0,
             refreshes_failed: 0,
             saves_failed: 0,
-            generation: 0,
             ready: false,
-            last_error: None,
         }
     }
 }

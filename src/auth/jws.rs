@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::Algorithm;
-use super::verifier::InvalidReason;
+use super::error::InvalidReason;
 use crate::json;
 
 /// A token whose shape and header are acceptable and whose signature nobody has checked.

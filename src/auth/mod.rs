@@ -12,6 +12,7 @@
 mod algorithm;
 mod bearer;
 mod claims;
+mod error;
 mod expectations;
 mod issuer;
 mod jws;
@@ -24,11 +25,11 @@ pub(crate) mod testing;
 mod verdicts;
 mod verifier;
 
-pub use algorithm::{Algorithm, UnknownAlgorithm};
-pub use bearer::{BearerError, BearerToken};
+pub use algorithm::Algorithm;
+pub use bearer::BearerToken;
 pub use claims::Claims;
-pub use issuer::IssuerError;
+pub use error::{BearerError, InvalidReason, IssuerError, TokenError, UnknownAlgorithm, VerifierError};
 pub use principal::{Principal, SubjectKey};
 pub use renewals::Renewals;
 pub use settings::{IssuerSettings, KeySource, RemoteKeys};
-pub use verifier::{Check, InvalidReason, TokenError, TokenVerifier, Verified, VerifierError};
+pub use verifier::{Check, TokenVerifier, Verified};

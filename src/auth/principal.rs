@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 use super::bearer::BearerToken;
@@ -11,6 +10,7 @@ use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
 use crate::clock::UnixTime;
+use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::ShapeClaim;
 
@@ -37,13 +37,8 @@ impl SubjectKey {
     pub(crate) const CLAIM: &str = "user";
 
     fn of_subject(issuer: &str, subject: &str) -> Self {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&(issuer.len() as u64).to_be_bytes());
-        context.update(issuer.as_bytes());
-        context.update(subject.as_bytes());
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(context.finish().as_ref());
-        Self(bytes)
+        let length = (issuer.len() as u64).to_be_bytes();
+        Self(sha256([&length, issuer.as_bytes(), subject.as_bytes()].concat()))
     }
 
     fn of_minted(claims: &Map<String, Value>) -> Option<Self> {

@@ -45,7 +45,8 @@ impl Verdicts {
         self.capacity
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.cache.len()
     }
 }

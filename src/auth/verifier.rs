@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::bearer::BearerToken;
-use super::issuer::{IssuerError, TrustedIssuer};
+use super::error::{InvalidReason, TokenError, VerifierError};
+use super::issuer::TrustedIssuer;
 use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
@@ -44,70 +44,6 @@ pub enum Check {
     New,
     /// It was verified before; its key is still held and it has not expired.
     Seen,
-}
-
-/// Why a token is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// Everything holds but the time: `exp` and the leeway have passed.
-    #[error("the token has expired")]
-    Expired,
-    /// Anything else is wrong with it.
-    #[error("the token is invalid: {0}")]
-    Invalid(#[from] InvalidReason),
-    /// The issuer's keys cannot be had, so nobody knows.
-    #[error("the issuer's keys are unavailable")]
-    KeysUnavailable {
-        /// When a further attempt makes sense; at least 1 s.
-        retry_after: Duration,
-    },
-}
-
-/// What is wrong with a token: a metric label and a line for the operator, never for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("{}", self.as_str())]
-#[allow(missing_docs)] // `as_str` says it
-pub enum InvalidReason {
-    Algorithm,
-    AlgorithmMismatch,
-    AmbiguousKey,
-    Audience,
-    Compressed,
-    Critical,
-    Encoding,
-    Encrypted,
-    Expiry,
-    Header,
-    IssuedAt,
-    Issuer,
-    KeyId,
-    Lifetime,
-    Nested,
-    NotBefore,
-    Payload,
-    Shape,
-    Signature,
-    Structure,
-    Subject,
-    Type,
-    UnencodedPayload,
-    UnknownKey,
-}
-
-/// Why there is no verifier for a list of issuers.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VerifierError {
-    /// Two issuers have the same name.
-    #[error("issuer {0:?} is configured twice")]
-    DuplicateIssuer(String),
-    /// One issuer cannot be used.
-    #[error("issuer {issuer:?}: {reason}")]
-    Issuer {
-        /// Its name.
-        issuer: String,
-        /// Why.
-        reason: IssuerError,
-    },
 }
 
 impl TokenVerifier {
@@ -195,11 +131,6 @@ impl TokenVerifier {
         self.issuers.iter().map(|issuer| issuer.status()).collect()
     }
 
-    /// Tokens remembered now.
-    pub fn verdicts(&self) -> usize {
-        self.verdicts.len()
-    }
-
     /// The key sets that are fetched.
     pub(super) fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteStore>> {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
@@ -280,49 +211,6 @@ impl Check {
         match self {
             Self::New => "new",
             Self::Seen => "seen",
-        }
-    }
-}
-
-impl TokenError {
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Invalid(reason) => reason.as_str(),
-            Self::KeysUnavailable { .. } => "keys_unavailable",
-        }
-    }
-}
-
-impl InvalidReason {
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Algorithm => "algorithm",
-            Self::AlgorithmMismatch => "algorithm_mismatch",
-            Self::AmbiguousKey => "ambiguous_key",
-            Self::Audience => "audience",
-            Self::Compressed => "compressed",
-            Self::Critical => "critical",
-            Self::Encoding => "encoding",
-            Self::Encrypted => "encrypted",
-            Self::Expiry => "expiry",
-            Self::Header => "header",
-            Self::IssuedAt => "issued_at",
-            Self::Issuer => "issuer",
-            Self::KeyId => "key_id",
-            Self::Lifetime => "lifetime",
-            Self::Nested => "nested",
-            Self::NotBefore => "not_before",
-            Self::Payload => "payload",
-            Self::Shape => "shape",
-            Self::Signature => "signature",
-            Self::Structure => "structure",
-            Self::Subject => "subject",
-            Self::Type => "type",
-            Self::UnencodedPayload => "unencoded_payload",
-            Self::UnknownKey => "unknown_key",
         }
     }
 }

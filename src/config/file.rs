@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest;
+use crate::digest::sha256;
 
 /// A configuration file as it was read.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
-    sha256: Vec<u8>,
+    sha256: [u8; 32],
 }
 
 impl ConfigFile {
     pub(super) fn of(path: &Path, text: &str) -> Self {
-        Self { path: path.to_owned(), sha256: sha256(text.as_bytes()) }
+        Self { path: path.to_owned(), sha256: sha256(text) }
     }
 
     /// Where it is, as it was named.
@@ -23,10 +23,6 @@ impl ConfigFile {
 
     /// Whether the file says byte for byte what was read; one that cannot be read does not. Blocks for it.
     pub fn is_unchanged(&self) -> bool {
-        std::fs::read(&self.path).is_ok_and(|bytes| sha256(&bytes) == self.sha256)
+        std::fs::read(&self.path).is_ok_and(|bytes| sha256(bytes) == self.sha256)
     }
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
 }

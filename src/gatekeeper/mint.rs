@@ -6,7 +6,7 @@ use super::{Gatekeeper, LEEWAY};
 use crate::auth::{Principal, SubjectKey};
 use crate::clock::UnixTime;
 use crate::policy::Permit;
-use crate::shape::{Columns, Definition, Log, Replica, ShapeClaim, TableName};
+use crate::shape::{Definition, Log, Replica, ShapeClaim, TableName};
 
 /// A token for one shape, and what its client is told.
 pub struct Minted {
@@ -86,8 +86,8 @@ fn definition(permit: &Permit, log: Log) -> Option<Definition> {
         table: TableName::parse(permit.table()).ok()?,
         predicate: permit.predicate().map(str::to_owned),
         params: permit.params().to_vec(),
-        columns: Columns::parse_optional(permit.columns())?,
-        queryable_columns: Columns::parse_optional(permit.queryable_columns())?,
+        columns: permit.columns().cloned(),
+        queryable_columns: permit.queryable_columns().cloned(),
         replica: permit.replica(),
         log,
     })

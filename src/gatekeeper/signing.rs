@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
-use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::TOKEN_TYPE;
 use crate::auth::Algorithm;
+use crate::digest::sha256;
 use crate::secret::Secret;
 
 /// Signs under exactly one algorithm.
@@ -122,7 +123,7 @@ impl Pair {
                 (json!({ "crv": "P-256", "kty": "EC", "x": encode(x), "y": encode(y) }), Algorithm::Es256)
             }
         };
-        let thumbprint = encode(digest::digest(&digest::SHA256, jwk.to_string().as_bytes()));
+        let thumbprint = encode(sha256(jwk.to_string()));
         jwk["alg"] = algorithm.as_str().into();
         jwk["use"] = "sig".into();
         jwk["kid"] = thumbprint.into();

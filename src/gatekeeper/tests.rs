@@ -225,8 +225,8 @@ fn written(claim: &ShapeClaim) -> String {
     query.append_pair("offset", "-1").append_pair("table", &table.to_string());
     for (name, value) in [
         ("where", predicate.clone()),
-        ("columns", columns.as_ref().map(ToString::to_string)),
-        ("queryable_columns", queryable_columns.as_ref().map(ToString::to_string)),
+        ("columns", columns.as_ref().map(|columns| columns.text().to_owned())),
+        ("queryable_columns", queryable_columns.as_ref().map(|columns| columns.text().to_owned())),
         ("replica", (*replica == crate::shape::Replica::Full).then(|| "full".to_owned())),
         ("log", (*log == Log::ChangesOnly).then(|| "changes_only".to_owned())),
     ] {

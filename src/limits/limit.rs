@@ -104,7 +104,8 @@ impl Limited {
     }
 
     /// The earliest moment for another try.
-    pub const fn after(self) -> Duration {
+    #[cfg(test)]
+    pub(super) const fn after(self) -> Duration {
         self.after
     }
 

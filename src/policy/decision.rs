@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::expression::Scope;
-use super::rule::{Rule, RuleColumns, RuleId};
+use super::rule::{Rule, RuleId};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{
-    self, ParameterError, Replica, SHAPE_PATH, ScopedRequest, ShapeClaim, ShapeRequest, TableName, Target, UpstreamName,
+    self, Columns, ParameterError, Replica, SHAPE_PATH, ScopedRequest, ShapeClaim, ShapeRequest, TableName, Target,
+    UpstreamName,
 };
 
 /// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
@@ -19,8 +20,8 @@ pub struct Permit {
     table: Arc<str>,
     predicate: Option<String>,
     params: Vec<String>,
-    columns: Option<Arc<RuleColumns>>,
-    queryable_columns: Option<Arc<RuleColumns>>,
+    columns: Option<Columns>,
+    queryable_columns: Option<Columns>,
     replica: Replica,
     subset: bool,
     client_where: bool,
@@ -59,14 +60,9 @@ impl Permit {
         &self.params
     }
 
-    /// The columns sent, as Electric's `columns` takes them; `None` for all.
-    pub fn columns(&self) -> Option<&str> {
-        self.columns.as_ref().map(|columns| columns.text.as_str())
-    }
-
-    /// The columns that a filter may name, one by one, as Postgres has them; `None` for all.
-    pub fn queryable_names(&self) -> Option<&[String]> {
-        self.queryable_columns.as_ref().map(|columns| columns.names.as_slice())
+    /// The columns sent; `None` for all.
+    pub const fn columns(&self) -> Option<&Columns> {
+        self.columns.as_ref()
     }
 
     /// Whether a subset may be asked for.
@@ -74,14 +70,9 @@ impl Permit {
         self.subset
     }
 
-    /// Whether the rows may be narrowed by a `where` of the client's.
-    pub fn client_where(&self) -> bool {
-        self.client_where
-    }
-
     /// The columns that a filter may name: those sent, where a rule gave the permit; `None` for all.
-    pub fn queryable_columns(&self) -> Option<&str> {
-        self.queryable_columns.as_ref().map(|columns| columns.text.as_str())
+    pub const fn queryable_columns(&self) -> Option<&Columns> {
+        self.queryable_columns.as_ref()
     }
 
     /// The same permit, to be taken as it is: the client may narrow nothing.
@@ -259,8 +250,8 @@ impl PolicySet {
             table,
             predicate: definition.predicate.clone(),
             params: definition.params.clone(),
-            columns: definition.columns.as_ref().map(RuleColumns::of_claim),
-            queryable_columns: definition.queryable_columns.as_ref().map(RuleColumns::of_claim),
+            columns: definition.columns.clone(),
+            queryable_columns: definition.queryable_columns.clone(),
             replica: definition.replica,
             // A definition that was repeated whole has nothing left to open.
             subset: false,

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
+use crate::digest::sha256;
 use crate::hex::hex;
-use crate::shape::{self, ColumnName, Replica, SHAPE_PATH, TableName};
+use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
 
 /// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +35,8 @@ pub struct Rule {
     pub(super) path: Option<String>,
     pub(super) public: bool,
     pub(super) replica: Replica,
-    pub(super) columns: Option<Arc<RuleColumns>>,
+    /// The columns that are sent, and the only ones that a filter may name.
+    pub(super) columns: Option<Columns>,
     pub(super) subset: bool,
     pub(super) client_where: bool,
     pub(super) upstream: Destination,
@@ -44,21 +44,6 @@ pub struct Rule {
     pub(super) fingerprint: Arc<str>,
     allow: Option<Expression>,
     predicate: Predicate,
-}
-
-/// The columns that are sent, and the only ones that a filter may name.
-#[derive(Debug)]
-pub(super) struct RuleColumns {
-    /// As `columns` and `queryable_columns` take them.
-    pub(super) text: String,
-    /// As Postgres has them.
-    pub(super) names: Vec<String>,
-}
-
-impl RuleColumns {
-    pub(super) fn of_claim(columns: &shape::Columns) -> Arc<Self> {
-        Arc::new(Self { text: columns.to_string(), names: columns.names().to_vec() })
-    }
 }
 
 #[derive(Debug)]
@@ -142,8 +127,7 @@ impl Predicate {
 /// The first 16 bytes, in hex, of the SHA-256 of all that the file says of a rule: `Debug` leaves no key out, so none
 /// that is added later can be forgotten here.
 fn fingerprint(source: &RuleSource) -> Arc<str> {
-    let digest = digest::digest(&digest::SHA256, format!("{source:?}").as_bytes());
-    hex(&digest.as_ref()[..16]).into()
+    hex(&sha256(format!("{source:?}"))[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {
@@ -168,16 +152,8 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
     }
 }
 
-fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Arc<RuleColumns>> {
-    let columns = columns?;
-    let unique: BTreeSet<_> = columns.iter().collect();
-    if columns.is_empty() || columns.iter().any(|name| name.is_empty() || name.contains('\0')) {
-        fail(errors, "columns", "name at least one column, the primary key among them".to_owned());
-    } else if unique.len() < columns.len() {
-        fail(errors, "columns", "names a column twice".to_owned());
-    }
-    let text = columns.iter().map(|name| ColumnName(name).to_string()).collect::<Vec<_>>().join(",");
-    Some(Arc::new(RuleColumns { text, names: columns.to_vec() }))
+fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Columns> {
+    Columns::exact(columns?).map_err(|error| fail(errors, "columns", error.to_string())).ok()
 }
 
 fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {

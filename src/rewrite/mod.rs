@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::digest::sha256;
 use crate::hex::hex;
 use crate::policy::{Permit, RuleId};
 use crate::secret::Secret;
 use crate::shape::protocol::ProtocolParam;
-use crate::shape::{ParameterError, Replica, SHAPE_PATH, ShapeRequest, UpstreamName};
+use crate::shape::{Columns, ParameterError, Replica, SHAPE_PATH, ShapeRequest, UpstreamName};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -54,8 +54,9 @@ impl UpstreamRequest {
     /// Electric's request line.
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
         permit.check_opened(request).map_err(RewriteError::Invalid)?;
-        let filter = request.client_filter(permit.queryable_names()).map_err(RewriteError::Invalid)?;
-        let body = request.subset().map(|subset| subset.body(permit.queryable_names())).transpose();
+        let queryable = permit.queryable_columns().map(Columns::names);
+        let filter = request.client_filter(queryable).map_err(RewriteError::Invalid)?;
+        let body = request.subset().map(|subset| subset.body(queryable)).transpose();
         let body = body.map_err(RewriteError::Invalid)?;
         let mut query = Query::default();
         query.push("table", permit.table());
@@ -66,10 +67,10 @@ impl UpstreamRequest {
                 query.push_predicate(Some(&sql), &params);
             }
         }
-        query.push_some("columns", permit.columns());
-        // Without it a hidden column could be read through a filter (docs/security.md, F3). A rule without columns
-        // hides none: what may be queried is what is sent.
-        query.push_some("queryable_columns", permit.queryable_columns());
+        query.push_some("columns", permit.columns().map(Columns::text));
+        // Without it a hidden column could be read through a filter (docs/security.md, F3). A rule without columns hides
+        // none: what may be queried is what is sent.
+        query.push_some("queryable_columns", permit.queryable_columns().map(Columns::text));
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
         }
@@ -129,8 +130,7 @@ impl UpstreamRequest {
 
     /// The SHA-256 of upstream, query and body in hex, for people: equal exactly where both are.
     pub fn key(&self) -> String {
-        let digest = digest::digest(&digest::SHA256, self.identity().as_bytes());
-        hex(digest.as_ref())
+        hex(&sha256(&*self.identity()))
     }
 
     /// Upstream, query and body in one text. An encoded query has no line end, so no two of them give the same.

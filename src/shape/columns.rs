@@ -1,21 +1,44 @@
 //! A list of columns, compared without regard to order, quotes and the case of what is not quoted.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::sync::Arc;
 
 use super::identifier;
 use super::table::ColumnName;
 
 /// Columns, each once and at least one; equal in any order, as for Electric (docs/electric.md, "Parameters").
 #[derive(Clone, Debug)]
-pub struct Columns(Vec<String>);
+pub struct Columns {
+    names: Arc<[String]>,
+    text: Arc<str>,
+}
+
+/// Why names are not a list of columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ColumnsError {
+    /// There is none, or one is empty or has NUL.
+    #[error("name at least one column, the primary key among them")]
+    NoName,
+    /// One is there twice.
+    #[error("names a column twice")]
+    Twice,
+}
 
 impl Columns {
-    /// The columns with exactly these names; `None` where there is none, or one twice, empty or with NUL.
-    pub fn exact(names: Vec<String>) -> Option<Self> {
+    /// Makes a list of columns with exactly these names.
+    ///
+    /// # Errors
+    /// There is no name, or one twice, empty or with NUL.
+    pub fn exact(names: &[String]) -> Result<Self, ColumnsError> {
         let unique: BTreeSet<_> = names.iter().collect();
-        let good = |name: &String| !name.is_empty() && !name.contains('\0');
-        (!names.is_empty() && unique.len() == names.len() && names.iter().all(good)).then_some(Self(names))
+        if names.is_empty() || names.iter().any(|name| name.is_empty() || name.contains('\0')) {
+            return Err(ColumnsError::NoName);
+        }
+        if unique.len() < names.len() {
+            return Err(ColumnsError::Twice);
+        }
+        let quoted: Vec<_> = names.iter().map(|name| ColumnName(name).to_string()).collect();
+        Ok(Self { names: names.into(), text: quoted.join(",").into() })
     }
 
     /// The columns of a comma list of identifiers, plain or in double quotes; `None` where it is none.
@@ -27,7 +50,7 @@ impl Columns {
             names.push(name);
             match after.strip_prefix(',') {
                 Some(next) => rest = next,
-                None if after.is_empty() => return Self::exact(names),
+                None if after.is_empty() => return Self::exact(&names).ok(),
                 None => return None,
             }
         }
@@ -40,11 +63,16 @@ impl Columns {
 
     /// The names, in the order they were given.
     pub fn names(&self) -> &[String] {
-        &self.0
+        &self.names
+    }
+
+    /// As Electric's `columns` takes them.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     fn sorted(&self) -> BTreeSet<&str> {
-        self.0.iter().map(String::as_str).collect()
+        self.names.iter().map(String::as_str).collect()
     }
 }
 
@@ -55,16 +83,3 @@ impl PartialEq for Columns {
 }
 
 impl Eq for Columns {}
-
-/// As Electric's `columns` takes them.
-impl fmt::Display for Columns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, name) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(",")?;
-            }
-            ColumnName(name).fmt(f)?;
-        }
-        Ok(())
-    }
-}

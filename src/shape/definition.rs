@@ -132,7 +132,7 @@ impl<'a> Claim<'a> {
         match self.member(name) {
             Some(Value::Array(names)) => {
                 let names = names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-                names.and_then(Columns::exact).ok_or(Malformed).map(Some)
+                names.and_then(|names| Columns::exact(&names).ok()).ok_or(Malformed).map(Some)
             }
             _ => self.text(name)?.map(|text| Columns::parse(text).ok_or(Malformed)).transpose(),
         }

@@ -14,12 +14,11 @@ mod table;
 mod upstream_name;
 
 pub use claim::{Malformed, ScopedRequest, ShapeClaim, ShapeClaims};
-pub use columns::Columns;
+pub use columns::{Columns, ColumnsError};
 pub use definition::{Definition, Log, Replica};
 pub use request::{ParameterError, ShapeRequest, Target};
 pub(crate) use request::{RESERVED, problem};
 pub use subset::{MAX_BODY_BYTES, SubsetQuery};
-pub(crate) use table::ColumnName;
 pub use table::{TableName, TableNameError};
 pub use upstream_name::UpstreamName;
 

@@ -84,11 +84,6 @@ impl ShapeRequest {
         self.protocol(ProtocolParam::Live) == Some("true")
     }
 
-    /// Whether changes are streamed as server-sent events.
-    pub fn is_sse(&self) -> bool {
-        self.protocol(ProtocolParam::LiveSse) == Some("true")
-    }
-
     /// The client's own parameters that rules read.
     pub fn parameters(&self) -> &[(String, String)] {
         &self.parameters
@@ -328,13 +323,14 @@ mod tests {
         assert_eq!(request.protocol(ProtocolParam::Offset), Some("0_inf"));
         assert_eq!(request.protocol(ProtocolParam::Cursor), None);
         assert_eq!(request.dropped(), 2);
-        assert!(request.is_live() && !request.is_sse());
+        assert!(request.is_live());
+        assert_eq!(request.protocol(ProtocolParam::LiveSse), None);
     }
 
     #[test]
     fn the_client_names_sse_twice() {
         let query = "table=a&offset=0_0&handle=1-1&live=true&experimental_live_sse=true&live_sse=true";
-        assert!(parse(query).unwrap().is_sse());
+        assert_eq!(parse(query).unwrap().protocol(ProtocolParam::LiveSse), Some("true"));
         assert!(parse(&query.replace("experimental_", "")).is_err());
     }
 

@@ -85,7 +85,7 @@ impl fmt::Display for TableName {
 pub struct TableNameError;
 
 /// An identifier as Electric's `columns` and `table` take it: plain where that is safe, else in double quotes.
-pub(crate) struct ColumnName<'a>(pub(crate) &'a str);
+pub(super) struct ColumnName<'a>(pub(super) &'a str);
 
 impl fmt::Display for ColumnName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

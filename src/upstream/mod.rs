@@ -1,14 +1,14 @@
 //! Electric on the network: where it is, and how it is asked.
 //!
-//! [`Upstreams`] holds a pool for each configured Electric. A pool of several servers puts them on a ring by which each
-//! shape has a server of its own, `rotation` says which of them are on it, and a task asks them for their health.
+//! [`Upstreams`] holds a pool for each configured Electric. In a pool of several servers, `cluster` gives each shape a
+//! server of its own and asks all of them for their health; `rotation` decides which of them have shapes.
 
 mod addresses;
+mod cluster;
 mod failure;
 mod health;
 mod pool;
 mod refusal;
-mod ring;
 mod rotation;
 mod secrets;
 mod server;

@@ -9,8 +9,8 @@ use anyhow::Context;
 use pingora::connectors::http::Connector;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::cluster::Cluster;
 use super::health::{self, Health};
-use super::ring::{Member, Ring};
 use super::server::{Trust, UpstreamServer};
 use super::settings::UpstreamSettings;
 
@@ -33,7 +33,7 @@ pub(crate) struct Pool {
     config: Arc<UpstreamSettings>,
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` where there is one server, with whom all shapes are.
-    ring: Option<Arc<Ring>>,
+    cluster: Option<Arc<Cluster>>,
     watching: OnceLock<Watching>,
 }
 
@@ -119,8 +119,8 @@ impl Upstreams {
     /// ready.
     pub async fn settled(&self) {
         for pool in self.pools() {
-            if let Some(ring) = &pool.ring {
-                ring.settled().await;
+            if let Some(cluster) = &pool.cluster {
+                cluster.settled().await;
             }
         }
     }
@@ -179,22 +179,22 @@ impl Pool {
         let server =
             |url| Arc::new(UpstreamServer::new(url, Arc::clone(&shared), trust.clone(), Arc::clone(connector)));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
-        let ring = (servers.len() > 1).then(|| Ring::new(&servers, config)).transpose()?.map(Arc::new);
+        let cluster = (servers.len() > 1).then(|| Arc::new(Cluster::new(&servers, config)));
         Ok(Self {
             identity: identity(&name, config).into(),
             name,
             config: shared,
             servers,
-            ring,
+            cluster,
             watching: OnceLock::new(),
         })
     }
 
     fn watch(&self) {
-        let Some(ring) = &self.ring else { return };
+        let Some(cluster) = &self.cluster else { return };
         self.watching.get_or_init(|| {
-            let (ring, name) = (Arc::clone(ring), self.name.clone());
-            Watching(tokio::spawn(async move { ring.watch(&name).await }).abort_handle())
+            let (cluster, name) = (Arc::clone(cluster), self.name.clone());
+            Watching(tokio::spawn(async move { cluster.watch(&name).await }).abort_handle())
         });
     }
 
@@ -212,9 +212,9 @@ impl Pool {
     /// # Errors
     /// [`Fault::NotReady`] while that server is not ready and its shapes have not gone to another one.
     pub(crate) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
-        match &self.ring {
+        match &self.cluster {
             None => self.servers.first().ok_or(Fault::Internal),
-            Some(ring) => ring.choose(definition).ok_or_else(|| Fault::NotReady(retry_after(ring))),
+            Some(cluster) => cluster.choose(definition).ok_or_else(|| Fault::NotReady(retry_after(cluster))),
         }
     }
 
@@ -222,21 +222,19 @@ impl Pool {
     ///
     /// A server of several that takes no connection is as one that was found not to be ready: they are to wait.
     pub(crate) fn failed(&self, fault: Fault, connected: bool) -> Fault {
-        let Some(ring) = &self.ring else { return fault };
-        ring.suspect();
-        if connected { fault } else { Fault::NotReady(retry_after(ring)) }
+        let Some(cluster) = &self.cluster else { return fault };
+        cluster.suspect();
+        if connected { fault } else { Fault::NotReady(retry_after(cluster)) }
     }
 
     async fn status(&self) -> Vec<ServerStatus> {
-        let Some(ring) = &self.ring else {
+        let Some(cluster) = &self.cluster else {
             let Some(server) = self.servers.first() else { return Vec::new() };
-            let health = health::ask(server).await;
-            return vec![self.server_status(server, health, health == Health::Active, true)];
+            let said = health::ask(server).await;
+            return vec![self.server_status(server, said, said == Health::Active, true)];
         };
-        let status = |member: &Member| {
-            self.server_status(&member.server, member.said(), ring.is_ready(member), member.is_inside())
-        };
-        ring.members().iter().map(status).collect()
+        let members = cluster.members().into_iter();
+        members.map(|(server, member)| self.server_status(server, member.said, member.ready, member.inside)).collect()
     }
 
     fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
@@ -261,8 +259,8 @@ impl ServerStatus {
 }
 
 /// The next look may find it ready; in whole seconds, as the header has it.
-fn retry_after(ring: &Ring) -> Duration {
-    Duration::from_secs(ring.interval().as_secs().max(1))
+fn retry_after(cluster: &Cluster) -> Duration {
+    Duration::from_secs(cluster.interval().as_secs().max(1))
 }
 
 /// What responses depend on: the servers in any order, and Electric Cloud's source. A secret is not part of it.

@@ -6,13 +6,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::set::{KeySet, MAX_SET_BYTES};
 use crate::auth::Algorithm;
 use crate::clock::UnixTime;
+use crate::digest::sha256;
 use crate::hex::hex;
 use crate::json;
 
@@ -39,8 +39,7 @@ impl DiskCopy {
     /// The copy for this issuer and URL in `directory`; nothing is read or written yet.
     pub(crate) fn new(directory: &Path, issuer: &str, url: &Url) -> Self {
         // An `iss` holds no newline next to a URL's scheme, so the two cannot run into each other.
-        let digest = digest::digest(&digest::SHA256, format!("{issuer}\n{url}").as_bytes());
-        let name = hex(&digest.as_ref()[..16]);
+        let name = hex(&sha256(format!("{issuer}\n{url}"))[..16]);
         let path = directory.join(format!("jwks-{name}.json"));
         Self { path, issuer: issuer.to_owned(), url: url.to_string() }
     }

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{self as primitives, ParsedPublicKey, RsaPublicKeyComponents};
+use aws_lc_rs::signature::{
+    self as primitives, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
+use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use crate::auth::Algorithm;
@@ -31,9 +33,16 @@ const KNOWN_SECRETS: [&str; 5] = [
 pub(crate) struct Key {
     algorithm: Algorithm,
     kid: Option<String>,
-    material: DecodingKey,
+    material: Material,
     /// The public members that were read, and no others; `None` for a shared secret.
     public: Option<Map<String, Value>>,
+}
+
+/// The key itself, parsed once for all the signatures that it checks.
+enum Material {
+    Public(ParsedPublicKey),
+    /// Wiped from memory when it is dropped.
+    Shared(DecodingKey),
 }
 
 /// The signature is not one by this key.
@@ -100,7 +109,7 @@ impl Key {
         };
         let kind = Kind::of(jwk)?;
         let algorithm = choose_algorithm(jwk, kind, algorithms)?;
-        let material = kind.material(jwk)?;
+        let material = Material::Public(kind.parse(jwk, algorithm)?);
         let public = Some(public_members(jwk, kind, algorithm));
         Ok(Self { algorithm, kid, material, public })
     }
@@ -112,18 +121,18 @@ impl Key {
         if text.len() < MIN_SECRET_BYTES || same_byte || KNOWN_SECRETS.contains(&text) {
             return Err(WeakSecret);
         }
-        Ok(Self {
-            algorithm: Algorithm::Hs256,
-            kid: None,
-            material: DecodingKey::from_secret(text.as_bytes()),
-            public: None,
-        })
+        Ok(Self::of_secret(text.as_bytes()))
     }
 
-    /// An HMAC key of any bytes: published test vectors are no text.
+    /// An HMAC key of any bytes: published test vectors are not text.
     #[cfg(test)]
     pub(crate) fn for_vectors(secret: &[u8]) -> Self {
-        Self { algorithm: Algorithm::Hs256, kid: None, material: DecodingKey::from_secret(secret), public: None }
+        Self::of_secret(secret)
+    }
+
+    fn of_secret(secret: &[u8]) -> Self {
+        let material = Material::Shared(DecodingKey::from_secret(secret));
+        Self { algorithm: Algorithm::Hs256, kid: None, material, public: None }
     }
 
     pub(crate) const fn algorithm(&self) -> Algorithm {
@@ -148,11 +157,17 @@ impl Key {
     /// HMACs are compared in constant time by the primitive (docs/security.md, T20).
     #[allow(clippy::disallowed_methods)] // the one place
     pub(crate) fn verify(&self, message: &str, signature: &str) -> Result<(), BadSignature> {
-        match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.material, library_name(self.algorithm))
-        {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(BadSignature),
-        }
+        let message = message.as_bytes();
+        let holds = match &self.material {
+            Material::Public(key) => {
+                let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadSignature)?;
+                key.verify_sig(message, &signature).is_ok()
+            }
+            Material::Shared(key) => {
+                matches!(jsonwebtoken::crypto::verify(signature, message, key, LibraryAlgorithm::HS256), Ok(true))
+            }
+        };
+        if holds { Ok(()) } else { Err(BadSignature) }
     }
 }
 
@@ -184,18 +199,12 @@ impl Kind {
         }
     }
 
-    const fn fits(self, algorithm: Algorithm) -> bool {
-        match algorithm {
-            Algorithm::EdDsa => matches!(self, Self::Ed25519),
-            Algorithm::Es256 => matches!(self, Self::P256),
-            Algorithm::Es384 => matches!(self, Self::P384),
-            Algorithm::Hs256 => false,
-            Algorithm::Ps256
-            | Algorithm::Ps384
-            | Algorithm::Ps512
-            | Algorithm::Rs256
-            | Algorithm::Rs384
-            | Algorithm::Rs512 => matches!(self, Self::Rsa),
+    fn fits(self, algorithm: Algorithm) -> bool {
+        match self {
+            Self::Ed25519 => algorithm == Algorithm::EdDsa,
+            Self::P256 => algorithm == Algorithm::Es256,
+            Self::P384 => algorithm == Algorithm::Es384,
+            Self::Rsa => rsa_parameters(algorithm).is_some(),
         }
     }
 
@@ -208,18 +217,26 @@ impl Kind {
         }
     }
 
-    /// The key itself, proven usable by letting the primitive parse it.
-    fn material(self, jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
+    fn parse(self, jwk: &Map<String, Value>, algorithm: Algorithm) -> Result<ParsedPublicKey, KeyRejection> {
         match self {
-            Self::Ed25519 => {
-                let x = coordinate(jwk, "x", 32)?;
-                ParsedPublicKey::new(&primitives::ED25519, &x).map_err(|_| KeyRejection::Point)?;
-                Ok(DecodingKey::from_ed_der(&x))
-            }
+            Self::Ed25519 => point(&primitives::ED25519, &coordinate(jwk, "x", 32)?),
             Self::P256 => elliptic(jwk, 32, &primitives::ECDSA_P256_SHA256_FIXED),
             Self::P384 => elliptic(jwk, 48, &primitives::ECDSA_P384_SHA384_FIXED),
-            Self::Rsa => rsa(jwk),
+            Self::Rsa => rsa(jwk, rsa_parameters(algorithm).ok_or(KeyRejection::Algorithm)?),
         }
+    }
+}
+
+/// How RSA signatures of this algorithm are checked; `None` if it is not an RSA algorithm.
+const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    match algorithm {
+        Algorithm::Ps256 => Some(&primitives::RSA_PSS_2048_8192_SHA256),
+        Algorithm::Ps384 => Some(&primitives::RSA_PSS_2048_8192_SHA384),
+        Algorithm::Ps512 => Some(&primitives::RSA_PSS_2048_8192_SHA512),
+        Algorithm::Rs256 => Some(&primitives::RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::Rs384 => Some(&primitives::RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::Rs512 => Some(&primitives::RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::EdDsa | Algorithm::Es256 | Algorithm::Es384 | Algorithm::Hs256 => None,
     }
 }
 
@@ -253,14 +270,17 @@ fn choose_algorithm(jwk: &Map<String, Value>, kind: Kind, accepted: &[Algorithm]
 fn elliptic(
     jwk: &Map<String, Value>,
     length: usize,
-    algorithm: &'static primitives::EcdsaVerificationAlgorithm,
-) -> Result<DecodingKey, KeyRejection> {
+    algorithm: &'static dyn VerificationAlgorithm,
+) -> Result<ParsedPublicKey, KeyRejection> {
     let uncompressed = [vec![4], coordinate(jwk, "x", length)?, coordinate(jwk, "y", length)?].concat();
-    ParsedPublicKey::new(algorithm, &uncompressed).map_err(|_| KeyRejection::Point)?;
-    Ok(DecodingKey::from_ec_der(&uncompressed))
+    point(algorithm, &uncompressed)
 }
 
-fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
+fn point(algorithm: &'static dyn VerificationAlgorithm, bytes: &[u8]) -> Result<ParsedPublicKey, KeyRejection> {
+    ParsedPublicKey::new(algorithm, bytes).map_err(|_| KeyRejection::Point)
+}
+
+fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<ParsedPublicKey, KeyRejection> {
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
     let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
     let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
@@ -271,9 +291,7 @@ fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, KeyRejection> {
         return Err(KeyRejection::Exponent);
     }
     let components = RsaPublicKeyComponents { n: &n, e: &e };
-    let parsed = components.to_parsed_public_key(&primitives::RSA_PKCS1_2048_8192_SHA256);
-    parsed.map_err(|_| KeyRejection::Modulus)?;
-    Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+    components.to_parsed_public_key(parameters).map_err(|_| KeyRejection::Modulus)
 }
 
 fn coordinate(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>, KeyRejection> {
@@ -291,19 +309,4 @@ fn public_members(jwk: &Map<String, Value>, kind: Kind, algorithm: Algorithm) ->
     let read = names.filter_map(|name| Some(((*name).to_owned(), jwk.get(*name)?.clone())));
     let ours = [("alg", algorithm.as_str()), ("use", "sig")];
     read.chain(ours.map(|(name, value)| (name.to_owned(), value.into()))).collect()
-}
-
-const fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
-        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-        Algorithm::Es384 => jsonwebtoken::Algorithm::ES384,
-        Algorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
-        Algorithm::Ps256 => jsonwebtoken::Algorithm::PS256,
-        Algorithm::Ps384 => jsonwebtoken::Algorithm::PS384,
-        Algorithm::Ps512 => jsonwebtoken::Algorithm::PS512,
-        Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-        Algorithm::Rs384 => jsonwebtoken::Algorithm::RS384,
-        Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
-    }
 }

@@ -43,12 +43,8 @@ pub struct KeyStatus {
     pub refreshes_failed: u64,
     /// Writes of the set to disk that failed.
     pub saves_failed: u64,
-    /// How often the remote keys changed, the first set included.
-    pub generation: u64,
     /// Whether there is a key to check tokens with.
     pub ready: bool,
-    /// Why the last fetch gave no set; `None` where it did.
-    pub last_error: Option<String>,
 }
 
 /// A fetched set.
@@ -58,7 +54,6 @@ pub(crate) struct Snapshot {
     rejected: usize,
     fetched_at: UnixTime,
     max_age: Option<Duration>,
-    generation: u64,
     usable_until: UnixTime,
 }
 
@@ -88,7 +83,6 @@ struct Progress {
     succeeded: u64,
     failed: u64,
     saves_failed: u64,
-    last_error: Option<String>,
 }
 
 /// What looking for an unknown key came to, after a fetch where one was due.
@@ -216,7 +210,7 @@ impl RemoteStore {
             due
         });
         if renewal == Renewal::Fetch {
-            tokio::spawn(Attempt { store: Arc::clone(self), outcome: Err("the fetch was given up".to_owned()) }.run());
+            tokio::spawn(Attempt { store: Arc::clone(self), fetched: false }.run());
         }
         renewal
     }
@@ -238,13 +232,8 @@ impl RemoteStore {
     }
 
     fn publish(&self, set: KeySet, rejected: usize, fetched_at: UnixTime, max_age: Option<Duration>) {
-        let generation = match &*self.load() {
-            None => 1,
-            Some(before) if before.set.same_keys(&set) => before.generation,
-            Some(before) => before.generation + 1,
-        };
         let usable_until = fetched_at.saturating_add(self.remote.max_stale);
-        let snapshot = Snapshot { set, rejected, fetched_at, max_age, generation, usable_until };
+        let snapshot = Snapshot { set, rejected, fetched_at, max_age, usable_until };
         self.current.store(Some(Arc::new(snapshot)));
     }
 
@@ -287,9 +276,7 @@ impl RemoteStore {
             refreshes_ok: progress.succeeded,
             refreshes_failed: progress.failed,
             saves_failed: progress.saves_failed,
-            generation: current.as_ref().map_or(0, |snapshot| snapshot.generation),
             ready: keys > 0,
-            last_error: progress.last_error.clone(),
         }
     }
 }
@@ -307,19 +294,15 @@ impl Progress {
         }
     }
 
-    fn finish(&mut self, outcome: Result<(), String>) {
-        let now = Instant::now();
+    fn finish(&mut self, fetched: bool) {
         self.running = false;
-        match outcome {
-            Ok(()) => {
-                (self.succeeded_at, self.failures_in_a_row, self.last_error) = (Some(now), 0, None);
-                self.succeeded += 1;
-            }
-            Err(error) => {
-                (self.failed_at, self.last_error) = (Some(now), Some(error));
-                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-                self.failed += 1;
-            }
+        if fetched {
+            (self.succeeded_at, self.failures_in_a_row) = (Some(Instant::now()), 0);
+            self.succeeded += 1;
+        } else {
+            self.failed_at = Some(Instant::now());
+            self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+            self.failed += 1;
         }
     }
 }
@@ -327,27 +310,24 @@ impl Progress {
 /// One fetch under way. However it ends, a panic included, its end is published, or requests would wait for ever.
 struct Attempt {
     store: Arc<RemoteStore>,
-    outcome: Result<(), String>,
+    fetched: bool,
 }
 
 impl Attempt {
     async fn run(mut self) {
-        self.outcome = self.store.fetch().await;
         let store = Arc::clone(&self.store);
-        let fetched = self.outcome.is_ok();
-        if let Err(error) = &self.outcome {
+        if let Err(error) = store.fetch().await {
             tracing::warn!(issuer = %store.issuer, %error, "key set not fetched");
+            return;
         }
+        self.fetched = true;
         drop(self);
-        if fetched {
-            store.save().await;
-        }
+        store.save().await;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
-        self.store.progress.send_modify(|progress| progress.finish(outcome));
+        self.store.progress.send_modify(|progress| progress.finish(self.fetched));
     }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use aws_lc_rs::digest;
 
 use self::file::AuditFile;
 use self::sessions::Sessions;
@@ -17,6 +16,7 @@ use super::logging;
 use super::settings::{AuditSettings, AuditTarget};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
+use crate::digest::sha256;
 use crate::rewrite::UpstreamRequest;
 
 /// The open sessions, and the queue for their lines. No call but [`Audit::finish`] waits for a disk.
@@ -59,8 +59,7 @@ impl Audit {
 
     /// Notes that `principal` (`None` for a public shape) is about to read the shape of `upstream`.
     pub fn reading(&self, principal: Option<&Arc<Principal>>, upstream: &UpstreamRequest) -> Reading {
-        let mut shape = [0; 32];
-        shape.copy_from_slice(digest::digest(&digest::SHA256, upstream.shape().as_bytes()).as_ref());
+        let shape = sha256(&*upstream.shape());
         Reading { principal: principal.cloned(), rule: upstream.rule().as_str().into(), shape }
     }
 

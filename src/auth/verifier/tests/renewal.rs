@@ -166,8 +166,6 @@ async fn t18_t19_j8_a_key_that_leaves_takes_its_verdicts_with_it() {
     assert_eq!(setup.verifier.recheck(&principal), Err(InvalidReason::UnknownKey.into()));
     assert_eq!(setup.invalid(&gone).await, InvalidReason::UnknownKey);
     assert_eq!(setup.verify(&kept).await, Ok(Check::Seen));
-    setup.pass(10_000);
-    assert_eq!(setup.verifier.key_status()[0].generation, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +192,6 @@ async fn j9_without_a_set_nothing_is_accepted_and_nothing_refused() {
     let status = &setup.verifier.key_status()[0];
     assert!(!status.ready);
     assert_eq!((status.keys, status.refreshes_failed), (0, 1));
-    assert_eq!(status.last_error.as_deref(), Some("no complete answer in time"));
     // A token that cannot be right whatever the keys are is told so, and asks nobody.
     assert_eq!(setup.invalid(&key.sign(&with(&json!({ "iss": "x" })))).await, InvalidReason::Issuer);
     setup.fetch.now_answers(Ok(jwks(&[&key])));
@@ -220,7 +217,6 @@ async fn j5_a_bad_answer_keeps_the_last_good_set_until_it_is_stale() {
     pass(&setup, 3_000).await;
     let status = &setup.verifier.key_status()[0];
     assert!(status.ready && status.refreshes_ok == 1 && status.refreshes_failed > 10, "{status:?}");
-    assert_eq!(status.last_error.as_deref(), Some("no usable key, first problem: the set is empty"));
     assert_eq!(setup.verify(&token).await, Ok(Check::Seen));
     pass(&setup, 600).await; // 3,600 s: max_stale
     let recheck = setup.verifier.recheck(&principal);
@@ -242,7 +238,6 @@ async fn renewal_comes_before_expiry_and_stops_when_told() {
     drop(stop);
     pass(&setup, 5_000).await;
     assert_eq!(setup.fetch.calls(), 2);
-    assert_eq!(setup.verifier.key_status()[0].generation, 1); // the same keys are the same generation
 }
 
 #[tokio::test]
@@ -312,7 +307,7 @@ async fn a_fetch_that_panics_is_a_failed_fetch_and_nobody_waits_for_ever() {
     let verifier = TokenVerifier::new(vec![issuer(remote())], 1, clock, None, Arc::new(PanickingFetch)).unwrap();
     let result = verifier.verify(&key.sign(&claims())).await;
     assert!(matches!(result, Err(TokenError::KeysUnavailable { .. })));
-    assert_eq!(verifier.key_status()[0].last_error.as_deref(), Some("the fetch was given up"));
+    assert_eq!(verifier.key_status()[0].refreshes_failed, 1);
 }
 
 /// Tokens that outlive the key set, all different, so that no verdict is remembered for them.

@@ -40,11 +40,11 @@ async fn t18_verdicts_are_bounded_and_never_negative() {
         let claims = with(&json!({ "jti": number }));
         assert_eq!(setup.invalid(&stranger.sign(&claims)).await, InvalidReason::Signature);
     }
-    assert_eq!(setup.verifier.verdicts(), 0);
+    assert_eq!(setup.verifier.verdicts.len(), 0);
     for number in 0..500 {
         assert!(setup.verify(&key.sign(&with(&json!({ "jti": number })))).await.is_ok());
     }
-    assert!((1..=128).contains(&setup.verifier.verdicts()), "{}", setup.verifier.verdicts());
+    assert!((1..=128).contains(&setup.verifier.verdicts.len()), "{}", setup.verifier.verdicts.len());
 }
 
 #[tokio::test]
@@ -65,5 +65,5 @@ async fn t18_a_cache_changes_no_answer() {
         on.pass(1);
         off.pass(1);
     }
-    assert_eq!(off.verifier.verdicts(), 0);
+    assert_eq!(off.verifier.verdicts.len(), 0);
 }
