@@ -223,7 +223,13 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
         }
         SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
     };
-    timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")))
+    let read = timeout(BODY_TIMEOUT, reading).await;
+    let read = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")));
+    if read.is_err() {
+        // Its end was not found, perhaps: the rest must not be taken for the next request (docs/security.md, P4).
+        session.set_keepalive(None);
+    }
+    read
 }
 
 /// How long a client may take to send its body.

@@ -21,6 +21,7 @@ mod logs;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
+mod phases;
 mod reload;
 mod subset;
 mod superset;
