@@ -212,24 +212,24 @@ impl Caller for Arriving<'_> {
 
 /// Reads the body of a POST, within bounds of size and time.
 async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
-    let reading = async {
-        let mut body = Vec::new();
-        let broken = |_| Rejection::invalid("body", "breaks off");
-        while let Some(part) = session.read_request_body().await.map_err(broken)? {
-            if body.len() + part.len() > MAX_BODY_BYTES {
-                return Err(Rejection::ContentTooLarge);
-            }
-            body.extend_from_slice(&part);
-        }
-        SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
-    };
-    let read = timeout(BODY_TIMEOUT, reading).await;
-    let read = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")));
-    if read.is_err() {
-        // Its end was not found, perhaps: the rest must not be taken for the next request (docs/security.md, P4).
+    let read = timeout(BODY_TIMEOUT, read_body(session)).await;
+    let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
+        // Its end was not found: the rest must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
+    })?;
+    SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
+}
+
+async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Rejection> {
+    let mut body = Vec::new();
+    let broken = |_| Rejection::invalid("body", "is cut off or not well framed");
+    while let Some(part) = session.read_request_body().await.map_err(broken)? {
+        if body.len() + part.len() > MAX_BODY_BYTES {
+            return Err(Rejection::ContentTooLarge);
+        }
+        body.extend_from_slice(&part);
     }
-    read
+    Ok(body)
 }
 
 /// How long a client may take to send its body.

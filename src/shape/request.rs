@@ -117,7 +117,8 @@ impl ShapeRequest {
 
     /// The client's own filter of the shape. It names only the `queryable` columns; `None` allows every column.
     ///
-    /// No other check of columns exists for it: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
+    /// No other check of columns exists for it: Electric's `queryable_columns` holds for subsets alone (docs/electric.md,
+    /// "Parameters").
     pub(crate) fn client_filter(
         &self,
         queryable: Option<&[String]>,
