@@ -15,7 +15,7 @@ use shapegate::shape::UpstreamRequest;
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<String> {
     let request = ScopedRequest::parse(None, query).ok()?;
     let permit = PolicySet::default().authorize_shape(claim, &request).ok()?;
-    let upstream = UpstreamRequest::build(permit, request.protocol(), None).ok()?;
+    let upstream = UpstreamRequest::build(permit, &request.into_protocol(), None).ok()?;
     Some(upstream.query().to_owned())
 }
 
