@@ -153,8 +153,8 @@ fn text(value: &dyn Val) -> Option<String> {
 }
 
 impl Reads {
-    /// Checks every name below `node`; `bound` are the elements that macros such as `map` name.
-    fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<String>) -> Result<(), String> {
+    /// Checks every name and every pattern below `node`; `bound` are the elements that macros such as `map` name.
+    fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<Element>) -> Result<(), String> {
         match &node.expr {
             Expr::Ident(name) => return self.variable(name, bound),
             Expr::Select(select) if is_query(&select.operand) => return self.parameter(&select.field),
@@ -164,18 +164,24 @@ impl Reads {
                     _ => Err("`query[…]`: write the parameter's name as a literal".to_owned()),
                 };
             }
-            Expr::Call(call) => check_function(&call.func_name)?,
+            Expr::Call(call) => {
+                check_function(&call.func_name)?;
+                if call.func_name == MATCHES && call.args.last().is_some_and(|pattern| is_from_client(pattern, bound)) {
+                    return Err(CLIENT_PATTERN.to_owned());
+                }
+            }
             _ => {}
         }
         let depth = bound.len();
         if let Expr::Comprehension(comprehension) = &node.expr {
+            let from_client = is_from_client(&comprehension.iter_range, bound);
             let names =
                 [Some(&comprehension.iter_var), comprehension.iter_var2.as_ref(), Some(&comprehension.accu_var)];
             for name in names.into_iter().flatten() {
                 if VARIABLES.contains(&name.as_str()) {
                     return Err(format!("`{name}` is the name of a variable; call the element something else"));
                 }
-                bound.push(name.clone());
+                bound.push(Element { name: name.clone(), from_client });
             }
         }
         let result = children(&node.expr).into_iter().try_for_each(|child| self.visit(child, bound));
@@ -183,9 +189,9 @@ impl Reads {
         result
     }
 
-    fn variable(&mut self, name: &str, bound: &[String]) -> Result<(), String> {
+    fn variable(&mut self, name: &str, bound: &[Element]) -> Result<(), String> {
         match name {
-            _ if bound.iter().any(|bound| bound == name) => {}
+            _ if bound.iter().any(|element| element.name == name) => {}
             "claims" => self.claims = true,
             "now" => self.now = true,
             "query" => return Err("write query.name, so that it is known which parameters the rule reads".to_owned()),
@@ -201,6 +207,24 @@ impl Reads {
         }
         self.parameters.insert(name.to_owned());
         Ok(())
+    }
+}
+
+/// What a macro such as `map` names.
+struct Element {
+    name: String,
+    /// Whether the client says what is in the list.
+    from_client: bool,
+}
+
+/// Whether the client decides what `node` is.
+fn is_from_client(node: &IdedExpr, bound: &[Element]) -> bool {
+    match &node.expr {
+        Expr::Ident(name) => {
+            let element = bound.iter().rev().find(|element| element.name == *name);
+            element.map_or(name == "query", |element| element.from_client)
+        }
+        expr => children(expr).into_iter().any(|child| is_from_client(child, bound)),
     }
 }
 
@@ -237,6 +261,9 @@ fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
     }
 }
 
+const MATCHES: &str = "matches";
+const CLIENT_PATTERN: &str = "`matches` must not take its pattern from `query`: a client could send one that takes long \
+    to try; write the pattern as a literal, or compare with ==, startsWith, endsWith or contains";
 const VARIABLES: [&str; 3] = ["claims", "now", "query"];
 const TYPES: [&str; 9] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
 const FUNCTIONS: [&str; 17] = [
@@ -252,7 +279,7 @@ const FUNCTIONS: [&str; 17] = [
     "has",
     "int",
     "map",
-    "matches",
+    MATCHES,
     "size",
     "startsWith",
     "string",
@@ -344,6 +371,32 @@ mod tests {
         ] {
             let error = Expression::compile(source).unwrap_err();
             assert!(error.contains(hint), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_from_the_client_is_refused_at_load() {
+        for (pattern_of_client, twin) in [
+            ("claims.name.matches(query.p)", "query.p.matches(claims.name)"),
+            ("matches(claims.name, query.p)", "matches(query.p, '^a+$')"),
+            ("claims.name.matches(query['p'])", "claims.name.matches('p')"),
+            ("claims.name.matches('^' + query.p)", "claims.name.matches('^' + claims.prefix)"),
+            ("claims.name.matches(string(query.p))", "claims.name == query.p"),
+            ("claims.name.matches(query.p == 'a' ? query.p : 'b')", "claims.name.startsWith(query.p)"),
+            ("[query.p].exists(p, claims.name.matches(p))", "['^a'].exists(p, query.p.matches(p))"),
+            (
+                "claims.list.map(x, x + query.p).exists(p, claims.name.matches(p))",
+                "claims.list.exists(p, query.p.matches(p))",
+            ),
+            (
+                "[[query.p]].exists(a, a.exists(b, claims.name.matches(b)))",
+                "[query.p].exists(p, claims.list.exists(p, claims.name.matches(p)))",
+            ),
+            ("claims.x && has(query.p) && (claims.list.all(x, x.matches(query.p)))", "claims.x && has(query.p)"),
+        ] {
+            let error = Expression::compile(pattern_of_client).unwrap_err();
+            assert!(error.contains("write the pattern as a literal"), "{pattern_of_client}: {error}");
+            Expression::compile(twin).unwrap_or_else(|error| panic!("{twin}: {error}"));
         }
     }
 
