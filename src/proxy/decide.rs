@@ -24,7 +24,7 @@ pub(crate) enum Decision {
     /// It is answered from a flight.
     Shape(Grant),
     /// It may load a subset, which its body describes. The body is not read yet.
-    Subset(PendingSubset),
+    Subset(Box<PendingSubset>),
     /// It is answered with a document of our own.
     Document(Document),
     /// It is a preflight; the methods of its target.
@@ -120,7 +120,7 @@ pub(crate) async fn decide(
     }
     caller.enter(principal.as_deref())?;
     let pending = PendingSubset { shape, permit, principal };
-    if head.method == Method::POST { Ok(Decision::Subset(pending)) } else { pending.grant(rules, None) }
+    if head.method == Method::POST { Ok(Decision::Subset(Box::new(pending))) } else { pending.grant(rules, None) }
 }
 
 impl PendingSubset {
