@@ -100,12 +100,12 @@ pub(crate) async fn decide(
     head: &RequestHead<'_>,
     caller: &mut impl Caller,
 ) -> Result<Decision, Rejection> {
-    head.check_headers()?;
-    // Before everything else: a browser shows no response whose preflight was refused.
-    if head.method == Method::OPTIONS {
-        return Ok(Decision::Preflight(preflight_methods(rules, head)));
-    }
     caller.arrive(head)?;
+    head.check_headers()?;
+    // Before the token: a preflight has none.
+    if head.method == Method::OPTIONS {
+        return Ok(Decision::Preflight(preflight_methods(rules, head)?));
+    }
     let (path, query) = head.split_target()?;
     if let Some((gatekeeper, endpoint)) = gatekeeper(rules, path) {
         return attend(rules, clock, gatekeeper, endpoint, head, query, caller).await.map(Decision::Document);
@@ -266,10 +266,14 @@ fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
 }
 
 /// The methods that a preflight for any target is told.
-fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> &'static str {
+fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> Result<&'static str, Rejection> {
+    // A server of shapes has nothing to say about itself (RFC 9110 section 9.3.7).
+    if &*head.target == b"*" {
+        return Err(Rejection::invalid("target", "must be a path and a query"));
+    }
     let path = head.split_target().map(|(path, _)| path).unwrap_or_default();
     if let Some((_, endpoint)) = gatekeeper(rules, path) {
-        return endpoint.methods();
+        return Ok(endpoint.methods());
     }
-    rules.policy.endpoint(path).map_or(METHODS, |own_path| methods(&rules.policy, own_path))
+    Ok(rules.policy.endpoint(path).map_or(METHODS, |own_path| methods(&rules.policy, own_path)))
 }
