@@ -266,7 +266,7 @@ fn named_upstreams_and_those_who_name_them() {
 
 #[test]
 fn issuer() {
-    let known = "known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
+    let known = "supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
     let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
     let url = "jwks.url = 'https://e'\n";
     let shared = "hs256.env = 'AUTH_SECRET'\n";
