@@ -83,8 +83,8 @@ pub enum VerifierError {
 /// Why an `[[issuer]]` cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// `algorithms` is empty, mixes HMAC and public-key algorithms, or does not match the kind of keys (RFC 8725 section
-    /// 3.1).
+    /// `algorithms` is empty, mixes HMAC and public-key algorithms, or does not match the kind of keys (RFC 8725
+    /// section 3.1).
     #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
     Algorithms,
     /// `audience` is empty.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::error::{InvalidReason, TokenError};
 use crate::clock::UnixTime;
 
-/// 9999-12-31T23:59:59Z in seconds. A later date is a mistake, mostly milliseconds, and such a token would never expire.
+/// 9999-12-31T23:59:59Z in seconds. A later date is a mistake, mostly milliseconds; such a token would never expire.
 const LATEST_DATE: u64 = 253_402_300_799;
 
 /// The most names in one `aud`; a token with more is rejected as an attack.

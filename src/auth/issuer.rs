@@ -109,8 +109,8 @@ impl TrustedIssuer {
         }
     }
 
-    /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md, T18,
-    /// J8).
+    /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
+    /// T18, J8).
     pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
         match &self.keys {
             Keys::Shared { key: own, .. } => own.is(key),

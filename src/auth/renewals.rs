@@ -19,8 +19,8 @@ struct Renewal {
 impl Renewals {
     /// Keeps the key sets of `verifier` current from now on.
     ///
-    /// A new set is fetched at once, a set that was already refreshed continues unchanged, and a set that `verifier` does
-    /// not have is no longer fetched.
+    /// A new set is fetched at once, a set that was already refreshed continues unchanged, and a set that `verifier`
+    /// does not have is no longer fetched.
     pub fn follow(&mut self, verifier: &TokenVerifier) {
         self.0.retain(|renewal| verifier.remotes().any(|store| Arc::ptr_eq(store, &renewal.store)));
         for store in verifier.remotes() {

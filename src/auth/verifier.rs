@@ -19,8 +19,8 @@ use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
-/// A reload builds a [`successor`](Self::successor). It keeps the cached verdicts of unchanged issuers and drops those of
-/// issuers whose configuration changed.
+/// A reload builds a [`successor`](Self::successor). Cached verdicts of unchanged issuers stay valid; those of issuers
+/// whose configuration changed do not.
 pub struct TokenVerifier {
     issuers: Vec<Arc<TrustedIssuer>>,
     verdicts: Arc<Verdicts>,
@@ -69,8 +69,8 @@ impl TokenVerifier {
 
     /// Creates the verifier of a new configuration.
     ///
-    /// An issuer that is unchanged keeps its keys and its cached verdicts. An issuer that changed keeps the keys fetched
-    /// from the same URL. For a new issuer, this reads the key set on disk, which blocks.
+    /// An unchanged issuer keeps its keys and, unless the size of the cache changes, its cached verdicts. A changed
+    /// issuer keeps the keys fetched from the same URL. For a new issuer, this reads the key set on disk, which blocks.
     ///
     /// # Errors
     /// As [`new`](Self::new).

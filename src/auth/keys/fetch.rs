@@ -117,7 +117,7 @@ fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError>
     if is_json || others.contains(&media_type) { Ok(()) } else { Err(FetchError::ContentType) }
 }
 
-/// Reads the body in pieces, so that neither a false length nor an endless body fills the memory (docs/security.md, J4).
+/// Reads the body in pieces, so that neither a false length nor an endless body fills memory (docs/security.md, J4).
 async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(network)? {
@@ -129,7 +129,7 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     Ok(body)
 }
 
-/// Returns the shortest of all `max-age` directives (RFC 9111 section 5.2.2.1); `no-cache` and `no-store` count as zero.
+/// Returns the shortest of all `max-age` directives (RFC 9111 section 5.2.2.1). `no-cache` and `no-store` count as 0.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let seconds = values.flat_map(|value| value.split(',')).filter_map(|directive| {

@@ -1,7 +1,7 @@
 //! Limits the addresses to which a key endpoint's name may resolve (docs/security.md, J6).
 //!
-//! The client connects to the very addresses that passed the check, so DNS rebinding has no effect. A URL with a literal
-//! IP address is not checked here: the operator wrote it.
+//! The client connects to the very addresses that passed the check, so DNS rebinding has no effect. A URL with a
+//! literal IP address is not checked here: the operator wrote it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
