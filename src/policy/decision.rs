@@ -169,7 +169,7 @@ impl PolicySet {
         self.rules.iter().any(|(_, rule)| rule.public)
     }
 
-    /// Finds the endpoint of a path: `None` for the shape path, the path itself for a rule's own. Compares byte for byte.
+    /// Finds the endpoint of a path, byte for byte: `None` for the shape path, the path itself for a rule's own.
     ///
     /// # Errors
     /// [`UnknownPath`] if no rule serves the path.

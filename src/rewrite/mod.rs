@@ -42,7 +42,7 @@ pub enum RewriteError {
     TooLong,
 }
 
-/// The most bytes of a query. The rest of Electric's 9,999 bytes is for the method, the path, the secret and the version.
+/// The most bytes of a query. The rest of Electric's 9,999 bytes is for method, path, secret and version.
 const MAX_QUERY: usize = 9_500;
 
 impl UpstreamRequest {
