@@ -276,7 +276,8 @@ async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
         ("OPTIONS /v1/shape".to_owned(), 204),
     ] {
         let mut wire = Wire::open(&gate.url).await;
-        wire.send(format!("{line} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").as_bytes()).await;
+        wire.send(format!("{line} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").as_bytes())
+            .await;
         assert_eq!(wire.answer(false).await.unwrap().status, status, "{line}");
     }
 }
