@@ -3,6 +3,7 @@
 mod certificate;
 mod file;
 mod load;
+mod swap;
 mod waiting;
 
 use shapegate::secret::Secret;
