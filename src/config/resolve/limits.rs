@@ -53,7 +53,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     limits
 }
 
-/// Warns of figures that hold nobody, because of another.
+/// Warns about limits that have no effect because of another limit.
 fn check_together(section: &Section<'_>, limits: &LimitSettings) {
     for (key, all, one) in [
         ("requests", limits.requests, limits.requests_per_subject),
@@ -61,15 +61,16 @@ fn check_together(section: &Section<'_>, limits: &LimitSettings) {
         ("initial_flights", limits.initial_flights, limits.initial_flights_per_subject),
     ] {
         if one >= all {
-            section.warning(key, format!("one subject may take them all: lower `{key}_per_subject`, which is {one}"));
+            section.warning(key, format!("one subject can use them all: lower `{key}_per_subject`, which is {one}"));
         }
     }
     if limits.flights < limits.initial_flights {
-        section.warning("flights", "is less than `initial_flights`, of which none is then left for polls: lower that");
+        section
+            .warning("flights", "is less than `initial_flights`, which leaves none for polls: lower `initial_flights`");
     }
 }
 
-/// A list that may be empty: clients connect directly.
+/// Reads a list of networks. It may be empty, which means that clients connect directly.
 fn networks(value: &Value<'_>) -> Option<Vec<IpNet>> {
     if value.raw().as_array().is_some_and(|list| list.is_empty()) {
         return Some(Vec::new());
@@ -82,10 +83,10 @@ fn network(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let fault = match network {
-        Err(_) => r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
+        Err(_) => r#"not a network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
         Ok(network) if network.prefix_len() == 0 => ALL_TRUSTED,
         Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
-            r#"is IPv4 in the form of IPv6, and would match nobody: write it as IPv4, as in "10.0.0.0/8""#
+            r#"is an IPv4-mapped IPv6 network, which matches no client: write it as IPv4, as in "10.0.0.0/8""#
         }
         Ok(network) => return Some(network),
     };
@@ -93,7 +94,7 @@ fn network(value: &Value<'_>) -> Option<IpNet> {
     None
 }
 
-const ALL_TRUSTED: &str = "trusts everybody: each client could name another's address; name the proxies alone";
+const ALL_TRUSTED: &str = "trusts every client to name any address: list only the proxies";
 
-const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not named there, all clients have its \
-                             address and share this limit; write `trusted_proxies = []` where clients connect directly";
+const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not listed there, all clients have its \
+                             address and share this limit; write `trusted_proxies = []` if clients connect directly";

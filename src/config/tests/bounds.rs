@@ -1,8 +1,8 @@
-//! Each bound: the last value inside and the first outside, at both ends.
+//! Checks every bound at both ends: the last value inside and the first outside.
 
 use super::{accepted, errors};
 
-/// Section, key, inside, outside, and what the error says to write.
+/// Section, key, values inside, values outside, and the bounds that the error shows.
 type Row = (&'static str, &'static str, [&'static str; 2], [&'static str; 2], &'static str);
 
 const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
@@ -10,9 +10,9 @@ const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['E
 const PROXIED: &str = "[limits]\ntrusted_proxies = []";
 const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
-const BROWSERS: &str = "100 to 1000 (a browser has all its polls on one connection)";
-const PIECES: &str = "256KiB to 1024MiB (an answer travels in pieces of 64KiB)";
-const SHORT: &str = "0s to 55s (a stream of events lasts 60 s, and a client gives up on those that end early)";
+const BROWSERS: &str = "100 to 1000 (a browser sends all its polls on one connection)";
+const PIECES: &str = "256KiB to 1024MiB (responses are processed in chunks of 64KiB)";
+const SHORT: &str = "0s to 55s (an event stream lasts 60 s, and clients stop using streams that end early)";
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
@@ -64,7 +64,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn inside_and_outside() {
+fn values_outside_their_bounds_are_rejected() {
     for (section, key, inside, outside, bounds) in ROWS {
         for value in inside {
             accepted(&format!("{section}\n{key} = {value}\n"));
@@ -77,7 +77,7 @@ fn inside_and_outside() {
 }
 
 #[test]
-fn units_are_required() {
+fn durations_and_sizes_without_a_unit_are_rejected() {
     for (section, key, inside, ..) in ROWS.iter().filter(|row| row.2[0].starts_with('\'')) {
         let found = errors(&format!("{section}\n{key} = 30\n"));
         assert!(found.contains(" with its unit, as in ") && found.ends_with(", found an integer"), "{found}");
