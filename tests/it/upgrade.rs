@@ -361,7 +361,7 @@ async fn drain_bounds_the_end() {
     let mut service = Service::start(&around.config("drain = \"1s\"")).await;
     let mut waiting = waiting(&around, &service.url).await;
     service.signal(Signal::TERM);
-    service.line("drain: requests in flight were cut").await;
+    service.line("drain timed out: requests in flight were aborted").await;
     assert!(waiting.answer(false).await.is_none());
     assert_eq!(service.ended().await.code(), Some(0));
 }
