@@ -152,7 +152,7 @@ mod tests {
         for number in 0..100 {
             queue.offer(format!("{number}\n").into_bytes());
         }
-        // The thread may have taken one out of the queue already.
+        // The thread may already have taken one out of the queue.
         assert!((97..=98).contains(&queue.dropped()), "{}", queue.dropped());
         let kept = 100 - queue.dropped();
         queue.finish(std::iter::empty(), Duration::from_millis(20));

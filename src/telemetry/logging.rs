@@ -13,8 +13,8 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use super::lines::LineQueue;
 use super::settings::{LogFormat, LogSettings};
 
-/// Pingora logs faults only, and none of the admin port, since those lines quote the request with its token
-/// (docs/security.md, C7).
+/// Limits Pingora to warnings, and silences the modules whose lines quote requests with their tokens (docs/security.md,
+/// C7).
 const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
 /// Entries that wait for standard error; about 8 MB if all of them are access lines.
@@ -51,10 +51,7 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the level of `log` and whether it has access lines, but not its format. Before [`init`] it changes nothing.
-///
-/// # Errors
-/// `log.level` is not a filter.
+/// Applies the level and access setting of `log`, but not its format. Does nothing before [`init`].
 pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
@@ -69,12 +66,12 @@ fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
     Ok(filter.add_directive(format!("{}=off", super::access_log::TARGET).parse()?))
 }
 
-/// Entries lost because standard error was blocked.
+/// Returns the number of entries lost because standard error was blocked.
 pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, LineQueue::dropped)
 }
 
-/// The queue, for another log that shares standard error.
+/// Returns the queue, for another log that shares standard error.
 pub(super) fn queue() -> Option<LineQueue> {
     QUEUE.get().cloned()
 }
