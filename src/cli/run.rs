@@ -139,7 +139,7 @@ impl Program {
         let name = PathBuf::from(arguments.next().unwrap_or_default());
         // Without a slash, the shell found the program in its PATH.
         let path = if name.components().count() > 1 { std::path::absolute(name) } else { std::env::current_exe() };
-        Ok(Self { path: path.context("the path of this program")?, arguments: arguments.collect() })
+        Ok(Self { path: path.context("cannot determine the path of this program")?, arguments: arguments.collect() })
     }
 
     /// Returns the command that starts a process to take over from this one.

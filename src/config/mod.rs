@@ -32,7 +32,7 @@ pub use server::{ServerSettings, TlsSettings};
 /// The complete configuration of a running shapegate.
 #[derive(Debug)]
 pub struct Config {
-    /// Listeners, threads, drain.
+    /// `[server]`: listeners, threads, TLS and process lifecycle.
     pub server: ServerSettings,
     /// `[upstream]`: the Electric service used by every rule that names no other.
     pub upstream: UpstreamSettings,

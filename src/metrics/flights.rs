@@ -51,7 +51,7 @@ impl Metrics {
         self.flights.cuts.with_label_values(&[cause]).inc();
     }
 
-    /// Counts a flight that ended, and the requests that `joined` it.
+    /// Records that a flight ended, which `joined` requests had followed.
     pub fn landed(&self, joined: usize) {
         self.flights.fan_out.observe(joined as f64);
     }

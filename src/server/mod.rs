@@ -66,6 +66,9 @@ impl Server {
     }
 
     /// Like [`Server::bind`], with a given clock.
+    ///
+    /// # Errors
+    /// Like [`Server::bind`].
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         Self::with_sockets(config, clock, Vec::new())
     }
@@ -199,7 +202,7 @@ impl Server {
             () = stop => Ending::Stopped,
             pid = taken(offer.as_ref()) => Ending::TakenOver(pid),
             // The listeners end by themselves only after a panic, and a process without listeners is useless.
-            _ = serving.join_next() => bail!("the listeners ended"),
+            _ = serving.join_next() => bail!("the listeners ended unexpectedly"),
         };
         announcing.abort();
         running.readiness.stop();

@@ -28,7 +28,7 @@ impl Probe {
     /// # Errors
     /// What is missing, in words.
     pub(super) async fn readiness(&self) -> Result<(), String> {
-        let answer = self.get("/readyz").await.map_err(|error| format!("the admin port: {error}"))?;
+        let answer = self.get("/readyz").await.map_err(|error| format!("cannot reach the admin port: {error}"))?;
         if answer.status() == 200 {
             return Ok(());
         }

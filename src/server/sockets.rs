@@ -114,7 +114,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Binds a socket that only this user can open. Replaces the file that a killed process left behind.
 fn bind_upgrade(path: &Path) -> anyhow::Result<UnixListener> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let of_folder = folder.metadata().with_context(|| format!("the folder {}", folder.display()))?;
+    let of_folder = folder.metadata().with_context(|| format!("cannot read its folder {}", folder.display()))?;
     let own = [0, rustix::process::geteuid().as_raw()].contains(&of_folder.uid());
     ensure!(
         own && of_folder.mode() & 0o022 == 0,

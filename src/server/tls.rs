@@ -54,6 +54,9 @@ pub(super) struct Found {
 
 impl Certificates {
     /// Reads both files before anything is served.
+    ///
+    /// # Errors
+    /// Like [`check`].
     pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
         let pair = Pair::read(&tls)?;

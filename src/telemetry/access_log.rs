@@ -16,7 +16,7 @@ pub(super) const TARGET: &str = "shapegate::access";
 /// The outcome of a request that Electric answered.
 const SERVED: &str = "served";
 
-/// What is known of one request, for observers only. No decision reads it.
+/// Data about one request, for observers only. No decision reads it.
 #[derive(Debug)]
 pub struct Record {
     /// The request id, chosen by shapegate and also sent as `x-request-id`.
@@ -35,7 +35,7 @@ pub struct Record {
     pub join: Option<Join>,
     /// Whether it waits for a change.
     pub live: bool,
-    /// What the audit log will record of it.
+    /// The audit log's record of it, before the response ends.
     pub reading: Option<Reading>,
     /// The trace it belongs to, with the id of the request's own span if that is recorded.
     pub trace: Option<TraceParent>,

@@ -28,9 +28,9 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Active => f.write_str("active"),
-            Self::Says(status) => write!(f, "/v1/health says {status}"),
-            Self::Silent => f.write_str("/v1/health does not answer"),
-            Self::Unreachable => f.write_str("cannot be reached"),
+            Self::Says(status) => write!(f, "/v1/health returns {status}"),
+            Self::Silent => f.write_str("/v1/health does not respond"),
+            Self::Unreachable => f.write_str("is unreachable"),
         }
     }
 }

@@ -210,6 +210,9 @@ impl Pool {
 
     /// Returns the server of a shape, chosen by the shape's definition, so that it is the same for every part of its
     /// log.
+    ///
+    /// # Errors
+    /// [`Fault::NotReady`] while that server is not ready and its shapes have not moved to another.
     pub(crate) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
         match &self.cluster {
             None => self.servers.first().ok_or(Fault::Internal),
@@ -271,6 +274,9 @@ fn identity(name: &UpstreamName, config: &UpstreamSettings) -> String {
 }
 
 /// Runs `build`, which reads the system's certificates. Pingora panics if it cannot read them.
+///
+/// # Errors
+/// If the certificates cannot be read.
 pub(crate) fn system_trust<T>(build: impl FnOnce() -> T) -> anyhow::Result<T> {
     catch_unwind(AssertUnwindSafe(build)).ok().context("the system's certificates cannot be read")
 }

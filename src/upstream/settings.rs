@@ -27,8 +27,8 @@ pub struct UpstreamSettings {
     pub connect_timeout: Duration,
     /// How long Electric may be silent, 22 s to 5 min. Its longest silence is 21 s (docs/electric.md, "Long polls").
     pub read_timeout: Duration,
-    /// How long an idle connection is kept, 1 s to 59 s. Electric closes it after 60 s (docs/electric.md,
-    /// "Connections").
+    /// How long an idle connection is kept, 1 s to 59 s; Electric closes it after 60 s
+    /// (docs/electric.md, "Connections").
     pub idle_timeout: Duration,
     /// The maximum number of idle connections kept for reuse.
     pub pool: usize,

@@ -162,7 +162,7 @@ impl<'a> Value<'a> {
         let meaning = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
         if meaning.is_none() {
             let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            self.error(format!("unknown word {text:?}: write {}", known.join(" or ")));
+            self.error(format!("unknown value {text:?}: write {}", known.join(" or ")));
         }
         meaning
     }

@@ -1,4 +1,4 @@
-//! `[audit]`.
+//! Resolves `[audit]`.
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};

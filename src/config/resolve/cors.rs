@@ -1,4 +1,4 @@
-//! `[cors]`.
+//! Resolves `[cors]`.
 
 use url::Url;
 

@@ -1,4 +1,4 @@
-//! `[gatekeeper]`.
+//! Resolves `[gatekeeper]`.
 
 use url::Url;
 

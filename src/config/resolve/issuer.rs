@@ -1,4 +1,4 @@
-//! `[[issuer]]`.
+//! Resolves `[[issuer]]`.
 
 use super::secret::secret;
 use super::{hours, jwks, secs};

@@ -1,4 +1,4 @@
-//! `jwks` of an `[[issuer]]`: public keys from a file, a URL or both.
+//! Resolves `jwks` of an `[[issuer]]`: public keys from a file, a URL or both.
 
 use url::{Host, Url};
 

@@ -1,4 +1,4 @@
-//! `[limits]`.
+//! Resolves `[limits]`.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,9 @@ use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
 use crate::limits::LimitSettings;
 
 pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
-    const HEADERS: &str = "; Pingora reads no more";
+    const HEADERS: &str = " (Pingora accepts no more)";
     let count = Bounds::new(1, 10_000_000);
-    let or_none = Bounds::new(0, 10_000_000).because(" (0: no bound)");
+    let or_none = Bounds::new(0, 10_000_000).because(" (0: no limit)");
     let trusted_proxies = section.value("trusted_proxies").map(|value| networks(&value));
     let mut per_address = |key: &'static str, default: usize| {
         let most = section.integer(key, if trusted_proxies.is_some() { default } else { 0 }, or_none);
@@ -35,7 +35,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         rate_per_subject: section.integer("rate_per_subject", 100, or_none),
         rate_per_address,
         bad_tokens_per_address,
-        repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no bound)")),
+        repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
         verdicts: section.integer("verdicts", 100_000, count),
         flights: section.integer("flights", 8_000, count),
         flights_per_subject: section.integer("flights_per_subject", 256, count),

@@ -1,4 +1,4 @@
-//! `[log]`.
+//! Resolves `[log]`.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;

@@ -1,4 +1,4 @@
-//! `[otel]`.
+//! Resolves `[otel]`.
 
 use toml::de::DeValue;
 use url::Url;

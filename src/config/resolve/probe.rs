@@ -1,4 +1,4 @@
-//! `[probe]`.
+//! Resolves `[probe]`.
 
 use serde_json::{Map, Number, Value as Json};
 use toml::Spanned;

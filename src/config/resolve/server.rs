@@ -1,4 +1,4 @@
-//! `[server]`.
+//! Resolves `[server]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::available_parallelism;

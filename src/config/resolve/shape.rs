@@ -1,4 +1,4 @@
-//! `[[shape]]`: reads the rules, which [`Rule::compile`] compiles.
+//! Resolves `[[shape]]`: reads the rules, which [`Rule::compile`] compiles.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `[upstream]` and `[upstreams.NAME]`.
+//! Resolves `[upstream]` and `[upstreams.NAME]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

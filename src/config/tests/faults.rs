@@ -359,7 +359,7 @@ fn invalid_shape_settings_are_rejected() {
         (shape("where = 'none'\ncolumns = []"), "4: shape[0].columns: is empty: name at least one"),
         (
             shape("where = 'none'\nreplica = 'all'"),
-            r#"4: shape[0].replica: unknown word "all": write "default" or "full""#,
+            r#"4: shape[0].replica: unknown value "all": write "default" or "full""#,
         ),
         (shape("where = 'none'\nsubset = 'yes'"), "4: shape[0].subset: expected true or false, found a string"),
         (
@@ -408,7 +408,7 @@ fn invalid_cors_and_log_settings_are_rejected() {
             "[log]\nlevel = 'info,pingora_proxy=debug'\n".into(),
             "2: log.level: names pingora, whose log lines below warn show requests with the upstream secret: remove it",
         ),
-        ("[log]\nformat = 'xml'\n".into(), r#"2: log.format: unknown word "xml": write "text" or "json""#),
+        ("[log]\nformat = 'xml'\n".into(), r#"2: log.format: unknown value "xml": write "text" or "json""#),
     ]);
     for text in ["origins = '*'", "origins = 'https://a.example:8443'", "origins = ['capacitor://localhost']"] {
         accepted(&format!("[cors]\n{text}\n"));

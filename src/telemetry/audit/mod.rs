@@ -20,7 +20,7 @@ use crate::clock::UnixTime;
 use crate::digest::sha256;
 use crate::rewrite::UpstreamRequest;
 
-/// The open sessions, and the queue for their lines. No call but [`Audit::finish`] waits for a disk.
+/// The open sessions, and the queue for their lines. Only [`Audit::finish`] waits for the disk.
 #[derive(Debug)]
 pub struct Audit {
     sessions: Mutex<Sessions>,
@@ -45,7 +45,7 @@ impl Audit {
     /// Starts the log that the `[audit]` section asks for.
     ///
     /// # Errors
-    /// The file cannot be opened, or the thread cannot be started.
+    /// If the file cannot be opened, or the thread cannot be started.
     pub fn start(settings: &AuditSettings) -> anyhow::Result<Self> {
         let lines = match &settings.target {
             AuditTarget::File(path) => Self::file(path).with_context(|| format!("audit.path: {}", path.display()))?,

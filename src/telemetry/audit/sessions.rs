@@ -24,7 +24,7 @@ pub(super) struct Sessions {
     due: VecDeque<(UnixTime, Key)>,
 }
 
-/// What one subject has read of one shape.
+/// Records what one subject has read of one shape.
 #[derive(Debug)]
 pub(super) struct Session {
     issuer: Option<Box<str>>,

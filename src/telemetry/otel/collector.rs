@@ -19,7 +19,7 @@ use crate::telemetry::{OtelProtocol, OtelSettings};
 /// The timeout of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends batches and counts them.
+/// Sends batches of spans to the collector and counts them.
 #[derive(Debug)]
 pub(super) struct Collector {
     exporter: Arc<SpanExporter>,
