@@ -1,8 +1,8 @@
 //! Counts and measures events for Prometheus.
 //!
 //! [`Metrics`] has one method for each event; the metrics of one topic are in one file. This module imports nothing
-//! else of the crate but the clock. Callers pass labels as text, which must come from an enum or from the
-//! configuration, never from a client. State that is only read at a scrape is in `server::admin`.
+//! else of the crate. Callers pass labels as text, which must come from an enum or from the configuration, never from a
+//! client. State that is only read at a scrape is in `server::admin`.
 
 mod flights;
 mod labels;

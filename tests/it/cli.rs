@@ -123,7 +123,7 @@ async fn check_prints_electric_s_words_without_our_secret() {
     std::fs::write(&path, nobody).unwrap();
     let unreachable = output(&arguments).await;
     assert_eq!(unreachable.status.code(), Some(1));
-    assert!(text(&unreachable.stdout).contains("tasks: Electric cannot be reached"), "{}", text(&unreachable.stdout));
+    assert!(text(&unreachable.stdout).contains("tasks: Electric is unreachable"), "{}", text(&unreachable.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]
