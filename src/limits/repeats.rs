@@ -5,7 +5,7 @@
 //! position by an earlier response. So:
 //!
 //! - A response that names the next position gives credit for one request there. Only requests beyond that credit
-//! count.
+//!   count.
 //! - A request that waited does not count: five responses in half a second take less than 100 ms each.
 //! - A request that arrives before the previous one is answered does not count: tabs that start together.
 //! - Each connection counts by itself, so that devices of one subject do not add up.
