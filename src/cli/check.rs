@@ -1,4 +1,4 @@
-//! `shapegate check`: validate a configuration, and on request every rule against Electric.
+//! `shapegate check`: validates a configuration and, with `--probe`, tries every rule against Electric.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,10 +17,10 @@ use crate::shape::ShapeRequest;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The configuration
+    /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Send one request per rule to Electric and print its words
+    /// Send one request per rule to Electric and print the result
     #[arg(long)]
     probe: bool,
     /// With --probe: sample claims for the rules' expressions; @FILE reads them from a file
@@ -57,22 +57,24 @@ impl Check {
         let probe = config.probe.clone();
         let claims = self.claims()?.unwrap_or(probe.claims);
         let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
-        // Only the shape is wanted: Electric then neither takes a snapshot nor sends a row (tests/electric/09).
+        // With these parameters, Electric creates the shape but neither takes a snapshot nor sends rows
+        // (tests/electric/09).
         let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&probe.query));
         let metrics = Arc::new(Metrics::new()?);
         let (gateway, proxy) = super::gateway(config, Arc::clone(&metrics))?;
         let rules = gateway.rules();
         let electric = Electric::new(Arc::downgrade(&proxy), Arc::clone(&rules.upstreams), metrics, None);
-        let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters())
-            .map_err(|_| Usage("--query, or `query` of [probe]: give name=value pairs, none of them Electric's own"))?;
+        let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters()).map_err(|_| {
+            Usage("--query, or `query` of [probe]: give name=value pairs without Electric's own parameters")
+        })?;
         let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
         let mut code = ExitCode::SUCCESS;
         for (rule, permit) in rules.policy.samples(&scope) {
             let answer = match permit.map(|permit| rewrite(&rules, &request, permit)) {
                 None => {
-                    Err("not asked: `where` or `upstream` lacks a value; give it by --claims or --query".to_owned())
+                    Err("not probed: `where` or `upstream` lacks a value; give it in --claims or --query".to_owned())
                 }
-                Some(Err(rejection)) => Err(format!("not asked: {}", super::words(&rejection))),
+                Some(Err(rejection)) => Err(format!("not probed: {}", super::words(&rejection))),
                 Some(Ok(upstream)) => electric.probe(upstream).await,
             };
             if answer.is_err() {

@@ -1,4 +1,4 @@
-//! `shapegate demo`: everything embedded, on loopback.
+//! `shapegate demo`: runs everything embedded, on loopback.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::telemetry;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Where shapegate listens; loopback only, since the demo gives a token to whoever asks
+    /// Address to listen on; loopback only, because the demo gives tokens to anyone
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 }
@@ -24,7 +24,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         if !self.listen.ip().is_loopback() {
-            return Err(Usage("--listen: the demo gives a token to whoever asks, so choose a loopback address").into());
+            return Err(Usage("--listen: choose a loopback address, because the demo gives tokens to anyone").into());
         }
         super::runtime(2)?.block_on(self.serve())?;
         Ok(ExitCode::SUCCESS)
@@ -32,7 +32,7 @@ impl Demo {
 
     async fn serve(&self) -> anyhow::Result<()> {
         let desk = Scene::server().await?;
-        // The page must name shapegate's port, and shapegate's configuration the page's: bind one, then the other.
+        // The page needs shapegate's port and shapegate's configuration the page's: bind one, then the other.
         let reserved = std::net::TcpListener::bind(self.listen)
             .with_context(|| format!("cannot listen on {}; try --listen 127.0.0.1:0", self.listen))?;
         let listen = reserved.local_addr()?;
@@ -60,13 +60,13 @@ impl Demo {
         };
         tokio::select! {
             served = server.run(async { drop(tokio::signal::ctrl_c().await) }) => served,
-            () = write => bail!("the demo ran out of numbers"),
+            () = write => bail!("the demo ran out of row numbers"),
             failed = welcome => failed,
         }
     }
 }
 
-/// Rows there are from the start.
+/// The number of rows at the start.
 const FIRST_ROWS: u64 = 6;
 
 fn config(scene: &Scene, listen: SocketAddr) -> anyhow::Result<Config> {
@@ -100,7 +100,7 @@ level = "warn"
     Ok(Config::parse(&text, Path::new("demo.toml"), &Environment::from([("ELECTRIC_SECRET", SECRET)]))?)
 }
 
-/// Says what there is to see, once it can be seen.
+/// Prints the URLs and commands to try, once they work.
 async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Result<()> {
     let desk = scene.issuer_url();
     let live = live_query(desk, shape_url).await?;
@@ -110,7 +110,9 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
         format!("curl -si '{shape_url}?{query}'{bearer}")
     };
     let org = |number: u8| format!("table=tasks&organizationId=org-{number}&offset=-1");
-    super::say(format_args!("shapegate demo: a row is written every three seconds, by turns for org-1 and org-2\n"))?;
+    super::say(format_args!(
+        "shapegate demo: a row is written every three seconds, alternately for org-1 and org-2\n"
+    ))?;
     super::say(format_args!("page: {desk}/"))?;
     super::say(format_args!("metrics: http://{admin}/metrics\n"))?;
     super::say(format_args!(
@@ -125,7 +127,7 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
     Ok(())
 }
 
-/// The query of a live poll at the end of org-1's log, as a client that has caught up would send it.
+/// Returns the query of a live poll at the end of org-1's log, as a client that has caught up sends it.
 async fn live_query(desk: &str, shape_url: &str) -> anyhow::Result<String> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let token = client.get(format!("{desk}/token/org-1")).send().await?.text().await?;
@@ -133,7 +135,9 @@ async fn live_query(desk: &str, shape_url: &str) -> anyhow::Result<String> {
     let answer = client.get(format!("{shape_url}?{query}&offset=now")).bearer_auth(token).send().await?;
     let header = |name: &str| {
         let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
-        value.map(str::to_owned).with_context(|| format!("the demo's own request got no {name}: {}", answer.status()))
+        value
+            .map(str::to_owned)
+            .with_context(|| format!("the response to the demo's own request has no {name}: {}", answer.status()))
     };
     let (handle, offset) = (header("electric-handle")?, header("electric-offset")?);
     Ok(format!("{query}&handle={handle}&offset={offset}&live=true"))

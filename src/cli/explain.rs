@@ -1,4 +1,4 @@
-//! `shapegate explain`: what becomes of one request, and why.
+//! `shapegate explain`: shows how one request is decided, and why.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,13 +21,13 @@ use crate::rewrite::UpstreamRequest;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// The configuration
+    /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// The client's token; @FILE reads it from a file, which keeps it out of the process list
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
-    /// The client's URL, whole or from its path on
+    /// The client's URL, complete or from the path on
     url: String,
 }
 
@@ -38,7 +38,7 @@ impl Explain {
     }
 
     async fn explain(&self, mut config: Config) -> anyhow::Result<ExitCode> {
-        // A key store of a running server is none of ours.
+        // The saved key sets belong to a running server, so they are not used.
         (config.server.state, config.limits.verdicts) = (None, 1);
         let (gateway, _proxy) = super::gateway(config, Arc::new(Metrics::new()?))?;
         let rules = gateway.rules();
@@ -73,7 +73,7 @@ impl Explain {
         }
     }
 
-    /// The target as the server would see it: nothing is normalized.
+    /// Returns the request target as the server would see it, without normalization.
     fn target(&self) -> Result<&str, Usage> {
         let target = match self.url.split_once("://") {
             None => self.url.as_str(),
@@ -90,12 +90,12 @@ impl Explain {
     }
 }
 
-/// A request that is explained: it authenticates like a client's, and counts against nothing.
+/// The request to explain. It is authenticated like a client's request, but does not count against limits.
 struct Asking {
     token: Option<String>,
-    /// What there is to say about the token.
+    /// What to print about the token.
     said: String,
-    /// Why the token is refused.
+    /// Why the token is rejected.
     refused: Option<String>,
 }
 
@@ -115,7 +115,7 @@ impl Caller for Asking {
         };
         let principal = verified.map_err(|why| {
             self.said = "not valid".to_owned();
-            self.refused = Some(format!("the token is refused: {why}"));
+            self.refused = Some(format!("the token is rejected: {why}"));
             Rejection::TokenInvalid
         })?;
         let principal = principal.principal;
@@ -127,11 +127,11 @@ impl Caller for Asking {
     }
 }
 
-/// Prints the request that Electric would get.
+/// Prints the request that would be sent to Electric.
 fn print(upstream: &UpstreamRequest, rules: &Rules) -> std::io::Result<()> {
     super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
     if upstream.has_client_where() {
-        super::say(format_args!("client:   its own where is ANDed to the rule's"))?;
+        super::say(format_args!("client:   its where is combined with the rule's by AND"))?;
     }
     let name = upstream.upstream();
     super::say(format_args!("electric: {}", rules.upstreams.describe(name, upstream.definition())))?;
@@ -142,8 +142,6 @@ fn print(upstream: &UpstreamRequest, rules: &Rules) -> std::io::Result<()> {
             super::say(format_args!("subset:   POST {body}"))?;
             super::say(format_args!("key:      none: the response to a subset is not shared"))
         }
-        None => {
-            super::say(format_args!("key:      {} (equal where Electric's name and the URL above are)", upstream.key()))
-        }
+        None => super::say(format_args!("key:      {} (equal for equal upstream name and URL above)", upstream.key())),
     }
 }

@@ -1,4 +1,4 @@
-//! `shapegate jwks`: an issuer's keys, fetched at deploy time into a static set.
+//! `shapegate jwks`: fetches an issuer's keys into a file at deploy time.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,13 +13,13 @@ use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct Jwks {
-    /// The configuration
+    /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where the keys go
+    /// The file to write the keys to
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Which issuer, where several have a URL
+    /// The issuer whose keys to fetch, if several have a `jwks.url`
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
 }
@@ -31,7 +31,7 @@ impl Jwks {
         let wanted =
             candidates.iter().filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
         let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {
-            return Err(Usage("choose one issuer that has `jwks.url` by --issuer").into());
+            return Err(Usage("choose one issuer that has `jwks.url` with --issuer").into());
         };
         let fetched = super::runtime(1)?
             .block_on(HttpFetch::new()?.fetch(keys))
@@ -39,7 +39,7 @@ impl Jwks {
         let parsed =
             KeySet::parse(&fetched.body, &issuer.algorithms).map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
         for key in &parsed.rejected {
-            eprintln!("left out: key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason);
+            eprintln!("skipped: key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason);
         }
         let set = parsed.set;
         std::fs::write(&self.out, format!("{:#}\n", set.to_json()))

@@ -1,6 +1,6 @@
-//! The commands. Results go to standard output, everything else to standard error.
+//! Implements the commands. Results go to standard output, everything else to standard error.
 //!
-//! Exit 64 says that usage or configuration is wrong, 1 that something else is.
+//! Exit status 64 means wrong usage or configuration, 1 any other failure.
 
 mod check;
 #[cfg(feature = "demo")]
@@ -33,7 +33,7 @@ struct Cli {
     /// Run with this configuration
     #[arg(long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
-    /// Take the sockets over from the process that runs, once this one is ready
+    /// Take over the sockets of the running process once this one is ready
     #[arg(long)]
     upgrade: bool,
     #[command(subcommand)]
@@ -44,16 +44,16 @@ struct Cli {
 enum Command {
     /// Validate a configuration and print every error
     Check(check::Check),
-    /// Run everything embedded: issuer, stand-in for Electric, proxy, a page to watch
+    /// Run a demo: embedded issuer, stand-in for Electric, proxy and web page
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
-    /// Say what becomes of one request, and why
+    /// Show how one request is decided, and why
     Explain(explain::Explain),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
 }
 
-/// Runs the command that `arguments` names.
+/// Runs the command that `arguments` names, and returns its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -79,7 +79,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The command line asks for something that cannot be.
+/// Invalid usage of the command line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(&'static str);
@@ -100,27 +100,28 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
-/// The value of an option; of `@FILE`, what stands in that file, without white space around it.
+/// Returns the value of an option. For `@FILE`, returns the trimmed content of that file.
 fn argument(option: &str, value: &str) -> anyhow::Result<String> {
     let Some(path) = value.strip_prefix('@') else { return Ok(value.to_owned()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("{option}: cannot read {path}"))?;
     Ok(text.trim().to_owned())
 }
 
-/// Writes a line of the result; where nobody reads any more (`| head`), the command ends without a word.
+/// Writes a line of the result. If the reader has closed the pipe (`| head`), the error ends the command without a
+/// message.
 fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_fmt(line)?;
     out.write_all(b"\n")
 }
 
-/// Makes a gateway that serves nobody: to decide as a server does, and to ask Electric as it does.
+/// Creates a gateway that serves no clients: it decides requests and queries Electric as a server does.
 fn gateway(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
     let observers = Observers { metrics, audit: None, tracer: None };
     wire::gateway(config, Arc::new(SystemClock), observers, watch::channel(Change::default()).1)
 }
 
-/// The code of a rejection, and what is wrong with which parameter.
+/// Formats a rejection: its code, and the problem of each parameter.
 fn words(rejection: &Rejection) -> String {
     let (_, code, message) = rejection.answer();
     let Rejection::InvalidRequest(errors) = rejection else { return format!("{code}: {message}") };

@@ -1,4 +1,4 @@
-//! `shapegate --config FILE`: the main job.
+//! `shapegate --config FILE`: runs the proxy.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::limits::LimitSettings;
 use crate::server::{Reloader, Server};
 use crate::telemetry;
 
-/// Runs with the configuration at `path`; with `upgrade`, on the sockets of the process that runs.
+/// Runs with the configuration at `path`; with `upgrade`, on the sockets of the running process.
 pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     let program = Program::of_this_process()?;
     let config = super::load(path)?;
@@ -27,17 +27,20 @@ pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     }
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < files_needed(&config.limits)) {
         let needed = files_needed(&config.limits);
-        tracing::warn!(files, needed, "fewer files may be open than `limits` lets in: raise LimitNOFILE (ulimit -n)");
+        tracing::warn!(
+            files,
+            needed,
+            "the open file limit is lower than `limits` may need: raise LimitNOFILE (ulimit -n)"
+        );
     }
     let runtime = super::runtime(config.server.threads)?;
     runtime.block_on(serve(config, upgrade, &program))?;
-    // What a second signal, or the end of the drain, has cut is not waited for.
+    // Tasks aborted by a second signal or the end of the drain are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Open files where every connection of clients and every request to Electric that may be is there, and some for the
-/// rest.
+/// Returns the number of files that are open when `connections` and `flights` are both reached, plus a reserve.
 fn files_needed(limits: &LimitSettings) -> u64 {
     const REST: usize = 64;
     u64::try_from(limits.connections + limits.flights + REST).unwrap_or(u64::MAX)
@@ -53,7 +56,7 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
     };
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = addresses.join(", "), admin = %server.admin_address(), "serving");
-    // As a task of its own, so that a signal to stop is never kept waiting; it ends with the runtime.
+    // In a separate task, so that a reload never delays a signal to stop. The task ends with the runtime.
     tokio::spawn(reload_at(hangup, server.reloader()));
     let upgrades = server.upgrades();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -62,33 +65,33 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
     loop {
         let order = tokio::select! {
             ended = &mut serving => return ended,
-            // systemd sees it only once this one, its parent, has ended too, and starts the service again.
-            () = upgrades.lost() => bail!("the new process has died, and this one serves no more: ending at once"),
+            // systemd notices only when this process, the parent, has ended too, and then restarts the service.
+            () = upgrades.lost() => bail!("the new process has failed and this one no longer serves: exiting immediately"),
             order = signals.next() => order,
         };
         match order {
             Order::Upgrade => upgrades.start(program.successor()),
             Order::Stop if stop.take().is_some() => {
-                tracing::info!("stopping: requests in flight finish first; a second signal stops at once");
+                tracing::info!("stopping: finishing requests in flight; a second signal stops immediately");
             }
             Order::Stop => {
-                tracing::warn!("second signal: stopping at once");
+                tracing::warn!("second signal: stopping immediately");
                 return Ok(());
             }
         }
     }
 }
 
-/// Reloads at each SIGHUP, one after the other; those that come meanwhile are one.
+/// Reloads at each SIGHUP, one after the other. Signals during a reload cause one more.
 async fn reload_at(mut hangup: Signal, reloader: Reloader) {
     while hangup.recv().await.is_some() {
         reloader.reload().await;
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 enum Order {
-    /// SIGTERM and SIGINT, which say the same.
+    /// SIGTERM or SIGINT.
     Stop,
     /// SIGUSR2.
     Upgrade,
@@ -117,7 +120,7 @@ impl Signals {
         }
     }
 
-    /// The next order to stop; others are for a process that serves.
+    /// Waits for a signal to stop, and ignores others, which are for a serving process.
     async fn stop(&mut self) {
         while !matches!(self.next().await, Order::Stop) {}
     }
@@ -130,16 +133,16 @@ struct Program {
 }
 
 impl Program {
-    /// The path is the one that was asked for, not what it led to: an upgrade puts another file there.
+    /// Returns the path as it was invoked, not the file it resolves to: an upgrade puts another file there.
     fn of_this_process() -> anyhow::Result<Self> {
         let mut arguments = std::env::args_os();
         let name = PathBuf::from(arguments.next().unwrap_or_default());
-        // Without a slash the shell has found it in its PATH.
+        // Without a slash, the shell found the program in its PATH.
         let path = if name.components().count() > 1 { std::path::absolute(name) } else { std::env::current_exe() };
-        Ok(Self { path: path.context("the path of this program")?, arguments: arguments.collect() })
+        Ok(Self { path: path.context("cannot determine the path of this program")?, arguments: arguments.collect() })
     }
 
-    /// The command that takes over from this process.
+    /// Returns the command that starts a process to take over from this one.
     fn successor(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(self.arguments.iter().filter(|argument| *argument != "--upgrade")).arg("--upgrade");

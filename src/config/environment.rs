@@ -1,16 +1,16 @@
-//! The process environment as an argument, so that tests bring their own.
+//! Passes the process environment as an argument, so that tests can supply their own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Where variables are looked up. It holds secrets, so it has no `Debug`.
+/// Where environment variables are looked up. It has no `Debug`, because it can hold secrets.
 pub enum Environment {
-    /// That of a deploy step, where neither secrets nor key files are yet: none is looked for. What is resolved so is
-    /// good for its issuers' addresses alone.
+    /// A build or deploy step without secrets and key files: neither is read. Only the issuers' addresses of a
+    /// configuration resolved this way are usable.
     Deploy,
     /// The environment of this process.
     Process,
-    /// These variables and no others, for tests.
+    /// Only these variables, for tests.
     Map(BTreeMap<String, String>),
 }
 
@@ -19,7 +19,7 @@ impl Environment {
         matches!(self, Self::Deploy)
     }
 
-    /// The value of a variable; `None` where it is not set or not UTF-8.
+    /// The value of a variable; `None` if it is unset or not UTF-8.
     pub fn variable(&self, name: &str) -> Option<String> {
         match self {
             Self::Deploy => None,
@@ -28,17 +28,19 @@ impl Environment {
         }
     }
 
-    /// Where systemd puts this unit's credentials (systemd.exec(5), `LoadCredential=`).
+    /// The folder of this unit's credentials (systemd.exec(5), `LoadCredential=`).
     pub fn credentials_directory(&self) -> Option<PathBuf> {
         self.variable("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
-    /// Where systemd lets this unit keep state (systemd.exec(5), `StateDirectory=`); the first of several.
+    /// The folder in which this unit may keep state (systemd.exec(5), `StateDirectory=`); the first if there are
+    /// several.
     pub fn state_directory(&self) -> Option<PathBuf> {
         self.first_path("STATE_DIRECTORY")
     }
 
-    /// Where systemd lets this unit keep sockets (systemd.exec(5), `RuntimeDirectory=`); the first of several.
+    /// The folder in which this unit may create sockets (systemd.exec(5), `RuntimeDirectory=`); the first if there are
+    /// several.
     pub fn runtime_directory(&self) -> Option<PathBuf> {
         self.first_path("RUNTIME_DIRECTORY")
     }
@@ -49,7 +51,7 @@ impl Environment {
     }
 }
 
-/// A map, for tests: `Environment::from([("NAME", "value")])`.
+/// Creates an environment for tests: `Environment::from([("NAME", "value")])`.
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(variables: [(&str, &str); N]) -> Self {
         Self::Map(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())

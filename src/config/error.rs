@@ -1,17 +1,17 @@
-//! What is wrong with a configuration file: every fault at once, in the order of the file.
+//! Reports every error of a configuration file at once, in the order of the file.
 
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One fault, or one warning. No message ever holds a secret, nor a value that could be one.
+/// One error or warning. Messages never contain a secret, nor a value that could be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, as it was named by whoever asked for it.
+    /// The file, as the caller named it.
     pub file: PathBuf,
-    /// The line, from 1; `None` where the file could not be read at all.
+    /// The line, counted from 1; `None` if the file cannot be read.
     pub line: Option<usize>,
-    /// The key, as in `shape[2].where` (counted from 0); empty where the file is not TOML.
+    /// The key, as in `shape[2].where` (indices count from 0); empty if the file is not valid TOML.
     pub key: String,
     /// What is wrong and what to write instead.
     pub message: String,
@@ -32,12 +32,12 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// Every fault of one file, sorted by line.
+/// Every error of one file, sorted by line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// The faults, sorted by line.
+    /// The errors, sorted by line.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()
     }
@@ -53,7 +53,7 @@ impl ConfigErrors {
     }
 }
 
-/// One line for each fault.
+/// Writes one line for each error.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {

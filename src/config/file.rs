@@ -1,10 +1,10 @@
-//! Which file a configuration was read from, and whether that is still what it was.
+//! Remembers which file a configuration was read from, to detect later changes.
 
 use std::path::{Path, PathBuf};
 
 use crate::digest::sha256;
 
-/// A configuration file as it was read.
+/// The path and digest of a configuration file, as it was read.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
@@ -16,12 +16,13 @@ impl ConfigFile {
         Self { path: path.to_owned(), sha256: sha256(text) }
     }
 
-    /// Where it is, as it was named.
+    /// The path, as the caller named it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the file says byte for byte what was read; one that cannot be read does not. Blocks for it.
+    /// Returns whether the file still has the same bytes as when it was read; `false` if it cannot be read. Blocks on
+    /// file I/O.
     pub fn is_unchanged(&self) -> bool {
         std::fs::read(&self.path).is_ok_and(|bytes| sha256(bytes) == self.sha256)
     }

@@ -1,8 +1,7 @@
-//! The configuration: a TOML file becomes a [`Config`] that cannot be invalid.
+//! Turns a TOML configuration file into a [`Config`] that cannot be invalid.
 //!
-//! `raw` mirrors the file and knows where each key stands; `resolve` fills the settings, whose types stand
-//! beside the code that uses them, and collects every error on the way, each with file, line and key. Nothing reads the
-//! file after that.
+//! `raw` mirrors the file and knows the line of each key. `resolve` fills the settings structs, which are defined next
+//! to the code that uses them, and collects every error with its file, line and key. The file is not read after that.
 
 mod environment;
 mod error;
@@ -30,48 +29,54 @@ pub use error::{ConfigError, ConfigErrors};
 pub use file::ConfigFile;
 pub use server::{ServerSettings, TlsSettings};
 
-/// Everything a running shapegate is told.
+/// The complete configuration of a running shapegate.
 #[derive(Debug)]
 pub struct Config {
-    /// Listeners, threads, drain.
+    /// `[server]`: listeners, threads, TLS and process lifecycle.
     pub server: ServerSettings,
-    /// Where Electric is and how to speak to it: for every rule that names no other.
+    /// `[upstream]`: the Electric service used by every rule that names no other.
     pub upstream: UpstreamSettings,
-    /// Further Electrics, by the names that rules call them by.
+    /// `[upstreams.NAME]`: further Electric services, by the name that rules use.
     pub upstreams: BTreeMap<String, UpstreamSettings>,
-    /// Whose tokens are accepted, the gatekeeper's own at the end; empty only where every rule is public.
+    /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
-    /// Where shape tokens are minted, if anywhere.
+    /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.
     pub gatekeeper: Option<Gatekeeper>,
-    /// What browsers are told.
+    /// `[cors]`: the CORS headers sent to browsers.
     pub cors: CorsSettings,
-    /// Sizes and budgets.
+    /// `[limits]`: sizes, rates and concurrency limits.
     pub limits: LimitSettings,
-    /// What is shared and kept.
+    /// `[cache]`: which responses are shared and cached.
     pub cache: CacheSettings,
-    /// What is logged and how.
+    /// `[log]`: log format, level and access log.
     pub log: LogSettings,
-    /// What `check --probe` tries the rules with.
+    /// `[probe]`: the claims and query that `check --probe` uses.
     pub probe: ProbeSettings,
-    /// Who has read what; `None` keeps no audit log.
+    /// `[audit]`: where the audit log goes; `None` disables it.
     pub audit: Option<AuditSettings>,
-    /// Where spans of requests go; `None` records none.
+    /// `[otel]`: where request spans are exported; `None` records none.
     pub otel: Option<OtelSettings>,
-    /// What can be better about the file, by line; none of it keeps the file from being used.
+    /// Warnings about the file, sorted by line. They do not prevent its use.
     pub warnings: Vec<ConfigError>,
-    /// The file it was read from; `None` where it was not read from one.
+    /// The file it was read from; `None` if it was parsed from text.
     pub file: Option<ConfigFile>,
 }
 
 impl Config {
-    /// Reads a file, with the environment of this process.
+    /// Loads a file, with secrets from the environment of this process.
+    ///
+    /// # Errors
+    /// Every error in the file, or the reason why it cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         Self::read(path, &Environment::Process)
     }
 
-    /// The issuers of a file, on a machine that has neither its secrets nor its key files: for `shapegate jwks`.
+    /// Loads only the issuers of a file, without its secrets and key files: for `shapegate jwks` on a build machine.
+    ///
+    /// # Errors
+    /// Every error in the file, or the reason why it cannot be read.
     pub fn load_issuers(path: &Path) -> Result<Vec<IssuerSettings>, ConfigErrors> {
         Self::read(path, &Environment::Deploy).map(|config| config.issuers)
     }
@@ -82,7 +87,10 @@ impl Config {
         Self::parse(&text, path, environment).map(|config| Self { file, ..config })
     }
 
-    /// Resolves the text of `file`. Paths in it that are relative start at the folder of `file`.
+    /// Parses the text of `file`. Relative paths in it are resolved against the folder of `file`.
+    ///
+    /// # Errors
+    /// Every error in the text, sorted by line.
     pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let document = raw::Document::new(text, file);
         let table = document.table();
@@ -94,11 +102,11 @@ impl Config {
     }
 }
 
-/// `[probe]`.
+/// `[probe]`: the sample request of `check --probe`.
 #[derive(Clone, Debug)]
 pub struct ProbeSettings {
-    /// The claims of no token, as a JSON object.
+    /// Sample claims, as a JSON object.
     pub claims: String,
-    /// A client's parameters, as in a URL.
+    /// Sample query parameters of a client, as in a URL.
     pub query: String,
 }

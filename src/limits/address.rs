@@ -1,4 +1,4 @@
-//! Whose address it is: the peer's, or the one that a trusted proxy names.
+//! Determines a client's address: the peer's, or the one that a trusted proxy reports.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,13 +7,13 @@ use ipnet::IpNet;
 
 use crate::auth::SubjectKey;
 
-/// An address as limits count it: IPv4 whole, IPv6 by its /64, which is the least that one customer gets and may change
-/// within at will (RFC 6177).
+/// An address as limits count it: an IPv4 address, or an IPv6 /64, which is the least that one customer gets and can
+/// change addresses within (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address(u64);
 
 impl Address {
-    /// What is counted for this address. No IPv6 host is in `::/32`, where the numbers of IPv4 lie.
+    /// Reduces an address to what is counted. IPv4 addresses map to `::/32`, in which there are no IPv6 hosts.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(four) => Self(u64::from(four.to_bits())),
@@ -22,19 +22,19 @@ impl Address {
     }
 }
 
-/// Whom something counts for: the subject of a token, or the address of who has none.
+/// The client that something is counted for: the subject of its token, or its address if it has no token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// A token's subject.
+    /// The subject of a token.
     Subject(SubjectKey),
-    /// An address, where addresses say who asks.
+    /// An address, if addresses identify clients.
     Address(Address),
 }
 
-/// Who may name a client's address.
+/// The proxies that may report a client's address.
 #[derive(Debug, Default)]
 pub(super) struct Proxies {
-    /// `None`: nobody has said what stands in front, so an address may be that of a balancer and of all clients.
+    /// `None` if `trusted_proxies` is not set: an address could then be that of a load balancer, shared by all clients.
     trusted: Option<Vec<IpNet>>,
 }
 
@@ -43,14 +43,14 @@ impl Proxies {
         Self { trusted: trusted.map(<[_]>::to_vec) }
     }
 
-    /// The address of a client that is connected without a proxy.
+    /// Returns the address of a client that is connected without a proxy.
     pub(super) fn direct(&self, peer: IpAddr) -> Option<Address> {
         let trusted = self.trusted.as_ref()?;
         (!contains(trusted, peer)).then(|| Address::of(peer))
     }
 
-    /// The last address that no trusted proxy has, on the way from the client to us: `X-Forwarded-For` from its end, as
-    /// each proxy adds its peer there. What is malformed ends the search at the proxy that let it pass.
+    /// Returns the address closest to us on the request's path that is not a trusted proxy. Reads `X-Forwarded-For`
+    /// from its end, where each proxy adds its peer. A malformed entry ends the search at the proxy that forwarded it.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
         let trusted = self.trusted.as_ref()?;
         let mut client = peer;
@@ -73,7 +73,7 @@ fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// An address, with a port perhaps, as some proxies write it.
+/// Parses an address, with or without a port, as some proxies write one.
 fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Budgets: what is held at one time, by all, by one subject and by one address.
+//! Budgets: how many places are taken at once, in total, by one subject and by one address.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -11,24 +11,24 @@ use super::address::{Address, Client};
 use super::limit::{Limit, Limited};
 use crate::auth::SubjectKey;
 
-/// Counts what is held.
+/// Counts the places taken in total and by each client.
 #[derive(Debug)]
 pub struct Budgets {
     total: Bound,
     per_subject: Bound,
     per_address: Bound,
     taken: AtomicUsize,
-    /// Who holds anything at all, and how much.
+    /// Places taken by each client; clients without a place are not stored.
     held: [Mutex<Held>; SHARDS],
     hasher: DefaultHashBuilder,
 }
 
 type Held = HashMap<Client, usize, DefaultHashBuilder>;
 
-/// Locks: enough for the cores of one machine.
+/// Number of locks, enough for the cores of one machine.
 const SHARDS: usize = 16;
 
-/// A figure and its name.
+/// A limit and its current value.
 #[derive(Debug)]
 struct Bound {
     limit: Limit,
@@ -44,13 +44,13 @@ impl Bound {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// The figure of a limit that may be off.
+    /// The value of a limit that can be disabled; `None` if it is 0.
     fn some(&self) -> Option<usize> {
         Some(self.most()).filter(|most| *most > 0)
     }
 }
 
-/// One place; dropping it gives it back.
+/// One place. Dropping it releases the place.
 #[derive(Debug)]
 pub struct Place {
     budgets: Arc<Budgets>,
@@ -59,7 +59,7 @@ pub struct Place {
 }
 
 impl Budgets {
-    /// Budgets without a place in them, under the names of their limits.
+    /// Creates budgets without places, under the names of their limits.
     pub(super) fn new(total: Limit, per_subject: Limit, per_address: Limit) -> Arc<Self> {
         Arc::new(Self {
             total: Bound::new(total),
@@ -71,23 +71,23 @@ impl Budgets {
         })
     }
 
-    /// At most `total` places at one time, and of one subject or one address so many (0: no bound).
+    /// Sets the number of places in total, for one subject and for one address. For the latter two, 0 means no limit.
     pub(super) fn set(&self, total: usize, per_subject: usize, per_address: usize) {
         self.total.most.store(total, Ordering::Relaxed);
         self.per_subject.most.store(per_subject, Ordering::Relaxed);
         self.per_address.most.store(per_address, Ordering::Relaxed);
     }
 
-    /// Takes a place; `None` where there is no token, or where addresses say nothing.
+    /// Takes a place. `subject` is `None` without a token, `address` is `None` if the client's address is unknown.
     ///
     /// # Errors
-    /// Where all places are taken, or those of the subject or the address.
+    /// If no place is left, in total or for the subject or address.
     pub fn enter(self: &Arc<Self>, subject: Option<&SubjectKey>, address: Option<Address>) -> Result<Place, Limited> {
         let mut place = Place { budgets: Arc::clone(self), subject: None, address: None };
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.total.most() {
             return Err(Limited::by(self.total.limit));
         }
-        // From here on what was taken is given back by the place, whatever fails.
+        // If a later step fails, dropping `place` releases what was taken.
         if let (Some(subject), Some(most)) = (subject, self.per_subject.some()) {
             self.hold(Client::Subject(subject.clone()), most, self.per_subject.limit)?;
             place.subject = Some(subject.clone());
@@ -99,12 +99,12 @@ impl Budgets {
         Ok(place)
     }
 
-    /// How many places there are.
+    /// The number of places in total.
     pub fn capacity(&self) -> usize {
         self.total.most()
     }
 
-    /// How many of them are taken.
+    /// The number of places taken.
     pub fn in_flight(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -112,7 +112,7 @@ impl Budgets {
     fn hold(&self, client: Client, most: usize, limit: Limit) -> Result<(), Limited> {
         let mut held = self.shard(&client);
         let count = held.entry(client).or_default();
-        // One that was found has a place, so nothing is left behind that is not given back.
+        // A full count is above 0, so this never leaves an empty entry behind.
         if *count >= most {
             return Err(Limited::by(limit));
         }

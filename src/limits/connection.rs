@@ -1,4 +1,4 @@
-//! A client's connection, as limits see it.
+//! Counts a client's connection and the recent requests on it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use super::limit::Limited;
 use super::repeats::{MaxRepeats, Position, Repeats};
 use crate::rewrite::UpstreamRequest;
 
-/// An open connection: its place among all, and what was asked on it a moment ago. All HTTP/2 streams of a connection
-/// share it.
+/// An open connection: its place in the budget, and its recent responses. All HTTP/2 streams of a connection share it.
 #[derive(Debug)]
 pub struct Connection {
     peer: IpAddr,
@@ -25,12 +24,12 @@ impl Connection {
         Self { peer, repeats: Repeats::default(), max, _place: place }
     }
 
-    /// The address at its other end.
+    /// The address of the peer, which can be a proxy.
     pub const fn peer(&self) -> IpAddr {
         self.peer
     }
 
-    /// The position of a request that came on this connection; `None` where none is counted.
+    /// Returns the position of a request on this connection; `None` if it does not count.
     pub fn position(
         &self,
         client: Option<&Client>,
@@ -40,15 +39,16 @@ impl Connection {
         self.max.position(client, address, request)
     }
 
-    /// Whether a request for `position` may be answered.
+    /// Checks whether a request for `position` may be answered.
     ///
     /// # Errors
-    /// Where this connection got the same too often a moment ago.
+    /// If `repeats` is reached for this position.
     pub fn check_repeat(&self, position: Position, now: Instant) -> Result<(), Limited> {
         self.repeats.check(&self.max, position, now)
     }
 
-    /// A request for `position` that came at `asked` is answered; the answer sends its client to `next`.
+    /// Records the response to a request for `position` that arrived at `asked`; `next` is the position that the
+    /// response names.
     pub fn answered(&self, position: Position, next: Option<Position>, asked: Instant, now: Instant) {
         self.repeats.answered(position, next, asked, now);
     }

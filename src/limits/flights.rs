@@ -1,4 +1,4 @@
-//! What may be asked of Electric: at one time, first requests apart, and how many shapes of each client.
+//! Limits requests to Electric: how many at once, how many initial ones, and how many shapes each client opens.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -15,14 +15,13 @@ use super::settings::LimitSettings;
 use super::shapes::ShapeCounts;
 use crate::rewrite::UpstreamRequest;
 
-/// The limits of requests to Electric. They are below its own, since what it refuses, it refuses to everybody: 300 initial
-/// and 10,000 other requests at one time (docs/electric.md, "Overload").
+/// Limits of requests to Electric. They are below Electric's own limits of 300 initial and 10,000 other concurrent
+/// requests, because Electric rejects requests of all clients once it reaches them (docs/electric.md, "Overload").
 pub struct FlightLimits {
     all: Arc<Budgets>,
     initial: Arc<Budgets>,
     shapes: ShapeCounts,
-    /// Shapes and their handles that Electric's answers have given, as a hash. One that is forgotten counts as a shape
-    /// that is opened.
+    /// Hashes of the shapes and handles that Electric has returned. A forgotten one counts as a newly opened shape.
     given: Cache<u64, ()>,
     hasher: DefaultHashBuilder,
     memory: Arc<Memory>,
@@ -30,7 +29,7 @@ pub struct FlightLimits {
 
 const GIVEN: usize = 500_000;
 
-/// One request's places; dropping it gives them back.
+/// The places of one request to Electric. Dropping it releases them.
 #[derive(Debug)]
 pub struct FlightPlace {
     _all: Place,
@@ -54,10 +53,10 @@ impl FlightLimits {
         self.shapes.set(limits.shapes_per_subject, limits.shapes_window);
     }
 
-    /// Takes the places of a request that `client` makes us send.
+    /// Takes the places of a request to Electric on behalf of `client`.
     ///
     /// # Errors
-    /// Where there is none, where the client has opened too many shapes, or where memory is short.
+    /// If no place is left, the client has opened too many shapes, or memory is over its limit.
     pub fn enter(&self, request: &UpstreamRequest, client: Option<&Client>) -> Result<FlightPlace, Limited> {
         self.memory.check()?;
         let (subject, address) = match client {
@@ -73,30 +72,31 @@ impl FlightLimits {
         Ok(FlightPlace { _all: all, initial })
     }
 
-    /// Electric has answered somebody's request for `shape` under this handle: who goes on there opens nothing.
+    /// Records that Electric returned this handle for `shape`: a request that continues it opens no shape.
     pub(crate) fn given(&self, shape: &str, handle: &str) {
         self.given.insert(self.hasher.hash_one((shape, handle)), ());
     }
 
-    /// Electric creates the shape for an unknown handle too, and then answers 409 (docs/electric.md, "Errors").
+    /// Returns whether the request may open a shape. It may for an unknown handle: Electric creates the shape before it
+    /// responds 409 (docs/electric.md, "Errors").
     fn may_open(&self, request: &UpstreamRequest) -> bool {
         let is_given = |handle: &str| self.given.get(&self.hasher.hash_one((&*request.shape(), handle))).is_some();
         request.is_initial() || !request.handle().is_some_and(is_given)
     }
 
-    /// Requests to Electric, of every kind.
+    /// The budget of all requests to Electric.
     pub fn all(&self) -> &Budgets {
         &self.all
     }
 
-    /// Those among them that are the first for their shape, or a subset, and have no header yet.
+    /// The budget of initial requests: the first of a shape, and subsets, until the response header arrives.
     pub fn initial(&self) -> &Budgets {
         &self.initial
     }
 }
 
 impl FlightPlace {
-    /// The place among the first requests, which Electric takes until its answer begins.
+    /// Takes out the place among the initial requests, to release it when Electric's response begins.
     pub(crate) fn take_initial(&mut self) -> Option<Place> {
         self.initial.take()
     }

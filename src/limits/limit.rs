@@ -1,11 +1,11 @@
-//! What was too much, and what its client is told.
+//! Names the limits and turns a reached limit into a rejection.
 
 use std::time::Duration;
 
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 
-/// A limit, by the key of `[limits]` that sets it.
+/// A limit, named by its key in `[limits]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // `as_str` says it
 pub enum Limit {
@@ -27,7 +27,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Every limit, in the order of the alphabet.
+    /// Every limit, in alphabetical order.
     pub const ALL: [Self; 15] = [
         Self::BadTokensPerAddress,
         Self::Connections,
@@ -46,7 +46,7 @@ impl Limit {
         Self::ShapesPerSubject,
     ];
 
-    /// The key in `[limits]`, which is also the metric's label.
+    /// Returns the key in `[limits]`, which is also the metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadTokensPerAddress => "bad_tokens_per_address",
@@ -67,57 +67,58 @@ impl Limit {
         }
     }
 
-    /// Whether all clients together are too many, and not one client too much.
+    /// Returns whether the limit is shared by all clients rather than per client.
     pub const fn is_of_all(self) -> bool {
         matches!(self, Self::Connections | Self::Flights | Self::InitialFlights | Self::Memory | Self::Requests)
     }
 }
 
-/// A refusal: one limit is reached.
+/// A rejection because one limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
     limit: Limit,
     after: Duration,
 }
 
-/// For those limits that cannot say when there will be room.
+/// The retry delay of limits that do not know when there will be room.
 const AFTER: Duration = Duration::from_secs(2);
 
-/// What was shed to relieve us must not be back at once.
+/// The retry delay after load shedding, longer so that the load does not return at once.
 const AFTER_SHEDDING: Duration = Duration::from_secs(5);
 
 impl Limited {
-    /// A refusal that ends when others have finished, which nobody knows.
+    /// Creates a rejection that ends at an unknown time, when other requests finish.
     pub(super) const fn by(limit: Limit) -> Self {
         let after = if matches!(limit, Limit::Memory) { AFTER_SHEDDING } else { AFTER };
         Self { limit, after }
     }
 
-    /// A refusal that ends `after` this time.
+    /// Creates a rejection that ends `after` this time.
     pub(super) const fn until(limit: Limit, after: Duration) -> Self {
         Self { limit, after }
     }
 
-    /// Which limit it was.
+    /// The limit that is reached.
     pub const fn limit(self) -> Limit {
         self.limit
     }
 
-    /// The earliest moment for another try.
+    /// The time until a retry can succeed.
     #[cfg(test)]
     pub(super) const fn after(self) -> Duration {
         self.after
     }
 
-    /// Counts the refusal and gives its answer.
+    /// Counts the rejection and returns the response to send.
     pub fn refuse(self, metrics: &Metrics) -> Rejection {
         metrics.limited(self.limit().as_str());
         self.rejection()
     }
 
-    /// The answer: 503 where all are too many, 429 where one client asks too much. Its `Retry-After` is the time to
-    /// wait, in whole seconds, and up to as much again (2 s at least) by chance, so that those who were refused together
-    /// do not come back together.
+    /// Returns 503 for a limit shared by all clients, 429 for a limit of one client.
+    ///
+    /// `Retry-After` is the time to wait in whole seconds plus a random amount up to as much again (at least 2 s), so
+    /// that clients rejected together do not return together.
     pub(super) fn rejection(self) -> Rejection {
         let least = self.after.as_millis().div_ceil(1000).clamp(1, 3600);
         let least = u64::try_from(least).unwrap_or(3600);
@@ -126,5 +127,5 @@ impl Limited {
     }
 }
 
-/// Seconds: enough to spread any crowd.
+/// The maximum random addition in seconds; enough to spread any number of clients.
 const MOST_JITTER: u64 = 15;

@@ -1,4 +1,4 @@
-//! What the process holds in memory, and when that is too much.
+//! Measures the process's resident memory against its limit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use tokio::time::sleep;
 
 use super::limit::{Limit, Limited};
 
-/// The resident memory of this process, as it was a moment ago, and its bound.
+/// The last measured resident memory, and its limit.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// In bytes; 0: no bound.
+    /// The limit in bytes; 0 means no limit.
     most: AtomicUsize,
     resident: AtomicUsize,
 }
 
-/// How often the memory is looked at: it takes a few ten microseconds.
+/// How often memory is measured, which takes tens of microseconds.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Memory {
@@ -25,7 +25,7 @@ impl Memory {
         self.look();
     }
 
-    /// Keeps the figure current until `stop` turns true or its sender is gone.
+    /// Measures memory every second until `stop` turns true or its sender is gone.
     pub async fn watch(&self, mut stop: watch::Receiver<bool>) {
         let mut short = false;
         loop {
@@ -39,18 +39,18 @@ impl Memory {
                 tracing::warn!(
                     resident,
                     most,
-                    "memory is above limits.memory: new connections and flights are refused"
+                    "memory is over limits.memory: rejecting new connections and requests to Electric"
                 );
             } else if was && !short {
-                tracing::info!("memory is below limits.memory again");
+                tracing::info!("memory is under limits.memory again");
             }
         }
     }
 
-    /// Whether there is room for anything new.
+    /// Checks whether there is memory for anything new.
     ///
     /// # Errors
-    /// Where more is held than may be.
+    /// If resident memory is over the limit.
     pub fn check(&self) -> Result<(), Limited> {
         let most = self.most();
         if most > 0 && self.resident.load(Ordering::Relaxed) > most {
@@ -59,20 +59,20 @@ impl Memory {
         Ok(())
     }
 
-    /// The bound in bytes; 0: none.
+    /// The limit in bytes; 0 means no limit.
     pub fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
     }
 
     fn look(&self) {
         if self.most() > 0 {
-            // What cannot be read is no reason to refuse anybody.
+            // If it cannot be read, nothing is rejected.
             self.resident.store(resident().unwrap_or_default(), Ordering::Relaxed);
         }
     }
 }
 
-/// Bytes of this process that are in memory (proc(5)).
+/// Reads the resident memory of this process in bytes (proc(5)).
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,8 +1,7 @@
-//! How much one client, one address and all together may ask for.
+//! Limits what one client, one address and all clients together may use.
 //!
-//! [`Limiter`] holds every limit of `[limits]` that counts something; each refusal is a [`Limited`] with the name of its
-//! limit. Nothing here waits, and nothing grows with the number of clients that come by: what is remembered of them is
-//! bounded, the least used is forgotten first.
+//! [`Limiter`] holds every counted limit of `[limits]`; each rejection is a [`Limited`] that names its limit. Nothing
+//! here waits. Memory is bounded whatever the number of clients: the least recently used entries are forgotten first.
 
 mod address;
 mod budgets;
@@ -39,7 +38,7 @@ use address::Proxies;
 use rates::{Quota, Rates};
 use repeats::MaxRepeats;
 
-/// Every limit that counts something; shared by all that count.
+/// Every limit that counts something, shared by all connections.
 pub struct Limiter {
     requests: Arc<Budgets>,
     flights: Arc<FlightLimits>,
@@ -52,11 +51,11 @@ pub struct Limiter {
     memory: Arc<Memory>,
 }
 
-/// A rate may be passed for a moment, by so many seconds' worth of requests.
+/// How many seconds' worth of requests may arrive at once before a rate limit applies.
 const BURST: u64 = 5;
 
 impl Limiter {
-    /// With these figures, and nothing counted yet.
+    /// Creates a limiter with these limits and zero counts.
     pub fn new(limits: &LimitSettings) -> Arc<Self> {
         let memory = Arc::new(Memory::default());
         let limiter = Self {
@@ -74,7 +73,7 @@ impl Limiter {
         Arc::new(limiter)
     }
 
-    /// From here on these figures hold. What is counted stays: who has more than he may have keeps it, and gets no more.
+    /// Replaces the limits. Counts stay: a client over its new limit keeps what it has and gets no more.
     pub fn set(&self, limits: &LimitSettings) {
         let per_second = |count: usize| Quota::new(count as u64, Duration::from_secs(1), BURST * count as u64);
         let per_minute = |count: usize| Quota::new(count as u64, Duration::from_secs(60), count as u64);
@@ -89,22 +88,22 @@ impl Limiter {
         self.memory.set(limits.memory);
     }
 
-    /// Requests being answered.
+    /// The budget of requests in flight, waiting polls included.
     pub fn requests(&self) -> &Arc<Budgets> {
         &self.requests
     }
 
-    /// Requests to Electric.
+    /// The limits of requests to Electric.
     pub fn flights(&self) -> &Arc<FlightLimits> {
         &self.flights
     }
 
-    /// Open connections.
+    /// The budget of open client connections.
     pub fn connections(&self) -> &Budgets {
         &self.connections
     }
 
-    /// What the process holds, and may hold.
+    /// The resident memory and its limit.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
@@ -112,52 +111,53 @@ impl Limiter {
     /// Takes a place for a new connection from `peer`.
     ///
     /// # Errors
-    /// Where all places are taken, or those of this address, or memory is short.
+    /// If `connections` or `connections_per_address` is reached, or memory is over its limit.
     pub fn connect(&self, peer: IpAddr) -> Result<Connection, Limited> {
         self.memory.check()?;
-        // A proxy's connections are those of all its clients.
+        // A proxy's connections carry many clients, so they do not count by address.
         let place = self.connections.enter(None, self.proxies.load().direct(peer))?;
         Ok(Connection::new(peer, place, Arc::clone(&self.repeats)))
     }
 
-    /// The address that asks on a connection from `peer`; `None` where addresses say nothing of who asks.
+    /// Returns the client address of a request; `None` if `trusted_proxies` is not set, when an address could be that
+    /// of a load balancer.
     pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
         self.proxies.load().client(peer, headers)
     }
 
-    /// A request of this address has come.
+    /// Counts a request from this address.
     ///
     /// # Errors
-    /// Where it asks too often.
+    /// If `rate_per_address` is exceeded.
     pub fn ask(&self, address: Option<Address>, now: Instant) -> Result<(), Limited> {
         address.map_or(Ok(()), |address| self.addresses.take(&address, now))
     }
 
-    /// A request of this subject has come.
+    /// Counts a request from this subject.
     ///
     /// # Errors
-    /// Where it asks too often.
+    /// If `rate_per_subject` is exceeded.
     pub fn ask_as(&self, subject: &SubjectKey, now: Instant) -> Result<(), Limited> {
         self.subjects.take(subject, now)
     }
 
-    /// Whether a token of this address that was never seen before is worth a check.
+    /// Checks whether an unknown token from this address may be verified.
     ///
     /// # Errors
-    /// Where too many of its tokens were bad.
+    /// If `bad_tokens_per_address` is reached.
     pub fn may_verify(&self, address: Option<Address>, now: Instant) -> Result<(), Limited> {
         address.map_or(Ok(()), |address| self.bad_tokens.check(&address, now))
     }
 
-    /// A token of this address was bad.
+    /// Counts a token from this address that was not accepted.
     pub fn bad_token(&self, address: Option<Address>, now: Instant) {
         if let Some(address) = address {
-            // Where there were too many already, this was the last that was looked at.
+            // An error only means that the limit is now reached; the next `may_verify` reports it.
             let _ = self.bad_tokens.take(&address, now);
         }
     }
 
-    /// Where an answer with this handle and offset sends whoever was at `position`.
+    /// Returns the position that a client at `position` reaches with this handle and offset.
     pub fn next(&self, position: Position, handle: &str, offset: &str) -> Position {
         self.repeats.next(position, handle, offset)
     }
@@ -165,7 +165,7 @@ impl Limiter {
     /// Takes a place for a request.
     ///
     /// # Errors
-    /// Where all places are taken, or those of this subject or address.
+    /// If `requests`, `requests_per_subject` or `requests_per_address` is reached.
     pub fn enter(&self, subject: Option<&SubjectKey>, address: Option<Address>) -> Result<Place, Limited> {
         self.requests.enter(subject, address)
     }

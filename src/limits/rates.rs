@@ -1,4 +1,4 @@
-//! Rates: how often something may happen, for each of many keys.
+//! Limits how often something may happen for each of many keys.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use quick_cache::sync::Cache;
 
 use super::limit::{Limit, Limited};
 
-/// So often on average, and so often in one moment.
+/// An average rate and a burst.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
-    /// Nanoseconds from one to the next; 0 where there is no limit.
+    /// Nanoseconds between two events at the average rate; 0 means no limit.
     interval: u64,
-    /// Nanoseconds that one may come too early.
+    /// Nanoseconds by which an event may be early.
     tolerance: u64,
 }
 
 impl Quota {
-    /// `count` in `per`, `burst` at once; no limit where `count` is 0.
+    /// Allows `count` events in `per`, and `burst` at once; no limit if `count` is 0.
     pub(super) fn new(count: u64, per: Duration, burst: u64) -> Self {
         let interval = nanos(per).checked_div(count).unwrap_or_default();
         Self { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)) }
     }
 }
 
-/// The generic cell rate algorithm (ITU-T I.371): of each key only the time is kept at which it will have used up
-/// nothing. About 100,000 keys are remembered, those of no use first forgotten, whatever the number that comes by.
+/// The generic cell rate algorithm (ITU-T I.371): for each key, it stores only the time at which its quota is full
+/// again. It remembers about 100,000 keys, whatever the number of clients, and forgets unused keys first.
 pub(super) struct Rates<K> {
     limit: Limit,
     interval: AtomicU64,
@@ -49,7 +49,7 @@ impl<K: Clone + Eq + Hash> Rates<K> {
         self.tolerance.store(quota.tolerance, Ordering::Relaxed);
     }
 
-    /// One more for this key.
+    /// Counts one event for this key.
     pub(super) fn take(&self, key: &K, now: Instant) -> Result<(), Limited> {
         let interval = self.interval.load(Ordering::Relaxed);
         if interval == 0 {
@@ -65,7 +65,7 @@ impl<K: Clone + Eq + Hash> Rates<K> {
         }
     }
 
-    /// Whether one more would be taken.
+    /// Checks whether an event would be allowed, without counting it.
     pub(super) fn check(&self, key: &K, now: Instant) -> Result<(), Limited> {
         if self.interval.load(Ordering::Relaxed) == 0 {
             return Ok(());
@@ -79,7 +79,7 @@ impl<K: Clone + Eq + Hash> Rates<K> {
         early.map_or(Ok(()), |early| Err(Limited::until(self.limit, Duration::from_nanos(early))))
     }
 
-    /// By how much it comes too early.
+    /// Returns by how many nanoseconds an event now is too early; `None` if it is allowed.
     fn early(&self, time: u64, now: u64) -> Option<u64> {
         let early = time.saturating_sub(now).saturating_sub(self.tolerance.load(Ordering::Relaxed));
         (early > 0).then_some(early)

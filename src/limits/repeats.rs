@@ -1,11 +1,14 @@
-//! The guard against clients in a loop, which ask for the same again as soon as they have it.
+//! Rejects clients in a loop, which repeat a request as soon as it is answered.
 //!
-//! What tells a loop from a crowd is progress. Devices and tabs of one subject come back together after each change,
-//! with one target, and on one connection where it is HTTP/2; but an answer before has sent each of them there. So an
-//! answer that says where to go on gives one request for that place, and only what is asked beyond that counts. Who
-//! waited for an answer is in no loop, and is not counted either: five answers in half a second take less than 100 ms
-//! each. Nor is who asked before the one before him had his answer: tabs that start together. Counted is on each
-//! connection by itself, so that devices of one subject do not count together.
+//! Progress tells a loop from many clients that share a connection. Devices and tabs of one subject come back together
+//! after each change with the same request, and over HTTP/2 on one connection. But each of them was sent to that
+//! position by an earlier response. So:
+//!
+//! - A response that names the next position gives credit for one request there. Only requests beyond that credit
+//!   count.
+//! - A request that waited does not count: five responses in half a second take less than 100 ms each.
+//! - A request that arrives before the previous one is answered does not count: tabs that start together.
+//! - Each connection counts by itself, so that devices of one subject do not add up.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +21,7 @@ use super::address::{Address, Client};
 use super::limit::{Limit, Limited};
 use crate::rewrite::UpstreamRequest;
 
-/// The figure, and how positions are hashed.
+/// The limit, and the hasher of positions.
 #[derive(Debug)]
 pub(super) struct MaxRepeats {
     most: AtomicUsize,
@@ -30,34 +33,34 @@ impl MaxRepeats {
         Self { most: AtomicUsize::new(0), hasher: DefaultHashBuilder::default() }
     }
 
-    /// So many in [`WINDOW`]; 0: no bound.
+    /// Sets how many responses without progress are allowed in [`WINDOW`]; 0 disables the limit.
     pub(super) fn set(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
     }
 }
 
-/// As long as Electric's client looks back for a loop of its own, before it throws.
+/// The time in which repeats count. Electric's client uses the same window to detect its own loops before it throws.
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// An answer that took so long is no part of a loop.
+/// A response that took at least this long is not part of a loop.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// How long a client may take to go where an answer sent it.
+/// How long a client may take to go to the position that a response named.
 const CREDIT: Duration = Duration::from_secs(5);
 
-/// Positions remembered on one connection; the oldest goes first.
+/// Positions remembered for one connection; the oldest is forgotten first.
 const POSITIONS: usize = 32;
 
-/// A place in a shape's log, as one client asks for it: what makes no progress stays there, whatever else it sends to
-/// get around a cache.
+/// A position in a shape's log, as one client requests it. A request without progress has the same position, whatever
+/// cache-busting parameters it adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Who asks, and for what shape.
+    /// Hash of the client and the shape.
     shape: u64,
     place: u64,
 }
 
-/// The answers on one connection.
+/// The recent responses on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Repeats(Mutex<Vec<Seen>>);
 
@@ -65,11 +68,11 @@ pub(super) struct Repeats(Mutex<Vec<Seen>>);
 struct Seen {
     place: u64,
     since: Instant,
-    /// When the last of them was given.
+    /// When the last counted response was sent.
     last: Instant,
-    /// Answers that made no progress, in one window.
+    /// Responses without progress in the current window.
     count: u16,
-    /// Answers that sent a client here, and that it has not used yet.
+    /// Responses that sent a client here and whose credit is unused.
     credit: u16,
 }
 
@@ -81,7 +84,7 @@ impl Seen {
 }
 
 impl Repeats {
-    /// Whether one more request for this position may be answered.
+    /// Checks whether another request for this position may be answered.
     pub(super) fn check(&self, max: &MaxRepeats, position: Position, now: Instant) -> Result<(), Limited> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match all.iter().find(|seen| seen.place == position.place) {
@@ -93,7 +96,8 @@ impl Repeats {
         }
     }
 
-    /// A request for `position` that came at `asked` is answered; the answer says to go on at `next`.
+    /// Records the response to a request for `position` that arrived at `asked`; `next` is the position that the
+    /// response names.
     pub(super) fn answered(&self, position: Position, next: Option<Position>, asked: Instant, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|seen| !seen.is_over(now));
@@ -114,8 +118,8 @@ impl Repeats {
 }
 
 impl MaxRepeats {
-    /// The position of a request; `None` where none is counted. The address tells clients of one proxy's connection
-    /// apart; where neither token nor address does, one connection may carry a crowd.
+    /// Returns the position of a request; `None` if it does not count. The address separates clients behind one proxy
+    /// connection. Without token and address, one connection may carry many clients, so nothing is counted.
     pub(super) fn position(
         &self,
         client: Option<&Client>,
@@ -127,7 +131,7 @@ impl MaxRepeats {
         Some(self.at(shape, request.handle().unwrap_or_default(), request.offset()))
     }
 
-    /// Where an answer sends whoever was at `position`.
+    /// Returns the position that a client at `position` reaches with this handle and offset.
     pub(super) fn next(&self, position: Position, handle: &str, offset: &str) -> Position {
         self.at(position.shape, handle, offset)
     }
@@ -146,7 +150,7 @@ fn find(all: &mut Vec<Seen>, position: Position, now: Instant) -> &mut Seen {
         if all.len() == POSITIONS {
             all.remove(0);
         }
-        // Few are the rule, and each client that waits holds them.
+        // Most connections have few positions, and every waiting client holds this memory.
         all.reserve_exact(1);
         all.push(Seen { place: position.place, since: now, last: now, count: 0, credit: 0 });
         all.len() - 1

@@ -1,56 +1,57 @@
-//! What the configuration says of limits.
+//! The settings of `[limits]`.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// `[limits]`.
+/// `[limits]`. A limit documented with "0: no limit" can be 0. The others are positive.
 #[derive(Clone, Debug)]
 pub struct LimitSettings {
-    /// Bytes of a request's header names and values; more is 431.
+    /// Bytes of a request's header names and values; 431 above.
     pub header_bytes: usize,
-    /// Number of a request's headers; more is 431.
+    /// Number of a request's headers; 431 above.
     pub headers: usize,
-    /// Bytes of the request target; more is 414.
+    /// Bytes of the request target; 414 above.
     pub uri_bytes: usize,
-    /// Bytes of a token; more is 431, without a look at it.
+    /// Bytes of a token; 431 above, before it is parsed.
     pub token_bytes: usize,
-    /// Requests being answered at one time; more is 503.
+    /// Concurrent requests, waiting polls included; 503 above.
     pub requests: usize,
-    /// Requests of one subject being answered at one time; more is 429.
+    /// Concurrent requests of one subject; 429 above.
     pub requests_per_subject: usize,
-    /// Requests of one address being answered at one time; more is 429. 0: no bound, as in all that can be 0 here.
+    /// Concurrent requests of one address; 429 above. 0: no limit.
     pub requests_per_address: usize,
-    /// Requests of one subject a second, on average over five; more is 429.
+    /// Requests per second of one subject, averaged over five seconds; 429 above. 0: no limit.
     pub rate_per_subject: usize,
-    /// Requests of one address a second, on average over five; more is 429.
+    /// Requests per second of one address, averaged over five seconds; 429 above. 0: no limit.
     pub rate_per_address: usize,
-    /// Bad tokens of one address a minute; after them a token that is not known is 429, without a look at it.
+    /// Rejected tokens per minute from one address; above, unknown tokens get 429 without verification. 0: no limit.
     pub bad_tokens_per_address: usize,
-    /// How often one connection gets the same, without progress, in half a second; more is 429.
+    /// Responses without progress for one position on one connection in half a second; 429 above. 0: no limit.
     pub repeats: usize,
-    /// Verified tokens remembered.
+    /// Number of verified tokens that are remembered.
     pub verdicts: usize,
-    /// Requests to Electric at one time; more is 503.
+    /// Concurrent requests to Electric; 503 above.
     pub flights: usize,
-    /// Requests to Electric of one subject at one time; more is 429.
+    /// Concurrent requests to Electric of one subject; 429 above.
     pub flights_per_subject: usize,
-    /// Those of `flights` that may open a shape or query Postgres, until their answer begins; more is 503.
+    /// Those of `flights` that may open a shape or query Postgres, until Electric's response begins; 503 above.
     pub initial_flights: usize,
-    /// The same of one subject; more is 429.
+    /// Those of one subject; 429 above.
     pub initial_flights_per_subject: usize,
-    /// Different shapes that one subject makes Electric open in `shapes_window`; more is 429.
+    /// Different shapes that one subject makes Electric open in `shapes_window`; 429 above. 0: no limit.
     pub shapes_per_subject: usize,
-    /// See there.
+    /// The window of `shapes_per_subject`; 1 s to 1 h.
     pub shapes_window: Duration,
-    /// Connections of clients; more are closed at once.
+    /// Client connections; more are closed at once.
     pub connections: usize,
-    /// Connections of one address that is no trusted proxy; more are closed at once.
+    /// Connections of one address that is not a trusted proxy; more are closed at once. 0: no limit.
     pub connections_per_address: usize,
-    /// Bytes of resident memory; above, new flights are 503 and new connections closed.
+    /// Bytes of resident memory. Above, new requests to Electric get 503 and new connections are closed. 0: no limit.
     pub memory: usize,
-    /// Who may name a client's address. `None`: nobody has said what stands in front, and no limit per address is set.
+    /// The proxies that may report a client's address; empty if clients connect directly. `None` if not configured:
+    /// limits per address are then off.
     pub trusted_proxies: Option<Vec<IpNet>>,
-    /// A client that takes no bytes for so long is cut.
+    /// A client that accepts no bytes for this long is disconnected; 1 s to 5 min.
     pub write_timeout: Duration,
 }

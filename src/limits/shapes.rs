@@ -1,4 +1,4 @@
-//! How many different shapes one client may have opened: each is a query of Postgres's, and a log that Electric keeps.
+//! Limits how many different shapes one client opens: each costs Postgres a query and Electric a log.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,13 +11,13 @@ use quick_cache::sync::Cache;
 use super::address::Client;
 use super::limit::{Limit, Limited};
 
-/// Counts different shapes of each client, from its first on for one window, then anew.
+/// Counts the different shapes of each client in a window that starts with its first shape.
 pub(super) struct ShapeCounts {
     most: AtomicUsize,
     /// In milliseconds.
     window: AtomicU64,
     clients: Cache<Client, Arc<Mutex<Window>>>,
-    /// Client, window and shape, as a hash. One that is forgotten too early is counted twice.
+    /// Hashes of client, window and shape. A forgotten one is counted twice.
     seen: Cache<u64, ()>,
     hasher: DefaultHashBuilder,
 }
@@ -42,13 +42,13 @@ impl ShapeCounts {
         }
     }
 
-    /// At most so many in each window; 0: no bound.
+    /// Sets how many shapes a client may open in each window; 0 disables the limit.
     pub(super) fn set(&self, most: usize, window: Duration) {
         self.most.store(most, Ordering::Relaxed);
         self.window.store(u64::try_from(window.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// `client` makes Electric open the shape of this definition.
+    /// Counts a shape that Electric opens for `client`, unless it is already counted in this window.
     pub(super) fn open(&self, client: &Client, definition: &str, now: Instant) -> Result<(), Limited> {
         let most = self.most.load(Ordering::Relaxed);
         if most == 0 {

@@ -1,4 +1,4 @@
-//! Each limit with its allowed twin; time is an argument, so nothing here waits.
+//! Tests each limit with a request that is allowed and one that is not. Time is an argument, so no test waits.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::policy::PolicySet;
 use crate::rewrite::UpstreamRequest;
 use crate::shape::ShapeRequest;
 
-/// These lines of `[limits]`, and a public rule.
+/// Parses these lines of `[limits]` with one public rule.
 fn config(limits: &str) -> (LimitSettings, PolicySet) {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
@@ -57,7 +57,7 @@ fn an_address_is_an_ipv4_host_or_an_ipv6_customer() {
 }
 
 #[test]
-fn only_a_trusted_proxy_names_a_client() {
+fn only_a_trusted_proxy_can_report_a_client_address() {
     let limiter = limiter("trusted_proxies = ['10.0.0.0/8', 'fd00::/8', '192.0.2.9']");
     let asks = |peer: &str, lines: &[&str]| {
         let mut headers = HeaderMap::new();
@@ -67,24 +67,24 @@ fn only_a_trusted_proxy_names_a_client() {
         limiter.address(ip(peer), &headers).unwrap()
     };
     for (peer, lines, client) in [
-        // The last one that no trusted proxy has, whatever the client wrote before it.
+        // The last address that is not a trusted proxy, whatever the client wrote before it.
         ("10.1.2.3", ["203.0.113.7"].as_slice(), "203.0.113.7"),
         ("10.1.2.3", &["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
         ("10.1.2.3", &["198.51.100.1, 203.0.113.7, 10.9.9.9,192.0.2.9"], "203.0.113.7"),
         ("10.1.2.3", &["198.51.100.1", "203.0.113.7 ", "10.9.9.9"], "203.0.113.7"),
         ("::ffff:10.1.2.3", &["203.0.113.7"], "203.0.113.7"),
         ("fd00::1", &["2001:db8::1"], "2001:db8::1"),
-        // Some write the port.
+        // Some proxies include the port.
         ("10.1.2.3", &["203.0.113.7:4711"], "203.0.113.7"),
         ("10.1.2.3", &["[2001:db8::1]:4711"], "2001:db8::1"),
         ("10.1.2.3", &["[2001:db8::1]"], "2001:db8::1"),
-        // Nobody else is believed, and nothing that is malformed.
+        // Other peers are not trusted, and malformed entries are ignored.
         ("203.0.113.8", &["198.51.100.1"], "203.0.113.8"),
         ("10.1.2.3", &[], "10.1.2.3"),
         ("10.1.2.3", &["unknown"], "10.1.2.3"),
         ("10.1.2.3", &[""], "10.1.2.3"),
         ("10.1.2.3", &["198.51.100.1, nonsense, 10.9.9.9"], "10.9.9.9"),
-        // A client of our own network.
+        // A client inside a trusted network.
         ("10.1.2.3", &["10.4.4.4"], "10.4.4.4"),
     ] {
         assert_eq!(asks(peer, lines), address(client), "{peer} {lines:?}");
@@ -92,7 +92,7 @@ fn only_a_trusted_proxy_names_a_client() {
 }
 
 #[test]
-fn without_a_word_on_proxies_no_address_counts() {
+fn without_trusted_proxies_no_address_is_counted() {
     let silent = limiter("");
     assert_eq!(silent.address(ip("203.0.113.7"), &HeaderMap::new()), None);
     let direct = limiter("trusted_proxies = []");
@@ -100,14 +100,14 @@ fn without_a_word_on_proxies_no_address_counts() {
 }
 
 #[test]
-fn connections_are_bounded_in_all_and_for_each_address() {
+fn connections_are_limited_in_total_and_per_address() {
     let limiter = limiter("connections = 4\nconnections_per_address = 2\ntrusted_proxies = ['10.0.0.0/8']");
     let first = limiter.connect(ip("203.0.113.7")).unwrap();
     let _second = limiter.connect(ip("203.0.113.7")).unwrap();
     assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), Some(Limit::ConnectionsPerAddress));
     drop(first);
     let _first = limiter.connect(ip("203.0.113.7")).unwrap();
-    // All clients of a proxy come from its address.
+    // All clients of a proxy have its address.
     let proxied = [limiter.connect(ip("10.0.0.1")).unwrap(), limiter.connect(ip("10.0.0.1")).unwrap()];
     assert_eq!(limit(limiter.connect(ip("10.0.0.1"))), Some(Limit::Connections));
     assert_eq!(limiter.connections().in_flight(), 4);
@@ -117,7 +117,7 @@ fn connections_are_bounded_in_all_and_for_each_address() {
 }
 
 #[test]
-fn requests_are_bounded_for_each_address() {
+fn requests_are_limited_per_address() {
     let limiter = limiter("requests = 3\nrequests_per_address = 2\ntrusted_proxies = []");
     let (one, other) = (Some(address("203.0.113.7")), Some(address("203.0.113.8")));
     let held = [limiter.enter(None, one).unwrap(), limiter.enter(None, one).unwrap()];
@@ -129,7 +129,7 @@ fn requests_are_bounded_for_each_address() {
 }
 
 #[test]
-fn a_rate_is_an_average_with_a_burst() {
+fn a_rate_limit_allows_an_average_and_a_burst() {
     let rates = Rates::new(Limit::RatePerSubject);
     rates.set(Quota::new(10, Duration::from_secs(1), 50));
     let now = Instant::now();
@@ -139,26 +139,26 @@ fn a_rate_is_an_average_with_a_burst() {
     let refused = rates.take(&1, now).unwrap_err();
     assert_eq!((refused.limit(), refused.after()), (Limit::RatePerSubject, Duration::from_millis(100)));
     assert_eq!(rates.check(&1, now), Err(refused));
-    // Another one has a rate of its own, and a tenth of a second is worth one more.
+    // Another key has its own rate, and a tenth of a second allows one more event.
     assert_eq!((rates.check(&2, now), rates.take(&2, now)), (Ok(()), Ok(())));
     let later = now + Duration::from_millis(100);
     assert_eq!((rates.take(&1, later), limit(rates.take(&1, later))), (Ok(()), Some(Limit::RatePerSubject)));
     let rested = now + Duration::from_secs(60);
     assert_eq!((0..60).filter(|_| rates.take(&1, rested).is_ok()).count(), 50);
-    // A figure that is replaced holds at once, and 0 is none.
+    // A new limit applies at once, and 0 disables it.
     rates.set(Quota::new(0, Duration::from_secs(1), 0));
     assert_eq!((rates.take(&1, rested), rates.check(&1, rested)), (Ok(()), Ok(())));
 }
 
 #[test]
-fn a_flood_of_keys_is_forgotten() {
+fn rates_of_many_keys_use_bounded_memory() {
     let rates = Rates::new(Limit::RatePerAddress);
     rates.set(Quota::new(1, Duration::from_secs(1), 1));
     let now = Instant::now();
     assert_eq!(rates.take(&-1, now), Ok(()));
     for key in 0..300_000 {
         assert_eq!(rates.take(&key, now), Ok(()));
-        // Who comes often is not among them.
+        // A frequent key is not forgotten.
         if key % 1_000 == 0 {
             assert_eq!(limit(rates.take(&-1, now)), Some(Limit::RatePerAddress), "{key}");
         }
@@ -167,7 +167,7 @@ fn a_flood_of_keys_is_forgotten() {
 }
 
 #[test]
-fn bad_tokens_end_the_checks_for_a_while() {
+fn too_many_bad_tokens_stop_verification_for_a_while() {
     let limiter = limiter("bad_tokens_per_address = 2\ntrusted_proxies = []");
     let (one, other) = (Some(address("203.0.113.7")), Some(address("203.0.113.8")));
     let now = Instant::now();
@@ -181,7 +181,7 @@ fn bad_tokens_end_the_checks_for_a_while() {
 }
 
 #[test]
-fn shapes_are_counted_once_in_a_window() {
+fn a_shape_is_counted_once_per_window() {
     let shapes = ShapeCounts::new();
     shapes.set(2, Duration::from_secs(60));
     let (one, other, now) = (client("203.0.113.7"), client("203.0.113.8"), Instant::now());
@@ -190,7 +190,7 @@ fn shapes_are_counted_once_in_a_window() {
     }
     let refused = shapes.open(&one, "c", now + Duration::from_secs(20)).unwrap_err();
     assert_eq!((refused.limit(), refused.after()), (Limit::ShapesPerSubject, Duration::from_secs(40)));
-    assert_eq!(shapes.open(&one, "a", now + Duration::from_secs(20)), Ok(()), "it has that one");
+    assert_eq!(shapes.open(&one, "a", now + Duration::from_secs(20)), Ok(()), "this shape is already counted");
     assert_eq!(shapes.open(&other, "c", now), Ok(()));
     let later = now + Duration::from_secs(60);
     assert_eq!(["c", "d", "c"].map(|shape| limit(shapes.open(&one, shape, later))), [None; 3]);
@@ -199,7 +199,7 @@ fn shapes_are_counted_once_in_a_window() {
     assert_eq!(shapes.open(&one, "e", later), Ok(()));
 }
 
-/// Requests of a public rule.
+/// Builds requests of a public rule.
 struct Requests(PolicySet);
 
 impl Requests {
@@ -211,7 +211,7 @@ impl Requests {
 }
 
 #[test]
-fn first_requests_have_a_budget_of_their_own() {
+fn initial_requests_have_a_separate_budget() {
     let (limits, policy) = config("flights = 5\ninitial_flights = 2\ninitial_flights_per_subject = 1");
     let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
     let (one, other, third) = (client("203.0.113.7"), client("203.0.113.8"), client("203.0.113.9"));
@@ -221,11 +221,11 @@ fn first_requests_have_a_budget_of_their_own() {
     assert_eq!(limit(enter(&first, &one)), Some(Limit::InitialFlightsPerSubject));
     let _other = enter(&first, &other).unwrap();
     assert_eq!(limit(enter(&first, &third)), Some(Limit::InitialFlights));
-    // What goes on has room; a refusal has taken none.
+    // Other requests have room, and a rejection takes no place.
     let on = requests.build("a=1&offset=0_0&handle=h&live=true");
     let _on = enter(&on, &third).unwrap();
     assert_eq!((limiter.flights().all().in_flight(), limiter.flights().initial().in_flight()), (3, 2));
-    // As soon as Electric's answer begins, another one may.
+    // Once Electric's response begins, another initial request is allowed.
     drop(held.take_initial());
     assert_eq!(limit(enter(&first, &third)), None);
     for (query, initial) in [
@@ -240,7 +240,7 @@ fn first_requests_have_a_budget_of_their_own() {
 }
 
 #[test]
-fn who_is_without_a_token_counts_by_address() {
+fn clients_without_a_token_count_by_address() {
     let (limits, policy) = config("flights_per_subject = 1\nshapes_per_subject = 1\ntrusted_proxies = []");
     let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
     let (one, other) = (client("203.0.113.7"), client("203.0.113.8"));
@@ -255,20 +255,20 @@ fn who_is_without_a_token_counts_by_address() {
 }
 
 #[test]
-fn without_memory_nothing_new_begins() {
+fn over_the_memory_limit_new_connections_and_requests_are_rejected() {
     let (limits, policy) = config("memory = '1KiB'");
     let (limiter, requests) = (Limiter::new(&limits), Requests(policy));
     let request = requests.build("a=1&offset=0_0&handle=h");
     assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), Some(Limit::Memory));
     assert_eq!(limit(limiter.flights().enter(&request, None)), Some(Limit::Memory));
-    // Who is here already goes on.
+    // Cached responses can still be served.
     assert_eq!(limit(limiter.enter(None, None)), None);
     limiter.set(&config("memory = '1024GiB'").0);
     assert_eq!(limit(limiter.connect(ip("203.0.113.7"))), None);
     assert_eq!(limit(limiter.flights().enter(&request, None)), None);
 }
 
-/// One connection in a loop, or in a crowd.
+/// One connection, used by a client in a loop or by many clients.
 struct Loop {
     connection: Connection,
     limiter: Arc<Limiter>,
@@ -284,7 +284,7 @@ impl Loop {
         Self { connection, limiter, requests: Requests(policy), now: Instant::now() }
     }
 
-    /// Asks; the answer comes after `took`, and sends its client on to `next`.
+    /// Sends a request; its response takes `took` ms and sends the client to `next`.
     fn ask(&mut self, query: &str, took: u64, next: &str) -> Option<Limit> {
         let request = self.requests.build(&format!("a=1&{query}"));
         let position = self.connection.position(Some(&client("203.0.113.7")), None, &request)?;
@@ -301,20 +301,20 @@ impl Loop {
 }
 
 #[test]
-fn the_same_again_and_again_is_a_loop() {
+fn repeated_requests_without_progress_are_rejected() {
     let mut client = Loop::new(5);
     let snapshot = "offset=-1";
     for _ in 0..5 {
         assert_eq!(client.ask(snapshot, 2, "0_0"), None);
     }
     assert_eq!(client.ask(snapshot, 2, "0_0"), Some(Limit::Repeats));
-    // What only gets around a cache is no progress.
+    // Cache-busting parameters are not progress.
     assert_eq!(client.ask("offset=-1&cache-buster=1&expired_handle=x", 2, "0_0"), Some(Limit::Repeats));
-    // It may go on where it was sent, and begin anew later.
+    // It may continue where it was sent, and start again later.
     assert_eq!(client.ask("offset=0_0&handle=h", 2, "0_0"), None);
     client.now += Duration::from_millis(500);
     assert_eq!(client.ask(snapshot, 2, "0_0"), None);
-    // Another connection is another client.
+    // Another connection counts separately.
     let mut other = Loop::new(5);
     assert_eq!(other.ask(snapshot, 2, "0_0"), None);
     let mut free = Loop::new(0);
@@ -322,27 +322,27 @@ fn the_same_again_and_again_is_a_loop() {
 }
 
 #[test]
-fn who_makes_progress_or_waits_is_in_no_loop() {
+fn requests_with_progress_or_waiting_are_not_repeats() {
     let mut client = Loop::new(5);
-    // A long log in many pieces.
+    // A long log in many chunks.
     assert_eq!(client.ask("offset=-1", 2, "0_0"), None);
     for at in 0..100 {
         assert_eq!(client.ask(&format!("offset={at}_0&handle=h"), 2, &format!("{}_0", at + 1)), None);
     }
-    // Polls that end without a change, and answers that Electric takes its time for.
+    // Polls that end without a change, and responses that take Electric long.
     for _ in 0..20 {
         assert_eq!(client.ask("offset=100_0&handle=h&live=true", 100, "100_0"), None);
     }
-    // StrictMode mounts twice; a 409 leads to a few tries from the start.
+    // React's StrictMode mounts twice, and a 409 leads to a few tries from the start.
     for _ in 0..2 {
         assert_eq!(client.ask("offset=-1&handle=new&expired_handle=h", 2, "0_0"), None);
     }
 }
 
 #[test]
-fn a_crowd_on_one_connection_is_no_loop() {
+fn many_clients_on_one_connection_are_not_repeats() {
     let mut crowd = Loop::new(5);
-    // Forty tabs wait for the same change, and then for the next one, which is there when the last of them ask.
+    // Forty tabs wait for the same change and then for the next one, which exists when the last of them ask.
     for change in 0..10 {
         let query = format!("offset={change}_0&handle=h&live=true");
         let request = crowd.requests.build(&format!("a=1&{query}"));
@@ -357,13 +357,13 @@ fn a_crowd_on_one_connection_is_no_loop() {
             crowd.connection.answered(position, Some(next), asked, crowd.now);
         }
     }
-    // One of them that stays where it was is found.
+    // One of them that makes no progress is detected.
     let stuck = (0..50).find_map(|_| crowd.ask("offset=9_0&handle=h&live=true", 2, "10_0"));
     assert_eq!(stuck, Some(Limit::Repeats));
 }
 
 #[test]
-fn who_starts_together_is_no_loop() {
+fn simultaneous_requests_are_not_repeats() {
     let client = Loop::new(5);
     let request = client.requests.build("a=1&offset=-1");
     let position = client.connection.position(Some(&self::client("203.0.113.7")), None, &request).unwrap();
@@ -376,16 +376,16 @@ fn who_starts_together_is_no_loop() {
 }
 
 #[test]
-fn whoever_cannot_be_told_apart_is_in_no_loop() {
+fn clients_that_cannot_be_identified_are_not_counted() {
     let visitors = Loop::new(5);
     let request = visitors.requests.build("a=1&offset=-1");
-    // On one connection of a proxy that nobody has named, all visitors without a token look like one.
+    // On one connection of an unknown proxy, all visitors without a token look like one client.
     assert_eq!(visitors.connection.position(None, None, &request), None);
     assert!(visitors.connection.position(Some(&client("203.0.113.7")), None, &request).is_some());
 }
 
 #[test]
-fn a_refusal_says_when_to_come_back_and_not_to_all_the_same() {
+fn retry_after_is_at_least_the_wait_and_randomized() {
     let refusal = Limited::until(Limit::RatePerSubject, Duration::from_millis(10_001));
     let after: Vec<_> = (0..200).map(|_| refusal.rejection().retry_after().unwrap().as_secs()).collect();
     assert!(after.iter().all(|after| (11..=22).contains(after)), "{after:?}");
@@ -399,13 +399,13 @@ fn a_refusal_says_when_to_come_back_and_not_to_all_the_same() {
 }
 
 #[test]
-fn a_client_that_waits_pays_little() {
+fn a_waiting_client_uses_little_memory() {
     assert!(size_of::<Connection>() <= 136, "{}", size_of::<Connection>());
     assert!(size_of::<Place>() <= 64, "{}", size_of::<Place>());
 }
 
 #[test]
-fn each_label_is_a_key_of_the_configuration() {
+fn every_limit_label_is_a_configuration_key() {
     let file = include_str!("../../conf/shapegate.full.toml");
     let (_, section) = file.split_once("[limits]").unwrap();
     let (section, _) = section.split_once("\n[").unwrap();

@@ -1,4 +1,4 @@
-//! Flights: how requests share answers, and what becomes of the answers that are kept.
+//! Counts flights: how requests share responses, and what happens to cached responses.
 
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
@@ -13,7 +13,7 @@ pub(super) struct Flights {
     purges: IntCounter,
 }
 
-/// Buckets of requests answered by one flight.
+/// Histogram buckets for the number of requests that one flight served.
 const FAN_OUT: [f64; 11] = [0.0, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0];
 
 impl Flights {
@@ -21,47 +21,47 @@ impl Flights {
         Ok(Self {
             joins: register.counters(
                 "shapegate_joins_total",
-                "Requests by rule and by how they came to their answer: first (asked Electric), open, fresh or stale.",
+                "Requests by rule and by the source of their response: first (a new request to Electric), open, fresh or stale.",
                 &["rule", "how"],
             )?,
             cuts: register.counters(
                 "shapegate_followers_cut_total",
-                "Requests that ended before their answer did, by cause.",
+                "Requests that ended before their response was complete, by cause.",
                 &["cause"],
             )?,
             fan_out: register.histogram(
                 "shapegate_fan_out",
-                "Requests answered by one answer of Electric while it was open.",
+                "Requests served by one response of Electric while it was in flight.",
                 &FAN_OUT,
             )?,
-            evictions: register.counter("shapegate_evictions_total", "Kept answers dropped for want of room.")?,
-            purges: register.counter("shapegate_purges_total", "Kept answers dropped because their handle is dead.")?,
+            evictions: register.counter("shapegate_evictions_total", "Cached responses evicted for space.")?,
+            purges: register.counter("shapegate_purges_total", "Cached responses removed because their handle is no longer valid.")?,
         })
     }
 }
 
 impl Metrics {
-    /// Counts a request that found its answer.
+    /// Counts a request that has a response to follow; `how` is first, open, fresh or stale.
     pub fn joined(&self, rule: &str, how: &'static str) {
         self.flights.joins.with_label_values(&[rule, how]).inc();
     }
 
-    /// Counts a request that ended before its answer did.
+    /// Counts a request that ended before its response was complete.
     pub fn follower_cut(&self, cause: &str) {
         self.flights.cuts.with_label_values(&[cause]).inc();
     }
 
-    /// Counts a flight that ended, and the requests that `joined` it.
+    /// Records that a flight ended, which `joined` requests had followed.
     pub fn landed(&self, joined: usize) {
         self.flights.fan_out.observe(joined as f64);
     }
 
-    /// Counts a kept answer evicted for space.
+    /// Counts a cached response evicted for space.
     pub fn evicted(&self) {
         self.flights.evictions.inc();
     }
 
-    /// Counts `count` kept answers whose handle is dead.
+    /// Counts `count` cached responses removed because their handle is no longer valid.
     pub fn purged(&self, count: usize) {
         self.flights.purges.inc_by(count as u64);
     }

@@ -1,16 +1,17 @@
-//! Values of labels that stand for a number or a flag.
+//! Converts flags, results and statuses to label values.
 
-/// The label of a flag.
+/// Returns the label value of a flag.
 pub(super) const fn flag(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
 
-/// The label of a result.
+/// Returns the label value of a result.
 pub(super) const fn result(ok: bool) -> &'static str {
     if ok { "ok" } else { "refused" }
 }
 
-/// The label of a status; one that shapegate never sends is `other`, so that Electric cannot add labels.
+/// Returns the label value of a status. A status that shapegate never sends becomes `other`, so that Electric cannot
+/// create new label values.
 pub(super) fn status(status: u16) -> &'static str {
     STATUSES.iter().find(|(known, _)| *known == status).map_or("other", |(_, label)| label)
 }

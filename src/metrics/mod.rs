@@ -1,8 +1,8 @@
 //! Counts and measures events for Prometheus.
 //!
 //! [`Metrics`] has one method for each event; the metrics of one topic are in one file. This module imports nothing
-//! else of the crate: callers pass labels as text, which must come from an enum or from the configuration
-//! and never from a client. State that is only read at a scrape is in `server::admin`.
+//! else of the crate. Callers pass labels as text, which must come from an enum or from the configuration, never from a
+//! client. State that is only read at a scrape is in `server::admin`.
 
 mod flights;
 mod labels;
@@ -28,10 +28,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes and registers every metric.
+    /// Creates and registers every metric.
     ///
     /// # Errors
-    /// Two metrics have the same name, which any test would show.
+    /// If two metrics have the same name, which any test would show.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let register = Register(&registry);
@@ -50,7 +50,7 @@ impl Metrics {
     }
 }
 
-/// Makes metrics and registers them.
+/// Creates metrics and registers them.
 struct Register<'a>(&'a Registry);
 
 impl Register<'_> {
@@ -81,5 +81,5 @@ impl Register<'_> {
     }
 }
 
-/// Buckets from a cached response to beyond Electric's longest silence.
+/// Histogram buckets in seconds, from a cached response to beyond Electric's longest silence of 21 s.
 const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];

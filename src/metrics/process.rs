@@ -1,4 +1,4 @@
-//! The process: its build, its configuration, its certificate, its upgrades and its spans.
+//! Counts events of the process: configuration, certificate, upgrades and spans.
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
@@ -50,7 +50,7 @@ impl Process {
             reloads: register.counters("shapegate_reloads_total", "Reloads of the configuration.", &["result"])?,
             certificate_loads: register.counters(
                 "shapegate_certificate_loads_total",
-                "Certificates read, the first included.",
+                "Certificate loads, including the first.",
                 &["result"],
             )?,
             certificate_expiry: register.gauge(
@@ -59,12 +59,12 @@ impl Process {
             )?,
             upgrades: register.counters(
                 "shapegate_upgrades_total",
-                "Changes of processes: ok counts in the new one, failed in the one that serves on.",
+                "Upgrades: ok is counted in the new process, failed in the one that keeps serving.",
                 &["result"],
             )?,
             spans: register.counters(
                 "shapegate_spans_total",
-                "Spans for OpenTelemetry: sent to the collector, or dropped because it was slow or away.",
+                "OpenTelemetry spans: sent to the collector, or dropped because it was slow or unreachable.",
                 &["result"],
             )?,
         };
@@ -72,7 +72,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Makes every series, so that its first event is seen.
+    /// Creates every series at 0, so that its first event is visible.
     fn start_at_zero(&self) {
         for ok in [true, false] {
             self.reloads.with_label_values(&[labels::result(ok)]);
@@ -88,7 +88,7 @@ impl Process {
 }
 
 impl Metrics {
-    /// Notes that the policy with these rules is in use from `now` on, in seconds since 1970.
+    /// Records that the policy with these rules is in use since `now`, in seconds since 1970.
     pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = &'a str>, now: u64) {
         for rule in rules {
             self.requests.rule_loaded(rule);
@@ -97,12 +97,12 @@ impl Metrics {
         self.process.config_loaded.set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 
-    /// Counts a reload of the configuration, which was `taken` or refused.
+    /// Counts a reload of the configuration, which was `taken` or rejected.
     pub fn reloaded(&self, taken: bool) {
         self.process.reloads.with_label_values(&[labels::result(taken)]).inc();
     }
 
-    /// Counts a certificate that is in use from now on, and notes when it expires, in seconds since 1970.
+    /// Counts a certificate that is now in use, and records its expiry in seconds since 1970; `None` if unknown.
     pub fn certificate_loaded(&self, expires_at: Option<i64>) {
         self.process.certificate_loads.with_label_values(&[labels::result(true)]).inc();
         self.process.certificate_expiry.set(expires_at.unwrap_or_default());
@@ -118,7 +118,7 @@ impl Metrics {
         self.process.upgrades.with_label_values(&[how.as_str()]).inc();
     }
 
-    /// Counts spans that the collector has taken.
+    /// Counts spans that the collector accepted.
     pub fn spans_sent(&self, count: usize) {
         self.process.spans.with_label_values(&[SENT]).inc_by(count as u64);
     }

@@ -1,4 +1,4 @@
-//! Requests of clients: how they were answered, how long that took, and what was refused before.
+//! Counts client requests: their responses and durations, and what was rejected before.
 
 use std::time::Duration;
 
@@ -17,26 +17,26 @@ pub(super) struct Requests {
     accept_failures: IntCounter,
 }
 
-/// An answer to a client.
+/// A response to a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// The rule that allowed the request.
     pub rule: &'a str,
-    /// `served`, or the code of an answer of our own.
+    /// `served`, or the error code of shapegate's own response.
     pub outcome: &'static str,
-    /// The status sent; 0 if there was none.
+    /// The status sent; 0 if the client left before a response.
     pub status: u16,
-    /// Bytes of the body.
+    /// Size of the body in bytes.
     pub bytes: usize,
-    /// Whether the answer waits for a change.
+    /// Whether the request waits for a change.
     pub live: bool,
-    /// How the request came to its answer, as in [`Metrics::joined`]; `None` if the answer is not Electric's.
+    /// The source of the response, as in [`Metrics::joined`]; `None` if the response is not Electric's.
     pub how: Option<&'static str>,
-    /// From the request's header to the answer's end.
+    /// The time from the request's header to the end of the response.
     pub elapsed: Duration,
 }
 
-/// The value of `how` for an answer that is not Electric's.
+/// The value of `how` for a response that is not Electric's.
 const OWN: &str = "own";
 
 impl Requests {
@@ -44,12 +44,12 @@ impl Requests {
         let requests = Self {
             answers: register.counters(
                 "shapegate_requests_total",
-                "Answers by rule, outcome and status.",
+                "Responses by rule, outcome and status.",
                 &["rule", "outcome", "status"],
             )?,
             seconds: register.histograms(
                 "shapegate_answer_seconds",
-                "Time to the end of an answer, by how it came: as in shapegate_joins_total, or own where it is not Electric's.",
+                "Time to the end of a response, by its source: as in shapegate_joins_total, or own if it is not Electric's.",
                 &["live", "how"],
             )?,
             body_bytes: register.counters(
@@ -60,16 +60,16 @@ impl Requests {
             token_checks: register.counters("shapegate_token_checks_total", "Token checks by outcome.", &["outcome"])?,
             dropped_parameters: register.counter(
                 "shapegate_dropped_parameters_total",
-                "Query parameters that neither Electric's protocol nor a rule knows.",
+                "Query parameters that neither Electric's protocol nor a rule uses.",
             )?,
             limited: register.counters(
                 "shapegate_limited_total",
-                "Requests, connections and flights refused, by the key of [limits] that says so.",
+                "Requests, connections and flights rejected, by the key of [limits] that is reached.",
                 &["limit"],
             )?,
             accept_failures: register.counter(
                 "shapegate_accept_failures_total",
-                "Tries to accept a connection that failed: no file or memory was left.",
+                "Failed attempts to accept a connection: no file descriptor or memory was left.",
             )?,
         };
         for how in [OWN, "first", "open", "fresh", "stale"] {
@@ -80,21 +80,21 @@ impl Requests {
         Ok(requests)
     }
 
-    /// Starts the counters of a rule at 0, so that its first event is seen.
+    /// Creates the counters of a rule at 0, so that its first event is visible.
     pub(super) fn rule_loaded(&self, rule: &str) {
         self.body_bytes.with_label_values(&[rule]);
     }
 }
 
 impl Metrics {
-    /// Starts the counters of these limits at 0, so that the first refusal of each is seen.
+    /// Creates the counters of these limits at 0, so that the first rejection of each is visible.
     pub fn limits_known(&self, limits: impl IntoIterator<Item = &'static str>) {
         for limit in limits {
             self.requests.limited.with_label_values(&[limit]);
         }
     }
 
-    /// Counts an answer.
+    /// Counts a response.
     pub fn answered(&self, answer: Answer<'_>) {
         let Requests { answers, seconds, body_bytes, .. } = &self.requests;
         answers.with_label_values(&[answer.rule, answer.outcome, labels::status(answer.status)]).inc();
@@ -108,12 +108,12 @@ impl Metrics {
         self.requests.token_checks.with_label_values(&[outcome]).inc();
     }
 
-    /// Counts `count` parameters that nothing reads.
+    /// Counts `count` query parameters that nothing uses.
     pub fn parameters_dropped(&self, count: usize) {
         self.requests.dropped_parameters.inc_by(count as u64);
     }
 
-    /// Counts a refusal because of `limit`.
+    /// Counts a rejection because of `limit`.
     pub fn limited(&self, limit: &'static str) {
         self.requests.limited.with_label_values(&[limit]).inc();
     }

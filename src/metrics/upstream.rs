@@ -1,4 +1,4 @@
-//! Requests to Electric: how long they took, and how they failed.
+//! Measures requests to Electric: their durations, errors and retries.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ impl Upstream {
         Ok(Self {
             seconds: register.histograms(
                 "shapegate_upstream_seconds",
-                "Time to the header of Electric's answer.",
+                "Time to the header of Electric's response.",
                 &["live"],
             )?,
             refusals: register.counters(
                 "shapegate_upstream_errors_total",
-                "Answers of Electric that are no shape, by rule and status.",
+                "Error responses of Electric, by rule and status.",
                 &["rule", "status"],
             )?,
             retries: register.counters(
@@ -34,19 +34,19 @@ impl Upstream {
         })
     }
 
-    /// Starts the counters of a rule at 0, so that its first event is seen.
+    /// Creates the counters of a rule at 0, so that its first event is visible.
     pub(super) fn rule_loaded(&self, rule: &str) {
         self.retries.with_label_values(&[rule]);
     }
 }
 
 impl Metrics {
-    /// Measures the time until Electric's header came.
+    /// Records the time until Electric's response header arrived.
     pub fn upstream_answered(&self, live: bool, elapsed: Duration) {
         self.upstream.seconds.with_label_values(&[labels::flag(live)]).observe(elapsed.as_secs_f64());
     }
 
-    /// Counts an error that Electric answered with.
+    /// Counts an error response of Electric.
     pub fn upstream_refused(&self, rule: &str, status: u16) {
         self.upstream.refusals.with_label_values(&[rule, labels::status(status)]).inc();
     }

@@ -1,7 +1,7 @@
-//! The accept loop of the client listeners.
+//! Accepts client connections.
 //!
-//! Pingora speaks HTTP on what is accepted here. Its own loop holds a future of nine KB and two buffers for each
-//! connection, which is half of what a waiting client may cost.
+//! Pingora then serves HTTP on them. Its own accept loop holds a future of nine KB and two buffers for each connection,
+//! half of what a waiting client may cost.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::proxy::{Connected, Gateway, Proxy, Socket};
 
-/// A TLS handshake that takes longer is not one.
+/// The timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// When no more files can be opened, the next try is worth something only after some were closed.
+/// The pause after the process runs out of file descriptors: a retry only succeeds after some are closed.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// The log tells of it no more often than this.
+/// The minimum time between two log lines about failed accepts.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Accepts until `shutdown`; each connection is served by a task of its own, which outlives this.
+/// Accepts connections until `shutdown`. Each is served by a separate task, which may outlive this one.
 pub(super) async fn accept(
     listener: TcpListener,
     tls: Option<Arc<Acceptor>>,
@@ -40,7 +40,7 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                // Closed as it is dropped: before it is encrypted there is no way to say more.
+                // Dropping the socket closes it: before TLS there is no way to send a response.
                 let Ok(connection) = gateway.connect(peer.ip()) else { continue };
                 let connected = Connected::new(gateway.clone(), Arc::clone(&proxy), connection);
                 let shutdown = shutdown.clone();
@@ -56,7 +56,7 @@ pub(super) async fn accept(
             Err(error) => {
                 gateway.metrics.accept_failed();
                 if told.is_none_or(|told| told.elapsed() >= TELL) {
-                    tracing::error!(%error, "cannot accept connections: they wait until others end");
+                    tracing::error!(%error, "cannot accept connections: they wait until others close");
                     told = Some(Instant::now());
                 }
                 sleep(EXHAUSTED).await;
@@ -72,10 +72,10 @@ async fn plain(tcp: TcpStream, connected: &Arc<Connected>, shutdown: &ShutdownWa
 
 async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, connected: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
-    // On the heap: its future is large, and ends long before the connection does.
+    // Boxed, because the future is large and ends long before the connection does.
     match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
         Ok(Ok(stream)) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
-            // On the heap: few connections need both.
+            // Boxed, because few connections use HTTP/2.
             Box::pin(connected.serve_http2(Box::new(stream), shutdown)).await;
         }
         Ok(Ok(stream)) => connected.serve_http1(Box::new(stream), None, shutdown).await,
@@ -84,7 +84,7 @@ async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, connected: &Arc<Connecte
     }
 }
 
-/// The client was gone before it was accepted.
+/// Returns whether the client disconnected before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }

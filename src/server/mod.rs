@@ -1,7 +1,7 @@
-//! The running service: sockets bound first, then the request path, the admin port and the key renewals on one runtime.
+//! Runs the service: binds the sockets, then starts the proxy, the admin port and the key refreshes on one runtime.
 //!
-//! A server binds its sockets, or takes them over from the process before (`takeover`). The drain ends with the last
-//! connection, not after a fixed time.
+//! A server binds its sockets or takes them over from the running process (`takeover`). The drain ends when the last
+//! connection closes, not after a fixed time.
 
 mod admin;
 mod listener;
@@ -46,7 +46,7 @@ use takeover::{Offer, Takeover};
 use tls::Certificates;
 use wire::Observers;
 
-/// A service with its sockets bound and nothing running yet.
+/// A server whose sockets are bound but that does not serve yet.
 pub struct Server {
     settings: ServerSettings,
     sockets: Sockets,
@@ -61,27 +61,27 @@ impl Server {
     /// Binds every address and prepares everything that can fail.
     ///
     /// # Errors
-    /// An address that cannot be bound, a certificate that cannot be read, an issuer that cannot be set up.
+    /// If an address cannot be bound, a certificate cannot be read, or an issuer cannot be set up.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         Self::bind_at(config, Arc::new(SystemClock))
     }
 
-    /// As [`Server::bind`], with a clock of the caller's.
+    /// Like [`Server::bind`], with a given clock.
     ///
     /// # Errors
-    /// As [`Server::bind`].
+    /// Like [`Server::bind`].
     pub fn bind_at(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         Self::with_sockets(config, clock, Vec::new())
     }
 
-    /// Takes the sockets of the process that runs, once this one is ready: every issuer has keys, Electric is active, an
-    /// admin port of its own says so. Until then nothing changes for the running process.
+    /// Takes over the sockets of the running process once this one is ready: every issuer has keys, Electric is active,
+    /// and a temporary admin port confirms both. Until then the running process is unaffected.
     ///
     /// # Errors
-    /// As [`Server::bind`]; nobody to take over from; not ready within `server.upgrade_timeout`.
+    /// Like [`Server::bind`]; also if no process is running, or this one is not ready within `server.upgrade_timeout`.
     pub async fn take_over(config: Config) -> anyhow::Result<Self> {
         let path = config.server.upgrade_socket.as_deref();
-        let path = path.context("--upgrade: set server.upgrade_socket, the same as in the process that runs")?;
+        let path = path.context("--upgrade: set server.upgrade_socket to the same path as in the running process")?;
         let (mut takeover, inherited) = Takeover::request(path).await?;
         let server = Self::with_sockets(config, Arc::new(SystemClock), inherited)?;
         tokio::select! {
@@ -89,7 +89,7 @@ impl Server {
             reason = takeover.withdrawn() => bail!("the running shapegate keeps its sockets: {reason}"),
         }
         takeover.finish().await?;
-        // The process before was told of a change perhaps while this one waited, and this one was not.
+        // The configuration may have changed while this process waited; only the old process was told to reload.
         server.reloader.reload().await;
         server.gateway.metrics.upgraded(Upgrade::Ok);
         Ok(server)
@@ -130,41 +130,41 @@ impl Server {
         Ok(Self { settings, sockets, gateway, proxy, reloader, audit, upgrades })
     }
 
-    /// The addresses of the client listeners, with the ports they got.
+    /// Returns the addresses of the client listeners, with their actual ports.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.sockets.listen.iter().map(|socket| socket.address).collect()
     }
 
-    /// The address of the admin port.
+    /// Returns the address of the admin port.
     pub fn admin_address(&self) -> SocketAddr {
         self.sockets.admin.address
     }
 
-    /// Where its configuration can be replaced.
+    /// Returns a handle that replaces the configuration.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 
-    /// Where the next process is started.
+    /// Returns a handle that starts upgrades.
     pub fn upgrades(&self) -> Upgrades {
         self.upgrades.clone()
     }
 
-    /// Its limits, whose figures can be replaced.
+    /// Returns the limits, which can be changed while serving.
     pub fn limiter(&self) -> Arc<Limiter> {
         Arc::clone(&self.gateway.limiter)
     }
 
-    /// What `/readyz` asks.
+    /// Returns what `/readyz` reports.
     pub fn readiness(&self) -> Arc<Readiness> {
         Arc::clone(&self.reloader.running().readiness)
     }
 
-    /// Serves until `stop` ends or the next process has taken the sockets, then drains: no new connection, and requests
-    /// in flight have `server.drain` to finish.
+    /// Serves until `stop` completes or a new process has taken the sockets, then drains: accepts no new connections
+    /// and gives requests in flight `server.drain` to finish.
     ///
     /// # Errors
-    /// TLS settings that Pingora refuses.
+    /// If Pingora rejects the TLS settings or the listeners end unexpectedly.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
         let admin = self.admin();
@@ -180,7 +180,7 @@ impl Server {
         let admin = AdminPort::open(admin, sockets.admin);
         gateway.rules().upstreams.watch();
         watch_until_shutdown(&gateway, watch);
-        // They end with this.
+        // These end when this function returns.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
         let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
@@ -189,8 +189,8 @@ impl Server {
         let ending = tokio::select! {
             () = stop => Ending::Stopped,
             pid = taken(offer.as_ref()) => Ending::TakenOver(pid),
-            // It ends by itself only where it panicked, and a process without a listener is of no use.
-            _ = serving.join_next() => bail!("the listeners ended"),
+            // The listeners end by themselves only after a panic, and a process without listeners is useless.
+            _ = serving.join_next() => bail!("the listeners ended unexpectedly"),
         };
         announcing.abort();
         running.readiness.stop();
@@ -209,7 +209,7 @@ impl Server {
             }
         };
         drain(&shutdown, &gateway, self.settings.drain).await;
-        // It stays until the end, so that a drain can be watched.
+        // The admin port stays open until the end, so that a drain can be observed.
         if let Some(admin) = admin {
             admin.close().await;
         }
@@ -225,16 +225,16 @@ impl Server {
         Admin::new(self.gateway.clone(), readiness, self.reloader.clone())
     }
 
-    /// Waits until an admin port of its own, beside the one of the process that runs, says that all is there.
+    /// Waits until a temporary admin port, separate from the running process's, reports that this process is ready.
     async fn until_ready(&self) -> anyhow::Result<()> {
         let socket = BoundSocket::free()?;
         let probe = Probe::new(socket.address)?;
-        tracing::info!(admin = %socket.address, "waiting beside the running process until this one is ready");
+        tracing::info!(admin = %socket.address, "waiting until this process is ready; the running process keeps serving");
         let port = AdminPort::open(self.admin(), socket);
         self.gateway.rules().upstreams.watch();
         let (until, watch) = watch::channel(false);
         tokio::spawn(renew_keys(self.gateway.clone(), watch));
-        let mut last = "Electric: not every server has answered or failed to".to_owned();
+        let mut last = "Electric: not every server has been checked".to_owned();
         let ready = async {
             self.gateway.rules().upstreams.settled().await;
             while let Err(missing) = probe.readiness().await {
@@ -256,13 +256,13 @@ impl Server {
 
 /// Why a server stops.
 enum Ending {
-    /// It was told to.
+    /// It received a signal to stop.
     Stopped,
-    /// The process with this id serves.
+    /// The process with this id has taken over.
     TakenOver(u32),
 }
 
-/// Starts to accept connections on each socket.
+/// Starts accepting connections on each socket.
 fn accept(
     sockets: Vec<BoundSocket>,
     tls: Option<&Arc<Acceptor>>,
@@ -279,21 +279,21 @@ fn accept(
     Ok(serving)
 }
 
-/// Renews keys and measures memory. Both end with the shutdown: a process that drains needs no new keys.
+/// Refreshes keys and measures memory until shutdown: a draining process needs no new keys.
 fn watch_until_shutdown(gateway: &Gateway, shutdown: watch::Receiver<bool>) {
     tokio::spawn(renew_keys(gateway.clone(), shutdown.clone()));
     let memory = Arc::clone(gateway.limiter.memory());
     tokio::spawn(async move { memory.watch(shutdown).await });
 }
 
-/// Leaves the admin port to the process with this id, where it stays open.
+/// Leaves the sockets to the process with this id. Its admin port stays open there.
 async fn hand_over(pid: u32, offer: Option<Offer>, admin: AdminPort) {
-    tracing::info!(pid, "a new process serves; requests in flight finish here");
+    tracing::info!(pid, "a new process serves; finishing requests in flight");
     drop(offer);
     admin.close().await;
 }
 
-/// Sends the last spans and writes the last sessions of the audit log.
+/// Exports the remaining spans and writes the remaining audit sessions.
 async fn finish(tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) {
     if let Some(tracer) = tracer {
         tracer.finish(SPANS_FINISH).await;
@@ -314,19 +314,19 @@ fn words(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// One TLS library has two back ends in this build, so the choice must be made once and out loud.
+/// Selects the TLS crypto provider. This build contains two, so the choice must be made once, explicitly.
 pub(crate) fn install_crypto() {
-    // Fails only where it was made before, which is as good.
+    // Fails only if a provider is already selected.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// How long a slow disk may hold up the end.
+/// How long shutdown waits for the audit log to be written.
 const AUDIT_FINISH: Duration = Duration::from_secs(2);
 
-/// How long a slow collector may.
+/// How long shutdown waits for spans to be exported.
 const SPANS_FINISH: Duration = Duration::from_secs(2);
 
-/// Keeps the key sets of the issuers of now current, until the shutdown.
+/// Refreshes the key sets of the current issuers until shutdown.
 async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
     let mut changes = gateway.changes.clone();
     let mut renewals = Renewals::default();
@@ -340,7 +340,7 @@ async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
     }
 }
 
-/// Writes the audit log's sessions as they end, for ever.
+/// Writes ended audit sessions every second, forever.
 async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -348,15 +348,15 @@ async fn sweep(audit: Arc<Audit>, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Streams of events end in this part of the drain, the first: what is left is for those that are slow.
+/// Event streams end within this fraction of the drain; the rest of it is left for slow requests.
 const STREAMS_END_IN: u32 = 4;
 
-/// Waits for the last connection: each task that serves one listens to `shutdown`.
+/// Waits until the last connection closes: the task of each connection holds a receiver of `shutdown`.
 async fn drain(shutdown: &watch::Sender<bool>, gateway: &Gateway, limit: Duration) {
     let ended = tokio::time::timeout(limit, shutdown.closed()).await;
     let left = gateway.limiter.requests().in_flight();
-    // Connections without a request are no loss.
+    // Closing idle connections loses nothing.
     if ended.is_err() && left > 0 {
-        tracing::warn!(left, "drain: requests in flight were cut");
+        tracing::warn!(left, "drain timed out: requests in flight were aborted");
     }
 }

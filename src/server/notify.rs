@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)); nothing where no `NOTIFY_SOCKET` is set.
+//! Notifies systemd of state changes (sd_notify(3)). Does nothing if `NOTIFY_SOCKET` is not set.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use sd_notify::NotifyState;
 
 use super::probe::Probe;
 
-/// Whether anybody wants to know.
+/// Returns whether systemd expects notifications.
 pub(super) fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// The process does something that takes its time, and serves on.
+/// Reports that the process is busy with a reload or upgrade and keeps serving.
 pub(crate) fn reloading(status: &str) {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
-        Err(error) => tracing::warn!(%error, "the clock of systemd's messages cannot be read"),
+        Err(error) => tracing::warn!(%error, "cannot read the monotonic clock for a systemd notification"),
     }
 }
 
-/// The process serves.
+/// Reports that the process serves.
 pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The process serves, and its service is another process from here on: this one is heard no more.
+/// Reports that process `pid` is now the main process of the service. systemd ignores later messages of this one.
 pub(super) fn handed_over(pid: u32) {
     let status = format!("upgraded: process {pid} serves");
     tell(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// The process ends within `limit`, whatever the unit's `TimeoutStopSec=`.
+/// Reports that the process will stop within `limit`, which overrides the unit's `TimeoutStopSec=`.
 pub(super) fn stopping(limit: Duration) {
     let limit = u32::try_from((limit + AFTER_DRAIN).as_micros()).unwrap_or(u32::MAX);
-    let status = NotifyState::Status("stopping: requests in flight finish");
+    let status = NotifyState::Status("stopping: finishing requests in flight");
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(limit), status]);
 }
 
-/// What is said in a word or two.
+/// Sets the status line of the unit.
 pub(super) fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// Says what is missing until nothing is, then that the process is ready.
+/// Reports what is missing until the process is ready, then that it is ready.
 pub(super) async fn announce(probe: Probe, serving: String) {
     if !is_heard() {
         return;
@@ -64,8 +64,9 @@ pub(super) async fn announce(probe: Probe, serving: String) {
     ready(&serving);
 }
 
-/// Tells the watchdog of the unit (`WatchdogSec=`) at half of its time that this process answers: with an answer of the
-/// admin port, which takes the accept loop, the timers and a worker. A process that does not answer is replaced.
+/// Resets the unit's watchdog (`WatchdogSec=`) twice per period while the admin port responds.
+///
+/// A response needs the accept loop, the timers and a worker thread. systemd replaces a process that does not respond.
 pub(super) async fn feed_watchdog(probe: Probe) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(limit / 2);
@@ -73,19 +74,19 @@ pub(super) async fn feed_watchdog(probe: Probe) {
         ticks.tick().await;
         match probe.health().await {
             Ok(()) => tell(&[NotifyState::Watchdog]),
-            Err(cause) => tracing::error!(cause, "the admin port does not answer: the watchdog is not told"),
+            Err(cause) => tracing::error!(cause, "the admin port does not respond: the watchdog is not reset"),
         }
     }
 }
 
-/// Between two questions whether all is there.
+/// The time between two readiness checks.
 pub(super) const AGAIN: Duration = Duration::from_millis(250);
 
-/// What comes after the drain: the audit log's last lines, tasks that are cut.
+/// The time after the drain, to write the audit log's last lines and abort tasks.
 const AFTER_DRAIN: Duration = Duration::from_secs(5);
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd cannot be told: NOTIFY_SOCKET");
+        tracing::warn!(%error, "cannot notify systemd through NOTIFY_SOCKET");
     }
 }

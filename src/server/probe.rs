@@ -1,9 +1,9 @@
-//! The process as it is seen from outside: its own admin port, asked over TCP.
+//! Checks this process from outside: sends requests to its own admin port over TCP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Asks an admin port of this process.
+/// A client of this process's admin port.
 #[derive(Clone)]
 pub(super) struct Probe {
     client: reqwest::Client,
@@ -11,24 +11,24 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// Of the admin port at `address`; one that listens everywhere is asked over loopback.
+    /// Creates a probe of the admin port at `address`. An unspecified address is reached over loopback.
     pub(super) fn new(mut address: SocketAddr) -> reqwest::Result<Self> {
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
-        // Each question is a new connection: it goes through the accept loop, and none is left idle.
+        // Each request opens a new connection: it tests the accept loop, and leaves no idle connection.
         let client = reqwest::Client::builder().timeout(LIMIT).no_proxy().pool_max_idle_per_host(0).build()?;
         Ok(Self { client, address })
     }
 
-    /// Whether `/readyz` says 200.
+    /// Checks whether `/readyz` returns 200.
     ///
     /// # Errors
     /// What is missing, in words.
     pub(super) async fn readiness(&self) -> Result<(), String> {
-        let answer = self.get("/readyz").await.map_err(|error| format!("the admin port: {error}"))?;
+        let answer = self.get("/readyz").await.map_err(|error| format!("cannot reach the admin port: {error}"))?;
         if answer.status() == 200 {
             return Ok(());
         }
@@ -38,13 +38,13 @@ impl Probe {
         Err(missing.collect::<Vec<_>>().join("; "))
     }
 
-    /// Whether `/healthz` says 200.
+    /// Checks whether `/healthz` returns 200.
     ///
     /// # Errors
-    /// Why not.
+    /// Why not, in words.
     pub(super) async fn health(&self) -> Result<(), String> {
         let answer = self.get("/healthz").await.map_err(|error| error.to_string())?;
-        if answer.status() == 200 { Ok(()) } else { Err(format!("/healthz says {}", answer.status())) }
+        if answer.status() == 200 { Ok(()) } else { Err(format!("/healthz returns {}", answer.status())) }
     }
 
     async fn get(&self, path: &str) -> reqwest::Result<reqwest::Response> {
@@ -52,5 +52,5 @@ impl Probe {
     }
 }
 
-/// Longer than Electric's health may take.
+/// The timeout of a request; longer than the health check of Electric that it waits for.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -1,33 +1,33 @@
-//! Whether traffic may come.
+//! Determines whether the process is ready for traffic.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::proxy::Gateway;
 use crate::upstream::ServerStatus;
 
-/// Asks, each time, what is missing.
+/// Checks on every call what is missing for readiness.
 pub struct Readiness {
     gateway: Gateway,
     stopping: AtomicBool,
 }
 
-/// What there is, and what is not.
+/// The result of a readiness check.
 pub struct Report {
-    /// What keeps traffic away, in words; empty where nothing does.
+    /// Why the process is not ready, in words; empty if it is ready.
     pub missing: Vec<String>,
-    /// What is missing to some, and keeps no traffic away.
+    /// Failures that affect some shapes only and do not make the process unready.
     pub degraded: Vec<String>,
-    /// Every server of Electric.
+    /// The status of every Electric server.
     pub servers: Vec<ServerStatus>,
 }
 
 impl Readiness {
-    /// Of the issuers and the Electrics of now.
+    /// Checks the current issuers and upstreams of `gateway`.
     pub fn new(gateway: Gateway) -> Self {
         Self { gateway, stopping: AtomicBool::new(false) }
     }
 
-    /// From here on a balancer should send nobody.
+    /// Reports the process as not ready from now on, so that load balancers stop sending traffic.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -36,13 +36,15 @@ impl Readiness {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// What is missing, in words; empty where nothing is.
+    /// Returns why the process is not ready, in words; empty if it is ready.
     pub async fn missing(&self) -> Vec<String> {
         self.report().await.missing
     }
 
-    /// What is missing now. A server of Electric that is not active keeps traffic away where no other is, of any
-    /// upstream: a tenant's dead database is no reason to turn the others away, and the next node has no better one.
+    /// Checks every issuer and every Electric server.
+    ///
+    /// Inactive Electric servers make the process unready only if no server of any upstream is active. One tenant's
+    /// unavailable database is no reason to reject the other tenants, and another node would have the same problem.
     pub async fn report(&self) -> Report {
         let rules = self.gateway.rules();
         let keyless = rules.verifier.key_status().into_iter().filter(|status| !status.ready);
@@ -58,7 +60,7 @@ impl Readiness {
         if !servers.iter().any(|server| server.active) {
             missing.append(&mut degraded);
         }
-        missing.extend(self.is_stopping().then(|| "stopping: requests in flight finish".to_owned()));
+        missing.extend(self.is_stopping().then(|| "stopping: finishing requests in flight".to_owned()));
         Report { missing, degraded, servers }
     }
 }

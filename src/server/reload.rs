@@ -1,4 +1,4 @@
-//! The configuration of a running server, replaced as a whole or not at all.
+//! Replaces the configuration of a running server, as a whole or not at all.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Http2Settings, Proxy};
 use crate::telemetry::{AuditSettings, LogFormat, OtelSettings, refilter_logs};
 
-/// Replaces what requests are judged and answered by, in a running server.
+/// Reloads the configuration of a running server.
 #[derive(Clone)]
 pub struct Reloader(Arc<Running>);
 
-/// A running server, as far as it can change.
+/// The parts of a running server that a reload changes or uses.
 pub(super) struct Running {
     pub(super) gateway: Gateway,
     pub(super) proxy: Weak<Proxy>,
@@ -31,15 +31,16 @@ pub(super) struct Running {
     pub(super) configured: Mutex<Configured>,
 }
 
-/// What was configured, as far as it is asked for later. Its lock is held during a reload: one comes after the other.
+/// The configuration values that later reloads compare with. Its lock is held during a reload, so that reloads run one
+/// after the other.
 pub(super) struct Configured {
-    /// As it was at the start, and is until the end.
+    /// As configured at the start; stays in effect until the process ends.
     server: ServerSettings,
     log_format: LogFormat,
     audit: Option<AuditSettings>,
     otel: Option<OtelSettings>,
     idle_connections: usize,
-    /// As the last reload said.
+    /// The file of the last successful reload.
     file: Option<ConfigFile>,
 }
 
@@ -48,36 +49,36 @@ impl Reloader {
         Self(Arc::new(running))
     }
 
-    /// Reads the file of the start anew, with its secrets, key files and certificates, and takes it. One with any fault
-    /// changes nothing. Log and metrics say how it went.
+    /// Reloads the configuration file, with its secrets, key files and certificates. A file with any error changes
+    /// nothing. The log and the metrics report the result.
     pub async fn reload(&self) {
         let running = Arc::clone(&self.0);
-        // Files are read, and expressions compiled.
+        // On a blocking thread: it reads files and compiles expressions.
         let done = tokio::task::spawn_blocking(move || running.reload()).await;
         if done.is_err() {
-            // What a panic says may quote anything.
-            self.0.refused(&anyhow::anyhow!("reading it panicked; the entry before this one says where"));
+            // Not the panic's message, which may quote secrets.
+            self.0.refused(&anyhow::anyhow!("the reload panicked; the previous log line says where"));
         }
     }
 
-    /// Takes `config`, as far as that can be while running; what it cannot is named in the log.
+    /// Applies `config`. Settings that take effect only after a restart are named in the log.
     ///
-    /// Blocks for the key sets of new issuers and for the certificate.
+    /// Blocks while it reads the saved key sets of new issuers and the certificate.
     ///
     /// # Errors
-    /// Where `config` cannot be used; nothing has changed then.
+    /// If `config` cannot be used; nothing has changed then.
     pub fn take(&self, config: Config) -> anyhow::Result<()> {
         self.0.take(config)
     }
 
-    /// Whether the file of the start still says what is in use. Blocks for it.
+    /// Returns whether the configuration file on disk is the one in use. Blocks on file I/O.
     pub(super) fn is_current(&self) -> bool {
-        // Not under the lock: a reload may take a moment.
+        // Not while holding the lock, because a reload may take a moment.
         let file = self.0.configured().file.clone();
         file.is_none_or(|file| file.is_unchanged())
     }
 
-    /// Tells those who wait that the process is about to stop; streams of events end within `leave_within`.
+    /// Notifies waiting requests that the process is about to stop; event streams end within `leave_within`.
     pub(super) fn stop(&self, leave_within: Duration) {
         self.0.changes.send_modify(|change| (change.stopping, change.leave_within) = (true, leave_within));
     }
@@ -108,7 +109,7 @@ impl Running {
             None => vec![format!("{error:#}")],
         };
         for fault in faults {
-            tracing::error!(fault, "configuration refused: the one before stays in use");
+            tracing::error!(fault, "configuration rejected; keeping the current one");
         }
     }
 
@@ -123,7 +124,7 @@ impl Running {
             _ => None,
         };
         refilter_logs(&config.log)?;
-        // Nothing below can fail.
+        // Nothing after this can fail.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         configured.warn_of_restart(&config);
         if let Some((certificates, found)) = found {
@@ -137,7 +138,7 @@ impl Running {
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();
         self.gateway.replace(wire::rules(generation, config, verifier, upstreams, &self.proxy, observers));
-        // After the rules: a request that is notified must find them.
+        // After the rules are replaced: a notified request must find the new ones.
         self.changes.send_modify(|change| change.generation = generation);
         Ok(())
     }
@@ -169,7 +170,7 @@ impl Configured {
     /// Returns the keys whose new values a running process cannot use.
     fn kept_until_restart(&self, config: &Config) -> Vec<&'static str> {
         let old = &self.server;
-        // Whole, so that a new member is not forgotten here.
+        // Destructured completely, so that a new field cannot be forgotten here.
         let ServerSettings {
             listen,
             admin,
@@ -186,7 +187,7 @@ impl Configured {
             ("server.admin", *admin != old.admin),
             ("server.threads", *threads != old.threads),
             ("server.drain", *drain != old.drain),
-            // From one pair to another is no matter.
+            // Other files can be loaded; only switching TLS on or off needs a restart.
             ("server.tls", tls.is_some() != old.tls.is_some()),
             ("server.h2c", *h2c != old.http2.h2c),
             ("server.h2_streams", *streams != old.http2.streams),

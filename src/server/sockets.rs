@@ -1,7 +1,7 @@
-//! The listening sockets: bound at the start, or taken over from the process that held them.
+//! Binds the listening sockets at the start, or takes them over from the running process.
 //!
-//! They are our own: a port that is taken is then an error at the start, where Pingora would log it and stay up without
-//! a listener.
+//! We bind them rather than Pingora, so that a port in use is an error at the start. Pingora would log it and keep
+//! running without a listener.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,26 +18,26 @@ use tokio::net::TcpSocket;
 
 use crate::config::ServerSettings;
 
-/// What a socket is for, and the address that its configuration names: of port 0 that is not the address it got.
+/// The purpose of a socket, with its configured address. For port 0, that is not the actual address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Label {
-    /// Clients come in here.
+    /// A client listener.
     Client(SocketAddr),
     /// The admin port.
     Admin(SocketAddr),
-    /// The next process comes in here.
+    /// The socket on which a new process requests the others.
     Upgrade,
 }
 
-/// A listening socket and what it is for.
+/// A listening socket and its purpose.
 #[derive(Debug)]
 pub(super) struct Labelled {
     pub(super) label: Label,
     pub(super) socket: OwnedFd,
 }
 
-/// A TCP listener and the address it has.
+/// A TCP listener and its actual address.
 pub(super) struct BoundSocket {
     label: Label,
     pub(super) address: SocketAddr,
@@ -52,11 +52,11 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Takes each socket that `inherited` has, and binds the others. What is left of `inherited` is closed here; the
-    /// process that offered it closes it too, when it stops accepting.
+    /// Takes matching sockets from `inherited` and binds the others. Unused inherited sockets are closed here, and in
+    /// the old process when it stops accepting.
     ///
     /// # Errors
-    /// An address that cannot be bound; an upgrade socket in a folder where others may write.
+    /// If an address cannot be bound, or other users can write to the folder of the upgrade socket.
     pub(super) fn open(server: &ServerSettings, mut inherited: Vec<Labelled>) -> anyhow::Result<Self> {
         let mut take = |label| {
             let at = inherited.iter().position(|offered| offered.label == label)?;
@@ -77,7 +77,7 @@ impl Sockets {
         Ok(Self { listen, admin, upgrade: upgrade.transpose()? })
     }
 
-    /// Second handles of every socket, to be offered to the next process.
+    /// Duplicates every socket, to offer the copies to a new process.
     pub(super) fn labelled(&self) -> io::Result<Vec<Labelled>> {
         let tcp = self.listen.iter().chain([&self.admin]);
         let tcp = tcp.map(|bound| (bound.label, bound.listener.as_fd()));
@@ -87,7 +87,7 @@ impl Sockets {
 }
 
 impl BoundSocket {
-    /// A free port of loopback, for the admin port of a process that waits for its own.
+    /// Binds a free loopback port, for the temporary admin port of a process that waits for its sockets.
     pub(super) fn free() -> anyhow::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self::open(Label::Admin(address), address, None)
@@ -107,28 +107,32 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    // A wave of reconnecting clients must find room (the kernel caps this at net.core.somaxconn).
+    // Room for many clients that reconnect at once (the kernel caps this at net.core.somaxconn).
     socket.listen(65_535)?.into_std()
 }
 
-/// A socket that only this user can reach. One that a process left behind when it was killed is replaced.
+/// Binds a socket that only this user can open. Replaces the file that a killed process left behind.
 fn bind_upgrade(path: &Path) -> anyhow::Result<UnixListener> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let of_folder = folder.metadata().with_context(|| format!("the folder {}", folder.display()))?;
+    let of_folder = folder.metadata().with_context(|| format!("cannot read its folder {}", folder.display()))?;
     let own = [0, rustix::process::geteuid().as_raw()].contains(&of_folder.uid());
-    ensure!(own && of_folder.mode() & 0o022 == 0, "others may write to its folder: make it 0700 and our user's");
+    ensure!(
+        own && of_folder.mode() & 0o022 == 0,
+        "other users can write to its folder: make it 0700 and owned by this user"
+    );
     match UnixStream::connect(path) {
-        Ok(_) => bail!("a shapegate is running there: `--upgrade` takes over from it"),
+        Ok(_) => bail!("another shapegate is listening there: use `--upgrade` to take over from it"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            ensure!(path.symlink_metadata()?.file_type().is_socket(), "it is there, and no socket");
+            ensure!(path.symlink_metadata()?.file_type().is_socket(), "the file exists and is not a socket");
             std::fs::remove_file(path)?;
         }
         Err(error) => return Err(error.into()),
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Before it has its name, so that there is no moment with more (Linux makes the file with the socket's mode).
+    // Before the socket has a name, so that it is never accessible to others (Linux creates the file with the socket's
+    // mode).
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, 16)?;
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_address_takes_its_own_socket_and_new_ones_are_bound() {
+    async fn inherited_sockets_are_matched_by_address_and_new_ones_are_bound() {
         let old = Sockets::open(&server(&["127.0.0.1:0", "127.0.0.1:0", "[::1]:0"], None), Vec::new()).unwrap();
         let addresses: Vec<_> = old.listen.iter().map(|bound| bound.address).collect();
         let new = server(&["[::1]:0", "127.0.0.1:0"], None);
@@ -171,21 +175,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_upgrade_socket_is_of_its_owner_alone() {
+    async fn only_its_owner_can_open_the_upgrade_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upgrade.sock");
         let open = || Sockets::open(&server(&[], Some(&path)), Vec::new());
         let first = open().unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         let second = format!("{:#}", open().err().unwrap());
-        assert!(second.starts_with("server.upgrade_socket: ") && second.contains("is running there"), "{second}");
+        assert!(second.starts_with("server.upgrade_socket: ") && second.contains("is listening there"), "{second}");
         drop(first);
         drop(open().unwrap());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "not a socket").unwrap();
-        assert!(format!("{:#}", open().err().unwrap()).contains("no socket"));
+        assert!(format!("{:#}", open().err().unwrap()).contains("is not a socket"));
         std::fs::remove_file(&path).unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(format!("{:#}", open().err().unwrap()).contains("others may write"));
+        assert!(format!("{:#}", open().err().unwrap()).contains("other users can write"));
     }
 }

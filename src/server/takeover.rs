@@ -1,17 +1,17 @@
-//! The change of processes: the running one offers its listening sockets, a new one takes them once it is ready.
+//! Hands the listening sockets over from the running process to a new one that is ready.
 //!
-//! Both speak over a Unix socket that only their user can reach, one line at a time:
+//! Both speak line by line over a Unix socket that only their user can open:
 //!
 //! | from | line | then |
 //! |---|---|---|
-//! | old | `{"version":1,"sockets":[…]}`, with the sockets themselves (`SCM_RIGHTS`) | the new one prepares |
-//! | new | `ready` | it waits for nothing but the word |
-//! | old | `yours`, and the end of the connection once systemd knows | the old one stops accepting and drains |
-//! | old | `no: …`, at any time before `yours` | the new one ends with that reason |
+//! | old | `{"version":1,"sockets":[…]}`, with the sockets themselves (`SCM_RIGHTS`) | the new process prepares |
+//! | new | `ready` | it waits only for the reply |
+//! | old | `yours`; closes the connection once systemd knows the new process | the old one stops accepting and drains |
+//! | old | `no: …`, at any time before `yours` | the new process exits with that reason |
 //!
-//! Up to `ready` the old one has changed nothing, and whatever fails in the new one ends the new one alone. From `yours`
-//! on both hold the sockets, so that no connection in their queues is lost. Where the old one dies the sockets are the
-//! new one's in any case.
+//! Before `ready`, the old process has changed nothing, and a failure of the new process affects only the new process.
+//! After `yours`, both hold the sockets, so no queued connection is lost. If the old process dies, the new one keeps
+//! the sockets.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -32,7 +32,7 @@ use super::notify;
 use super::sockets::{Label, Labelled, Sockets};
 use super::upgrade::Upgrades;
 
-/// The first line. Another version is refused by the new process, and the old one serves on.
+/// The first line. The new process rejects other versions, and the old one keeps serving.
 #[derive(Debug, Serialize, Deserialize)]
 struct Offered {
     version: u32,
@@ -41,16 +41,16 @@ struct Offered {
 
 const VERSION: u32 = 1;
 
-/// Sockets that one message may carry (the kernel's `SCM_MAX_FD`).
+/// The maximum number of sockets in one message (the kernel's `SCM_MAX_FD`).
 const MOST: usize = 253;
 
-/// Bytes of a line: each socket takes less than a hundred.
+/// The maximum length of a line in bytes. Each socket takes less than a hundred.
 const LINE: usize = 64 * 1024;
 
-/// How long a line may take that the other process sends without having to wait for anything.
+/// The timeout for lines that the other process can send without waiting for anything.
 const PROMPT: Duration = Duration::from_secs(10);
 
-/// What a running process offers.
+/// The sockets that a running process offers.
 pub(super) struct Offer {
     listener: UnixListener,
     path: PathBuf,
@@ -59,7 +59,7 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Of these sockets; `None` where no upgrade socket is among them.
+    /// Offers these sockets; `None` if they include no upgrade socket.
     pub(super) fn new(sockets: &mut Sockets, path: Option<&Path>, upgrades: Upgrades) -> io::Result<Option<Self>> {
         let labelled = sockets.labelled()?;
         let (Some(listener), Some(path)) = (sockets.upgrade.take(), path) else { return Ok(None) };
@@ -71,7 +71,7 @@ impl Offer {
         }))
     }
 
-    /// Ends once another process has taken the sockets, with its id.
+    /// Waits until another process has taken the sockets; returns its process id.
     pub(super) async fn taken(&self) -> u32 {
         loop {
             let attempt = match self.listener.accept().await {
@@ -82,36 +82,36 @@ impl Offer {
                 Ok(pid) => return pid,
                 Err(error) => tracing::warn!("no upgrade: {error:#}"),
             }
-            // Nobody may keep this process busy with attempts.
+            // Limits how fast another process can retry.
             tokio::time::sleep(notify::AGAIN).await;
         }
     }
 
-    /// The sockets' second handles are closed, and the name of the upgrade socket goes with them.
+    /// Closes the duplicated sockets and removes the upgrade socket's file.
     pub(super) fn withdraw(self) {
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Serves one new process; its id, once it has the sockets.
+    /// Hands the sockets to one new process; returns its process id.
     async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<u32> {
         let peer = stream.peer_cred()?;
-        // One in another namespace has no id here.
+        // A process in another PID namespace has no id here.
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
         if let Err(reason) = self.may_take(peer.uid(), pid) {
-            // The peer may be gone already.
+            // The peer may have exited.
             let _ = stream.write_all(format!("no: {reason}\n").as_bytes()).await;
-            bail!("process {pid} is refused: {reason}");
+            bail!("process {pid} is rejected: {reason}");
         }
         let farewell = Farewell::of(&stream)?;
         let limit = self.upgrades.limit() + PROMPT;
         let line = match timeout(limit, self.offer(&mut stream)).await {
-            Ok(line) => line.with_context(|| format!("process {pid} went away before it was ready"))?,
+            Ok(line) => line.with_context(|| format!("process {pid} disconnected before it was ready"))?,
             Err(_) => {
-                let _ = stream.write_all(b"no: it took longer than server.upgrade_timeout\n").await;
+                let _ = stream.write_all(b"no: not ready within server.upgrade_timeout\n").await;
                 bail!("process {pid} was not ready after {} s (server.upgrade_timeout)", limit.as_secs());
             }
         };
-        ensure!(line == "ready", "process {pid} says {line:?} instead of `ready`: is it a shapegate?");
+        ensure!(line == "ready", "process {pid} sent {line:?}, expected `ready`: is it shapegate?");
         stream.write_all(b"yours\n").await?;
         farewell.omit();
         self.upgrades.taken();
@@ -124,18 +124,19 @@ impl Offer {
         if uid != own && uid != 0 {
             return Err("it runs as another user");
         }
-        // systemd takes no process of another unit for this one's, and would call the service dead.
+        // systemd would not accept a process of another unit as this service's main process, and would consider the
+        // service dead.
         if notify::is_heard() && !self.upgrades.has_started(pid) {
             return Err(
-                "under systemd the running process starts the new one: systemctl kill -s SIGUSR2 --kill-whom=main",
+                "under systemd, the running process must start the new one: systemctl kill -s SIGUSR2 --kill-whom=main",
             );
         }
         Ok(())
     }
 
-    /// Sends the offer, and waits for the answer.
+    /// Sends the offer and waits for the reply.
     async fn offer(&self, stream: &mut UnixStream) -> anyhow::Result<String> {
-        ensure!(self.sockets.len() <= MOST, "{} sockets do not fit into one message", self.sockets.len());
+        ensure!(self.sockets.len() <= MOST, "too many sockets for one message: {}", self.sockets.len());
         let labels = self.sockets.iter().map(|socket| socket.label).collect();
         let mut line = serde_json::to_vec(&Offered { version: VERSION, sockets: labels })?;
         line.push(b'\n');
@@ -145,8 +146,8 @@ impl Offer {
     }
 }
 
-/// What a new process is told where it gets no sockets, be it that this one stops before it is ready: one that hears
-/// nothing takes this one for dead, and serves.
+/// Tells a new process on drop that it gets no sockets, even if this process stops first. A new process that is told
+/// nothing assumes that this one has died, and serves.
 struct Farewell(Option<OwnedFd>);
 
 impl Farewell {
@@ -162,8 +163,9 @@ impl Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if let Some(stream) = &self.0 {
-            // The peer may be gone already, or have been told more.
-            let _ = rustix::net::send(stream, b"no: it goes on, or ends, without a successor\n", SendFlags::NOSIGNAL);
+            // The peer may have exited, or may already have been told a reason.
+            let _ =
+                rustix::net::send(stream, b"no: it keeps serving, or stops without a successor\n", SendFlags::NOSIGNAL);
         }
     }
 }
@@ -178,16 +180,16 @@ fn send(stream: &UnixStream, line: &[u8], sockets: &[Labelled]) -> io::Result<us
     Ok(rustix::net::sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?)
 }
 
-/// A new process's side: it has the sockets, and serves nothing yet.
+/// The side of the new process, which has the sockets but does not serve yet.
 pub(super) struct Takeover {
     stream: UnixStream,
 }
 
 impl Takeover {
-    /// Asks the process behind `path` for its sockets.
+    /// Requests the sockets of the process that listens at `path`.
     ///
     /// # Errors
-    /// Where nobody listens there, or does not hand them out.
+    /// If no process listens there, or it does not hand them over.
     pub(super) async fn request(path: &Path) -> anyhow::Result<(Self, Vec<Labelled>)> {
         let asked = async {
             let stream = UnixStream::connect(path).await.context("no running shapegate to take over from")?;
@@ -195,10 +197,11 @@ impl Takeover {
             if let Some(reason) = line.strip_prefix("no: ") {
                 bail!("the running shapegate refuses: {reason}");
             }
-            let offered: Offered = serde_json::from_str(&line).context("what listens there is no shapegate")?;
+            let offered: Offered =
+                serde_json::from_str(&line).context("the process that listens there is not shapegate")?;
             ensure!(
                 offered.version == VERSION,
-                "the running shapegate offers its sockets in version {}, this one takes {VERSION}: restart instead",
+                "the running shapegate speaks upgrade protocol version {}, this one version {VERSION}: restart instead",
                 offered.version
             );
             ensure!(offered.sockets.len() == handles.len(), "sockets are missing from the offer");
@@ -206,11 +209,11 @@ impl Takeover {
             let sockets = sockets.map(|(label, socket)| Labelled { label, socket }).collect();
             Ok((Self { stream }, sockets))
         };
-        let asked = timeout(PROMPT, asked).await.unwrap_or_else(|_| bail!("the running shapegate does not answer"));
+        let asked = timeout(PROMPT, asked).await.unwrap_or_else(|_| bail!("the running shapegate does not reply"));
         asked.with_context(|| format!("server.upgrade_socket: {}", path.display()))
     }
 
-    /// Ends, with the reason, where the old process refuses before this one is ready. One that dies does not refuse.
+    /// Waits until the old process refuses, and returns its reason. Waits forever if the old process dies instead.
     pub(super) async fn withdrawn(&mut self) -> String {
         match read_line(&mut self.stream).await {
             Ok(Some(line)) => line,
@@ -218,31 +221,31 @@ impl Takeover {
         }
     }
 
-    /// Says that this process is ready, and waits until the sockets are its own.
+    /// Reports that this process is ready, and waits until the sockets are handed over.
     ///
     /// # Errors
-    /// Where the old process refuses: it serves on.
+    /// If the old process refuses, and keeps serving.
     pub(super) async fn finish(mut self) -> anyhow::Result<()> {
-        // It may have died since; then nobody else serves.
+        // The old process may have died; this one then serves alone.
         let _ = self.stream.write_all(b"ready\n").await;
         match timeout(PROMPT, read_line(&mut self.stream)).await {
             Ok(Ok(Some(line))) if line == "yours" => {}
             Ok(Ok(Some(line))) => bail!("the running shapegate keeps its sockets: {line}"),
             Ok(Ok(None) | Err(_)) => tracing::warn!("the old process ended before its sockets were handed over"),
-            Err(_) => bail!("the running shapegate does not answer"),
+            Err(_) => bail!("the running shapegate does not reply"),
         }
-        // Closed when systemd knows of this process: what it says before is not heard.
+        // The old process closes the connection when systemd knows this process. systemd ignores messages sent before.
         let _ = timeout(PROMPT, self.stream.read_u8()).await;
         Ok(())
     }
 }
 
-/// The first line, and the sockets that came with it.
+/// Receives the first line and the sockets sent with it.
 async fn receive(stream: &UnixStream) -> anyhow::Result<(String, Vec<OwnedFd>)> {
     let (mut line, mut handles) = (Vec::new(), Vec::new());
     while line.last() != Some(&b'\n') {
         let received = stream.async_io(Interest::READABLE, || receive_part(stream, &mut line, &mut handles)).await?;
-        ensure!(received > 0 && line.len() <= LINE, "the offer breaks off");
+        ensure!(received > 0 && line.len() <= LINE, "the offer is incomplete");
     }
     line.pop();
     Ok((String::from_utf8(line)?, handles))
@@ -263,7 +266,7 @@ fn receive_part(stream: &UnixStream, line: &mut Vec<u8>, handles: &mut Vec<Owned
     Ok(received.bytes)
 }
 
-/// A line of a few words; `None` where the connection ended instead.
+/// Reads a line of at most 1024 bytes; `None` if the connection ends first.
 async fn read_line(stream: &mut UnixStream) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! The certificate of the client listeners, and its renewal on disk.
+//! Loads the certificate of the client listeners, and replaces it when the files change.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -19,43 +19,44 @@ use x509_parser::parse_x509_certificate;
 use crate::config::TlsSettings;
 use crate::metrics::Metrics;
 
-/// Whether the certificate and its key can be used.
+/// Checks that the certificate and its private key can be used.
 ///
 /// # Errors
-/// A file that cannot be read, holds no PEM, or does not fit the other.
+/// If a file cannot be read or contains no PEM, or the certificate and private key do not match.
 pub fn check(tls: &TlsSettings) -> anyhow::Result<()> {
     Pair::read(tls).map(drop)
 }
 
-/// The certificate in use: handshakes take the one of now, connections that are open keep theirs.
+/// The current certificate. New handshakes use it; open connections keep the one they started with.
 pub(super) struct Certificates {
     current: ArcSwap<CertifiedKey>,
     files: Mutex<Files>,
     metrics: Arc<Metrics>,
 }
 
-/// What is known of the files.
+/// The state of the certificate files.
 struct Files {
     tls: TlsSettings,
-    /// As they were when they were last judged.
+    /// The files when they were last loaded or rejected.
     judged: Stamp,
-    /// As they were when they were last found wanting: they may be half-way through a renewal.
+    /// The files when they last failed to load once. A renewal may be half done, so they are checked again before they
+    /// are rejected.
     doubted: Option<Stamp>,
 }
 
-/// What a reload found, not yet in use.
+/// The certificate that a reload found, not yet in use.
 pub(super) struct Found {
     tls: TlsSettings,
     stamp: Stamp,
-    /// `None` where the pair in use stays.
+    /// `None` to keep the current certificate.
     pair: Option<Pair>,
 }
 
 impl Certificates {
-    /// Reads both files, before anything is served.
+    /// Reads both files before anything is served.
     ///
     /// # Errors
-    /// As [`check`].
+    /// Like [`check`].
     pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
         let pair = Pair::read(&tls)?;
@@ -64,7 +65,7 @@ impl Certificates {
         Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics }))
     }
 
-    /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    /// Returns an acceptor for TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1 by ALPN.
     pub(super) fn acceptor(self: &Arc<Self>) -> Acceptor {
         let certificates: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificates);
@@ -72,11 +73,11 @@ impl Certificates {
         Acceptor::from_server_config(Arc::new(config))
     }
 
-    /// Reads what `tls` names, and takes nothing yet. Of the files in use a bad pair is told, and no error: the one
-    /// before stays.
+    /// Reads the files of `tls` without using them yet. If they are the current files and cannot be used, this is
+    /// logged and the current certificate stays.
     ///
     /// # Errors
-    /// As [`check`], where `tls` names other files than those in use.
+    /// Like [`check`], if `tls` names other files than the current ones.
     pub(super) fn find(&self, tls: &TlsSettings) -> anyhow::Result<Found> {
         let stamp = Stamp::of(tls);
         let pair = match Pair::read(tls) {
@@ -90,26 +91,26 @@ impl Certificates {
         Ok(Found { tls: tls.clone(), stamp, pair })
     }
 
-    /// From here on these files are in use.
+    /// Uses these files from now on.
     pub(super) fn take(&self, found: Found) {
         let Found { tls, stamp, pair } = found;
         *self.files() = Files { tls, judged: stamp, doubted: None };
         pair.into_iter().for_each(|pair| self.use_pair(pair));
     }
 
-    /// Looks at the files, at every interval, for ever.
+    /// Checks the files at every interval, forever.
     pub(super) async fn watch(self: Arc<Self>) {
         loop {
             let interval = self.files().tls.poll;
             tokio::time::sleep(interval).await;
             let certificates = Arc::clone(&self);
-            // A disk may be slow. It ends with a panic at worst, and then looks again.
+            // On a blocking thread, because a disk may be slow. If it panics, the next check runs as usual.
             let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
         }
     }
 
-    /// Takes the pair on disk where it has changed and is good. One that is not is looked at again before it is called
-    /// bad: whoever renews writes one file after the other.
+    /// Loads the certificate if its files have changed. A pair that cannot be used is checked once more before it is
+    /// rejected, because a renewal writes one file after the other.
     fn look(&self) {
         let mut files = self.files();
         let stamp = Stamp::of(&files.tls);
@@ -141,7 +142,7 @@ impl Certificates {
 
     fn refused(&self, error: &anyhow::Error) {
         self.metrics.certificate_refused();
-        tracing::error!(cause = format!("{error:#}"), "certificate refused: the one before stays in use");
+        tracing::error!(cause = format!("{error:#}"), "certificate rejected; keeping the current one");
     }
 
     fn files(&self) -> std::sync::MutexGuard<'_, Files> {
@@ -161,10 +162,10 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// A certificate chain with its key, read and found to fit together.
+/// A certificate chain and its matching private key.
 struct Pair {
     key: Arc<CertifiedKey>,
-    /// The leaf's `notAfter`, in seconds since 1970; `None` where that cannot be read.
+    /// The leaf's `notAfter` in seconds since 1970; `None` if it cannot be parsed.
     expires_at: Option<i64>,
 }
 
@@ -179,7 +180,7 @@ impl Pair {
         let expires_at = chain.first().and_then(|leaf| expiry(leaf));
         let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).with_context(|| {
             let (cert, key) = (tls.cert.display(), tls.key.display());
-            format!("server.tls: certificate and key do not fit together: {cert}, {key}")
+            format!("server.tls: certificate and private key do not match: {cert}, {key}")
         })?;
         Ok(Self { key: Arc::new(key), expires_at })
     }
@@ -190,7 +191,7 @@ fn expiry(leaf: &CertificateDer<'_>) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
-/// What changes with the content of the two files, symbolic links followed; a file that is not there has none.
+/// Metadata that changes with the content of the two files. Follows symbolic links; `None` for a missing file.
 #[derive(PartialEq, Eq)]
 struct Stamp([Option<FileStamp>; 2]);
 
@@ -244,13 +245,14 @@ mod tests {
     }
 
     impl Scene {
-        /// Puts another content in place, as a new file.
+        /// Replaces a file with a new one.
         fn put(&self, name: &str, text: &str) {
             std::fs::write(self.folder.path().join("new"), text).unwrap();
             std::fs::rename(self.folder.path().join("new"), self.folder.path().join(name)).unwrap();
         }
 
-        /// Looks; says whether the second certificate is in use, and whether the files are in doubt.
+        /// Checks the files. Returns whether the second certificate is in use, and whether the files are to be checked
+        /// again.
         fn look(&self) -> (bool, bool) {
             self.certificates.look();
             let second = CertificateDer::from_pem_slice(self.made[1].0.as_bytes()).unwrap();
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_renewal_is_waited_for() {
+    fn a_half_done_renewal_is_checked_again() {
         let scene = scene();
         assert_eq!(scene.look(), (false, false));
         scene.put("cert.pem", &scene.made[1].0);
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_stays_bad_is_told_once_and_looked_at_again_when_it_changes() {
+    fn an_unusable_pair_is_rejected_once_and_checked_again_after_a_change() {
         let scene = scene();
         scene.put("key.pem", "no key");
         assert_eq!([scene.look(), scene.look(), scene.look()], [(false, true), (false, false), (false, false)]);

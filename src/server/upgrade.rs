@@ -1,4 +1,4 @@
-//! Starting the next process: the running one does it itself, so that under systemd both are of one unit.
+//! Starts a new process for an upgrade. The running process starts it, so that systemd sees both in one unit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::notify;
 use super::readiness::Readiness;
 use crate::metrics::{Metrics, Upgrade};
 
-/// Upgrades of a running server, one at a time.
+/// Starts and supervises upgrades of a running server, one at a time.
 #[derive(Clone)]
 pub struct Upgrades(Arc<State>);
 
@@ -22,7 +22,7 @@ struct State {
     limit: Duration,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    /// The process that was started; 0 where none is under way.
+    /// The id of the started process; 0 if no upgrade is in progress.
     started: AtomicU32,
     taken: AtomicBool,
     lost: Notify,
@@ -39,67 +39,68 @@ impl Upgrades {
         Self(Arc::new(State { socket, limit, metrics, readiness, started, taken, lost }))
     }
 
-    /// Starts the next process, which is to take the sockets over; a failure is logged and counted, and changes nothing.
+    /// Starts a new process, which will take over the sockets. A failure is logged and counted, and changes nothing
+    /// else.
     pub fn start(&self, mut next: Command) {
         if self.0.readiness.is_stopping() {
             return tracing::warn!("no upgrade: this process is stopping");
         }
         if self.0.started.load(Ordering::Relaxed) != 0 {
-            return tracing::warn!("an upgrade is under way already");
+            return tracing::warn!("an upgrade is already in progress");
         }
         if self.0.socket.is_none() {
             return self.failed("set server.upgrade_socket, or RuntimeDirectory= in the unit, and restart once");
         }
-        // It is for this process's id, and the next one has another.
+        // It contains this process's id, which the new process must not inherit.
         next.env_remove("WATCHDOG_PID");
         match next.spawn() {
             Ok(child) => {
                 let pid = child.id().unwrap_or_default();
                 self.0.started.store(pid, Ordering::Relaxed);
-                tracing::info!(pid, "upgrade: a new process is started");
-                notify::reloading("upgrade: the new process prepares itself");
+                tracing::info!(pid, "upgrade: started a new process");
+                notify::reloading("upgrade: the new process is preparing");
                 tokio::spawn(self.clone().attend(child));
             }
-            Err(error) => self.failed(&format!("the new process cannot be started: {error}")),
+            Err(error) => self.failed(&format!("cannot start the new process: {error}")),
         }
     }
 
-    /// Ends when the process that took over has died before this one has ended: nobody serves then.
+    /// Waits until the process that took over fails before this one has ended. No process then serves.
     pub async fn lost(&self) {
         self.0.lost.notified().await;
     }
 
-    /// Waits for the end of a process that does not take over.
+    /// Waits for the new process, and handles its failure.
     async fn attend(self, mut child: Child) {
         let ended = timeout(self.0.limit + TO_GIVE_UP, child.wait()).await;
         if self.0.taken.load(Ordering::Relaxed) {
-            // One that was told to stop is not lost.
+            // A process that stopped successfully is not lost.
             if !child.wait().await.is_ok_and(|status| status.success()) {
                 self.0.lost.notify_one();
             }
             return;
         }
         if self.0.readiness.is_stopping() {
-            return tracing::info!("the new process has ended too: this one was told to stop");
+            return tracing::info!("this process is stopping, so the new process has ended too");
         }
         match ended {
-            Ok(Ok(status)) => self.failed(&format!("the new process ended ({status}); its own lines say why")),
-            Ok(Err(error)) => self.failed(&format!("the new process is lost: {error}")),
+            Ok(Ok(status)) => self.failed(&format!("the new process ended ({status}); see its log lines")),
+            Ok(Err(error)) => self.failed(&format!("cannot wait for the new process: {error}")),
             Err(_) => {
                 let _ = child.kill().await;
-                self.failed("the new process neither took over nor ended, and was killed");
+                self.failed("the new process neither took over nor ended, so it was killed");
             }
         }
     }
 
     fn failed(&self, reason: &str) {
-        tracing::error!("upgrade failed, this process serves on: {reason}");
+        tracing::error!("upgrade failed, this process keeps serving: {reason}");
         self.0.metrics.upgraded(Upgrade::Failed);
         self.0.started.store(0, Ordering::Relaxed);
         notify::ready(&format!("serving; the last upgrade failed: {reason}"));
     }
 
-    /// A new process has the sockets.
+    /// Records that a new process has the sockets.
     pub(super) fn taken(&self) {
         self.0.taken.store(true, Ordering::Relaxed);
     }
@@ -108,11 +109,11 @@ impl Upgrades {
         self.0.started.load(Ordering::Relaxed) == pid
     }
 
-    /// How long a new process may take until it is ready.
+    /// Returns how long a new process may take to become ready.
     pub(super) fn limit(&self) -> Duration {
         self.0.limit
     }
 }
 
-/// Above `server.upgrade_timeout`, at which a new process ends by itself.
+/// Extra time after `server.upgrade_timeout`, at which a new process ends by itself.
 const TO_GIVE_UP: Duration = Duration::from_secs(15);

@@ -1,4 +1,4 @@
-//! A gateway made from a configuration.
+//! Builds a gateway from a configuration.
 
 use std::sync::{Arc, Weak};
 
@@ -15,7 +15,7 @@ use crate::proxy::{Change, CorsPolicy, Electric, Gateway, Parts, Proxy, Rules};
 use crate::telemetry::{Audit, Tracer};
 use crate::upstream::Upstreams;
 
-/// Who observes a gateway.
+/// The metrics, audit log and tracer that observe a gateway.
 #[derive(Clone)]
 pub(crate) struct Observers {
     pub(crate) metrics: Arc<Metrics>,
@@ -23,10 +23,10 @@ pub(crate) struct Observers {
     pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
-/// Makes a gateway from a configuration. Nothing runs yet.
+/// Builds a gateway from a configuration. Nothing runs yet.
 ///
 /// # Errors
-/// An issuer or the system's certificates cannot be set up.
+/// If an issuer or the system's certificates cannot be set up.
 pub(crate) fn gateway(
     mut config: Config,
     clock: Arc<dyn Clock>,
@@ -49,7 +49,7 @@ pub(crate) fn gateway(
     Gateway::start(parts, &http2, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
 }
 
-/// Makes the rules of a configuration. Their requests go to Electric through `proxy`.
+/// Builds the rules of a configuration. Their requests to Electric go through `proxy`.
 pub(crate) fn rules(
     generation: u64,
     config: Config,
@@ -73,7 +73,7 @@ pub(crate) fn rules(
     }
 }
 
-/// The idle connections that are kept, for all upstreams together.
+/// Returns the number of idle connections to keep, for all upstreams together.
 pub(super) fn idle_connections(config: &Config) -> usize {
     config.upstreams.values().map(|upstream| upstream.pool).sum::<usize>() + config.upstream.pool
 }

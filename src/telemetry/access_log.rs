@@ -1,4 +1,4 @@
-//! The access log: one line per answer.
+//! Writes the access log, with one line per response.
 
 use std::time::Instant;
 
@@ -16,10 +16,10 @@ pub(super) const TARGET: &str = "shapegate::access";
 /// The outcome of a request that Electric answered.
 const SERVED: &str = "served";
 
-/// What is known of one request, for observers only. No decision reads it.
+/// Data about one request, for observers only. No decision reads it.
 #[derive(Debug)]
 pub struct Record {
-    /// Our own id of the request, also sent as `x-request-id`.
+    /// The request id, chosen by shapegate and also sent as `x-request-id`.
     pub request_id: String,
     /// When it arrived.
     pub started: Instant,
@@ -29,15 +29,15 @@ pub struct Record {
     pub upstream: Option<UpstreamName>,
     /// A short hash of the token, never the token.
     pub token: Option<Box<str>>,
-    /// `served`, or the code of our own answer.
+    /// `served`, or the error code of shapegate's own response.
     pub outcome: &'static str,
-    /// How it came to its answer; `None` if the answer is not Electric's.
+    /// The source of its response; `None` if the response is not Electric's.
     pub join: Option<Join>,
     /// Whether it waits for a change.
     pub live: bool,
-    /// What the audit log will record of it.
+    /// The audit log's record of it, before the response ends.
     pub reading: Option<Reading>,
-    /// The trace it belongs to; with the id of its own span if that is recorded.
+    /// The trace it belongs to, with the id of the request's own span if that is recorded.
     pub trace: Option<TraceParent>,
     /// The parent of its span, 0 for none; `None` if the span is not recorded.
     pub span: Option<u64>,
@@ -61,19 +61,20 @@ impl Record {
         }
     }
 
-    /// The rule's name; `-` if no rule was reached.
+    /// Returns the rule's name; `-` if no rule was reached.
     pub fn rule_name(&self) -> &str {
         self.rule.as_ref().map_or("-", RuleId::as_str)
     }
 
-    /// Notes how it ended. An answer of our own keeps its outcome, even if the client did not receive it.
+    /// Records how the request ended. One that shapegate answered itself keeps its outcome, even if the client did not
+    /// receive the response.
     pub fn ended(&mut self, outcome: &'static str) {
         if self.outcome == SERVED {
             self.outcome = outcome;
         }
     }
 
-    /// Notes and logs what went wrong.
+    /// Records and logs what went wrong.
     pub fn note(&mut self, fault: &Fault) {
         let (request_id, rule, name) = (&self.request_id, self.rule_name(), fault.as_str());
         if fault.is_everyday() {
@@ -84,7 +85,7 @@ impl Record {
         self.ended(name);
     }
 
-    /// Counts an answer with `status` (0 if the client left before one) and `bytes` of body.
+    /// Counts a response with `status` (0 if the client left before one) and `bytes` of body.
     pub fn count(&self, metrics: &Metrics, status: u16, bytes: usize) {
         metrics.answered(Answer {
             rule: self.rule_name(),
@@ -97,7 +98,7 @@ impl Record {
         });
     }
 
-    /// Writes the line of an answer with `status` (0 if the client left before one) and `bytes` of body.
+    /// Writes the line of a response with `status` (0 if the client left before one) and `bytes` of body.
     pub fn log(&self, status: u16, bytes: usize) {
         tracing::info!(
             target: TARGET,

@@ -23,7 +23,7 @@ enum Entry {
     Flush(SyncSender<()>),
 }
 
-/// Where lines are written. A call may take as long as it needs.
+/// A destination of lines. A call may take as long as it needs.
 pub(super) trait LineSink: Send + 'static {
     /// Writes one line, its newline included; `Err` if it is lost.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()>;
@@ -39,7 +39,7 @@ impl LineQueue {
     /// Starts the thread. At most `capacity` lines wait for `sink`.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// If the thread cannot be started.
     pub(super) fn start(name: &str, capacity: usize, sink: impl LineSink) -> io::Result<Self> {
         let (sender, entries) = sync_channel(capacity);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -55,7 +55,7 @@ impl LineQueue {
         }
     }
 
-    /// Lines lost so far: the queue was full, or they could not be written.
+    /// Returns the number of lines lost so far: the queue was full, or writing failed.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -152,7 +152,7 @@ mod tests {
         for number in 0..100 {
             queue.offer(format!("{number}\n").into_bytes());
         }
-        // The thread may have taken one out of the queue already.
+        // The thread may already have taken one out of the queue.
         assert!((97..=98).contains(&queue.dropped()), "{}", queue.dropped());
         let kept = 100 - queue.dropped();
         queue.finish(std::iter::empty(), Duration::from_millis(20));

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use super::lines::LineQueue;
 use super::settings::{LogFormat, LogSettings};
 
-/// Pingora logs faults only, and none of the admin port, since those lines quote the request with its token
+/// Limits Pingora to warnings, and silences modules whose lines quote requests with their tokens
 /// (docs/security.md, C7).
 const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
 
@@ -29,13 +29,13 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Starts logging; a second call in one process changes nothing.
 ///
 /// # Errors
-/// `log.level` is not a filter, or the writing thread cannot be started.
+/// If `log.level` is not a valid filter, or the writing thread cannot be started.
 pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     if QUEUE.get().is_some() {
         return Ok(());
     }
-    let queue = LineQueue::start("log", CAPACITY, io::stderr()).context("the log's thread")?;
+    let queue = LineQueue::start("log", CAPACITY, io::stderr()).context("cannot start the log's thread")?;
     let lines = fmt::layer().with_writer(QUEUE.get_or_init(|| queue).clone());
     let lines = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
@@ -51,10 +51,10 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the level of `log` and whether it has access lines, but not its format. Before [`init`] it changes nothing.
+/// Applies the level and access setting of `log`, but not its format. Does nothing before [`init`].
 ///
 /// # Errors
-/// `log.level` is not a filter.
+/// If `log.level` is not a valid filter.
 pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
@@ -69,12 +69,12 @@ fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {
     Ok(filter.add_directive(format!("{}=off", super::access_log::TARGET).parse()?))
 }
 
-/// Entries lost because standard error was blocked.
+/// Returns the number of entries lost because standard error was blocked.
 pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, LineQueue::dropped)
 }
 
-/// The queue, for another log that shares standard error.
+/// Returns the queue, for another log that shares standard error.
 pub(super) fn queue() -> Option<LineQueue> {
     QUEUE.get().cloned()
 }
@@ -89,7 +89,7 @@ pub fn flush() {
 /// Logs a panic. The default hook writes to standard error itself, and its message may quote a client.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
-    // A literal is safe; a formatted message may contain anything.
+    // A string literal is safe to log; a formatted message may contain anything.
     let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(not shown)");
     tracing::error!(location, message, "panic");
 }

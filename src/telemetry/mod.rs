@@ -1,4 +1,4 @@
-//! Tells operators what happens: logs, the access log, the audit log and spans.
+//! Reports to operators: the log, the access log, the audit log and spans.
 
 mod access_log;
 mod audit;

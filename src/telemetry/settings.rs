@@ -1,38 +1,38 @@
-//! What the configuration says of logs and spans.
+//! The settings of `[log]`, `[audit]` and `[otel]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
-/// `[log]`.
+/// `[log]`: format, level and access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// One JSON object, or one readable line, per entry.
+    /// Whether entries are JSON objects or readable lines.
     pub format: LogFormat,
     /// The filter, in the syntax of `RUST_LOG` (`info`, `shapegate=debug,warn`).
     pub level: String,
-    /// Whether each answer gets a line.
+    /// Whether each response is logged.
     pub access: bool,
 }
 
 /// How a log entry is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// One readable line.
     Text,
 }
 
-/// `[audit]`.
+/// `[audit]`: target and sessions of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditSettings {
     /// Where its lines go.
     pub target: AuditTarget,
-    /// A session of a subject with a shape ends when it was idle for so long.
+    /// A session of a subject with a shape ends after this time without a response; 1 s to 24 h.
     pub idle: Duration,
-    /// Sessions in memory; above, the oldest is written.
+    /// The maximum number of sessions in memory; above, the oldest is written.
     pub sessions: usize,
 }
 
@@ -41,24 +41,24 @@ pub struct AuditSettings {
 pub enum AuditTarget {
     /// A file, appended to and followed through rotations.
     File(PathBuf),
-    /// Standard error, among the log's lines; journald keeps both.
+    /// Standard error, between the lines of the log; journald keeps both.
     Stderr,
 }
 
-/// `[otel]`.
+/// `[otel]`: where and how spans are exported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtelSettings {
-    /// The collector, without the path of its traces.
+    /// The collector's URL, without the path `/v1/traces`.
     pub endpoint: Url,
-    /// How spans are written.
+    /// The encoding of spans.
     pub protocol: OtelProtocol,
-    /// The part of all traces that is recorded, 0 to 1.
+    /// The fraction of traces that is recorded, 0 to 1.
     pub sample: f64,
     /// `service.name` of the spans.
     pub service: String,
 }
 
-/// How spans are written; OpenTelemetry's names.
+/// The encoding of spans, by OpenTelemetry's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtelProtocol {
     /// `http/protobuf`.

@@ -1,4 +1,4 @@
-//! Where Electric is on the network: its host name, looked up off the request path where that can be.
+//! Resolves Electric's host name, off the request path if possible.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use tokio::time::{Instant, timeout};
 use super::settings::ServerUrl;
 use crate::fault::Fault;
 
-/// The addresses of one host, remembered.
+/// The cached addresses of one host.
 #[derive(Debug)]
 pub(super) struct Addresses {
     host: String,
     port: u16,
     known: ArcSwapOption<Known>,
-    /// Held by the one request that looks up; the others take what is known.
+    /// Held by the one request that does a lookup; the others use the known addresses.
     looking_up: Mutex<()>,
-    /// The place of the address that took the last connection.
+    /// The place of the address that accepted the last connection.
     good: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// Empty where the name could never be looked up.
+    /// Empty if the name could never be resolved.
     addresses: Vec<SocketAddr>,
-    /// `None` for an address that needs no look-up.
+    /// When to look up again; `None` for an IP address, which needs no lookup.
     until: Option<Instant>,
 }
 
-/// How long a look-up holds; what it gave is kept longer where the next one fails.
+/// How long a lookup is valid. Its result is kept longer if the next lookup fails.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// How long a failed one holds, so that those who wait for it do not all repeat it.
+/// How long a failed lookup is valid, so that waiting requests do not all repeat it.
 const FAILED: Duration = Duration::from_secs(1);
 
-/// A name server that takes longer is down.
+/// The timeout of a lookup.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 impl Addresses {
@@ -56,24 +56,24 @@ impl Addresses {
         }
     }
 
-    /// The address for a connection: the one that took the last.
+    /// Returns the address for a new connection: the one that accepted the last.
     ///
     /// # Errors
-    /// Where the name cannot be looked up and never could.
+    /// If the name cannot be resolved and never could.
     pub(super) async fn choose(&self) -> Result<SocketAddr, Fault> {
         let addresses = &self.known().await.ok_or(Fault::UpstreamUnreachable)?.addresses;
         let place = self.good.load(Ordering::Relaxed) % addresses.len().max(1);
         addresses.get(place).copied().ok_or(Fault::UpstreamUnreachable)
     }
 
-    /// Notes that `failed` takes no connection; says whether there is another address after `attempts` such.
+    /// Records that `failed` refuses connections. Returns whether there is another address after `attempts` failures.
     pub(super) fn move_on(&self, failed: Option<SocketAddr>, attempts: usize) -> bool {
         let known = self.known.load();
         let Some(known) = known.as_ref() else { return false };
         let good = self.good.load(Ordering::Relaxed);
         let current = known.addresses.get(good % known.addresses.len().max(1)).copied();
         if current == failed {
-            // Where another request moved on at the same time, once is enough.
+            // If another request moved on at the same time, moving once is enough.
             let _ = self.good.compare_exchange(good, good.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
         }
         attempts < known.addresses.len()

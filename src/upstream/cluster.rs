@@ -1,4 +1,4 @@
-//! Several servers of one Electric: a shape sticks to one of them.
+//! Distributes shapes over several servers of one Electric service. A shape stays on one server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,29 +15,29 @@ use super::settings::{ServerUrl, UpstreamSettings};
 use crate::digest::sha256;
 use crate::shape::UpstreamName;
 
-/// The servers, and which of them have shapes.
+/// The servers of one Electric service, and which of them receive shapes.
 pub(super) struct Cluster {
     servers: Vec<Arc<UpstreamServer>>,
     rotation: RwLock<Rotation>,
-    /// Whether every server was asked often enough to say which of them shapes go to.
+    /// Whether every server was checked often enough to decide which of them receive shapes.
     settled: watch::Sender<bool>,
-    /// A request has failed: it is time to look.
+    /// Notified when a request fails, to check health sooner.
     suspected: Notify,
     interval: Duration,
 }
 
 impl Cluster {
-    /// All of them ready, until they are found not to be.
+    /// Creates a cluster in which every server counts as ready until it is checked.
     pub(super) fn new(servers: &[Arc<UpstreamServer>], config: &UpstreamSettings) -> Self {
         let rotation = RwLock::new(Rotation::new(servers.len(), config.failover));
         let (settled, suspected) = (watch::Sender::new(false), Notify::new());
         Self { servers: servers.to_vec(), rotation, settled, suspected, interval: config.health_interval }
     }
 
-    /// Returns the server of a shape; `None` while it is not ready, and its clients are to wait for it.
+    /// Returns the server of a shape; `None` while that server is not ready and its clients must wait.
     ///
-    /// By rendezvous hashing: of the servers that shapes go to, the one with the greatest weight for this shape. So a
-    /// server that leaves takes only its own shapes with it, and the order of the list does not matter.
+    /// Uses rendezvous hashing: of the servers in rotation, it returns the one with the greatest weight for this shape.
+    /// A server that leaves therefore moves only its own shapes, and the order of the list does not matter.
     pub(super) fn choose(&self, definition: &str) -> Option<&Arc<UpstreamServer>> {
         let rotation = self.rotation.read();
         let inside = self.servers.iter().zip(rotation.members()).filter(|(_, member)| member.inside);
@@ -45,22 +45,22 @@ impl Cluster {
         member.ready.then_some(server)
     }
 
-    /// Returns every server with what is known of it.
+    /// Returns every server with its state.
     pub(super) fn members(&self) -> Vec<(&Arc<UpstreamServer>, Member)> {
         self.servers.iter().zip(self.rotation.read().members().iter().copied()).collect()
     }
 
-    /// A request has failed: look sooner.
+    /// Requests an earlier health check after a failed request.
     pub(super) fn suspect(&self) {
         self.suspected.notify_one();
     }
 
-    /// After how long the next look may say otherwise.
+    /// Returns the time between health checks.
     pub(super) fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Asks all servers for their health, for ever.
+    /// Checks the health of all servers, forever.
     pub(super) async fn watch(&self, name: &UpstreamName) {
         for _ in 1..IN_A_ROW {
             self.look().await;
@@ -78,13 +78,13 @@ impl Cluster {
         }
     }
 
-    /// Waits until it is known which servers shapes go to; until then all of them count as ready.
+    /// Waits until it is decided which servers receive shapes. Until then, all of them count as ready.
     pub(super) async fn settled(&self) {
-        // The sender is ours.
+        // Cannot fail: `self` holds the sender.
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
-    /// Asks each once, all at the same time.
+    /// Checks each server once, all concurrently.
     async fn look(&self) {
         let mut asking = JoinSet::new();
         for (place, server) in self.servers.iter().cloned().enumerate() {
@@ -100,14 +100,15 @@ impl Cluster {
             let Some(server) = self.servers.get(*place) else { continue };
             let (upstream, server) = (name.as_str(), server.url());
             if *inside {
-                tracing::info!(upstream, %server, "Electric: its shapes come back to it");
+                tracing::info!(upstream, %server, "Electric server is healthy: its shapes return to it");
             } else {
-                tracing::warn!(upstream, %server, "Electric: its shapes go to other servers, and their clients load them again");
+                tracing::warn!(upstream, %server, "Electric server is not healthy: its shapes move to other servers, and clients load them again");
             }
         }
     }
 
-    /// Nodes that started together must not ask together. After a failed request a part of the pause is enough.
+    /// Waits until the next check. The pause is randomized, so that nodes started together do not check at the same
+    /// time. After a failed request, a quarter of the interval is enough.
     async fn pause(&self) {
         let pause = self.interval.mul_f64(rand::random_range(0.8..1.2));
         let hurried = async {
@@ -118,14 +119,14 @@ impl Cluster {
     }
 }
 
-/// Between the first looks, of which as many as it takes decide where shapes go from the start.
+/// The pause between the first checks, which decide together which servers receive shapes at the start.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Looks in the time of one, where requests fail.
+/// How much shorter the pause is after a failed request.
 const HURRIED: u32 = 4;
 
-/// Weighs a server for a shape: the same in every process and every version, or two of them would load a shape from two
-/// servers. The server's name counts, not the address that it stands for.
+/// Computes the weight of a server for a shape. It must be the same in every process and version, or two processes
+/// would load a shape from two servers. It depends on the server's name, not on the address it resolves to.
 fn weight(server: &ServerUrl, definition: &str) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = sha256(format!("{}\n{definition}", server.authority()));
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
@@ -167,7 +168,7 @@ mod tests {
         Cluster::new(&config.servers.iter().map(server).collect::<Vec<_>>(), &config)
     }
 
-    /// The host of an organization's shape, whatever of it is asked for.
+    /// Returns the host that serves an organization's shape, for any request to it.
     fn host(cluster: &Cluster, org: &str, rest: &str, body: Option<&str>) -> String {
         let request = rewritten(RULES, &format!("table=tasks&org={org}&{rest}"), body).unwrap();
         cluster.choose(request.definition()).unwrap().url().host.clone()
@@ -178,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_server_depends_on_the_definition_alone(
+        fn the_server_depends_only_on_the_definition(
             org in "[a-z0-9]{1,12}",
             offset in "-1|now|[0-9]{1,9}_[0-9]{1,3}|0_inf",
             handle in "[0-9]{1,9}-[0-9]{1,9}",
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_spread_and_those_of_a_server_that_is_gone_alone_move() {
+    fn shapes_are_distributed_and_only_those_of_a_removed_server_move() {
         let places = |hosts: &[&str]| -> BTreeMap<String, String> {
             let cluster = cluster(hosts);
             (0..1000)
@@ -207,7 +208,7 @@ mod tests {
             let count = all.values().filter(|place| *place == server).count();
             assert!((200..500).contains(&count), "{server}: {count}");
         }
-        // The order in the file is no matter.
+        // The order in the file does not matter.
         assert_eq!(places(&["e-3", "e-1", "e-2"]), all);
         for (org, place) in places(&["e-1", "e-3"]) {
             assert!(all[&org] == place || all[&org] == "e-2", "{org}: from {} to {place}", all[&org]);
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_shapes_of_a_server_that_is_outside_go_elsewhere_and_they_come_back() {
+    fn only_the_shapes_of_an_unhealthy_server_move_and_they_return() {
         let cluster = cluster(&["e-1", "e-2", "e-3"]);
         let places =
             || (0..100).map(|org| host(&cluster, &format!("org-{org}"), "offset=-1", None)).collect::<Vec<_>>();
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_waits_for_its_server_while_that_is_not_ready_and_still_inside() {
+    fn a_shape_waits_for_a_server_in_rotation_that_is_not_ready() {
         let cluster = cluster(&["e-1"]);
         for (said, waits) in [(Health::Silent, true), (Health::Active, false)] {
             (0..IN_A_ROW).for_each(|_| cluster.rotation.write().observe(0, said, Instant::now()));

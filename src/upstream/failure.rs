@@ -1,11 +1,11 @@
-//! What an error of Pingora's client means.
+//! Maps errors of Pingora's client to faults.
 
 use pingora::{Error, ErrorType};
 
 use crate::fault::Fault;
 
 impl Fault {
-    /// The fault behind an error of an exchange with Electric.
+    /// Returns the fault that an error of an exchange with Electric stands for.
     pub(crate) fn of_upstream(error: &Error) -> Self {
         match error.etype() {
             ErrorType::ConnectTimedout

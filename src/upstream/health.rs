@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! Checks the health of an Electric server.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tokio::time::timeout;
 use super::server::UpstreamServer;
 use crate::fault::Fault;
 
-/// The answer to `GET /v1/health` (docs/electric.md, "Routes and methods").
+/// The result of `GET /v1/health` (docs/electric.md, "Routes and methods").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// 200: it serves shapes.
+    /// Status 200: the server serves shapes.
     Active,
-    /// 202, starting or waiting for its database; any other status is no Electric.
+    /// Another status. 202: the server is starting or waiting for its database. Others do not come from Electric.
     Says(u16),
-    /// No answer in time.
+    /// No response within the timeout.
     Silent,
-    /// No connection, or one that broke.
+    /// No connection, or a broken one.
     Unreachable,
 }
 
@@ -28,20 +28,20 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Active => f.write_str("active"),
-            Self::Says(status) => write!(f, "/v1/health says {status}"),
-            Self::Silent => f.write_str("/v1/health does not answer"),
-            Self::Unreachable => f.write_str("cannot be reached"),
+            Self::Says(status) => write!(f, "/v1/health returns {status}"),
+            Self::Silent => f.write_str("/v1/health does not respond"),
+            Self::Unreachable => f.write_str("is unreachable"),
         }
     }
 }
 
-/// What we call ourselves.
+/// The `User-Agent` of shapegate's own requests.
 pub(crate) const AGENT: &str = concat!("shapegate/", env!("CARGO_PKG_VERSION"));
 
-/// A server that takes longer to say how it is, its connection included, is not well.
+/// The timeout of a health check, connection included. A slower server is not healthy.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks a server, on a connection of its own.
+/// Checks a server's health over a new connection.
 pub(super) async fn ask(server: &UpstreamServer) -> Health {
     match timeout(TIMEOUT, status(server)).await {
         Ok(Ok(200)) => Health::Active,
@@ -62,7 +62,7 @@ async fn status(server: &UpstreamServer) -> Result<u16, Fault> {
     session.finish_request_body().await.map_err(broken)?;
     session.read_response_header().await.map_err(broken)?;
     let status = session.response_header().ok_or(Fault::Internal)?.status.as_u16();
-    // Its body says the same in a word, and the connection is not used again.
+    // The body is not read: it only repeats the status, and the connection is not reused.
     session.shutdown().await;
     Ok(status)
 }

@@ -1,7 +1,7 @@
-//! Electric on the network: where it is, and how it is asked.
+//! Connects to Electric: its servers, addresses, health and secrets.
 //!
-//! [`Upstreams`] holds a pool for each configured Electric. In a pool of several servers, `cluster` gives each shape a
-//! server of its own and asks all of them for their health; `rotation` decides which of them have shapes.
+//! [`Upstreams`] holds a pool for each configured Electric service. In a pool with several servers, `cluster` assigns
+//! each shape to one server and checks the health of all of them; `rotation` decides which servers receive shapes.
 
 mod addresses;
 mod cluster;

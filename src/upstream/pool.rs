@@ -1,4 +1,4 @@
-//! Every configured Electric: one pool of servers for each.
+//! Holds a pool of servers for each configured Electric service.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,26 +18,26 @@ use crate::fault::Fault;
 use crate::secret::Secret;
 use crate::shape::UpstreamName;
 
-/// Every Electric of a configuration.
+/// Every Electric service of a configuration.
 pub struct Upstreams {
     default: Arc<Pool>,
     named: HashMap<UpstreamName, Arc<Pool>>,
     connector: Arc<Connector>,
 }
 
-/// The servers of one Electric.
+/// The servers of one Electric service.
 pub(crate) struct Pool {
     name: UpstreamName,
-    /// Names this Electric, across reloads: another one under the same upstream's name has another text.
+    /// Identifies this Electric service across reloads. It changes if the same upstream name refers to another service.
     identity: Arc<str>,
     config: Arc<UpstreamSettings>,
     servers: Vec<Arc<UpstreamServer>>,
-    /// `None` where there is one server, with whom all shapes are.
+    /// `None` if there is only one server, which then serves all shapes.
     cluster: Option<Arc<Cluster>>,
     watching: OnceLock<Watching>,
 }
 
-/// The task that asks the servers of a pool for their health; it ends with its pool.
+/// The task that checks the health of a pool's servers. It ends with the pool.
 struct Watching(AbortHandle);
 
 impl Drop for Watching {
@@ -46,38 +46,38 @@ impl Drop for Watching {
     }
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
-    /// Its upstream.
+    /// The upstream it belongs to.
     pub upstream: UpstreamName,
     /// Its URL: scheme, host and port.
     pub server: String,
-    /// Whether it serves shapes.
+    /// Whether it is healthy and serves shapes.
     pub active: bool,
-    /// Why not, in words.
+    /// Why it is not active, in words; empty if it is.
     pub trouble: String,
-    /// Whether its shapes go to it; else they go to another one until it was active for long enough.
+    /// Whether its shapes go to it. Otherwise they go to another server until this one has been healthy for `failover`.
     pub in_rotation: bool,
-    /// Which secret it takes: 1 for `secret`, 2 for `secret_next`.
+    /// Which secret it accepts: 1 for `secret`, 2 for `secret_next`.
     pub secret: usize,
 }
 
 impl Upstreams {
-    /// Those of a configuration; nothing is asked yet.
+    /// Creates the pools of a configuration. Does not connect yet.
     ///
     /// # Errors
-    /// A file of trusted certificates that cannot be read any more.
+    /// If the system's certificates cannot be read.
     pub fn new(default: &UpstreamSettings, named: &BTreeMap<String, UpstreamSettings>) -> anyhow::Result<Self> {
         let connector = system_trust(|| Connector::new(None))?;
         Self::build(default, named, Arc::new(connector), |_, _| None)
     }
 
-    /// Those of another configuration. A pool of which nothing is different goes on: with its connections, with what is
-    /// known of its servers, and with the secret that each of them takes.
+    /// Creates the pools of a new configuration. An unchanged pool is kept, with its connections, the state of its
+    /// servers and the secret that each of them accepts.
     ///
     /// # Errors
-    /// As [`Upstreams::new`].
+    /// Like [`Upstreams::new`].
     pub fn renewed(
         &self,
         default: &UpstreamSettings,
@@ -109,14 +109,14 @@ impl Upstreams {
         })
     }
 
-    /// Starts to ask the servers of each pool that has several for their health, for as long as the pool lives: to be
-    /// called in a runtime. Those that are asked already are asked on.
+    /// Starts health checks for each pool with several servers, for as long as the pool lives. Must be called in a
+    /// runtime. Checks that already run continue.
     pub fn watch(&self) {
         self.pools().for_each(|pool| pool.watch());
     }
 
-    /// Waits until the servers of each pool that is [watched](Self::watch) were asked: before that, several count as
-    /// ready.
+    /// Waits until the servers of each [watched](Self::watch) pool are checked. Until then, servers of such a pool
+    /// count as ready.
     pub async fn settled(&self) {
         for pool in self.pools() {
             if let Some(cluster) = &pool.cluster {
@@ -125,17 +125,17 @@ impl Upstreams {
         }
     }
 
-    /// Electric Cloud's source of an upstream, where it has one.
+    /// Returns the Electric Cloud source of an upstream, if it has one.
     pub fn source_id(&self, name: &UpstreamName) -> Option<&str> {
         self.find(name)?.config.source_id.as_deref()
     }
 
-    /// The secrets of an upstream, which no text may show.
+    /// Returns the secrets of an upstream, which must never be shown.
     pub(crate) fn secrets(&self, name: &UpstreamName) -> impl Iterator<Item = &Secret> {
         self.find(name).into_iter().flat_map(|pool| pool.config.secrets())
     }
 
-    /// The pool of this name; `None` where another configuration has given the name.
+    /// Returns the pool of this name; `None` if the name comes from another configuration.
     pub(crate) fn find(&self, name: &UpstreamName) -> Option<&Arc<Pool>> {
         match name.named() {
             None => Some(&self.default),
@@ -143,7 +143,8 @@ impl Upstreams {
         }
     }
 
-    /// What is known of every server: one that is alone is asked, several are asked all the time.
+    /// Returns the state of every server. A single server of a pool is checked now; for several, the last result of the
+    /// regular checks is used.
     pub async fn status(&self) -> Vec<ServerStatus> {
         let mut asking = JoinSet::new();
         for (place, pool) in self.pools().enumerate() {
@@ -155,7 +156,7 @@ impl Upstreams {
         status.into_iter().flat_map(|(_, servers)| servers).collect()
     }
 
-    /// Where a request for this shape goes, in words.
+    /// Describes the upstream and server of a shape, in words.
     pub fn describe(&self, name: &UpstreamName, definition: &str) -> String {
         let Some(pool) = self.find(name) else { return String::new() };
         let server = pool.server(definition).map(|server| server.url().to_string()).unwrap_or_default();
@@ -165,7 +166,7 @@ impl Upstreams {
         }
     }
 
-    /// The default one first, the others by name.
+    /// Iterates over the pools: the default first, then the others by name.
     fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let mut named: Vec<_> = self.named.values().collect();
         named.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
@@ -202,15 +203,16 @@ impl Pool {
         &self.name
     }
 
-    /// Names this Electric, for [`crate::flight::Key`].
+    /// Identifies this Electric service, for [`crate::flight::Key`].
     pub(crate) fn identity(&self) -> &Arc<str> {
         &self.identity
     }
 
-    /// The server of a shape, by what defines it: whichever part of its log is asked for, it is the same.
+    /// Returns the server of a shape, chosen by the shape's definition, so that it is the same for every part of its
+    /// log.
     ///
     /// # Errors
-    /// [`Fault::NotReady`] while that server is not ready and its shapes have not gone to another one.
+    /// [`Fault::NotReady`] while that server is not ready and its shapes have not moved to another.
     pub(crate) fn server(&self, definition: &str) -> Result<&Arc<UpstreamServer>, Fault> {
         match &self.cluster {
             None => self.servers.first().ok_or(Fault::Internal),
@@ -218,9 +220,9 @@ impl Pool {
         }
     }
 
-    /// Notes that an exchange failed, and says as what its clients are to see that.
+    /// Records a failed exchange, and returns the fault to report to its clients.
     ///
-    /// A server of several that takes no connection is as one that was found not to be ready: they are to wait.
+    /// If one of several servers refuses connections, it is treated as not ready: clients are told to wait.
     pub(crate) fn failed(&self, fault: Fault, connected: bool) -> Fault {
         let Some(cluster) = &self.cluster else { return fault };
         cluster.suspect();
@@ -238,7 +240,7 @@ impl Pool {
     }
 
     fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
-        // It is active again, and not yet for long enough.
+        // It is healthy again, but not for long enough.
         let trouble = if said == Health::Active { "is coming back".to_owned() } else { said.to_string() };
         ServerStatus {
             upstream: self.name.clone(),
@@ -252,28 +254,29 @@ impl Pool {
 }
 
 impl ServerStatus {
-    /// Which server is meant, in words.
+    /// Describes the server, in words.
     pub fn subject(&self) -> String {
         format!("Electric {} ({})", self.upstream.as_str(), self.server)
     }
 }
 
-/// The next look may find it ready; in whole seconds, as the header has it.
+/// Returns the time until the next health check, in whole seconds as `Retry-After` requires.
 fn retry_after(cluster: &Cluster) -> Duration {
     Duration::from_secs(cluster.interval().as_secs().max(1))
 }
 
-/// What responses depend on: the servers in any order, and Electric Cloud's source. A secret is not part of it.
+/// Builds the identity from what responses depend on: the servers in any order, and the Electric Cloud source. Secrets
+/// are not part of it.
 fn identity(name: &UpstreamName, config: &UpstreamSettings) -> String {
     let mut servers: Vec<_> = config.servers.iter().map(ToString::to_string).collect();
     servers.sort();
     format!("{}\n{}\n{}", name.as_str(), servers.join(" "), config.source_id.as_deref().unwrap_or_default())
 }
 
-/// Builds what needs the system's certificates. Pingora panics if it cannot read them.
+/// Runs `build`, which reads the system's certificates. Pingora panics if it cannot read them.
 ///
 /// # Errors
-/// They cannot be read.
+/// If the certificates cannot be read.
 pub(crate) fn system_trust<T>(build: impl FnOnce() -> T) -> anyhow::Result<T> {
     catch_unwind(AssertUnwindSafe(build)).ok().context("the system's certificates cannot be read")
 }
@@ -306,7 +309,7 @@ mod tests {
     const TENANT: &str = "[upstreams.t]\nurls = ['http://e', 'http://f']\nsecret = { env = 'A' }\n";
 
     #[test]
-    fn what_is_the_same_goes_on_and_what_is_not_begins_anew() {
+    fn unchanged_pools_are_kept_and_changed_pools_are_replaced() {
         let before = upstreams(&format!("{DEFAULT}{TENANT}"));
         let tenant = UpstreamName::new("t");
         let same = |after: &Upstreams, name: &UpstreamName| match (before.find(name), after.find(name)) {
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn another_electric_under_the_same_name_has_another_identity() {
+    fn the_identity_changes_with_the_servers_or_the_source() {
         let identities = |text: &str| {
             let upstreams = upstreams(text);
             upstreams.pools().map(|pool| pool.identity.to_string()).collect::<Vec<_>>()
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pool_is_asked_by_one_task_which_ends_with_it() {
+    async fn a_pool_has_one_health_check_task_which_ends_with_it() {
         let upstreams = upstreams(&format!("{DEFAULT}{TENANT}"));
         upstreams.watch();
         let renewed = renewed(&upstreams, &format!("{DEFAULT}{TENANT}"));

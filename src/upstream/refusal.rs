@@ -1,4 +1,4 @@
-//! What Electric says when it gives no shape, and what of it a client may hear.
+//! Interprets Electric's error responses, and decides which parts of them a client may see.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::fault::Fault;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 
-/// A status of Electric that its client must not see as it is. A 400 is judged by its body.
+/// Maps a status of Electric that clients must not see to a fault. `None` for 200, 409 and 400, whose body is checked
+/// separately.
 pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
     match status.as_u16() {
         200 | 400 | 409 => None,
@@ -21,22 +22,24 @@ pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault>
     }
 }
 
-/// The body for the client of a 400, made of Electric's words on the parameters that a client sets. Where it names
-/// none of them, the fault is the rule's, or a value's: the error holds Electric's words for the log (docs/security.md,
-/// Q14).
+/// Builds the body of a 400 for the client, from Electric's messages on parameters that clients set.
+///
+/// # Errors
+/// If Electric names no such parameter, the fault is in the rule or in a value. The error is then Electric's message,
+/// for the log (docs/security.md, Q14).
 pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = &electric["errors"];
     let named = CLIENT_PARAMETERS.iter().filter_map(|name| Some(((*name).to_owned(), refused.get(name)?.clone())));
     let mut errors: Map<String, Value> = named.collect();
-    // A subset is the client's own, with our check that it names no hidden column behind it.
+    // A subset comes from the client, and was already checked not to name hidden columns.
     for name in SUBSET_FIELDS.iter().filter(|_| request.body().is_some()) {
         let words = refused["subset"].get(name).map(|words| (format!("subset.{name}"), words.clone()));
         errors.extend(words);
     }
-    // In a `where` of both, Electric's words could be on the rule's part.
+    // If `where` combines the rule's and the client's, Electric's message could quote the rule.
     if request.has_client_where() && refused.get("where").is_some() {
-        errors.insert("where".to_owned(), json!(["Electric refuses it: compare each column with values of its type"]));
+        errors.insert("where".to_owned(), json!(["Electric rejects it: compare each column with values of its type"]));
     }
     if errors.is_empty() {
         return Err(String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect());
@@ -45,17 +48,18 @@ pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Resu
     Ok(json!({ "code": code, "message": message, "errors": errors }).to_string().into())
 }
 
-/// Characters of Electric's words that go to the log.
+/// The maximum number of characters of Electric's message in the log.
 const MAX_WORDS: usize = 500;
 
-/// Electric's messages are far shorter; what is longer is cut, and then says nothing.
+/// The maximum size of Electric's error body in bytes. Real messages are far shorter; a longer one is truncated and not
+/// interpreted.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 const CLIENT_PARAMETERS: [&str; 6] = ["cursor", "handle", "live", "live_sse", "log", "offset"];
 
 const SUBSET_FIELDS: [&str; 5] = ["limit", "offset", "order_by", "params", "where"];
 
-/// Electric's own `retry-after`, in seconds, within bounds.
+/// Reads Electric's `retry-after` in seconds: 5 if missing, limited to 1 to 60.
 fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5).clamp(1, 60))
@@ -75,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_400_keeps_the_words_on_the_client_s_parameters_only() {
+    fn a_400_keeps_only_messages_on_the_client_s_parameters() {
         let body = br#"{"message":"Invalid request","errors":{"offset":["out of bounds"],"where":["At location 8: secret_column"]}}"#;
         let answer = refused(body, PLAIN).unwrap();
         assert!(answer.contains("out of bounds") && answer.contains("invalid_request"), "{answer}");
@@ -86,12 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn a_subset_s_faults_are_its_client_s_and_a_where_of_both_tells_nothing_of_the_rule() {
+    fn subset_errors_are_shown_and_errors_of_a_combined_where_are_hidden() {
         let body = br#"{"errors":{"subset":{"where":["no operator"],"secret":["x"]},"columns":["hidden"]}}"#;
         let answer = refused(body, "table=tasks&offset=-1&subset__where=id%20%3D%201").unwrap();
         assert!(answer.contains(r#"{"subset.where":["no operator"]}"#), "{answer}");
         let body = br#"{"errors":{"where":["At location 8: hidden"]}}"#;
         let answer = refused(body, "table=tasks&offset=-1&where=id%20%3D%20'x'").unwrap();
-        assert!(answer.contains(r#""where":["Electric refuses it"#) && !answer.contains("hidden"), "{answer}");
+        assert!(answer.contains(r#""where":["Electric rejects it"#) && !answer.contains("hidden"), "{answer}");
     }
 }

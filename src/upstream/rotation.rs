@@ -1,9 +1,9 @@
-//! Which servers of an Electric have shapes, by how long each was healthy or not.
+//! Decides which servers of an Electric service receive shapes, by how long each was healthy or unhealthy.
 //!
-//! A handle is known to one server only: elsewhere its clients must load their shape again. So a server that fails keeps
-//! its shapes for `failover`, while their clients are told to wait, and gets them back only once it has been healthy for
-//! as long. Nothing moves unless another server has been healthy for `failover`: after an outage of the database, which
-//! all servers share, every handle is where it was.
+//! Only one server knows a handle; on another server, clients must load their shape again. A server that fails
+//! therefore keeps its shapes for `failover`, while clients are told to wait. Its shapes return once it has been
+//! healthy for `failover`. Nothing moves unless another server has been healthy for `failover`: after an outage of the
+//! database, which all servers share, every handle is still on its server.
 
 use std::time::Duration;
 
@@ -11,32 +11,32 @@ use tokio::time::Instant;
 
 use super::health::Health;
 
-/// One answer may be an accident: so many in a row change what a server is taken for.
+/// The number of consecutive health checks that change a server's state. A single one may be an accident.
 pub(super) const IN_A_ROW: u32 = 2;
 
-/// The servers of one Electric, by their place in its list.
+/// The servers of one Electric service, by their place in its list.
 #[derive(Debug)]
 pub(super) struct Rotation {
     failover: Duration,
     members: Vec<Member>,
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
-    /// Its last answer.
+    /// The result of its last health check.
     pub(super) said: Health,
-    /// Whether its answers say that it is healthy.
+    /// Whether its health checks say that it is healthy.
     pub(super) ready: bool,
     /// Whether its shapes go to it.
     pub(super) inside: bool,
     /// When `ready` changed.
     since: Instant,
-    /// Answers in a row that contradict `ready`.
+    /// Consecutive health checks that contradict `ready`.
     contrary: u32,
 }
 
-/// A server that has left the rotation, or has come back.
+/// A server that has left the rotation or returned to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) place: usize,
@@ -44,7 +44,7 @@ pub(super) struct Moved {
 }
 
 impl Rotation {
-    /// Takes all servers for healthy until they are asked.
+    /// Creates a rotation in which all servers count as healthy until they are checked.
     pub(super) fn new(count: usize, failover: Duration) -> Self {
         let member = Member { said: Health::Active, ready: true, inside: true, since: Instant::now(), contrary: 0 };
         Self { failover, members: vec![member; count] }
@@ -54,7 +54,7 @@ impl Rotation {
         &self.members
     }
 
-    /// Notes what a server has answered.
+    /// Records the result of a health check.
     pub(super) fn observe(&mut self, place: usize, said: Health, now: Instant) {
         let Some(member) = self.members.get_mut(place) else { return };
         let healthy = said == Health::Active;
@@ -65,8 +65,8 @@ impl Rotation {
         }
     }
 
-    /// Decides after the first answers. A server that is not ready is outside from the beginning, if another is ready:
-    /// a standby must not make clients wait whenever this process starts.
+    /// Decides after the first health checks. A server that is not ready starts outside if another is ready, so that a
+    /// standby does not make clients wait whenever this process starts.
     pub(super) fn begin(&mut self, now: Instant) -> Vec<Moved> {
         let none = !self.members.iter().any(|member| member.ready);
         for member in &mut self.members {
@@ -76,7 +76,7 @@ impl Rotation {
         outside.map(|(place, _)| Moved { place, inside: false }).collect()
     }
 
-    /// Moves the servers whose time has come; those that return first.
+    /// Moves the servers that are due. Those that return move first.
     pub(super) fn advance(&mut self, now: Instant) -> Vec<Moved> {
         let mut moved = Vec::new();
         for inside in [true, false] {
@@ -112,7 +112,7 @@ mod tests {
         (0..IN_A_ROW).for_each(|_| rotation.observe(place, said, now));
     }
 
-    /// What moves, at second after second, when servers are found so at these seconds: `(second, place, ready)`.
+    /// Returns all moves, second by second, given health changes at these seconds: `(second, place, ready)`.
     fn moves(count: usize, found: &[(u64, usize, bool)], until: u64) -> Vec<(u64, usize, bool)> {
         let start = Instant::now();
         let (mut rotation, _) = rotation(&vec![true; count], start);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_alone_changes_nothing() {
+    fn a_single_health_check_changes_nothing() {
         let now = Instant::now();
         let (mut rotation, _) = rotation(&[true, true], now);
         let mut ready_after = |said| {
@@ -158,17 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn where_no_other_is_ready_nothing_moves() {
+    fn nothing_moves_if_no_other_server_is_ready() {
         assert_eq!(moves(1, &[(0, 0, false)], 100), []);
         assert_eq!(moves(2, &[(10, 0, false), (20, 1, false)], 200), []);
         let outage = [(10, 0, false), (10, 1, false), (150, 1, true)];
         assert_eq!(moves(2, &outage, 200), [(180, 0, false)]);
-        // Who is the first to find the database again does not take the shapes of the others.
+        // The first server to recover does not take the shapes of the others.
         assert_eq!(moves(2, &[outage.as_slice(), &[(179, 0, true)]].concat(), 300), []);
     }
 
     #[test]
-    fn the_last_one_inside_makes_room_for_one_that_has_returned() {
+    fn the_last_server_in_rotation_leaves_when_another_has_returned() {
         let found = [(0, 0, false), (40, 1, false), (50, 0, true)];
         assert_eq!(moves(2, &found, 200), [(30, 0, false), (80, 0, true), (80, 1, false)]);
     }

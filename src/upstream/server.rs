@@ -1,4 +1,4 @@
-//! One server of Electric as a peer on the network.
+//! Connects to one Electric server.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::settings::{ServerUrl, UpstreamSettings};
 use crate::fault::Fault;
 use crate::secret::Secret;
 
-/// A server of Electric, and the addresses of its host.
+/// An Electric server, and the addresses of its host.
 pub(crate) struct UpstreamServer {
     url: ServerUrl,
     config: Arc<UpstreamSettings>,
@@ -28,17 +28,17 @@ pub(crate) struct UpstreamServer {
     pub(super) secret: SecretInUse,
 }
 
-/// Which certificate authorities may vouch for a server.
+/// The certificate authorities that are trusted for a server.
 #[derive(Clone, Default)]
 pub(super) struct Trust {
     /// Those of `upstream.ca`; `None` for those of the system.
     ca: Option<Arc<CaType>>,
-    /// Keeps connections apart that were checked against different authorities: the pool does not look at `ca`.
+    /// Separates pooled connections that were verified against different authorities, because the pool ignores `ca`.
     group: u64,
 }
 
 impl Trust {
-    /// The authorities of an upstream.
+    /// Returns the trusted authorities of an upstream.
     pub(super) fn of(upstream: &UpstreamSettings) -> Self {
         let Some(ca) = &upstream.ca else { return Self::default() };
         let certificates = ca.certificates.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509));
@@ -49,7 +49,7 @@ impl Trust {
 }
 
 impl UpstreamServer {
-    /// Returns a server of this upstream. Its name is looked up with the first request.
+    /// Creates a server of this upstream. Its name is resolved at the first request.
     pub(super) fn new(url: ServerUrl, config: Arc<UpstreamSettings>, trust: Trust, connector: Arc<Connector>) -> Self {
         Self { addresses: Addresses::of(&url), url, config, trust, connector, secret: SecretInUse::default() }
     }
@@ -65,17 +65,17 @@ impl UpstreamServer {
         connected.map(|(session, _)| session).map_err(|error| Fault::of_upstream(&error))
     }
 
-    /// The place of the secret to try first.
+    /// Returns the place of the secret to try first.
     pub(crate) fn secret_in_use(&self) -> usize {
         self.secret.place()
     }
 
-    /// The secret at `place`; `None` if the upstream has none.
+    /// Returns the secret at `place`; `None` if the upstream has none.
     pub(crate) fn secret(&self, place: usize) -> Option<&Secret> {
         secrets::secret(place, &self.config)
     }
 
-    /// The place of the secret to try if the one at `place` is refused; `None` if there is no other.
+    /// Returns the place of the secret to try if the one at `place` is refused; `None` if there is no other.
     pub(crate) fn other_secret(&self, place: usize) -> Option<usize> {
         SecretInUse::other(place, &self.config)
     }
@@ -85,12 +85,12 @@ impl UpstreamServer {
         self.secret.take(place, status)
     }
 
-    /// The configuration key of the secret at `place`, for logs.
+    /// Returns the configuration key of the secret at `place`, for logs.
     pub(crate) fn secret_key(place: usize) -> &'static str {
         SecretInUse::key(place)
     }
 
-    /// Notes that `failed` refuses connections. Returns whether there is another address to try after `attempts`.
+    /// Records that `failed` refuses connections. Returns whether there is another address to try after `attempts`.
     pub(crate) fn move_on(&self, failed: &HttpPeer, attempts: usize) -> bool {
         self.addresses.move_on(failed.address().as_inet().copied(), attempts)
     }
@@ -98,10 +98,10 @@ impl UpstreamServer {
     /// Returns the peer for a connection.
     ///
     /// # Errors
-    /// The host name cannot be looked up, and never could.
+    /// If the host name cannot be resolved and never could.
     pub(crate) async fn peer(&self) -> Result<HttpPeer, Fault> {
         let address = self.addresses.choose().await?;
-        // Given an address, `new` looks nothing up; given a name, it would block, and panic if there is none.
+        // `new` resolves names itself, which would block, and panics if there is no address. So it gets an address.
         let mut peer = HttpPeer::new(address, self.url.tls, self.url.host.clone());
         peer.group_key = self.trust.group;
         peer.options.ca.clone_from(&self.trust.ca);
@@ -114,5 +114,5 @@ impl UpstreamServer {
     }
 }
 
-/// An Electric that does not read for this long is down.
+/// The timeout of a write. An Electric server that does not read for this long is down.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);

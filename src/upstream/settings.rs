@@ -1,4 +1,4 @@
-//! What the configuration says of an Electric: `[upstream]` and `[upstreams.NAME]`.
+//! The settings of an Electric service: `[upstream]` and `[upstreams.NAME]`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,64 +9,65 @@ use url::Url;
 
 use crate::secret::Secret;
 
-/// One Electric: a server, or several on the same database. Equal where nothing is different, the certificates of `ca`
-/// included.
+/// One Electric service: one server, or several on the same database. Two settings are equal only if everything is,
+/// including the certificates of `ca`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Its servers; never empty, and no two at one host and port.
+    /// Its servers; never empty, and no two with the same host and port.
     pub servers: Vec<ServerUrl>,
     /// Electric's API secret; `None` only with `danger_no_secret`.
     pub secret: Option<Secret>,
-    /// The other secret while Electric's is being replaced; tried where Electric refuses the one in use.
+    /// The second secret during a rotation; tried if Electric refuses the one in use.
     pub secret_next: Option<Secret>,
-    /// Electric Cloud's source.
+    /// The Electric Cloud source.
     pub source_id: Option<String>,
-    /// What is trusted for TLS instead of the system's certificates.
+    /// The certificates trusted for TLS instead of the system's.
     pub ca: Option<Ca>,
-    /// How long a connection may take to open.
+    /// The timeout for opening a connection; 100 ms to 1 min.
     pub connect_timeout: Duration,
-    /// How long Electric may be silent; above 21 s, its longest silence (docs/electric.md, "Long polls").
+    /// How long Electric may be silent, 22 s to 5 min. Its longest silence is 21 s (docs/electric.md, "Long polls").
     pub read_timeout: Duration,
-    /// How long a connection is kept unused; below 60 s, when Electric closes it (docs/electric.md, "Connections").
+    /// How long an idle connection is kept, 1 s to 59 s; Electric closes it after 60 s
+    /// (docs/electric.md, "Connections").
     pub idle_timeout: Duration,
-    /// Connections kept for reuse.
+    /// The maximum number of idle connections kept for reuse.
     pub pool: usize,
-    /// How often each of several servers is asked for its health.
+    /// The time between health checks of each server, if there are several; 100 ms to 1 min.
     pub health_interval: Duration,
-    /// How long one of several servers must be unready before its shapes go to another one, and ready again before
-    /// they come back.
+    /// How long one of several servers must be unhealthy before its shapes move to another, and healthy again before
+    /// they return; at most 10 min.
     pub failover: Duration,
 }
 
 impl UpstreamSettings {
-    /// The secrets it may take, the usual one first; none with `danger_no_secret`.
+    /// Returns the secrets to try, the usual one first; none with `danger_no_secret`.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.secret.iter().chain(&self.secret_next)
     }
 }
 
-/// Certificates of one's own, each of which can be trusted.
+/// The certificates of `ca`, each usable as a trust anchor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ca {
-    /// Their file, PEM.
+    /// The PEM file.
     pub path: PathBuf,
-    /// What it held when it was read.
+    /// The certificates in the file when it was read.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Where one server listens; shown as scheme, host and port.
+/// The URL of one server; displayed as scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     /// Host name or address, without brackets for IPv6.
     pub host: String,
-    /// Port; 80 or 443 where the URL names none.
+    /// Port; 80 or 443 if the URL names none.
     pub port: u16,
     /// Whether the URL is `https`.
     pub tls: bool,
 }
 
 impl ServerUrl {
-    /// Of a URL that has scheme, host and port and nothing else; `None` for others.
+    /// Converts a URL that has only scheme, host and port; `None` for others.
     pub(crate) fn of(url: &Url) -> Option<Self> {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
@@ -76,7 +77,7 @@ impl ServerUrl {
         Some(Self { host, port: url.port_or_known_default()?, tls: url.scheme() == "https" })
     }
 
-    /// Host and port as a URL and a `Host` header write them.
+    /// Returns host and port as written in a URL and a `Host` header.
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

@@ -71,7 +71,7 @@ async fn check_probes_electric() {
     assert_eq!(gate.electric.request_count(), 2);
     let lacking = output(&["check", "--config", path, "--probe"]).await;
     assert_eq!(lacking.status.code(), Some(1));
-    assert!(text(&lacking.stdout).contains("tasks: not asked"), "{}", text(&lacking.stdout));
+    assert!(text(&lacking.stdout).contains("tasks: not probed"), "{}", text(&lacking.stdout));
     let wrong = std::fs::read_to_string(path).unwrap().replace("\"organization_id\"", "\"organisation\"");
     std::fs::write(path, wrong).unwrap();
     let refused = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
@@ -149,7 +149,7 @@ async fn explain_says_what_and_why() {
     let allowed = output(&["explain", "--config", open.to_str().unwrap(), "--token", &token, &narrowed]).await;
     let words = text(&allowed.stdout);
     let subset = r#"POST {"subset":{"limit":2,"order_by":"\"title\" ASC"}}"#;
-    for part in ["client:   its own where", subset, "not shared", "decision: allow"] {
+    for part in ["client:   its where", subset, "not shared", "decision: allow"] {
         assert!(words.contains(part), "{part}: {words}");
     }
     for (url, token, why) in [
@@ -157,7 +157,7 @@ async fn explain_says_what_and_why() {
         ("/v1/shape?table=secrets&offset=-1", &token, "shape_not_found"),
         ("/v1/shape?table=tasks&organizationId=org_1&offset=-1&where=true", &token, "reserved"),
         ("/other", &token, "not_found"),
-        ("/v1/shape?table=tasks&offset=-1", "a.b.c", "the token is refused"),
+        ("/v1/shape?table=tasks&offset=-1", "a.b.c", "the token is rejected"),
     ] {
         let denied = output(&["explain", "--config", path, "--token", token, url]).await;
         assert_eq!(denied.status.code(), Some(1));
@@ -261,7 +261,7 @@ async fn more_connections_than_files_are_told_at_the_start() {
         command.envs(program.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
         let log = text(&command.output().await.unwrap().stderr);
         assert!(log.contains("cannot listen on"), "{log}");
-        assert_eq!(log.contains("fewer files may be open than `limits` lets in"), warned, "{log}");
+        assert_eq!(log.contains("the open file limit is lower than `limits` may need"), warned, "{log}");
     }
 }
 

@@ -257,7 +257,7 @@ async fn the_file_that_is_now_at_its_path_is_started() {
     std::fs::remove_file(&program).unwrap();
     service.signal(Signal::USR2);
     let failed = service.line("upgrade failed").await;
-    assert!(failed["message"].as_str().unwrap().contains("cannot be started"), "{failed}");
+    assert!(failed["message"].as_str().unwrap().contains("cannot start the new process"), "{failed}");
     symlink(env!("CARGO_BIN_EXE_shapegate"), &program).unwrap();
     service.upgrade().await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
@@ -361,7 +361,7 @@ async fn drain_bounds_the_end() {
     let mut service = Service::start(&around.config("drain = \"1s\"")).await;
     let mut waiting = waiting(&around, &service.url).await;
     service.signal(Signal::TERM);
-    service.line("drain: requests in flight were cut").await;
+    service.line("drain timed out: requests in flight were aborted").await;
     assert!(waiting.answer(false).await.is_none());
     assert_eq!(service.ended().await.code(), Some(0));
 }

@@ -135,7 +135,7 @@ async fn a_server_that_is_not_ready_keeps_its_shapes_and_their_clients_wait() {
         assert_eq!(gate.get(&tasks(well, &format!("offset=-1&cache-buster={readiness:?}")), &token).await.status, 200);
         let ready = gate.admin("/readyz").await;
         assert_eq!((ready.status.as_u16(), &ready.json()["ready"]), (200, &json!(true)));
-        assert_eq!(ready.json()["degraded"][0], format!("Electric default ({}): /v1/health says 202", sick.url()));
+        assert_eq!(ready.json()["degraded"][0], format!("Electric default ({}): /v1/health returns 202", sick.url()));
         sick.set_ready(true);
         until_server(&gate, "shapegate_upstream_active", &sick.url(), 1.0).await;
         // The handle is good as before: nobody loads the shape again.
@@ -354,7 +354,7 @@ async fn one_tenant_s_dead_database_keeps_nobody_else_away() {
     tenants.gate.until_metric("shapegate_ready", 1.0).await;
     let ready = tenants.gate.admin("/readyz").await;
     assert_eq!((ready.status.as_u16(), ready.json()["missing"].clone()), (200, json!([])));
-    assert_eq!(ready.json()["degraded"], json!([format!("Electric acme-db ({url}): cannot be reached")]));
+    assert_eq!(ready.json()["degraded"], json!([format!("Electric acme-db ({url}): is unreachable")]));
     let metric =
         |upstream: &str, url: &str| format!("shapegate_upstream_active{{server=\"{url}\",upstream=\"{upstream}\"}}");
     assert_eq!(tenants.gate.metric(&metric("acme-db", &url)).await, 0.0);
@@ -457,7 +457,7 @@ async fn electric_behind_tls_is_trusted_by_its_own_ca_and_no_other() {
             assert_eq!(gate.get(&tasks(1, "offset=-1&cache-buster=1"), &token).await.status, 200);
         } else {
             assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
-            assert_eq!(ready.json()["missing"], json!(["Electric: cannot be reached"]));
+            assert_eq!(ready.json()["missing"], json!(["Electric: is unreachable"]));
         }
     }
     assert_eq!(electric.request_count(), 2);

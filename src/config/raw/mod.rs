@@ -1,7 +1,7 @@
-//! The file as it is written: tables and values that know their line and gather every error.
+//! Represents the file as written: tables and values that know their line and collect every error.
 //!
-//! Nothing here knows a key by name. Reading goes on after an error: a method that records one answers `None` or the
-//! default, and [`Document::finish`] lets nothing out of a file that had any.
+//! Nothing here knows a key by name. Reading continues after an error: the method that records it returns `None` or the
+//! default, and [`Document::finish`] returns an error if any was recorded.
 
 mod section;
 mod units;
@@ -19,7 +19,7 @@ pub(super) use value::Value;
 
 use super::error::{ConfigError, ConfigErrors};
 
-/// One file, and the errors and warnings found in it so far.
+/// One file, with the errors and warnings found in it so far.
 pub(super) struct Document<'a> {
     text: &'a str,
     file: &'a Path,
@@ -28,12 +28,12 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// A file without errors so far.
+    /// Creates a document without errors.
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
         Self { text, file, errors: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()) }
     }
 
-    /// The root table; where the text is not TOML, an error for each line that is at fault.
+    /// Parses the root table. If the text is not valid TOML, records an error for each faulty line.
     pub(super) fn table(&self) -> Option<DeTable<'a>> {
         let (table, faults) = DeTable::parse_recoverable(self.text);
         let mut last = None;
@@ -41,14 +41,14 @@ impl<'a> Document<'a> {
             let at = fault.span().map_or(0, |span| span.start);
             let line = self.line(at);
             if last.replace(line) != Some(line) {
-                // The fault's `Display` would quote the line, and the line may hold a secret.
+                // Not the fault's `Display`: it quotes the line, which may contain a secret.
                 self.error(at, "", format!("not TOML: {}", fault.message()));
             }
         }
         faults.is_empty().then(|| Spanned::into_inner(table))
     }
 
-    /// What came of the file, if it had no error.
+    /// Returns `outcome` if no error was recorded.
     pub(super) fn finish<T>(self, outcome: Option<T>) -> Result<T, ConfigErrors> {
         let errors = self.errors.into_inner();
         match outcome {
@@ -57,19 +57,19 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The warnings so far, sorted by line.
+    /// Returns the warnings so far, sorted by line.
     pub(super) fn warnings(&self) -> Vec<ConfigError> {
         let mut warnings = self.warnings.borrow().clone();
         warnings.sort_by_key(|warning| warning.line);
         warnings
     }
 
-    /// Records an error at a byte of the text.
+    /// Records an error at a byte offset of the text.
     fn error(&self, at: usize, key: &str, message: impl Into<String>) {
         self.errors.borrow_mut().push(self.finding(at, key, message.into()));
     }
 
-    /// Records at a byte of the text what does not keep the file from being used.
+    /// Records a warning at a byte offset of the text. Warnings do not prevent the file's use.
     fn warning(&self, at: usize, key: &str, message: impl Into<String>) {
         self.warnings.borrow_mut().push(self.finding(at, key, message.into()));
     }
@@ -78,13 +78,13 @@ impl<'a> Document<'a> {
         ConfigError { file: self.file.to_owned(), line: Some(self.line(at)), key: key.to_owned(), message }
     }
 
-    /// The line, from 1, of a byte of the text.
+    /// Returns the line, counted from 1, of a byte offset.
     fn line(&self, at: usize) -> usize {
         let before = self.text.as_bytes().iter().take(at);
         1 + before.filter(|byte| **byte == b'\n').count()
     }
 
-    /// A path of the file: one that is relative starts at the file's folder.
+    /// Resolves a relative path against the folder of the file.
     fn path(&self, path: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
     }

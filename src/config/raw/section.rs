@@ -1,4 +1,4 @@
-//! A table of the file, read key by key; what was never asked for is an error.
+//! Reads a table key by key and reports keys that were never asked for.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Bounds, Document, Value};
 
-/// A table. Dropping it records every key that was not asked for, so ask for all of them before an early return.
+/// A table. Dropping it records an error for every key that was not asked for, so ask for all keys before an early
+/// return.
 pub(in crate::config) struct Section<'a> {
     document: &'a Document<'a>,
-    /// As in `issuer[0].jwks`; empty for the root.
+    /// The path of the table, as in `issuer[0].jwks`; empty for the root.
     name: String,
-    /// The byte where its header or its key begins.
+    /// The byte offset of its header or key.
     at: usize,
-    /// `None` for a table that is not in the file: each of its keys is absent.
+    /// `None` if the table is not in the file: all its keys are then absent.
     table: Option<&'a DeTable<'a>>,
     asked: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
-    /// The whole file.
+    /// Returns the root table of the file.
     pub(in crate::config) fn root(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
         Self::new(document, String::new(), 0, Some(table))
     }
@@ -33,14 +34,14 @@ impl<'a> Section<'a> {
         Self { document, name, at, table, asked: Vec::new() }
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub(in crate::config) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.asked.push(key);
         let (_, value) = self.table?.get_key_value(key)?;
         Some(Value::new(self.document, self.path(key), self.position(key), value.get_ref()))
     }
 
-    /// The value of a key that must be there; `remedy` says what to write.
+    /// Returns the value of a required key; `remedy` says what to write if it is missing.
     pub(in crate::config) fn required(&mut self, key: &'static str, remedy: &str) -> Option<Value<'a>> {
         let value = self.value(key);
         if value.is_none() {
@@ -49,13 +50,13 @@ impl<'a> Section<'a> {
         value
     }
 
-    /// A table that may be left out: then all its keys are absent.
+    /// Returns an optional table. If it is missing, all its keys are absent.
     pub(in crate::config) fn section(&mut self, key: &'static str) -> Self {
         let section = self.value(key).and_then(Value::section);
         section.unwrap_or_else(|| Self::new(self.document, self.path(key), self.at, None))
     }
 
-    /// The tables of `[[key]]`, in the order of the file.
+    /// Returns the tables of `[[key]]`, in the order of the file.
     pub(in crate::config) fn sections(&mut self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else {
             return Vec::new();
@@ -67,17 +68,17 @@ impl<'a> Section<'a> {
         value.elements().into_iter().filter_map(Value::section).collect()
     }
 
-    /// A switch.
+    /// Reads `true` or `false`.
     pub(in crate::config) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         self.value(key).and_then(|value| value.boolean()).unwrap_or(default)
     }
 
-    /// A number.
+    /// Reads a whole number within `bounds`.
     pub(in crate::config) fn integer(&mut self, key: &'static str, default: usize, bounds: Bounds<usize>) -> usize {
         self.value(key).and_then(|value| value.integer(bounds)).unwrap_or(default)
     }
 
-    /// A length of time.
+    /// Reads a duration within `bounds`.
     pub(in crate::config) fn duration(
         &mut self,
         key: &'static str,
@@ -87,32 +88,32 @@ impl<'a> Section<'a> {
         self.value(key).and_then(|value| value.duration(bounds)).unwrap_or(default)
     }
 
-    /// A number of bytes.
+    /// Reads a size in bytes within `bounds`.
     pub(in crate::config) fn size(&mut self, key: &'static str, default: usize, bounds: Bounds<usize>) -> usize {
         self.value(key).and_then(|value| value.size(bounds)).unwrap_or(default)
     }
 
-    /// One of a few words, each with its meaning.
+    /// Reads one of a few words and returns its meaning.
     pub(in crate::config) fn choice<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
         self.value(key).and_then(|value| value.choice(words)).unwrap_or(default)
     }
 
-    /// Whether the key is in the file; does not count as asking for it.
+    /// Returns whether the key is in the file. This does not count as asking for it.
     pub(in crate::config) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Records what is wrong with a key, on its line; on the section's where the key is absent.
+    /// Records an error at a key's line, or at the section's line if the key is absent.
     pub(in crate::config) fn error(&self, key: &str, message: impl Into<String>) {
         self.document.error(self.position(key), &self.path(key), message);
     }
 
-    /// Records what can be better about a key, on its line.
+    /// Records a warning at a key's line, or at the section's line if the key is absent.
     pub(in crate::config) fn warning(&self, key: &str, message: impl Into<String>) {
         self.document.warning(self.position(key), &self.path(key), message);
     }
 
-    /// Records what is wrong with the section as a whole.
+    /// Records an error about the whole section.
     pub(in crate::config) fn error_here(&self, message: impl Into<String>) {
         self.document.error(self.at, &self.name, message);
     }
@@ -132,7 +133,7 @@ impl<'a> Section<'a> {
             Some((steps, known)) if steps <= 2 && 2 * steps <= known.len() => {
                 format!("unknown key; did you mean `{known}`?")
             }
-            _ => format!("unknown key; known here are {}", self.asked.join(", ")),
+            _ => format!("unknown key; known keys are {}", self.asked.join(", ")),
         }
     }
 }
@@ -148,7 +149,7 @@ impl Drop for Section<'_> {
     }
 }
 
-/// How many characters must be put in, left out or replaced to turn one word into the other (Levenshtein).
+/// Computes the Levenshtein distance: how many characters to insert, delete or replace to turn one word into the other.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -168,7 +169,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distances() {
+    fn the_edit_distance_is_symmetric() {
         for (a, b, steps) in [("where", "where", 0), ("where", "were", 1), ("url", "urls", 1), ("", "abc", 3)] {
             assert_eq!((distance(a, b), distance(b, a)), (steps, steps), "{a} {b}");
         }

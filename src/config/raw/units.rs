@@ -1,4 +1,4 @@
-//! Lengths of time and sizes, always with a unit, and the bounds they must keep.
+//! Parses durations and sizes, which always have a unit, and checks their bounds.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ pub(in crate::config) const MIB: usize = 1024 * KIB;
 const UNITS: [(&str, usize); 7] =
     [("B", 1), ("KB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("KiB", KIB), ("MiB", MIB), ("GiB", 1024 * MIB)];
 
-/// The least and the most a value may be, both included.
+/// The smallest and largest allowed value, both inclusive.
 #[derive(Clone, Copy)]
 pub(in crate::config) struct Bounds<T> {
     pub(super) least: T,
     pub(super) most: T,
-    /// Empty, or why, as the end of the error: ` (Electric is silent for up to 21 s)`.
+    /// Why the bounds are what they are, as the end of the error message: ` (Electric is silent for up to 21 s)`. May
+    /// be empty.
     pub(super) reason: &'static str,
 }
 
@@ -24,19 +25,19 @@ impl<T: Copy> Bounds<T> {
         Self { least, most, reason: "" }
     }
 
-    /// The same bounds; errors end with `reason`.
+    /// Returns the same bounds with a `reason` that ends their error messages.
     pub(in crate::config) const fn because(self, reason: &'static str) -> Self {
         Self { reason, ..self }
     }
 }
 
-/// `25s`, `500ms`, `1m30s`; a number alone is refused, 0 too.
+/// Parses `25s`, `500ms` or `1m30s`. A number without a unit is rejected, even 0.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
     humantime::parse_duration(text).ok().filter(|_| unit)
 }
 
-/// `512B`, `8KiB`, `1MB`: a whole number and a unit, exact in case.
+/// Parses `512B`, `8KiB` or `1MB`: a whole number and a case-sensitive unit.
 pub(super) fn parse_size(text: &str) -> Option<usize> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -44,13 +45,13 @@ pub(super) fn parse_size(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(factor)
 }
 
-/// In the largest unit that divides it, as it would be written.
+/// Formats the value in the largest unit that divides it, as a user would write it.
 pub(super) fn show_duration(duration: Duration) -> String {
     const MILLIS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     if duration.is_zero() { "0s".to_owned() } else { show(duration.as_millis(), &MILLIS) }
 }
 
-/// In the largest unit that divides it, as it would be written.
+/// Formats the value in the largest unit that divides it, as a user would write it.
 pub(super) fn show_size(size: usize) -> String {
     if size == 0 {
         "0B".to_owned()
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_carry_a_unit() {
+    fn durations_need_a_unit() {
         for (text, millis) in [("500ms", 500), ("25s", 25_000), ("1m30s", 90_000), ("1m 30s", 90_000), ("0s", 0)] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_carry_a_unit() {
+    fn sizes_need_a_unit() {
         for (text, bytes) in [("0B", 0), ("512B", 512), ("8KiB", 8192), ("8 KiB", 8192), ("1MB", 1_000_000)] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_shown_as_they_are_written() {
+    fn values_are_shown_as_a_user_writes_them() {
         for text in ["0s", "100ms", "59s", "5m", "1h", "365d"] {
             assert_eq!(parse_duration(text).map(show_duration).as_deref(), Some(text));
         }

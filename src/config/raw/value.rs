@@ -1,4 +1,4 @@
-//! One value of the file, and what it may be read as.
+//! Reads one value of the file as text, number, duration, path and so on.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use toml::de::{DeString, DeValue};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{Bounds, Document, Section};
 
-/// A value and the key it stands at. A reader that answers `None` has recorded the error.
+/// A value and its key. A method that returns `None` has recorded the error.
 pub(in crate::config) struct Value<'a> {
     document: &'a Document<'a>,
     key: String,
-    /// The byte where its key begins, or itself in a list.
+    /// The byte offset of its key; in a list, of the value itself.
     at: usize,
     raw: &'a DeValue<'a>,
 }
@@ -23,32 +23,32 @@ impl<'a> Value<'a> {
         Self { document, key, at, raw }
     }
 
-    /// The value as the parser left it.
+    /// Returns the parsed TOML value.
     pub(in crate::config) const fn raw(&self) -> &'a DeValue<'a> {
         self.raw
     }
 
-    /// The line it stands on, from 1.
+    /// Returns its line, counted from 1.
     pub(in crate::config) fn line(&self) -> usize {
         self.document.line(self.at)
     }
 
-    /// Records what is wrong with this value. Never show the value of a key that may hold a secret.
+    /// Records an error about this value. The message must not show the value if the key may hold a secret.
     pub(in crate::config) fn error(&self, message: impl Into<String>) {
         self.document.error(self.at, &self.key, message);
     }
 
-    /// Records what can be better about this value.
+    /// Records a warning about this value.
     pub(in crate::config) fn warning(&self, message: impl Into<String>) {
         self.document.warning(self.at, &self.key, message);
     }
 
-    /// A string that is not blank.
+    /// Reads a string that is not blank.
     pub(in crate::config) fn text(&self) -> Option<&'a str> {
         self.text_or("write a value")
     }
 
-    /// A string that is not blank; `remedy` says what to write instead of a blank one.
+    /// Reads a string that is not blank; `remedy` says what to write if it is.
     pub(in crate::config) fn text_or(&self, remedy: &str) -> Option<&'a str> {
         let DeValue::String(text) = self.raw else {
             return self.mistyped("a string");
@@ -60,7 +60,7 @@ impl<'a> Value<'a> {
         Some(text)
     }
 
-    /// One string or a list of them, not empty: each as a value of its own.
+    /// Reads one string or a non-empty list of strings, each as a separate value.
     pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
         let values = match self.raw {
             DeValue::String(_) => vec![Self::new(self.document, self.key.clone(), self.at, self.raw)],
@@ -74,13 +74,13 @@ impl<'a> Value<'a> {
         Some(values)
     }
 
-    /// One string or a list of them, not empty, none blank.
+    /// Reads one string or a non-empty list of strings, none of them blank.
     pub(in crate::config) fn texts(&self) -> Option<Vec<String>> {
         let texts: Vec<_> = self.list()?.iter().map(|value| value.text().map(str::to_owned)).collect();
         texts.into_iter().collect()
     }
 
-    /// The members of a list; none where it is no list.
+    /// Returns the elements of a list; empty if the value is not a list.
     pub(super) fn elements(&self) -> Vec<Self> {
         let elements = self.raw.as_array().into_iter().flatten().enumerate();
         let value = |(index, element): (usize, &'a Spanned<DeValue<'a>>)| {
@@ -89,7 +89,7 @@ impl<'a> Value<'a> {
         elements.map(value).collect()
     }
 
-    /// The names and values of a table whose names are the file's own, each as a value at its name.
+    /// Reads a table whose keys are chosen by the user; each value is located at its key.
     pub(in crate::config) fn entries(&self) -> Option<Vec<(&'a str, Self)>> {
         let DeValue::Table(table) = self.raw else {
             return self.mistyped("a table");
@@ -101,7 +101,7 @@ impl<'a> Value<'a> {
         Some(table.iter().map(entry).collect())
     }
 
-    /// A table.
+    /// Reads a table.
     pub(in crate::config) fn section(self) -> Option<Section<'a>> {
         let DeValue::Table(table) = self.raw else {
             return self.mistyped("a table");
@@ -109,7 +109,7 @@ impl<'a> Value<'a> {
         Some(Section::new(self.document, self.key, self.at, Some(table)))
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(in crate::config) fn boolean(&self) -> Option<bool> {
         let DeValue::Boolean(value) = self.raw else {
             return self.mistyped("true or false");
@@ -117,52 +117,52 @@ impl<'a> Value<'a> {
         Some(*value)
     }
 
-    /// A path; a relative one starts at the folder of the configuration file.
+    /// Reads a path. A relative path is resolved against the folder of the configuration file.
     pub(in crate::config) fn path(&self) -> Option<PathBuf> {
         Some(self.document.path(self.text()?))
     }
 
-    /// A whole number within bounds.
+    /// Reads a whole number within `bounds`.
     pub(in crate::config) fn integer(&self, bounds: Bounds<usize>) -> Option<usize> {
         let DeValue::Integer(integer) = self.raw else {
             return self.mistyped("a whole number");
         };
-        // What does not fit, a negative number too, is out of any bounds.
+        // A number that does not fit in `usize`, or is negative, is outside any bounds.
         let number = usize::from_str_radix(integer.as_str(), integer.radix()).ok();
         self.within(number, bounds, |number| number.to_string())
     }
 
-    /// A length of time within bounds.
+    /// Reads a duration within `bounds`.
     pub(in crate::config) fn duration(&self, bounds: Bounds<Duration>) -> Option<Duration> {
         let DeValue::String(text) = self.raw else {
-            return self.mistyped(r#"a time with its unit, as in "25s""#);
+            return self.mistyped(r#"a duration with its unit, as in "25s""#);
         };
         let Some(duration) = parse_duration(text) else {
-            self.error(r#"no length of time: write a number and its unit, as in "500ms", "25s", "1m30s" or "2h""#);
+            self.error(r#"not a duration: write a number and its unit, as in "500ms", "25s", "1m30s" or "2h""#);
             return None;
         };
         self.within(Some(duration), bounds, show_duration)
     }
 
-    /// A number of bytes within bounds.
+    /// Reads a size in bytes within `bounds`.
     pub(in crate::config) fn size(&self, bounds: Bounds<usize>) -> Option<usize> {
         let DeValue::String(text) = self.raw else {
             return self.mistyped(r#"a size with its unit, as in "8KiB""#);
         };
         let Some(size) = parse_size(text) else {
-            self.error(r#"no size: write a whole number and its unit, as in "512B", "8KiB", "1MB" or "256MiB""#);
+            self.error(r#"not a size: write a whole number and its unit, as in "512B", "8KiB", "1MB" or "256MiB""#);
             return None;
         };
         self.within(Some(size), bounds, show_size)
     }
 
-    /// The meaning of one of a few words.
+    /// Reads one of a few words and returns its meaning.
     pub(in crate::config) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         let meaning = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
         if meaning.is_none() {
             let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            self.error(format!("unknown word {text:?}: write {}", known.join(" or ")));
+            self.error(format!("unknown value {text:?}: write {}", known.join(" or ")));
         }
         meaning
     }

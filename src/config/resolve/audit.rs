@@ -1,10 +1,10 @@
-//! `[audit]`.
+//! Resolves `[audit]`.
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::telemetry::{AuditSettings, AuditTarget};
 
-/// `None` where neither target is named: an audit log is asked for.
+/// Resolves `[audit]`; `None` if it names no target, which disables the audit log.
 pub(super) fn audit(mut section: Section<'_>) -> Option<AuditSettings> {
     let path = section.value("path");
     let stderr = section.boolean("stderr", false);
@@ -12,7 +12,7 @@ pub(super) fn audit(mut section: Section<'_>) -> Option<AuditSettings> {
     let sessions = section.integer("sessions", 100_000, Bounds::new(1, 10_000_000));
     let target = match (path.as_ref().map(Value::path), stderr) {
         (Some(_), true) => {
-            section.error("stderr", "contradicts `path`: name one of the two");
+            section.error("stderr", "contradicts `path`: write one of the two");
             return None;
         }
         (Some(path), false) => AuditTarget::File(path?),

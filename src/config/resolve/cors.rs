@@ -1,4 +1,4 @@
-//! `[cors]`.
+//! Resolves `[cors]`.
 
 use url::Url;
 
@@ -11,7 +11,7 @@ pub(super) fn cors(mut section: Section<'_>) -> Option<CorsSettings> {
     let credentials = section.boolean("credentials", false);
     let max_age = section.duration("max_age", hours(2), Bounds::new(secs(0), hours(24)));
     if credentials && matches!(origins, Some(Origins::Any)) {
-        section.error("credentials", r#"needs a list of `origins`: browsers refuse credentials with "*""#);
+        section.error("credentials", r#"needs a list of `origins`: browsers reject credentials with "*""#);
     }
     Some(CorsSettings { origins: origins?, credentials, max_age })
 }
@@ -27,11 +27,12 @@ fn origins(value: &Value<'_>) -> Option<Origins> {
     origins.into_iter().collect::<Option<_>>().map(Origins::List)
 }
 
-/// An origin exactly as browsers write it (RFC 6454 section 6.2), since it is compared byte for byte.
+/// Parses an origin, written exactly as browsers serialize it (RFC 6454 section 6.2), because it is compared byte for
+/// byte.
 fn origin(value: &Value<'_>) -> Option<String> {
     let text = value.text()?;
     if text == "*" {
-        value.error(r#""*" allows every origin and so stands alone"#);
+        value.error(r#""*" allows every origin and must be the only entry"#);
         return None;
     }
     let exact = Url::parse(text).ok().and_then(|url| {
@@ -41,11 +42,11 @@ fn origin(value: &Value<'_>) -> Option<String> {
     match exact {
         Some(exact) if exact == text => Some(exact),
         Some(exact) => {
-            value.error(format!("browsers never send this: write {exact:?}"));
+            value.error(format!("not the form that browsers send: write {exact:?}"));
             None
         }
         None => {
-            value.error(r#"no origin: write scheme, host and port, as in "https://app.example.com""#);
+            value.error(r#"not an origin: write scheme, host and port, as in "https://app.example.com""#);
             None
         }
     }

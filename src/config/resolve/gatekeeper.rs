@@ -1,4 +1,4 @@
-//! `[gatekeeper]`.
+//! Resolves `[gatekeeper]`.
 
 use url::Url;
 
@@ -14,7 +14,7 @@ use crate::shape::SHAPE_PATH;
 
 const PATH: &str = "/gatekeeper";
 
-/// The gatekeeper and the issuer of its tokens; `None` where there is none, or one with an error.
+/// Resolves the gatekeeper and the issuer of its tokens; `None` if the section is missing or has an error.
 pub(super) fn gatekeeper(
     root: &mut Section<'_>,
     issuers: Option<&[IssuerSettings]>,
@@ -24,7 +24,7 @@ pub(super) fn gatekeeper(
     let mut section = root.value("gatekeeper")?.section()?;
     let path = section.value("path");
     let issuer = section.required("issuer", "write the `iss` of minted tokens, as in \"https://shapes.example.com\"");
-    let audience = section.required("audience", "write what `aud` of minted tokens names");
+    let audience = section.required("audience", "write the `aud` of minted tokens");
     let lifetime = section.duration("lifetime", hours(2), Bounds::new(secs(60), hours(24)));
     let public_url = section.required("public_url", "write the URL of the shape path as clients reach it");
     let key = signing_key(&mut section, issuers, environment);
@@ -48,7 +48,7 @@ pub(super) fn gatekeeper(
     Some((gatekeeper, issuer))
 }
 
-/// One of the two; at deploy time neither is there.
+/// Reads the signing key from `hs256` or `signing_key`. At deploy time neither key is available.
 fn signing_key(
     section: &mut Section<'_>,
     issuers: Option<&[IssuerSettings]>,
@@ -60,14 +60,17 @@ fn signing_key(
             let secret = secret(shared, SHARED_SECRET_BYTES, environment)?;
             let known = |issuer: &IssuerSettings| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
             if !environment.is_deploy() && issuers.is_some_and(|issuers| issuers.iter().any(known)) {
-                section.error("hs256", "is the secret of an [[issuer]] too, which could then mint: make another one");
+                section.error(
+                    "hs256",
+                    "is also the secret of an [[issuer]], which could then mint shape tokens: generate another",
+                );
                 return None;
             }
             Some(SigningKey::shared(secret))
         }
         (None, Some(file)) => pem(file, environment),
         _ => {
-            section.error_here("takes exactly one of `hs256` (a shared secret) and `signing_key` (a private key)");
+            section.error_here("needs exactly one of `hs256` (a shared secret) and `signing_key` (a private key)");
             None
         }
     }
@@ -83,7 +86,7 @@ fn pem(value: Value<'_>, environment: &Environment) -> Option<SigningKey> {
     SigningKey::from_pem(&pem).map_err(|cause| file.error(cause.to_string())).ok()
 }
 
-/// As a `path` of a [[shape]], and none of theirs below it.
+/// Reads `path`: the same syntax as the `path` of a `[[shape]]`, with no shape path below it.
 fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str> {
     let path = value.text()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
@@ -93,7 +96,7 @@ fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str
         || path.contains("//")
         || path.contains("/.")
     {
-        value.error("write /segments of letters, digits, - . _ ~, without a slash at the end");
+        value.error("write /segments of letters, digits and - . _ ~ without a slash at the end");
     } else if path == SHAPE_PATH || is_below(SHAPE_PATH, path) {
         value.error(format!("{SHAPE_PATH} is where shapes are served: choose another"));
     } else if shadows(path, policy) {
@@ -112,11 +115,11 @@ fn is_below(own: &str, path: &str) -> bool {
     own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// A name of its own: by it the verifier knows which key and which kind of token to expect.
+/// Reads `issuer`, which no `[[issuer]]` may have: the verifier selects key and token type by this name.
 fn own_name<'a>(value: &Value<'a>, issuers: Option<&[IssuerSettings]>) -> Option<&'a str> {
     let name = value.text()?;
     if issuers.is_some_and(|issuers| issuers.iter().any(|issuer| issuer.issuer == name)) {
-        value.error("is the name of an [[issuer]] too: minted tokens need one of their own");
+        value.error("is also the name of an [[issuer]]: minted tokens need a separate one");
         return None;
     }
     Some(name)
@@ -127,7 +130,9 @@ fn shape_url(value: &Value<'_>) -> Option<String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let bare = |url: &Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     if !url.as_ref().is_some_and(|url| bare(url) && url.password().is_none() && url.path().ends_with(SHAPE_PATH)) {
-        value.error(format!("no URL of a shape path: write it whole, as in \"https://sync.example.com{SHAPE_PATH}\""));
+        value.error(format!(
+            "not the URL of a shape path: write the full URL, as in \"https://sync.example.com{SHAPE_PATH}\""
+        ));
         return None;
     }
     Some(text.to_owned())

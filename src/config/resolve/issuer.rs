@@ -1,4 +1,4 @@
-//! `[[issuer]]`.
+//! Resolves `[[issuer]]`.
 
 use super::secret::secret;
 use super::{hours, jwks, secs};
@@ -8,10 +8,10 @@ use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
 use crate::shape::ShapeClaims;
 
-/// The shortest HS256 secret (RFC 7518 section 3.2: as long as the hash).
+/// The minimum size of an HS256 secret in bytes: the size of the hash (RFC 7518 section 3.2).
 pub(super) const SHARED_SECRET_BYTES: usize = 32;
 
-/// All of them; `None` where one has an error.
+/// Resolves every issuer; `None` if one has an error.
 pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<IssuerSettings>> {
     let mut seen: Vec<(&str, usize)> = Vec::new();
     let mut issuers = Vec::new();
@@ -20,7 +20,9 @@ pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> 
         let name = value.as_ref().and_then(Value::text);
         if let (Some(value), Some(name)) = (&value, name) {
             match seen.iter().find(|(other, _)| *other == name) {
-                Some((_, line)) => value.error(format!("the same issuer as on line {line}: one table for each")),
+                Some((_, line)) => {
+                    value.error(format!("the same issuer as on line {line}: write one table for each issuer"))
+                }
                 None => seen.push((name, value.line())),
             }
         }
@@ -30,7 +32,7 @@ pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> 
 }
 
 fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<IssuerSettings> {
-    let audience = section.required("audience", "write what `aud` must name; there is no default");
+    let audience = section.required("audience", "write the value that `aud` must contain; there is no default");
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
@@ -47,12 +49,13 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
     Some(IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims })
 }
 
-/// The keys and the algorithms they are for, of one kind.
+/// Reads the keys, public or shared, and the algorithms they are used with.
 fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySource, Vec<Algorithm>)> {
     let jwks = section.value("jwks");
     let shared = section.value("hs256");
     let algorithms = match &shared {
-        None => section.required("algorithms", r#"write those the issuer signs with, as in ["EdDSA", "ES256"]"#),
+        None => section
+            .required("algorithms", r#"write the algorithms that the issuer signs with, as in ["EdDSA", "ES256"]"#),
         Some(_) => section.value("algorithms"),
     };
     let listed = |symmetric| algorithms.as_ref().and_then(|value| algorithm_list(value, symmetric));
@@ -67,20 +70,22 @@ fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySour
             Some((KeySource::Shared(secret(shared, SHARED_SECRET_BYTES, environment)?), vec![Algorithm::Hs256]))
         }
         _ => {
-            section.error_here("takes exactly one of `jwks` (public keys) and `hs256` (one shared secret)");
+            section.error_here("needs exactly one of `jwks` (public keys) and `hs256` (one shared secret)");
             None
         }
     }
 }
 
-/// Algorithms without repetition, all `symmetric` or none.
+/// Reads a list of distinct algorithms: all symmetric if `symmetric`, otherwise none.
 fn algorithm_list(value: &Value<'_>, symmetric: bool) -> Option<Vec<Algorithm>> {
     let mut algorithms = Vec::new();
     let values = value.list()?;
     for value in &values {
         match value.text()?.parse::<Algorithm>() {
             Err(unknown) => value.error(unknown.to_string()),
-            Ok(algorithm) if algorithms.contains(&algorithm) => value.error(format!("{algorithm} stands here twice")),
+            Ok(algorithm) if algorithms.contains(&algorithm) => {
+                value.error(format!("{algorithm} is given more than once"))
+            }
             Ok(algorithm) if algorithm.is_symmetric() != symmetric => value.error(mismatch(algorithm)),
             Ok(algorithm) => algorithms.push(algorithm),
         }
@@ -90,13 +95,13 @@ fn algorithm_list(value: &Value<'_>, symmetric: bool) -> Option<Vec<Algorithm>> 
 
 fn mismatch(algorithm: Algorithm) -> String {
     if algorithm.is_symmetric() {
-        format!("{algorithm} takes a shared secret, not `jwks`: leave it out, or write an issuer with `hs256`")
+        format!("{algorithm} needs a shared secret, not `jwks`: remove it, or write an issuer with `hs256`")
     } else {
-        format!("{algorithm} takes public keys, not `hs256`: leave it out, or write an issuer with `jwks`")
+        format!("{algorithm} needs public keys, not `hs256`: remove it, or write an issuer with `jwks`")
     }
 }
 
-/// `typ` values as they are compared: lower case, without `application/` (RFC 7515 section 4.1.9).
+/// Normalizes `typ` values for comparison: lower case, without `application/` (RFC 7515 section 4.1.9).
 fn token_types(value: &Value<'_>) -> Option<Vec<String>> {
     let types = value.texts()?.into_iter().map(|name| name.to_ascii_lowercase());
     Some(types.map(|name| name.strip_prefix("application/").unwrap_or(&name).to_owned()).collect())

@@ -1,4 +1,4 @@
-//! `jwks` of an `[[issuer]]`: public keys from a file, from a URL, or from both.
+//! Resolves `jwks` of an `[[issuer]]`: public keys from a file, a URL or both.
 
 use url::{Host, Url};
 
@@ -9,11 +9,11 @@ use crate::auth::{KeySource, RemoteKeys};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
 
-/// Keys that mean nothing without `url`.
+/// Settings that have no effect without `url`.
 const REMOTE: [&str; 6] =
     ["refresh", "cooldown", "timeout", "max_stale", "danger_plain_http", "danger_private_address"];
 
-/// `algorithms` is `None` where they have an error of their own; the file is then not looked at.
+/// Resolves the section. `algorithms` is `None` if the list has an error; the key file is then not read.
 pub(super) fn published(
     mut section: Section<'_>,
     algorithms: Option<&[Algorithm]>,
@@ -33,7 +33,7 @@ pub(super) fn published(
 fn key_set(value: &Value<'_>, algorithms: &[Algorithm]) -> Option<KeySet> {
     let bytes = std::fs::read(value.path()?).map_err(|cause| value.error(format!("cannot be read: {cause}"))).ok()?;
     KeySet::parse(&bytes, algorithms)
-        .map_err(|cause| value.error(format!("holds no usable key set: {cause}")))
+        .map_err(|cause| value.error(format!("contains no usable key set: {cause}")))
         .map(|parsed| parsed.set)
         .ok()
 }
@@ -48,31 +48,36 @@ fn remote(section: &mut Section<'_>, url: Option<Value<'_>>) -> Option<RemoteKey
 
     let Some(url) = url else {
         for key in REMOTE.into_iter().filter(|key| section.has(key)) {
-            section.error(key, "has no meaning without `url`: leave it out");
+            section.error(key, "has no effect without `url`: remove it");
         }
         return None;
     };
     if max_stale < refresh {
-        section.error("max_stale", "is shorter than `refresh` (default 10m): no set would live until it is refreshed");
+        section.error(
+            "max_stale",
+            "is shorter than `refresh` (default 10m): every key set would expire before it is refreshed",
+        );
     }
     let url = endpoint(&url, plain_http)?;
     let private_address = private_address || is_private(&url);
     Some(RemoteKeys { url, refresh, cooldown, timeout, max_stale, private_address })
 }
 
-/// The errors do not show the URL, which may hold a password.
+/// Parses the URL. Errors do not show it, because it may contain a password.
 fn endpoint(value: &Value<'_>, plain_http: bool) -> Option<Url> {
     let parsed = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed else {
-        value.error(r#"no URL: write it whole, as in "https://auth.example.com/.well-known/jwks.json""#);
+        value.error(r#"not a URL: write the full URL, as in "https://auth.example.com/.well-known/jwks.json""#);
         return None;
     };
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        value.error("takes no user, password or fragment: leave them out");
+        value.error("must not contain user, password or fragment: remove them");
         return None;
     }
     if url.scheme() == "http" && !plain_http && !is_loopback(&url) {
-        value.error("keys over plain http can be replaced on the way: write https, or `danger_plain_http = true`");
+        value.error(
+            "keys fetched over plain http can be replaced in transit: write https, or `danger_plain_http = true`",
+        );
         return None;
     }
     Some(url)
@@ -87,7 +92,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether the URL itself says that its host is no public one: what it resolves to is then no surprise.
+/// Returns whether the host is written as a private or loopback address: connecting to one is then intended.
 fn is_private(url: &Url) -> bool {
     let private = match url.host() {
         Some(Host::Ipv4(address)) => address.is_private(),

@@ -1,4 +1,4 @@
-//! `[limits]`.
+//! Resolves `[limits]`.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,9 @@ use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
 use crate::limits::LimitSettings;
 
 pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
-    const HEADERS: &str = "; Pingora reads no more";
+    const HEADERS: &str = " (Pingora accepts no more)";
     let count = Bounds::new(1, 10_000_000);
-    let or_none = Bounds::new(0, 10_000_000).because(" (0: no bound)");
+    let or_none = Bounds::new(0, 10_000_000).because(" (0: no limit)");
     let trusted_proxies = section.value("trusted_proxies").map(|value| networks(&value));
     let mut per_address = |key: &'static str, default: usize| {
         let most = section.integer(key, if trusted_proxies.is_some() { default } else { 0 }, or_none);
@@ -35,7 +35,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         rate_per_subject: section.integer("rate_per_subject", 100, or_none),
         rate_per_address,
         bad_tokens_per_address,
-        repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no bound)")),
+        repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
         verdicts: section.integer("verdicts", 100_000, count),
         flights: section.integer("flights", 8_000, count),
         flights_per_subject: section.integer("flights_per_subject", 256, count),
@@ -53,7 +53,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     limits
 }
 
-/// Warns of figures that hold nobody, because of another.
+/// Warns about limits that have no effect because of another limit.
 fn check_together(section: &Section<'_>, limits: &LimitSettings) {
     for (key, all, one) in [
         ("requests", limits.requests, limits.requests_per_subject),
@@ -61,15 +61,16 @@ fn check_together(section: &Section<'_>, limits: &LimitSettings) {
         ("initial_flights", limits.initial_flights, limits.initial_flights_per_subject),
     ] {
         if one >= all {
-            section.warning(key, format!("one subject may take them all: lower `{key}_per_subject`, which is {one}"));
+            section.warning(key, format!("one subject can use them all: lower `{key}_per_subject`, which is {one}"));
         }
     }
     if limits.flights < limits.initial_flights {
-        section.warning("flights", "is less than `initial_flights`, of which none is then left for polls: lower that");
+        section
+            .warning("flights", "is less than `initial_flights`, which leaves none for polls: lower `initial_flights`");
     }
 }
 
-/// A list that may be empty: clients connect directly.
+/// Reads a list of networks. It may be empty, which means that clients connect directly.
 fn networks(value: &Value<'_>) -> Option<Vec<IpNet>> {
     if value.raw().as_array().is_some_and(|list| list.is_empty()) {
         return Some(Vec::new());
@@ -82,10 +83,10 @@ fn network(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let fault = match network {
-        Err(_) => r#"no network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
+        Err(_) => r#"not a network: write an address and a prefix length, as in "10.0.0.0/8" or "fd00::/8""#,
         Ok(network) if network.prefix_len() == 0 => ALL_TRUSTED,
         Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
-            r#"is IPv4 in the form of IPv6, and would match nobody: write it as IPv4, as in "10.0.0.0/8""#
+            r#"is an IPv4-mapped IPv6 network, which matches no client: write it as IPv4, as in "10.0.0.0/8""#
         }
         Ok(network) => return Some(network),
     };
@@ -93,7 +94,7 @@ fn network(value: &Value<'_>) -> Option<IpNet> {
     None
 }
 
-const ALL_TRUSTED: &str = "trusts everybody: each client could name another's address; name the proxies alone";
+const ALL_TRUSTED: &str = "trusts every client to name any address: list only the proxies";
 
-const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not named there, all clients have its \
-                             address and share this limit; write `trusted_proxies = []` where clients connect directly";
+const NEEDS_PROXIES: &str = "needs `trusted_proxies`: behind a proxy that is not listed there, all clients have its \
+                             address and share this limit; write `trusted_proxies = []` if clients connect directly";

@@ -1,4 +1,4 @@
-//! `[log]`.
+//! Resolves `[log]`.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -16,16 +16,16 @@ pub(super) fn log(mut section: Section<'_>) -> LogSettings {
 
 fn filter<'a>(value: &Value<'a>) -> Option<&'a str> {
     let text = value.text()?;
-    // A word alone that is no level is a target to `EnvFilter`: "inof" would log nothing of ours.
+    // `EnvFilter` takes a single unknown word as a target: "inof" would silence our log.
     let level_or_rule = |part: &str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
     if text.contains("pingora") {
-        value.error(
-            "names pingora, whose own entries below warn show requests with the upstream's secret: leave it out",
-        );
+        value.error("names pingora, whose log lines below warn show requests with the upstream secret: remove it");
         return None;
     }
     if !text.split(',').all(level_or_rule) || EnvFilter::try_new(text).is_err() {
-        value.error(r#"no filter: write "error", "warn", "info", "debug" or "trace", or as in "shapegate=debug,warn""#);
+        value.error(
+            r#"not a log filter: write "error", "warn", "info", "debug" or "trace", or as in "shapegate=debug,warn""#,
+        );
         return None;
     }
     Some(text)

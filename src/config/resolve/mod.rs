@@ -1,7 +1,7 @@
-//! From the file's tables to [`Config`], one file for each section.
+//! Resolves the file's tables into a [`Config`]; one module for each section.
 //!
-//! A function that answers `None` has recorded why. One that answers a value may have recorded an error too: the value
-//! then only serves to find the errors after it, since a file with an error gives no `Config`.
+//! A function that returns `None` has recorded an error. A function that returns a value may have recorded one too: the
+//! value then only serves to find further errors, since a file with an error yields no `Config`.
 
 mod audit;
 mod cors;
@@ -23,7 +23,7 @@ use super::raw::{Bounds, KIB, MIB, Section};
 use super::{Config, Environment};
 use crate::flight::CacheSettings;
 
-/// The whole file.
+/// Resolves the whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
     let server = server::server(root.section("server"), environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
@@ -42,7 +42,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let otel = otel::otel(&mut root);
 
     if shapes.count == 0 {
-        root.error("shape", "missing: write at least one [[shape]] table; without a rule every request is denied");
+        root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
     }
     if shapes.any_public && limits.trusted_proxies.is_none() {
         root.warning("shape", UNBOUNDED);
@@ -73,12 +73,12 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     })
 }
 
-const UNBOUNDED: &str = "one is public, and without `limits.trusted_proxies` nothing bounds what a single client \
-                         without a token asks for: name the proxies in front, or write [] where there is none";
+const UNBOUNDED: &str = "one is public, and without `limits.trusted_proxies` nothing limits how much one client \
+                        without a token requests: list the proxies in front, or write [] if there are none";
 
 fn cache(mut section: Section<'_>) -> CacheSettings {
-    const PIECES: &str = " (an answer travels in pieces of 64KiB)";
-    const SHORT: &str = " (a stream of events lasts 60 s, and a client gives up on those that end early)";
+    const PIECES: &str = " (responses are processed in chunks of 64KiB)";
+    const SHORT: &str = " (an event stream lasts 60 s, and clients stop using streams that end early)";
     CacheSettings {
         bytes: section.size("bytes", 256 * MIB, Bounds::new(0, 1024 * 1024 * MIB)),
         flight_bytes: section.size("flight_bytes", 64 * MIB, Bounds::new(256 * KIB, 1024 * MIB).because(PIECES)),

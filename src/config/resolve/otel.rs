@@ -1,4 +1,4 @@
-//! `[otel]`.
+//! Resolves `[otel]`.
 
 use toml::de::DeValue;
 use url::Url;
@@ -9,7 +9,7 @@ use crate::telemetry::{OtelProtocol, OtelSettings};
 const PROTOCOLS: [(&str, OtelProtocol); 2] =
     [("http/protobuf", OtelProtocol::HttpProtobuf), ("http/json", OtelProtocol::HttpJson)];
 
-/// `None` where there is no such section.
+/// Resolves `[otel]`; `None` if the section is missing.
 pub(super) fn otel(root: &mut Section<'_>) -> Option<OtelSettings> {
     let is_there = root.has("otel");
     let mut section = root.section("otel");
@@ -21,11 +21,12 @@ pub(super) fn otel(root: &mut Section<'_>) -> Option<OtelSettings> {
         return None;
     }
     if !cfg!(feature = "otel") {
-        section.error_here("this build knows no OpenTelemetry: build with `--features otel`, or remove the section");
+        section
+            .error_here("this build has no OpenTelemetry support: build with `--features otel`, or remove the section");
         return None;
     }
     let Some(endpoint) = endpoint else {
-        section.error_here(r#"names no collector: write `endpoint`, as in "http://127.0.0.1:4318""#);
+        section.error_here(r#"has no collector: write `endpoint`, as in "http://127.0.0.1:4318""#);
         return None;
     };
     Some(OtelSettings { endpoint: collector(&endpoint)?, protocol, sample: sample?, service: service?.to_owned() })
@@ -39,20 +40,20 @@ fn ratio(value: &Value<'_>) -> Option<f64> {
     };
     let ratio = number.filter(|number| (0.0..=1.0).contains(number));
     if ratio.is_none() {
-        value.error("must be a number from 0 to 1, as in 0.01: the part of all traces that is recorded");
+        value.error("must be a number from 0 to 1, as in 0.01: the fraction of traces to record");
     }
     ratio
 }
 
-/// The errors do not show the URL, which may hold a password.
+/// Parses the collector's URL. Errors do not show it, because it may contain a password.
 fn collector(value: &Value<'_>) -> Option<Url> {
     let url = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = url else {
-        value.error(r#"no URL: write where the collector takes OTLP over HTTP, as in "http://127.0.0.1:4318""#);
+        value.error(r#"not a URL: write where the collector accepts OTLP over HTTP, as in "http://127.0.0.1:4318""#);
         return None;
     };
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        value.error("takes no user, password, query or fragment: headers stand in OTEL_EXPORTER_OTLP_HEADERS");
+        value.error("must not contain user, password, query or fragment: set headers in OTEL_EXPORTER_OTLP_HEADERS");
         return None;
     }
     Some(url)

@@ -1,4 +1,4 @@
-//! `[probe]`.
+//! Resolves `[probe]`.
 
 use serde_json::{Map, Number, Value as Json};
 use toml::Spanned;
@@ -19,7 +19,7 @@ pub(super) fn probe(mut section: Section<'_>) -> ProbeSettings {
 fn claims(value: &Value<'_>) -> Option<Map<String, Json>> {
     let claims = value.raw().as_table().and_then(object);
     if claims.is_none() {
-        value.error("expected a table of claims as JSON has them: texts, numbers, true, false, lists and tables");
+        value.error("expected a table of claims with JSON values: strings, numbers, true, false, lists and tables");
     }
     claims
 }
@@ -28,7 +28,8 @@ fn object(table: &DeTable<'_>) -> Option<Map<String, Json>> {
     table.iter().map(|(name, value)| Some((name.get_ref().to_string(), json(value)?))).collect()
 }
 
-/// The value as a token would carry it; JSON has no dates, no infinity, and here no integer beyond 64 bits.
+/// Converts a TOML value to JSON, as a token would carry it; `None` for dates, infinity, NaN and integers beyond 64
+/// bits.
 fn json(value: &Spanned<DeValue<'_>>) -> Option<Json> {
     match value.get_ref() {
         DeValue::String(text) => Some(text.to_string().into()),

@@ -1,4 +1,4 @@
-//! `{ env = … }`, `{ file = … }`, `{ credential = … }`: where a secret comes from.
+//! Reads secrets from `{ env = … }`, `{ file = … }` or `{ credential = … }`.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::secret::Secret;
 
 const REMEDY: &str = r#"write { env = "NAME" }, { file = "/path" } or { credential = "name" }"#;
 
-/// Fetches a secret of at least `least` bytes.
+/// Reads a secret of at least `least` bytes.
 ///
-/// The errors show neither it nor the path or name in the file, unless that looks like a variable's name: someone may
-/// have put the secret there.
+/// Errors show neither the secret nor the path or name written in the file, in case the secret itself was written
+/// there. Only a name that looks like an environment variable is shown.
 pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) -> Option<Secret> {
     let DeValue::Table(_) = value.raw() else {
-        value.error(format!("a secret never stands in this file: {REMEDY}"));
+        value.error(format!("secrets are never written in this file: {REMEDY}"));
         return None;
     };
     let mut section = value.section()?;
@@ -28,11 +28,11 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
         (Some(value), None, None) => variable(value.text()?, environment),
         (None, Some(value), None) => contents(&value.path()?),
         (None, None, Some(value)) => credential(value.text()?, environment),
-        _ => Err(format!("takes exactly one source: {REMEDY}")),
+        _ => Err(format!("needs exactly one source: {REMEDY}")),
     };
     let long_enough = found.and_then(|text| match text.len() {
         _ if text.trim().is_empty() => Err("the secret is empty".to_owned()),
-        bytes if bytes < least => Err(format!("the secret has {bytes} bytes: at least {least} are needed")),
+        bytes if bytes < least => Err(format!("the secret has {bytes} bytes: it needs at least {least}")),
         _ => Ok(Secret::new(text)),
     });
     long_enough.map_err(|message| section.error_here(message)).ok()
@@ -55,7 +55,7 @@ fn credential(name: &str, environment: &Environment) -> Result<String, String> {
     contents(&folder.join(name))
 }
 
-/// The text of a file without the newlines at its end.
+/// Reads a file and removes newlines at its end.
 fn contents(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|cause| format!("the secret's file cannot be read: {cause}"))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())

@@ -1,4 +1,4 @@
-//! `[server]`.
+//! Resolves `[server]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::available_parallelism;
@@ -8,7 +8,7 @@ use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{Environment, ServerSettings, TlsSettings};
 use crate::proxy::Http2Settings;
 
-const BROWSERS: &str = " (a browser has all its polls on one connection)";
+const BROWSERS: &str = " (a browser sends all its polls on one connection)";
 
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
@@ -42,7 +42,7 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     })
 }
 
-/// The addresses for clients and the admin address, no two of them the same.
+/// Reads the client addresses and the admin address. No two may be equal, except with port 0.
 fn addresses(listen: Option<&Value<'_>>, admin: Option<&Value<'_>>) -> Option<(Vec<SocketAddr>, SocketAddr)> {
     let mut taken = Vec::new();
     let admin = match admin {
@@ -60,7 +60,7 @@ fn addresses(listen: Option<&Value<'_>>, admin: Option<&Value<'_>>) -> Option<(V
 
 fn address(value: &Value<'_>, taken: &[SocketAddr]) -> Option<SocketAddr> {
     let Ok(address) = value.text()?.parse::<SocketAddr>() else {
-        value.error(r#"no address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#);
+        value.error(r#"not an address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#);
         return None;
     };
     if address.port() != 0 && taken.contains(&address) {

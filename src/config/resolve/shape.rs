@@ -1,4 +1,4 @@
-//! `[[shape]]`: read here, compiled by [`Rule::compile`].
+//! Resolves `[[shape]]`: reads the rules, which [`Rule::compile`] compiles.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,22 @@ use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource
 use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
 
-/// What came of all the rules.
+/// The result of reading all the rules.
 pub(super) struct ResolvedShapes {
-    /// How many there are, right or wrong.
+    /// The number of rules, with or without errors.
     pub(super) count: usize,
-    /// Whether each of them says `public = true`.
+    /// Whether every rule has `public = true`.
     pub(super) all_public: bool,
-    /// Whether one of them does.
+    /// Whether at least one rule has `public = true`.
     pub(super) any_public: bool,
-    /// The rules; `None` where one has an error.
+    /// The compiled rules; `None` if one has an error.
     pub(super) policy: Option<PolicySet>,
 }
 
-/// Further Electrics by name.
+/// `[upstreams.NAME]` by name.
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
-/// `upstreams` is `None` where they have errors of their own; names are then not looked up.
+/// Resolves every rule. `upstreams` is `None` if that section has errors; names are then not looked up.
 pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
@@ -40,7 +40,7 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
     ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
 }
 
-/// An optional key with an error reads as absent here: nothing comes of a file with an error.
+/// Reads one rule. An optional key with an error reads as absent, because a file with an error is rejected anyway.
 fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
     let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
     let path = section.value("path");
@@ -76,7 +76,7 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     })
 }
 
-/// A name, or a claim and a map from its value to a name.
+/// Reads an upstream name, or a claim and a map from its values to names.
 fn upstream_source(value: Value<'_>, upstreams: Option<&Upstreams>) -> Option<UpstreamSource> {
     let DeValue::Table(_) = value.raw() else {
         return upstream_name(&value, upstreams).map(UpstreamSource::Named);
@@ -88,7 +88,7 @@ fn upstream_source(value: Value<'_>, upstreams: Option<&Upstreams>) -> Option<Up
     let map = map?;
     let entries = map.entries()?;
     if entries.is_empty() {
-        map.error("is empty: the rule would deny everybody");
+        map.error("is empty: the rule would deny every request");
         return None;
     }
     let names = entries.into_iter().map(|(text, value)| Some((text.to_owned(), upstream_name(&value, upstreams)?)));
@@ -102,15 +102,15 @@ fn upstream_name(value: &Value<'_>, upstreams: Option<&Upstreams>) -> Option<Str
         upstreams.filter(|upstreams| name != UpstreamName::DEFAULT && !upstreams.contains_key(name))
     {
         let known: Vec<_> = [UpstreamName::DEFAULT].into_iter().chain(upstreams.keys().map(String::as_str)).collect();
-        value.error(format!("no upstream {name:?}: write [upstreams.{name}], or one of {}", known.join(", ")));
+        value.error(format!("no such upstream {name:?}: write [upstreams.{name}], or one of {}", known.join(", ")));
         return None;
     }
     Some(name.to_owned())
 }
 
-/// Only the exact word lifts the filter, so that no slip does.
+/// Reads `where`. Only the exact word `none` disables the filter, so that a typo cannot.
 fn predicate_source(value: &Value<'_>) -> Option<PredicateSource> {
-    const EVERY_ROW: &str = r#"say where = "none", exactly so, to serve every row"#;
+    const EVERY_ROW: &str = r#"write exactly where = "none" to serve every row"#;
     match value.text_or(EVERY_ROW)? {
         "none" => Some(PredicateSource::Unfiltered),
         near if near.trim().eq_ignore_ascii_case("none") => {
@@ -135,7 +135,7 @@ fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
     None
 }
 
-/// An error of the lint is one of the file: `finish` lets nothing out of it.
+/// Lints the predicate. A lint error is an error of the file, so `finish` rejects the file.
 fn lint(section: &Section<'_>, rule: &Rule) {
     for finding in rule.sql().iter().flat_map(|sql| lint::predicate(sql)) {
         match finding.severity {

@@ -1,4 +1,4 @@
-//! `[upstream]` and `[upstreams.NAME]`.
+//! Resolves `[upstream]` and `[upstreams.NAME]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -50,7 +50,7 @@ pub(super) fn upstream(mut section: Section<'_>, environment: &Environment) -> O
     })
 }
 
-/// `[upstreams]`: a table for each further Electric.
+/// Resolves `[upstreams]`: one table for each further Electric service.
 pub(super) fn named(
     value: Option<&Value<'_>>,
     environment: &Environment,
@@ -63,7 +63,9 @@ pub(super) fn named(
         if name == UpstreamName::DEFAULT {
             value.error("is the name of [upstream]: choose another");
         } else if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
-            value.error(format!("name it with 1 to {MAX_NAME} of a to z, 0 to 9, - and _: logs and metrics show it"));
+            value.error(format!(
+                "the name must be 1 to {MAX_NAME} of a to z, 0 to 9, - and _, because logs and metrics show it"
+            ));
         }
         Some((name.to_owned(), upstream(value.section()?, environment)?))
     });
@@ -71,16 +73,16 @@ pub(super) fn named(
     entries.into_iter().collect()
 }
 
-/// Warns of those that no rule reads from.
+/// Warns about upstreams that no rule uses.
 pub(super) fn check_used(value: Option<&Value<'_>>, policy: Option<&PolicySet>) {
     let (Some(value), Some(policy)) = (value, policy) else { return };
     let used: BTreeSet<_> = policy.upstreams().map(UpstreamName::as_str).collect();
     for (_, unused) in value.entries().into_iter().flatten().filter(|(name, _)| !used.contains(name)) {
-        unused.warning("no rule reads from it: name it in the `upstream` of a [[shape]]");
+        unused.warning("no rule uses it: name it in the `upstream` of a [[shape]]");
     }
 }
 
-/// Bytes of an upstream's name.
+/// The maximum length of an upstream's name, in bytes.
 const MAX_NAME: usize = 64;
 
 fn servers(section: &mut Section<'_>) -> Option<Vec<ServerUrl>> {
@@ -88,7 +90,7 @@ fn servers(section: &mut Section<'_>) -> Option<Vec<ServerUrl>> {
         (Some(url), None) => vec![url],
         (None, Some(urls)) => urls.list()?,
         (Some(_), Some(_)) => {
-            section.error("urls", "contradicts `url`: name one server by `url`, or several by `urls`");
+            section.error("urls", "contradicts `url`: write `url` for one server, `urls` for several");
             return None;
         }
         (None, None) => {
@@ -100,18 +102,18 @@ fn servers(section: &mut Section<'_>) -> Option<Vec<ServerUrl>> {
     for value in &values {
         let Some(server) = server_url(value) else { continue };
         if servers.iter().any(|other| other.authority() == server.authority()) {
-            value.error("names a server twice");
+            value.error("is given more than once");
         }
         servers.push(server);
     }
     (servers.len() == values.len()).then_some(servers)
 }
 
-/// Electric's secret: required, unless the file says out loud that there is none. And the other one, which never stands
-/// alone.
+/// Reads `secret` and `secret_next`. `secret` is required unless `danger_no_secret = true`, which also excludes
+/// `secret_next`.
 fn secrets(section: &mut Section<'_>, environment: &Environment) -> (Option<Secret>, Option<Secret>) {
     const REMEDY: &str =
-        r#"write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#;
+        r#"write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` if Electric runs with ELECTRIC_INSECURE"#;
     if !section.boolean("danger_no_secret", false) {
         let usual = section.required("secret", REMEDY).and_then(|value| secret(value, 1, environment));
         let next = section.value("secret_next").and_then(|value| secret(value, 1, environment));
@@ -119,30 +121,30 @@ fn secrets(section: &mut Section<'_>, environment: &Environment) -> (Option<Secr
     }
     for key in ["secret", "secret_next"] {
         if let Some(value) = section.value(key) {
-            value.error("contradicts `danger_no_secret = true`: leave one of them out");
+            value.error("contradicts `danger_no_secret = true`: remove one of them");
         }
     }
     (None, None)
 }
 
-/// The errors do not show the URL, which may hold a password.
+/// Parses a server's URL. Errors do not show it, because it may contain a password.
 fn server_url(value: &Value<'_>) -> Option<ServerUrl> {
     let parsed = Url::parse(value.text()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed else {
-        value.error(r#"no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#);
+        value.error(r#"not a URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#);
         return None;
     };
     let server = ServerUrl::of(&url);
     if server.is_none() {
-        value.error("takes scheme, host and port alone: leave out user, password, path, query and fragment");
+        value.error("must be only scheme, host and port: remove user, password, path, query and fragment");
     }
     server
 }
 
-/// A file of trusted certificates; on a machine that has none it is not looked at.
+/// Reads a file of trusted certificates. At deploy time the file is not read.
 fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) -> Option<Ca> {
     if !servers.iter().all(|server| server.tls) {
-        value.error("is for https alone: a server of this upstream is reached by plain http");
+        value.error("is only for https, but a server of this upstream uses plain http");
         return None;
     }
     let path = value.path()?;
@@ -156,7 +158,7 @@ fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) 
     }
 }
 
-/// The certificates of a PEM file, which holds nothing else and none that cannot be trusted.
+/// Parses a PEM file that contains only certificates, each usable as a trust anchor.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -164,12 +166,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut trusted = RootCertStore::empty();
     for certificate in &certificates {
         let added = trusted.add(certificate.clone());
-        added.map_err(|cause| format!("holds a certificate that cannot be used: {cause}"))?;
+        added.map_err(|cause| format!("contains a certificate that cannot be used: {cause}"))?;
     }
     match certificates.len() {
-        0 => Err("holds no certificate: write PEM, with BEGIN CERTIFICATE".to_owned()),
-        // Pingora takes a file of certificates and nothing else.
-        count if pem_sections(&pem) > count => Err("holds more than certificates: leave the rest out".to_owned()),
+        0 => Err("contains no certificate: write PEM, with BEGIN CERTIFICATE".to_owned()),
+        // Pingora accepts only files that contain nothing but certificates.
+        count if pem_sections(&pem) > count => Err("contains more than certificates: remove the rest".to_owned()),
         _ => Ok(certificates),
     }
 }

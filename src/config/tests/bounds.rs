@@ -1,8 +1,8 @@
-//! Each bound: the last value inside and the first outside, at both ends.
+//! Checks every bound at both ends: the last value inside and the first outside.
 
 use super::{accepted, errors};
 
-/// Section, key, inside, outside, and what the error says to write.
+/// Section, key, values inside, values outside, and the bounds that the error shows.
 type Row = (&'static str, &'static str, [&'static str; 2], [&'static str; 2], &'static str);
 
 const UPSTREAM: &str = "[upstream]\nurl = 'http://e'\ndanger_no_secret = true";
@@ -10,9 +10,9 @@ const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['E
 const PROXIED: &str = "[limits]\ntrusted_proxies = []";
 const SILENCE: &str = "22s to 5m (Electric is silent for up to 21 s in a long poll or between keep-alives)";
 const CLOSING: &str = "1s to 59s (Electric closes a connection after 60 s without a request)";
-const BROWSERS: &str = "100 to 1000 (a browser has all its polls on one connection)";
-const PIECES: &str = "256KiB to 1024MiB (an answer travels in pieces of 64KiB)";
-const SHORT: &str = "0s to 55s (a stream of events lasts 60 s, and a client gives up on those that end early)";
+const BROWSERS: &str = "100 to 1000 (a browser sends all its polls on one connection)";
+const PIECES: &str = "256KiB to 1024MiB (responses are processed in chunks of 64KiB)";
+const SHORT: &str = "0s to 55s (an event stream lasts 60 s, and clients stop using streams that end early)";
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
@@ -31,24 +31,24 @@ const ROWS: &[Row] = &[
     (ISSUER, "jwks.timeout", ["'100ms'", "'5s'"], ["'99ms'", "'5001ms'"], "100ms to 5s"),
     (ISSUER, "jwks.max_stale", ["'10m'", "'30d'"], ["'29s'", "'31d'"], "30s to 30d"),
     ("[cors]", "max_age", ["'0s'", "'24h'"], ["'24h1s'", "'2d'"], "0s to 1d"),
-    ("[limits]", "header_bytes", ["'1KiB'", "'1MiB'"], ["'1023B'", "'2MiB'"], "1KiB to 1MiB; Pingora reads no more"),
-    ("[limits]", "headers", ["8", "256"], ["7", "257"], "8 to 256; Pingora reads no more"),
+    ("[limits]", "header_bytes", ["'1KiB'", "'1MiB'"], ["'1023B'", "'2MiB'"], "1KiB to 1MiB (Pingora accepts no more)"),
+    ("[limits]", "headers", ["8", "256"], ["7", "257"], "8 to 256 (Pingora accepts no more)"),
     ("[limits]", "uri_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
     ("[limits]", "token_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
     ("[limits]", "requests", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "requests_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
-    ("[limits]", "rate_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
-    ("[limits]", "repeats", ["0", "1000"], ["-1", "1001"], "0 to 1000 (0: no bound)"),
+    ("[limits]", "rate_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
+    ("[limits]", "repeats", ["0", "1000"], ["-1", "1001"], "0 to 1000 (0: no limit)"),
     ("[limits]", "initial_flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "initial_flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
-    ("[limits]", "shapes_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    ("[limits]", "shapes_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     ("[limits]", "shapes_window", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     ("[limits]", "connections", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "memory", ["'0B'", "'1GiB'"], ["'1048577MiB'", "'2000000MiB'"], "0B to 1048576MiB"),
-    (PROXIED, "requests_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
-    (PROXIED, "rate_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
-    (PROXIED, "bad_tokens_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
-    (PROXIED, "connections_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no bound)"),
+    (PROXIED, "requests_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
+    (PROXIED, "rate_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
+    (PROXIED, "bad_tokens_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
+    (PROXIED, "connections_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
     ("[limits]", "flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
@@ -64,7 +64,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn inside_and_outside() {
+fn values_outside_their_bounds_are_rejected() {
     for (section, key, inside, outside, bounds) in ROWS {
         for value in inside {
             accepted(&format!("{section}\n{key} = {value}\n"));
@@ -77,7 +77,7 @@ fn inside_and_outside() {
 }
 
 #[test]
-fn units_are_required() {
+fn durations_and_sizes_without_a_unit_are_rejected() {
     for (section, key, inside, ..) in ROWS.iter().filter(|row| row.2[0].starts_with('\'')) {
         let found = errors(&format!("{section}\n{key} = 30\n"));
         assert!(found.contains(" with its unit, as in ") && found.ends_with(", found an integer"), "{found}");

@@ -1,4 +1,4 @@
-//! Files with faults: each fault by file, line, key and message.
+//! Checks the errors of invalid files: file, line, key and message.
 
 use super::{accepted, environment, errors};
 use crate::config::Config;
@@ -6,7 +6,7 @@ use crate::config::Config;
 const ISSUER: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\n";
 const JWKS: &str = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\n";
 
-/// Each text gives this one line, without `x.toml:`.
+/// Each text must give exactly this error, which is written without its `x.toml:` prefix.
 #[track_caller]
 fn each(rows: &[(String, &str)]) {
     for (text, expected) in rows {
@@ -15,21 +15,21 @@ fn each(rows: &[(String, &str)]) {
 }
 
 #[test]
-fn all_errors_come_at_once_in_the_order_of_the_file() {
+fn all_errors_are_reported_in_the_order_of_the_file() {
     let text = include_str!("../../../tests/vectors/config/wrong.toml");
     let expected = include_str!("../../../tests/vectors/config/wrong.txt");
     assert_eq!(errors(text), expected.trim_end());
 }
 
 #[test]
-fn an_empty_file_lists_what_is_needed() {
+fn an_empty_file_reports_every_required_key() {
     let found = Config::parse("", "x.toml".as_ref(), &environment()).unwrap_err();
     let keys: Vec<_> = found.iter().map(|error| (error.line, error.key.as_str())).collect();
     assert_eq!(keys, ["server.listen", "upstream.url", "upstream.secret", "shape"].map(|key| (Some(1), key)));
 }
 
 #[test]
-fn a_value_of_a_wrong_type_is_the_only_fault() {
+fn a_value_of_the_wrong_type_causes_exactly_one_error() {
     let text = include_str!("../../../conf/shapegate.full.toml");
     let lines: Vec<&str> = text.lines().collect();
     let settings = lines.iter().enumerate().filter(|(_, line)| !line.starts_with('#') && line.contains(" = "));
@@ -48,7 +48,7 @@ fn a_value_of_a_wrong_type_is_the_only_fault() {
 }
 
 #[test]
-fn syntax() {
+fn toml_syntax_errors_are_reported() {
     each(&[
         ("[server\n".into(), "1: not TOML: unclosed table, expected `]`"),
         ("[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(), "3: not TOML: duplicate key"),
@@ -57,10 +57,10 @@ fn syntax() {
 }
 
 #[test]
-fn audit() {
+fn invalid_audit_settings_are_rejected() {
     let none = "names no target: write `path` or `stderr = true`";
     each(&[
-        ("[audit]\npath = 'a'\nstderr = true\n".into(), "3: audit.stderr: contradicts `path`: name one of the two"),
+        ("[audit]\npath = 'a'\nstderr = true\n".into(), "3: audit.stderr: contradicts `path`: write one of the two"),
         ("[audit]\nidle = '1m'\n".into(), &format!("1: audit: {none}")),
         ("[audit]\nsessions = 9\nstderr = false\n".into(), &format!("1: audit: {none}")),
         ("[audit]\nfile = 'a'\n".into(), "2: audit.file: unknown key; did you mean `idle`?"),
@@ -70,8 +70,8 @@ fn audit() {
 
 #[cfg(not(feature = "otel"))]
 #[test]
-fn otel() {
-    let absent = "otel: this build knows no OpenTelemetry: build with `--features otel`, or remove the section";
+fn invalid_otel_settings_are_rejected() {
+    let absent = "otel: this build has no OpenTelemetry support: build with `--features otel`, or remove the section";
     each(&[
         ("[otel]\n".into(), &format!("1: {absent}")),
         ("\n[otel]\nendpoint = 'http://127.0.0.1:4318'\n".into(), &format!("2: {absent}")),
@@ -81,17 +81,15 @@ fn otel() {
 
 #[cfg(feature = "otel")]
 #[test]
-fn otel() {
+fn invalid_otel_settings_are_rejected() {
     let collector = |rest: &str| format!("[otel]\nendpoint = 'http://127.0.0.1:4318'\n{rest}\n");
-    let no_part = "3: otel.sample: must be a number from 0 to 1, as in 0.01: the part of all traces that is recorded";
-    let no_url =
-        r#"2: otel.endpoint: no URL: write where the collector takes OTLP over HTTP, as in "http://127.0.0.1:4318""#;
-    let bare =
-        "2: otel.endpoint: takes no user, password, query or fragment: headers stand in OTEL_EXPORTER_OTLP_HEADERS";
+    let no_part = "3: otel.sample: must be a number from 0 to 1, as in 0.01: the fraction of traces to record";
+    let no_url = r#"2: otel.endpoint: not a URL: write where the collector accepts OTLP over HTTP, as in "http://127.0.0.1:4318""#;
+    let bare = "2: otel.endpoint: must not contain user, password, query or fragment: set headers in OTEL_EXPORTER_OTLP_HEADERS";
     each(&[
         (
             "[otel]\nsample = 0.5\n".into(),
-            r#"1: otel: names no collector: write `endpoint`, as in "http://127.0.0.1:4318""#,
+            r#"1: otel: has no collector: write `endpoint`, as in "http://127.0.0.1:4318""#,
         ),
         (collector("sample = 1.5"), no_part),
         (collector("sample = -0.1"), no_part),
@@ -111,14 +109,14 @@ fn otel() {
 }
 
 #[test]
-fn server() {
+fn invalid_server_settings_are_rejected() {
     let server = |rest: &str| format!("[server]\n{rest}\n");
     each(&[
         (server(""), r#"1: server.listen: missing: write the addresses for clients, as in ["0.0.0.0:8080"]"#),
         (server("listen = []"), "2: server.listen: is empty: name at least one"),
         (
             server("listen = 'localhost:80'"),
-            r#"2: server.listen: no address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#,
+            r#"2: server.listen: not an address: write an IP address and a port, as in "0.0.0.0:8080" or "[::]:8080""#,
         ),
         (
             server("listen = [\n'[::]:80',\n'[::]:80']"),
@@ -137,7 +135,7 @@ fn server() {
         (server("listen = '[::]:0'\nadmni = 1"), "3: server.admni: unknown key; did you mean `admin`?"),
         (
             server("listen = '[::]:0'\ncolour = 1"),
-            "3: server.colour: unknown key; known here are listen, admin, threads, drain, tls, h2c, h2_streams, \
+            "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, h2c, h2_streams, \
              h2_idle_timeout, state, upgrade_socket, upgrade_timeout",
         ),
     ]);
@@ -145,10 +143,10 @@ fn server() {
 }
 
 #[test]
-fn upstream() {
+fn invalid_upstream_settings_are_rejected() {
     let upstream = |url: &str| format!("[upstream]\nurl = '{url}'\ndanger_no_secret = true\n");
-    let no_url = r#"2: upstream.url: no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#;
-    let bare = "2: upstream.url: takes scheme, host and port alone: leave out user, password, path, query and fragment";
+    let no_url = r#"2: upstream.url: not a URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#;
+    let bare = "2: upstream.url: must be only scheme, host and port: remove user, password, path, query and fragment";
     each(&[
         (upstream("127.0.0.1:3000"), no_url),
         (upstream("localhost:3000"), no_url),
@@ -160,31 +158,31 @@ fn upstream() {
         (upstream("http://e#a"), bare),
         (
             "[upstream]\nurl = 'http://e'\n".into(),
-            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#,
+            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` if Electric runs with ELECTRIC_INSECURE"#,
         ),
         (
             upstream("http://e") + "secret = { env = 'ELECTRIC_SECRET' }\n",
-            "4: upstream.secret: contradicts `danger_no_secret = true`: leave one of them out",
+            "4: upstream.secret: contradicts `danger_no_secret = true`: remove one of them",
         ),
         (
             upstream("http://e") + "urls = []\n",
-            "4: upstream.urls: contradicts `url`: name one server by `url`, or several by `urls`",
+            "4: upstream.urls: contradicts `url`: write `url` for one server, `urls` for several",
         ),
         (
             upstream("http://e").replace("url = 'http://e'", "urls = ['http://e', 'http://e:80/']"),
-            "2: upstream.urls[1]: names a server twice",
+            "2: upstream.urls[1]: is given more than once",
         ),
         (
             upstream("http://e").replace("url = 'http://e'", "urls = ['http://e', 'e']"),
-            r#"2: upstream.urls[1]: no URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#,
+            r#"2: upstream.urls[1]: not a URL: write http or https, a host and a port, as in "http://127.0.0.1:3000""#,
         ),
         (
             upstream("http://e") + "secret_next = { env = 'ELECTRIC_SECRET' }\n",
-            "4: upstream.secret_next: contradicts `danger_no_secret = true`: leave one of them out",
+            "4: upstream.secret_next: contradicts `danger_no_secret = true`: remove one of them",
         ),
         (
             "[upstream]\nurl = 'http://e'\nsecret_next = { env = 'ELECTRIC_SECRET' }\n".into(),
-            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` where Electric runs with ELECTRIC_INSECURE"#,
+            r#"1: upstream.secret: missing: write { env = "ELECTRIC_SECRET" }, or `danger_no_secret = true` if Electric runs with ELECTRIC_INSECURE"#,
         ),
         (upstream("http://e") + "url2 = 1\n", "4: upstream.url2: unknown key; did you mean `url`?"),
         (upstream("http://e") + "source_id = ''\n", "4: upstream.source_id: is empty: write a value"),
@@ -192,7 +190,7 @@ fn upstream() {
 }
 
 #[test]
-fn a_ca_is_a_file_of_certificates_and_for_https() {
+fn a_ca_needs_https_and_a_file_with_only_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     let upstream =
@@ -203,13 +201,13 @@ fn a_ca_is_a_file_of_certificates_and_for_https() {
     let missing = problem("cannot be read: No such file or directory (os error 2)");
     each(&[(upstream("https://e"), &missing)]);
     for (content, words) in [
-        (String::new(), "holds no certificate: write PEM, with BEGIN CERTIFICATE"),
+        (String::new(), "contains no certificate: write PEM, with BEGIN CERTIFICATE"),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
-            "holds a certificate that cannot be used: ",
+            "contains a certificate that cannot be used: ",
         ),
         ("-----BEGIN CERTIFICATE-----\n%\n-----END CERTIFICATE-----\n".to_owned(), "is not PEM: "),
-        (certificate.clone() + &key, "holds more than certificates: leave the rest out"),
+        (certificate.clone() + &key, "contains more than certificates: remove the rest"),
     ] {
         std::fs::write(&file, content).unwrap();
         let found = errors(&upstream("https://e"));
@@ -217,25 +215,22 @@ fn a_ca_is_a_file_of_certificates_and_for_https() {
     }
     std::fs::write(&file, certificate.clone() + &certificate).unwrap();
     assert_eq!(accepted(&upstream("https://e")).upstream.ca.map(|ca| ca.certificates.len()), Some(2));
-    each(&[(
-        upstream("http://e"),
-        "4: upstream.ca: is for https alone: a server of this upstream is reached by plain http",
-    )]);
+    each(&[(upstream("http://e"), "4: upstream.ca: is only for https, but a server of this upstream uses plain http")]);
 }
 
 #[test]
-fn named_upstreams_and_those_who_name_them() {
+fn invalid_named_upstreams_and_references_are_rejected() {
     let upstreams = "[upstreams.acme-db]\nurl = 'http://a'\ndanger_no_secret = true\n";
     let shape = |upstream: &str| format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = {upstream}\n");
     let by = |rest: &str| shape(&format!("{{ claim = 'claims.t', {rest} }}"));
     let unknown = |key: &str| {
-        format!(r#"7: shape[0].{key}: no upstream "acme": write [upstreams.acme], or one of default, acme-db"#)
+        format!(r#"7: shape[0].{key}: no such upstream "acme": write [upstreams.acme], or one of default, acme-db"#)
     };
     let (plain, mapped) = (unknown("upstream"), unknown("upstream.map.x"));
     each(&[
         (shape("'acme'"), &plain),
         (by("map = { y = 'acme-db', x = 'acme' }"), &mapped),
-        (by("map = {}"), "7: shape[0].upstream.map: is empty: the rule would deny everybody"),
+        (by("map = {}"), "7: shape[0].upstream.map: is empty: the rule would deny every request"),
         (
             by("map = { x = 'acme-db' }").replace("claims.t", "query.t"),
             "7: shape[0].upstream: `claim` must read claims only: a client could choose anything else",
@@ -252,7 +247,7 @@ fn named_upstreams_and_those_who_name_them() {
         (upstreams.replace("acme-db", "default"), "1: upstreams.default: is the name of [upstream]: choose another"),
         (
             upstreams.replace("acme-db", "Acme"),
-            "1: upstreams.Acme: name it with 1 to 64 of a to z, 0 to 9, - and _: logs and metrics show it",
+            "1: upstreams.Acme: the name must be 1 to 64 of a to z, 0 to 9, - and _, because logs and metrics show it",
         ),
         (
             upstreams.replace("url = 'http://a'\n", ""),
@@ -265,12 +260,12 @@ fn named_upstreams_and_those_who_name_them() {
 }
 
 #[test]
-fn issuer() {
+fn invalid_issuer_settings_are_rejected() {
     let known = "supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
     let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
     let url = "jwks.url = 'https://e'\n";
     let shared = "hs256.env = 'AUTH_SECRET'\n";
-    let either = "1: issuer[0]: takes exactly one of `jwks` (public keys) and `hs256` (one shared secret)";
+    let either = "1: issuer[0]: needs exactly one of `jwks` (public keys) and `hs256` (one shared secret)";
     each(&[
         (
             "[issuer] # not [[issuer]]\n".to_owned(),
@@ -279,31 +274,34 @@ fn issuer() {
         ),
         (
             format!("[[issuer]]\nissuer = 'a'\nalgorithms = ['ES256']\n{url}"),
-            "1: issuer[0].audience: missing: write what `aud` must name; there is no default",
+            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default",
         ),
         (
             format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),
             "2: issuer[0].issuer: is empty: write a value",
         ),
-        (format!("{JWKS}{url}{JWKS}{url}"), "7: issuer[1].issuer: the same issuer as on line 2: one table for each"),
+        (
+            format!("{JWKS}{url}{JWKS}{url}"),
+            "7: issuer[1].issuer: the same issuer as on line 2: write one table for each issuer",
+        ),
         (
             format!("{ISSUER}{url}"),
-            r#"1: issuer[0].algorithms: missing: write those the issuer signs with, as in ["EdDSA", "ES256"]"#,
+            r#"1: issuer[0].algorithms: missing: write the algorithms that the issuer signs with, as in ["EdDSA", "ES256"]"#,
         ),
         (format!("{ISSUER}algorithms = []\n{url}"), "4: issuer[0].algorithms: is empty: name at least one"),
         (format!("{ISSUER}algorithms = ['ES256', 'none']\n{url}"), &unknown),
         (format!("{ISSUER}algorithms = ['ES256', 'es256']\n{url}"), &unknown),
         (
             format!("{ISSUER}algorithms = ['ES256', 'ES256']\n{url}"),
-            "4: issuer[0].algorithms[1]: ES256 stands here twice",
+            "4: issuer[0].algorithms[1]: ES256 is given more than once",
         ),
         (
             format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),
-            "4: issuer[0].algorithms[1]: HS256 takes a shared secret, not `jwks`: leave it out, or write an issuer with `hs256`",
+            "4: issuer[0].algorithms[1]: HS256 needs a shared secret, not `jwks`: remove it, or write an issuer with `hs256`",
         ),
         (
             format!("{ISSUER}algorithms = ['HS256', 'ES256']\n{shared}"),
-            "4: issuer[0].algorithms[1]: ES256 takes public keys, not `hs256`: leave it out, or write an issuer with `jwks`",
+            "4: issuer[0].algorithms[1]: ES256 needs public keys, not `hs256`: remove it, or write an issuer with `jwks`",
         ),
         (JWKS.to_owned(), either),
         (format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"), either),
@@ -312,11 +310,10 @@ fn issuer() {
 }
 
 #[test]
-fn jwks() {
-    let plain = "5: issuer[0].jwks.url: keys over plain http can be replaced on the way: write https, or `danger_plain_http = true`";
-    let no_url =
-        r#"5: issuer[0].jwks.url: no URL: write it whole, as in "https://auth.example.com/.well-known/jwks.json""#;
-    let bare = "5: issuer[0].jwks.url: takes no user, password or fragment: leave them out";
+fn invalid_jwks_settings_are_rejected() {
+    let plain = "5: issuer[0].jwks.url: keys fetched over plain http can be replaced in transit: write https, or `danger_plain_http = true`";
+    let no_url = r#"5: issuer[0].jwks.url: not a URL: write the full URL, as in "https://auth.example.com/.well-known/jwks.json""#;
+    let bare = "5: issuer[0].jwks.url: must not contain user, password or fragment: remove them";
     let jwks = |inner: &str| format!("{JWKS}jwks = {{ {inner} }}\n");
     each(&[
         (jwks(""), "5: issuer[0].jwks: needs a source: write `url`, `file` or both"),
@@ -329,13 +326,13 @@ fn jwks() {
         (jwks("url = 'https://e#a'"), bare),
         (
             jwks("url = 'https://e', refresh = '1h', max_stale = '59m'"),
-            "5: issuer[0].jwks.max_stale: is shorter than `refresh` (default 10m): no set would live until it is refreshed",
+            "5: issuer[0].jwks.max_stale: is shorter than `refresh` (default 10m): every key set would expire before it is refreshed",
         ),
         (jwks("file = '/no/such'"), "5: issuer[0].jwks.file: cannot be read: No such file or directory (os error 2)"),
         (
             jwks("refresh = '1h'"),
             "5: issuer[0].jwks: needs a source: write `url`, `file` or both\n\
-             x.toml:5: issuer[0].jwks.refresh: has no meaning without `url`: leave it out",
+             x.toml:5: issuer[0].jwks.refresh: has no effect without `url`: remove it",
         ),
     ]);
     accepted(&jwks("url = 'http://auth.example/jwks', danger_plain_http = true"));
@@ -344,8 +341,8 @@ fn jwks() {
 }
 
 #[test]
-fn shape() {
-    let none = r#"say where = "none", exactly so, to serve every row"#;
+fn invalid_shape_settings_are_rejected() {
+    let none = r#"write exactly where = "none" to serve every row"#;
     let every = format!("3: shape[0].where: {none}");
     let shape = |rest: &str| format!("[[shape]]\ntable = 'tasks'\n{rest}\n");
     each(&[
@@ -362,7 +359,7 @@ fn shape() {
         (shape("where = 'none'\ncolumns = []"), "4: shape[0].columns: is empty: name at least one"),
         (
             shape("where = 'none'\nreplica = 'all'"),
-            r#"4: shape[0].replica: unknown word "all": write "default" or "full""#,
+            r#"4: shape[0].replica: unknown value "all": write "default" or "full""#,
         ),
         (shape("where = 'none'\nsubset = 'yes'"), "4: shape[0].subset: expected true or false, found a string"),
         (
@@ -371,7 +368,7 @@ fn shape() {
         ),
         (
             shape("where = 'none'\ncolour = true"),
-            "4: shape[0].colour: unknown key; known here are public, table, path, allow, where, columns, replica, \
+            "4: shape[0].colour: unknown key; known keys are public, table, path, allow, where, columns, replica, \
              subset, client_where, upstream",
         ),
     ]);
@@ -385,11 +382,11 @@ fn shape() {
 }
 
 #[test]
-fn cors_and_log() {
-    let exact = r#"2: cors.origins[0]: browsers never send this: write "https://a.example""#;
-    let filter = r#"2: log.level: no filter: write "error", "warn", "info", "debug" or "trace", or as in "shapegate=debug,warn""#;
+fn invalid_cors_and_log_settings_are_rejected() {
+    let exact = r#"2: cors.origins[0]: not the form that browsers send: write "https://a.example""#;
+    let filter = r#"2: log.level: not a log filter: write "error", "warn", "info", "debug" or "trace", or as in "shapegate=debug,warn""#;
     let origins = |list: &str| format!("[cors]\norigins = [{list}]\n");
-    let none = r#"2: cors.origins[0]: no origin: write scheme, host and port, as in "https://app.example.com""#;
+    let none = r#"2: cors.origins[0]: not an origin: write scheme, host and port, as in "https://app.example.com""#;
     each(&[
         (origins("'https://a.example/'"), exact),
         (origins("'https://a.example:443'"), exact),
@@ -397,18 +394,21 @@ fn cors_and_log() {
         (origins("'https://a.example/b?c'"), exact),
         (origins("'null'"), none),
         (origins("'a.example'"), none),
-        (origins("'https://b.example', '*'"), r#"2: cors.origins[1]: "*" allows every origin and so stands alone"#),
+        (
+            origins("'https://b.example', '*'"),
+            r#"2: cors.origins[1]: "*" allows every origin and must be the only entry"#,
+        ),
         (
             "[cors]\ncredentials = true\n".into(),
-            r#"2: cors.credentials: needs a list of `origins`: browsers refuse credentials with "*""#,
+            r#"2: cors.credentials: needs a list of `origins`: browsers reject credentials with "*""#,
         ),
         ("[log]\nlevel = 'inof'\n".into(), filter),
         ("[log]\nlevel = 'shapegate=loud'\n".into(), filter),
         (
             "[log]\nlevel = 'info,pingora_proxy=debug'\n".into(),
-            "2: log.level: names pingora, whose own entries below warn show requests with the upstream's secret: leave it out",
+            "2: log.level: names pingora, whose log lines below warn show requests with the upstream secret: remove it",
         ),
-        ("[log]\nformat = 'xml'\n".into(), r#"2: log.format: unknown word "xml": write "text" or "json""#),
+        ("[log]\nformat = 'xml'\n".into(), r#"2: log.format: unknown value "xml": write "text" or "json""#),
     ]);
     for text in ["origins = '*'", "origins = 'https://a.example:8443'", "origins = ['capacitor://localhost']"] {
         accepted(&format!("[cors]\n{text}\n"));

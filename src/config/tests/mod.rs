@@ -1,4 +1,4 @@
-//! Whole files in, errors line for line out.
+//! Parses whole files and checks the result or the errors, line by line.
 
 mod bounds;
 mod faults;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::{Config, ConfigErrors, Environment};
 
-/// What follows the section under test, unless that section is one of these.
+/// Sections appended to the text under test unless it contains them.
 const REST: [(&str, &str); 4] = [
     ("[server]", "[server]\nlisten = '127.0.0.1:0'\n"),
     ("[upstream]", "[upstream]\nurl = 'http://127.0.0.1:3000'\nsecret = { env = 'ELECTRIC_SECRET' }\n"),
@@ -32,14 +32,14 @@ fn environment() -> Environment {
     ])
 }
 
-/// Parses `text`, then the sections that it leaves out: its own lines count from 1.
+/// Parses `text`, followed by the sections it lacks, so that its own lines count from 1.
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
     let rest = REST.iter().filter(|(header, _)| !text.contains(header)).map(|(_, section)| *section);
     let whole: String = std::iter::once(text).chain(rest).collect();
     Config::parse(&whole, Path::new("x.toml"), &environment())
 }
 
-/// The errors as they are shown, one a line.
+/// Returns the errors as shown to the user, one per line.
 #[track_caller]
 fn errors(text: &str) -> String {
     parse(text).expect_err(text).to_string()

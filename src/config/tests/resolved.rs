@@ -1,4 +1,4 @@
-//! What comes of files without errors.
+//! Checks the settings that valid files resolve to.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn remote(config: &Config) -> &RemoteKeys {
 }
 
 #[test]
-fn every_sample_loads() {
+fn every_sample_file_loads_without_warnings() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let samples: Vec<_> = names.filter(|name| name.ends_with(".toml")).collect();
@@ -36,7 +36,7 @@ fn every_sample_loads() {
 }
 
 #[test]
-fn the_full_sample_shows_the_defaults() {
+fn the_full_sample_uses_the_default_values() {
     let (full, minimal) = (conf("shapegate.full.toml"), conf("shapegate.minimal.toml"));
     let show = |config: &Config| {
         let (server, upstream) = (&config.server, &config.upstream);
@@ -49,7 +49,7 @@ fn the_full_sample_shows_the_defaults() {
 }
 
 #[test]
-fn a_where_that_can_be_better_is_a_warning_on_its_line() {
+fn a_slow_predicate_causes_a_warning_on_its_line() {
     let shape = |predicate: &str| format!("[[shape]]\ntable = 'tasks'\nwhere = '''{predicate}'''\n");
     let slow = r#""id" = {{ claims.sub }} AND {{ claims.sub }} = ANY("owners")"#;
     let config = accepted(&(shape("\"id\" = {{ claims.sub }}") + &shape(slow) + &shape("\"done\"")));
@@ -60,19 +60,19 @@ fn a_where_that_can_be_better_is_a_warning_on_its_line() {
 }
 
 #[test]
-fn an_upstream_that_no_rule_reads_from_is_a_warning() {
+fn an_unused_upstream_causes_a_warning() {
     let upstreams = "[upstreams.a]\nurl = 'http://a'\ndanger_no_secret = true\n[upstreams.b]\nurl = 'http://b'\ndanger_no_secret = true\n";
     let config = accepted(&format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = 'a'\n"));
     let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["x.toml:4: upstreams.b: no rule reads from it: name it in the `upstream` of a [[shape]]"]);
+    assert_eq!(shown, ["x.toml:4: upstreams.b: no rule uses it: name it in the `upstream` of a [[shape]]"]);
 }
 
 #[test]
-fn limits_that_hold_nobody_are_warnings() {
+fn limits_without_effect_cause_warnings() {
     let warnings = |text: &str| -> Vec<String> { accepted(text).warnings.iter().map(ToString::to_string).collect() };
     let shown = warnings("[limits]\nflights = 200\nrequests = 100\nrequests_per_subject = 99\n");
     let [flights, initial] = shown.as_slice() else { panic!("{shown:?}") };
-    assert!(flights.starts_with("x.toml:2: limits.flights: one subject may take them all"), "{flights}");
+    assert!(flights.starts_with("x.toml:2: limits.flights: one subject can use them all"), "{flights}");
     assert!(initial.starts_with("x.toml:2: limits.flights: is less than `initial_flights`"), "{initial}");
     assert_eq!(warnings("[limits]\nflights = 300\n"), Vec::<String>::new());
     let public = "[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
@@ -85,14 +85,14 @@ fn limits_that_hold_nobody_are_warnings() {
 }
 
 #[test]
-fn superset_is_the_policy_of_25_tables() {
+fn the_superset_sample_has_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
     assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
     assert_eq!(conf("superset.toml").issuers[0].algorithms, [Algorithm::Rs256]);
 }
 
 #[test]
-fn defaults() {
+fn omitted_keys_get_their_defaults() {
     let config = accepted("");
     assert!(config.server.threads > 0);
     assert_eq!(config.server.admin.to_string(), "127.0.0.1:9090");
@@ -114,7 +114,7 @@ fn defaults() {
 }
 
 #[test]
-fn trusted_proxies() {
+fn trusted_proxies_are_parsed_and_validated() {
     let limits = accepted("[limits]\ntrusted_proxies = ['10.0.0.0/8', '::1', '192.0.2.1']\n").limits;
     let networks: Vec<_> = limits.trusted_proxies.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128", "192.0.2.1/32"]);
@@ -122,20 +122,21 @@ fn trusted_proxies() {
     let direct = accepted("[limits]\ntrusted_proxies = []\nrate_per_address = 0\n").limits;
     assert_eq!((direct.trusted_proxies, direct.rate_per_address), (Some(Vec::new()), 0));
     let found = errors("[limits]\ntrusted_proxies = ['10.0.0.0/33']\n");
-    assert!(found.starts_with("x.toml:2: limits.trusted_proxies[0]: no network: write an address"), "{found}");
-    // Whom nobody could be told from, and what no address is in.
-    for (network, words) in [("0.0.0.0/0", "trusts everybody"), ("::/0", "trusts"), ("::ffff:10.0.0.0/104", "is IPv4")]
+    assert!(found.starts_with("x.toml:2: limits.trusted_proxies[0]: not a network: write an address"), "{found}");
+    // Networks that would trust every client, or match none.
+    for (network, words) in
+        [("0.0.0.0/0", "trusts every client"), ("::/0", "trusts"), ("::ffff:10.0.0.0/104", "is an IPv4-mapped")]
     {
         let found = errors(&format!("[limits]\ntrusted_proxies = ['10.0.0.0/8', '{network}']\n"));
         assert!(found.starts_with(&format!("x.toml:2: limits.trusted_proxies[1]: {words}")), "{found}");
     }
-    // A limit that would hold for all clients of an unknown balancer together.
+    // Behind an unknown load balancer, all clients would share this limit.
     let found = errors("[limits]\nrate_per_address = 10\n");
     assert!(found.starts_with("x.toml:2: limits.rate_per_address: needs `trusted_proxies`"), "{found}");
 }
 
 #[test]
-fn upstream_urls() {
+fn an_upstream_url_gives_host_port_and_tls() {
     for (url, host, port, tls) in [
         ("https://electric.example", "electric.example", 443, true),
         ("http://electric.example/", "electric.example", 80, false),
@@ -148,7 +149,7 @@ fn upstream_urls() {
 }
 
 #[test]
-fn a_url_that_names_a_private_host_may_reach_it() {
+fn a_jwks_url_with_a_private_host_may_connect_to_it() {
     for (url, private) in [
         ("http://localhost:4000/jwks", true),
         ("http://127.8.0.1/jwks", true),
@@ -167,7 +168,7 @@ fn a_url_that_names_a_private_host_may_reach_it() {
 }
 
 #[test]
-fn paths_start_at_the_folder_of_the_file() {
+fn relative_paths_are_resolved_against_the_folder_of_the_file() {
     let text = "[server]\nlisten = '[::]:0'\nstate = 'state'\ntls = { cert = '/etc/a.crt', key = 'a.key' }\n\
                 [upstream]\nurl = 'http://e'\ndanger_no_secret = true\n[[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
     let server = Config::parse(text, Path::new("/etc/shapegate/x.toml"), &environment()).unwrap().server;
@@ -177,7 +178,7 @@ fn paths_start_at_the_folder_of_the_file() {
 }
 
 #[test]
-fn systemd_names_the_state_directory() {
+fn the_state_directory_defaults_to_the_one_of_systemd() {
     let text = include_str!("../../../conf/shapegate.minimal.toml");
     let environment =
         Environment::from([("ELECTRIC_SECRET", "s"), ("STATE_DIRECTORY", "/var/lib/shapegate:/var/lib/b")]);
@@ -186,7 +187,7 @@ fn systemd_names_the_state_directory() {
 }
 
 #[test]
-fn systemd_names_the_folder_of_the_upgrade_socket() {
+fn the_upgrade_socket_defaults_to_the_runtime_directory_of_systemd() {
     let text = include_str!("../../../conf/shapegate.minimal.toml");
     let environment = Environment::from([("ELECTRIC_SECRET", "s"), ("RUNTIME_DIRECTORY", "/run/shapegate")]);
     let config = Config::parse(text, Path::new("x.toml"), &environment).unwrap();
@@ -196,7 +197,7 @@ fn systemd_names_the_folder_of_the_upgrade_socket() {
 }
 
 #[test]
-fn an_issuer_with_a_shared_secret_or_a_key_file() {
+fn an_issuer_has_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);
     assert_eq!(config.issuers[0].audience, ["b", "c"]);
@@ -213,7 +214,7 @@ fn an_issuer_with_a_shared_secret_or_a_key_file() {
 }
 
 #[test]
-fn no_issuer_where_all_is_public() {
+fn issuers_are_optional_only_if_every_rule_is_public() {
     let text = "[server]\nlisten = '[::]:0'\n[upstream]\nurl = 'http://e'\ndanger_no_secret = true\n\
                 [[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
     assert!(Config::parse(text, Path::new("x.toml"), &environment()).unwrap().issuers.is_empty());
@@ -223,7 +224,7 @@ fn no_issuer_where_all_is_public() {
 }
 
 #[test]
-fn load_reads_a_file() {
+fn load_reports_errors_with_the_name_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.toml");
     let errors = Config::load(&file).unwrap_err().to_string();
@@ -233,7 +234,7 @@ fn load_reads_a_file() {
 }
 
 #[test]
-fn sample_claims_are_read_as_a_token_has_them() {
+fn probe_claims_are_converted_to_json() {
     let claims = "a = 'x', b = 0x10, c = -1.5, d = true, e = [1, 'y'], f = { g = 9007199254740993 }";
     let probe = accepted(&format!("[probe]\nclaims = {{ {claims} }}\nquery = 'org=1'\n")).probe;
     let expected = r#"{"a":"x","b":16,"c":-1.5,"d":true,"e":[1,"y"],"f":{"g":9007199254740993}}"#;

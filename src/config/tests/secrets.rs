@@ -1,4 +1,4 @@
-//! Where secrets come from, and that nothing shows them (docs/security.md, T4, C7).
+//! Checks where secrets are read from, and that nothing shows them (docs/security.md, T4, C7).
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ fn shared(secret: &str) -> String {
 }
 
 #[test]
-fn wrong_sources() {
+fn a_secret_without_exactly_one_usable_source_is_rejected() {
     const SOURCES: &str = r#"write { env = "NAME" }, { file = "/path" } or { credential = "name" }"#;
-    let one = format!("takes exactly one source: {SOURCES}");
-    let inline = format!("a secret never stands in this file: {SOURCES}");
+    let one = format!("needs exactly one source: {SOURCES}");
+    let inline = format!("secrets are never written in this file: {SOURCES}");
     for (secret, message) in [
         ("'canary'", inline.as_str()),
         ("7", &inline),
@@ -38,14 +38,14 @@ fn wrong_sources() {
 }
 
 #[test]
-fn a_shared_secret_has_32_bytes() {
+fn a_shared_secret_needs_32_bytes() {
     assert!(parse(&shared("{ env = 'AUTH_SECRET' }")).is_ok());
-    let message = "x.toml:4: issuer[0].hs256: the secret has 31 bytes: at least 32 are needed";
+    let message = "x.toml:4: issuer[0].hs256: the secret has 31 bytes: it needs at least 32";
     assert_eq!(errors(&shared("{ env = 'SHORT_SECRET' }")), message);
 }
 
 #[test]
-fn files_and_credentials_lose_the_newline_at_their_end() {
+fn newlines_at_the_end_of_files_and_credentials_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("electric"), "s3cret \r\n").unwrap();
     let environment = Environment::from([("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap())]);
@@ -112,7 +112,7 @@ fn errors_show_no_secret() {
 }
 
 #[test]
-fn an_unreadable_secret_stops_a_file_that_is_right_otherwise() {
+fn an_unreadable_secret_is_an_error_in_an_otherwise_valid_file() {
     let text = include_str!("../../../conf/shapegate.full.toml");
     let found = Config::parse(text, Path::new("x.toml"), &Environment::from([])).unwrap_err();
     let keys: Vec<_> = found.iter().map(|error| error.key.as_str()).collect();

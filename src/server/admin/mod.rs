@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz`.
+//! Serves the admin port: `/metrics`, `/healthz` and `/readyz`.
 
 mod scrape;
 
@@ -22,7 +22,7 @@ use super::reload::Reloader;
 use super::sockets::BoundSocket;
 use crate::proxy::Gateway;
 
-/// Answers operators and Prometheus. It has a port of its own that clients cannot reach.
+/// Serves operators and Prometheus, on a separate port that clients cannot reach.
 #[derive(Clone)]
 pub(super) struct Admin {
     gateway: Gateway,
@@ -52,8 +52,8 @@ impl Admin {
         match scrape::render(&gateway.metrics, &state) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
-                tracing::error!(%error, "metrics cannot be written");
-                answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, b"metrics cannot be written\n".to_vec())
+                tracing::error!(%error, "cannot write the metrics");
+                answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, b"cannot write the metrics\n".to_vec())
             }
         }
     }
@@ -89,7 +89,7 @@ pub(super) struct AdminPort {
 }
 
 impl AdminPort {
-    /// Hands the socket to Pingora, which finds it by its address.
+    /// Starts serving on the socket. Pingora finds the socket by its address.
     pub(super) fn open(admin: Admin, socket: BoundSocket) -> Self {
         let name = socket.address.to_string();
         let mut fds = Fds::new();
@@ -101,10 +101,10 @@ impl AdminPort {
         Self { shutdown, serving: tokio::spawn(async move { service.start_service(Some(fds), watch, 1).await }) }
     }
 
-    /// Closes the port once the answers under way are sent.
+    /// Closes the port once the responses in flight are sent.
     pub(super) async fn close(self) {
         self.shutdown.send_replace(true);
-        // A panic of the service is logged where it happens.
+        // A panic of the service is already logged.
         let _ = self.serving.await;
     }
 }

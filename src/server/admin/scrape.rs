@@ -1,6 +1,7 @@
-//! Reads the state of the process when `/metrics` is asked for.
+//! Renders `/metrics`: the counted events, and the state of the process at the time of the request.
 //!
-//! Each scrape makes its gauges anew, so what is gone from the configuration is gone from the answer.
+//! Each scrape creates its gauges from scratch, so that what was removed from the configuration also disappears from
+//! the metrics.
 
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -20,18 +21,18 @@ pub(super) struct State<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) hub: &'a Hub,
     pub(super) audit: Option<&'a Audit>,
-    /// Whether `/readyz` says 200.
+    /// Whether `/readyz` returns 200.
     pub(super) ready: bool,
     /// Whether the configuration on disk is the one in use.
     pub(super) config_current: bool,
-    /// Every server of Electric.
+    /// The status of every Electric server.
     pub(super) servers: &'a [ServerStatus],
 }
 
-/// Writes the text of `/metrics`: the events counted so far, and the current state.
+/// Renders the text of `/metrics`: the events counted so far and the current state.
 ///
 /// # Errors
-/// A metric that cannot be written as text.
+/// If a metric cannot be registered or written as text.
 pub(super) fn render(metrics: &Metrics, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
     let scraped = Scrape::default();
     scraped.keys(state.keys)?;
@@ -39,9 +40,9 @@ pub(super) fn render(metrics: &Metrics, state: &State<'_>) -> prometheus::Result
     scraped.flights(state.hub)?;
     scraped.servers(state.servers)?;
     scraped.logs(state.audit)?;
-    scraped.gauge("shapegate_ready", "1 where /readyz says 200.", state.ready.into())?;
+    scraped.gauge("shapegate_ready", "1 if /readyz returns 200.", state.ready.into())?;
     let current = state.config_current.into();
-    scraped.gauge("shapegate_config_current", "1 where the file on disk is the configuration in use.", current)?;
+    scraped.gauge("shapegate_config_current", "1 if the configuration file on disk is the one in use.", current)?;
     let mut families = metrics.gather();
     families.extend(scraped.0.gather());
     families.sort_by(|one, other| one.name().cmp(other.name()));
@@ -74,36 +75,36 @@ impl Scrape {
         self.gauges("shapegate_key_saves_failed", help, ["issuer"], failed)
     }
 
-    /// What is in use of each limit, and the limit.
+    /// Renders the current use of each limit, and the limit.
     fn budgets(&self, state: &State<'_>) -> prometheus::Result<()> {
         let (limiter, places) = (state.limiter, state.hub.places());
         let budgets: [(_, _, &Budgets); 4] = [
-            ("requests_in_flight", "Requests being answered, those that wait included.", limiter.requests()),
+            ("requests_in_flight", "Requests in flight, waiting polls included.", limiter.requests()),
             (
                 "upstream_requests_in_flight",
-                "Requests to Electric that take a place of limits.flights, polls that it still holds included.",
+                "Requests to Electric counted by limits.flights, abandoned polls that Electric keeps open included.",
                 places.all(),
             ),
             (
                 "upstream_initial_requests_in_flight",
-                "Those of them that may open a shape or query Postgres, and have no header yet.",
+                "Requests to Electric that may open a shape or query Postgres and have no response header yet.",
                 places.initial(),
             ),
-            ("connections", "Open connections of clients.", limiter.connections()),
+            ("connections", "Open client connections.", limiter.connections()),
         ];
         for (name, help, budget) in budgets {
             self.gauge(&format!("shapegate_{name}"), help, budget.in_flight() as u64)?;
         }
         let limits = budgets.map(|(name, _, budget)| ([name], budget.capacity() as u64));
         let limits = limits.into_iter().chain([(["kept_bytes"], state.hub.capacity() as u64)]);
-        self.gauges("shapegate_limit", "The configured bound of a gauge.", ["of"], limits)
+        self.gauges("shapegate_limit", "The configured limit of a gauge.", ["of"], limits)
     }
 
     fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
-        self.gauge("shapegate_followers", "Requests aboard of open flights.", hub.followers() as u64)?;
-        self.gauge("shapegate_open_flights", "Answers of Electric under way.", hub.open_flights() as u64)?;
-        self.gauge("shapegate_kept_flights", "Finished answers kept.", hub.kept_flights() as u64)?;
-        self.gauge("shapegate_kept_bytes", "Bytes that the kept answers hold, about.", hub.kept_bytes())
+        self.gauge("shapegate_followers", "Requests that follow an open flight.", hub.followers() as u64)?;
+        self.gauge("shapegate_open_flights", "Responses of Electric in flight.", hub.open_flights() as u64)?;
+        self.gauge("shapegate_kept_flights", "Cached responses.", hub.kept_flights() as u64)?;
+        self.gauge("shapegate_kept_bytes", "Approximate size of the cached responses in bytes.", hub.kept_bytes())
     }
 
     fn servers(&self, servers: &[ServerStatus]) -> prometheus::Result<()> {
@@ -111,22 +112,26 @@ impl Scrape {
             servers.iter().map(move |of| ([of.upstream.as_str(), of.server.as_str()], value(of)))
         };
         let labels = ["upstream", "server"];
-        let help = "1 where a server of Electric serves shapes.";
+        let help = "1 if an Electric server serves shapes.";
         self.gauges("shapegate_upstream_active", help, labels, by_server(|of| of.active.into()))?;
-        let help = "1 where the shapes of a server go to it, 0 where they go to another one.";
+        let help = "1 if an Electric server receives its shapes, 0 if they go to another server.";
         self.gauges("shapegate_upstream_in_rotation", help, labels, by_server(|of| of.in_rotation.into()))?;
-        let help = "Which secret a server of Electric takes: 1 for secret, 2 for secret_next.";
+        let help = "Which secret an Electric server accepts: 1 for secret, 2 for secret_next.";
         self.gauges("shapegate_upstream_secret", help, labels, by_server(|of| of.secret as u64))
     }
 
     fn logs(&self, audit: Option<&Audit>) -> prometheus::Result<()> {
         let sessions = audit.map_or(0, Audit::open_sessions) as u64;
-        self.gauge("shapegate_audit_sessions", "Sessions that the audit log has not written yet.", sessions)?;
+        self.gauge("shapegate_audit_sessions", "Open sessions that are not yet in the audit log.", sessions)?;
         let lost = audit.map_or(0, Audit::dropped);
         let help = "Audit lines lost: the disk was full or too slow.";
         self.counter("shapegate_audit_lines_dropped_total", help, lost)?;
         let lost = telemetry::dropped_log_lines();
-        self.counter("shapegate_log_lines_dropped_total", "Log lines lost: nobody read standard error in time.", lost)
+        self.counter(
+            "shapegate_log_lines_dropped_total",
+            "Log lines lost: standard error was not read fast enough.",
+            lost,
+        )
     }
 
     fn gauge(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
@@ -165,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_are_sorted_and_a_metric_without_one_is_left_out() {
+    fn series_are_sorted_and_metrics_without_series_are_omitted() {
         let scraped = Scrape::default();
         scraped.gauges("b", "Of servers.", ["server"], [(["y"], 2), (["x"], 1)]).unwrap();
         scraped.gauges("none", "Of nothing.", ["server"], []).unwrap();

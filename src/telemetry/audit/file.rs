@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::telemetry::lines::LineSink;
 
-/// A file that is found again under its name. Only its own thread writes.
+/// The audit log's file, reopened by its name when needed. Only one thread writes to it.
 #[derive(Debug)]
 pub(super) struct AuditFile {
     path: PathBuf,
     open: Option<File>,
     /// Whether the file ends in the middle of a line.
     torn: bool,
-    /// Whether the last line was lost: only the first one lost is logged.
+    /// Whether the last line was lost. Only the first of several lost lines is logged.
     failing: bool,
 }
 
@@ -39,7 +39,7 @@ impl AuditFile {
             file.write_all(b"\n")?;
             self.torn = false;
         }
-        // One call, so that two processes do not mix their lines, and we know how much of a line a full disk took.
+        // One call, so that lines of two processes do not mix, and to know how much of a line fit on a full disk.
         let written = file.write(line)?;
         self.torn = 0 < written && written < line.len();
         if written < line.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -59,12 +59,12 @@ impl LineSink for AuditFile {
     }
 }
 
-/// Opens the file, readable only for its owner since it names subjects.
+/// Opens the file, readable only by its owner because it names subjects.
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Whether `path` still names `file`: after a rotation it names another file, or none.
+/// Returns whether `path` still names `file`. After a rotation, it names another file or none.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_an_error_at_once() {
+    fn a_missing_folder_is_an_error_at_the_start() {
         assert!(AuditFile::open(Path::new("/nonexistent/audit.jsonl")).is_err());
     }
 }

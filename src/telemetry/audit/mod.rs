@@ -1,4 +1,5 @@
-//! The audit log: which subject has read which shape, with one line for each session of a subject with a shape.
+//! Writes the audit log, which records which subject has read which shape: one line per session of a subject with a
+//! shape.
 
 mod file;
 mod sessions;
@@ -19,14 +20,14 @@ use crate::clock::UnixTime;
 use crate::digest::sha256;
 use crate::rewrite::UpstreamRequest;
 
-/// The open sessions, and the queue for their lines. No call but [`Audit::finish`] waits for a disk.
+/// The open sessions, and the queue for their lines. Only [`Audit::finish`] waits for the disk.
 #[derive(Debug)]
 pub struct Audit {
     sessions: Mutex<Sessions>,
     lines: LineQueue,
 }
 
-/// A subject that is about to read a shape. Made before the answer, recorded after it.
+/// A subject that is about to read a shape. Created before the response, recorded after it.
 #[derive(Debug)]
 pub struct Reading {
     principal: Option<Arc<Principal>>,
@@ -34,17 +35,17 @@ pub struct Reading {
     shape: [u8; 32],
 }
 
-/// Lines that wait for the file.
+/// The maximum number of lines that wait for the file.
 const CAPACITY: usize = 16 * 1024;
 
-/// Sessions checked under one lock, which takes some ten microseconds.
+/// Sessions checked under one lock, which takes about ten microseconds.
 const BATCH: usize = 64;
 
 impl Audit {
     /// Starts the log that the `[audit]` section asks for.
     ///
     /// # Errors
-    /// The file cannot be opened, or the thread cannot be started.
+    /// If the file cannot be opened, or the thread cannot be started.
     pub fn start(settings: &AuditSettings) -> anyhow::Result<Self> {
         let lines = match &settings.target {
             AuditTarget::File(path) => Self::file(path).with_context(|| format!("audit.path: {}", path.display()))?,
@@ -57,13 +58,13 @@ impl Audit {
         LineQueue::start("audit", CAPACITY, AuditFile::open(path)?)
     }
 
-    /// Notes that `principal` (`None` for a public shape) is about to read the shape of `upstream`.
+    /// Returns the record of `principal` (`None` for a public shape) reading the shape of `upstream`.
     pub fn reading(&self, principal: Option<&Arc<Principal>>, upstream: &UpstreamRequest) -> Reading {
         let shape = sha256(&*upstream.shape());
         Reading { principal: principal.cloned(), rule: upstream.rule().as_str().into(), shape }
     }
 
-    /// Records an answer with `bytes` of body.
+    /// Records a response with `bytes` of body.
     pub fn record(&self, reading: Reading, bytes: usize, now: UnixTime) {
         let displaced = self.sessions().record(reading, bytes as u64, now);
         self.offer(displaced);
@@ -80,18 +81,19 @@ impl Audit {
         }
     }
 
-    /// Writes every session, and waits for at most `limit` until that is done.
+    /// Writes every session, and waits at most `limit` until they are written.
     pub fn finish(&self, limit: Duration) {
         let ended = self.sessions().drain();
         self.lines.finish(ended.into_iter().map(|session| session.line()), limit);
     }
 
-    /// The number of open sessions.
+    /// Returns the number of open sessions.
     pub fn open_sessions(&self) -> usize {
         self.sessions().len()
     }
 
-    /// Lines lost because the disk was full or too slow. On standard error, lines of the log count too.
+    /// Returns the number of lines lost because the disk was full or too slow. If the target is standard error, lost
+    /// log lines count too.
     pub fn dropped(&self) -> u64 {
         self.lines.dropped()
     }

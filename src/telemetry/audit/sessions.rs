@@ -1,4 +1,4 @@
-//! Holds the open sessions. Their number is bounded; one that was idle, or has to make room, is written.
+//! Holds the open sessions. Their number is bounded: a session is written when it is idle or the oldest of too many.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,13 +18,13 @@ pub(super) struct Sessions {
     capacity: usize,
     idle: Duration,
     open: HashMap<Key, Session>,
-    /// Each open session once, with the time of its last answer when it was queued. A request so changes one map entry
-    /// and no list. A session is checked `idle` after that time and queued again if it had another answer, so it is
-    /// written after `idle` and before twice that.
+    /// Each open session once, with the time of its last response when it was queued. This way a request changes only
+    /// one map entry and no list. A session is checked `idle` after that time and queued again if it had another
+    /// response, so it is written after `idle` and before twice that.
     due: VecDeque<(UnixTime, Key)>,
 }
 
-/// What one subject has read of one shape.
+/// Records what one subject has read of one shape.
 #[derive(Debug)]
 pub(super) struct Session {
     issuer: Option<Box<str>>,
@@ -43,7 +43,7 @@ impl Sessions {
         Self { capacity, idle, open: HashMap::new(), due: VecDeque::new() }
     }
 
-    /// Counts an answer; returns the session that had to make room, if any.
+    /// Counts a response; returns the session that had to make room, if any.
     pub(super) fn record(&mut self, reading: Reading, bytes: u64, now: UnixTime) -> Option<Session> {
         let subject = reading.principal.as_ref().map(|principal| principal.subject_key().clone());
         let key = (subject, reading.shape);
@@ -116,7 +116,7 @@ impl Session {
         self.last = self.last.max(now);
     }
 
-    /// The session as one line of JSON.
+    /// Returns the session as one line of JSON.
     pub(super) fn line(&self) -> Box<[u8]> {
         let line = Line {
             target: TARGET,
@@ -130,7 +130,7 @@ impl Session {
             answers: self.answers,
             bytes: self.bytes,
         };
-        // Texts and numbers can always be serialized.
+        // Strings and numbers can always be serialized.
         let mut line = serde_json::to_vec(&line).unwrap_or_default();
         line.push(b'\n');
         line.into()
@@ -161,7 +161,7 @@ fn rfc3339(time: UnixTime) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs().min(END))).to_string()
 }
 
-/// Replaces control characters and direction marks, and cuts after 256 characters (docs/security.md, C14).
+/// Replaces control characters and direction marks, and truncates to 256 characters (docs/security.md, C14).
 fn sanitized(subject: &str) -> Box<str> {
     const MOST: usize = 256;
     let hidden = |c: char| {

@@ -1,4 +1,4 @@
-//! A build without the feature `otel`, in which no tracer can exist.
+//! Replaces the tracer in builds without the feature `otel`, in which no tracer can exist.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::telemetry::OtelSettings;
 use crate::telemetry::Record;
 use crate::trace_context::TraceParent;
 
-/// What this build does not have.
+/// Cannot be created in this build.
 #[derive(Debug)]
 pub enum Tracer {}
 
-/// What this build does not have.
+/// Cannot be created in this build.
 pub(crate) enum UpstreamSpan {}
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in `tracer`")]
 impl Tracer {
     pub fn new(_: &OtelSettings, _: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
-        anyhow::bail!("otel: this build has no OpenTelemetry: build with `--features otel`")
+        anyhow::bail!("otel: this build has no OpenTelemetry support: build with `--features otel`")
     }
 
     pub fn begin(&self, _: Option<TraceParent>) -> (Option<TraceParent>, Option<u64>) {

@@ -1,4 +1,4 @@
-//! OTLP over HTTP to the collector, with the crates of the OpenTelemetry project.
+//! Sends spans to the collector as OTLP over HTTP, with the crates of the OpenTelemetry project.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,24 +16,24 @@ use tokio::sync::Semaphore;
 use crate::metrics::Metrics;
 use crate::telemetry::{OtelProtocol, OtelSettings};
 
-/// A collector that takes longer counts as unreachable.
+/// The timeout of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends batches and counts them.
+/// Sends batches of spans to the collector and counts them.
 #[derive(Debug)]
 pub(super) struct Collector {
     exporter: Arc<SpanExporter>,
-    /// Where the HTTP client runs: the SDK's thread has no runtime.
+    /// The runtime of the HTTP client: the SDK's thread has none.
     runtime: Handle,
-    /// Gets back the place of each span that was sent or lost.
+    /// The places of spans, released when they are sent or lost.
     room: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    /// Whether the last batch was lost: only the first one lost is logged.
+    /// Whether the last batch was lost. Only the first of several lost batches is logged.
     failing: AtomicBool,
 }
 
 impl Collector {
-    /// A collector that `config` names, reached from the current runtime.
+    /// Creates a client of the collector in `config`, which runs on the current runtime.
     pub(super) fn new(config: &OtelSettings, room: Arc<Semaphore>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let exporter = Arc::new(exporter(config).context("otel.endpoint")?);
         Ok(Self { exporter, runtime: Handle::try_current()?, room, metrics, failing: AtomicBool::new(false) })

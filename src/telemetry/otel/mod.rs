@@ -1,8 +1,8 @@
-//! Spans of requests and of the requests to Electric that they cause, for an OpenTelemetry collector.
+//! Exports spans of requests, and of the requests to Electric that they cause, to an OpenTelemetry collector.
 //!
-//! The sampler, the queue and its thread are those of `opentelemetry_sdk`. Ours are the span's contents, the rule that a
-//! client cannot ask for more than its share, and the count of what was sent and dropped. A recorded request costs a
-//! small object when it ends; one that is not recorded costs a comparison when it starts.
+//! `opentelemetry_sdk` provides the sampler, the queue and its thread. Written here are the spans' contents, a sampling
+//! rule that clients cannot override, and the counts of spans sent and dropped. A recorded request costs a small object
+//! when it ends; any other costs a comparison when it starts.
 
 #[cfg(not(feature = "otel"))]
 mod absent;

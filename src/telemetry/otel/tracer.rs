@@ -1,4 +1,4 @@
-//! Decides which requests are recorded, and writes their spans.
+//! Decides which requests are recorded, and creates their spans.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,29 +22,29 @@ use crate::trace_context::TraceParent;
 /// Decides which requests are recorded, and queues their spans.
 #[derive(Debug)]
 pub struct Tracer {
-    /// Judges a trace by its id: services with the same ratio record the same traces.
+    /// Samples a trace by its id, so that services with the same ratio record the same traces.
     sampler: Sampler,
     processor: BatchSpanProcessor,
-    /// Places for spans that are queued or being sent. The processor has room for all of them, so what it would drop
-    /// without telling us is dropped and counted here.
+    /// Places for spans that are queued or being sent. The processor has room for all of them, so spans it would drop
+    /// without telling us are dropped and counted here.
     room: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
-/// Spans that are queued or being sent: a few MB at most.
+/// The maximum number of spans that are queued or being sent; a few MB.
 const CAPACITY: usize = 4096;
 
-/// Spans sent in one request.
+/// The maximum number of spans sent in one request.
 const BATCH: usize = 512;
 
-/// How long a span waits for others to be sent with.
+/// How long a span waits for others to be sent with it.
 const GATHER: Duration = Duration::from_secs(1);
 
 impl Tracer {
-    /// A tracer whose spans are sent on the current runtime.
+    /// Creates a tracer that sends spans on the current runtime.
     ///
     /// # Errors
-    /// A collector's URL that cannot be used; a caller outside of a runtime.
+    /// If the collector's URL cannot be used, or there is no current runtime.
     pub fn new(config: &OtelSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let room = Arc::new(Semaphore::new(CAPACITY));
         let collector = Collector::new(config, Arc::clone(&room), Arc::clone(&metrics))?;
@@ -57,9 +57,11 @@ impl Tracer {
         Self { sampler: Sampler::TraceIdRatioBased(sample), processor, room, metrics }
     }
 
-    /// The trace to use for a request whose client sent `parent`, and the parent of the request's own span if it is
-    /// recorded. A client that does not record its trace is followed; one that does cannot ask for more than its share,
-    /// which is why the sampler is not `ParentBased`.
+    /// Returns the trace to use for a request whose client sent `parent`, and the parent of the request's own span if
+    /// it is recorded.
+    ///
+    /// If the client does not record its trace, neither does shapegate. If it does, the sampler still decides, so that
+    /// clients cannot cause more spans than configured. That is why the sampler is not `ParentBased`.
     pub fn begin(&self, parent: Option<TraceParent>) -> (Option<TraceParent>, Option<u64>) {
         let (trace, above) = match &parent {
             None => (rand::random::<u128>().max(1), 0),
@@ -74,7 +76,7 @@ impl Tracer {
         sampled.decision == SamplingDecision::RecordAndSample
     }
 
-    /// Queues the span of a request that was answered with `status` (0: not at all) and `bytes` of body.
+    /// Queues the span of a request that ended with `status` (0 if no response was sent) and `bytes` of body.
     pub fn answered(&self, record: &Record, method: &Method, version: Version, status: u16, bytes: usize) {
         let (Some(parent), Some(context)) = (record.span, &record.trace) else { return };
         let method = known(method);
@@ -92,14 +94,15 @@ impl Tracer {
         }
         span.attributes.extend(record.join.map(|join| KeyValue::new("shapegate.cache", join.as_str())));
         span.attributes.extend(record.rule.as_ref().map(rule));
-        // A response that broke off has the status of one that did not.
+        // The status does not show a response that was interrupted; the outcome does.
         if status >= 500 || record.outcome.starts_with("upstream_") || record.outcome == "internal" {
             span.status = Status::error(record.outcome);
         }
         self.end(span, record.started);
     }
 
-    /// Starts the span of a request to Electric, and sets the `trace` that is sent there; `None` if that is not recorded.
+    /// Starts the span of a request to Electric, and replaces `trace` with the one to send there. Returns `None` if the
+    /// span is not recorded.
     pub(crate) fn upstream(
         self: &Arc<Self>,
         trace: &mut Option<TraceParent>,
@@ -120,23 +123,23 @@ impl Tracer {
     )]
     fn end(&self, mut span: SpanData, started: Instant) {
         let Ok(place) = self.room.try_acquire() else { return self.metrics.spans_dropped(1) };
-        // The collector gives it back.
+        // The collector releases it.
         place.forget();
         span.end_time = SystemTime::now();
         span.start_time = span.end_time.checked_sub(started.elapsed()).unwrap_or(span.end_time);
         self.processor.on_end(span);
     }
 
-    /// Sends what is queued, for at most `limit`, and takes no more spans: for the end of the process.
+    /// Sends the queued spans, for at most `limit`, and accepts no more. For the end of the process.
     pub async fn finish(self: &Arc<Self>, limit: Duration) {
         self.room.close();
         let tracer = Arc::clone(self);
-        // What was not sent in time is lost.
+        // Spans not sent in time are lost.
         let _ = tokio::task::spawn_blocking(move || tracer.processor.shutdown_with_timeout(limit)).await;
     }
 }
 
-/// A request to Electric that is under way; it ends when this is dropped.
+/// The span of a request to Electric in flight. It ends when this is dropped.
 pub(crate) struct UpstreamSpan {
     span: SpanData,
     started: Instant,
@@ -144,14 +147,14 @@ pub(crate) struct UpstreamSpan {
 }
 
 impl UpstreamSpan {
-    /// Notes that Electric's header has come.
+    /// Records that Electric's response header has arrived.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         let elapsed = self.started.elapsed().as_millis();
         self.span.attributes.push(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
         self.span.attributes.push(KeyValue::new("shapegate.header_ms", integer(elapsed)));
     }
 
-    /// Notes that the request has failed, or that its answer has broken off.
+    /// Records that the request failed or its response was interrupted.
     pub(crate) fn failed(&mut self, fault: &'static str) {
         self.span.status = Status::error(fault);
     }
@@ -163,7 +166,7 @@ impl Drop for UpstreamSpan {
     }
 }
 
-/// A span whose times and attributes are still to be set.
+/// Creates a span without times and attributes.
 fn span(context: &TraceParent, parent: u64, kind: SpanKind, name: String) -> SpanData {
     let (trace, id) = (TraceId::from(context.trace()), SpanId::from(context.span()));
     SpanData {
@@ -183,7 +186,8 @@ fn span(context: &TraceParent, parent: u64, kind: SpanKind, name: String) -> Spa
     }
 }
 
-/// The method as OpenTelemetry's conventions ask: a client can make up any.
+/// Returns the method as OpenTelemetry's conventions require: unknown methods become `_OTHER`, because a client can
+/// invent any.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -206,7 +210,7 @@ fn integer(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
-/// A random id, which is never 0: that stands for none.
+/// Returns a random id that is not 0, since 0 means no span.
 fn span_id() -> u64 {
     rand::random::<u64>().max(1)
 }
@@ -219,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what it is sent, and the places of it.
+    /// Keeps the spans it is sent, and never releases their places.
     #[derive(Clone, Debug, Default)]
     struct Kept(Arc<Mutex<Vec<SpanData>>>);
 
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_holds_for_all_traces_and_a_trace_is_always_judged_the_same() {
+    fn the_sampling_ratio_holds_and_is_consistent_for_each_trace() {
         let (none, quarter, all) = (tracer(0.0, 1).0, tracer(0.25, 1).0, tracer(1.0, 1).0);
         let mut taken = 0;
         for _ in 0..4_000 {

@@ -98,7 +98,7 @@ async fn a_reload_takes_other_files_or_refuses_all_of_it() {
     };
     let nothing = "[[shape]]\ntable = 'other'\nwhere = 'none'\n";
     let error = reload(files(&second, &first), nothing).unwrap_err();
-    assert!(format!("{error:#}").starts_with("server.tls: certificate and key do not fit together: "), "{error:#}");
+    assert!(format!("{error:#}").starts_with("server.tls: certificate and private key do not match: "), "{error:#}");
     assert_eq!(handshake(&gate, &first).await, Some(200), "the rules are those of before, and so is the certificate");
     reload(files(&second, &second), nothing).unwrap();
     assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(404)));

@@ -97,7 +97,7 @@ async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (200, 200));
 
     let log = scene.process.stop().await;
-    let refused = entries(&log, "configuration refused");
+    let refused = entries(&log, "configuration rejected");
     let faults: Vec<_> = refused.iter().map(|entry| entry["fault"].as_str().unwrap()).collect();
     assert_eq!(faults.len(), 3, "{faults:?}");
     let named = format!("shapegate.toml:{line}: shape[0].whree");
