@@ -77,7 +77,7 @@ impl Client {
     async fn ask_http1(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
         match self {
             Self::Http1(connection) => connection.ask(request).await,
-            Self::Http2(_) => bail!("an HTTP/2 client"),
+            Self::Http2(_) => bail!("expected an HTTP/1.1 client, found an HTTP/2 client"),
         }
     }
 }
