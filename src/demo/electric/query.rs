@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn last_of_a_name_wins() {
+    fn the_last_value_of_a_name_counts() {
         assert_eq!(parsed("a=1&a=2&live"), json!({"a": "2", "live": ""}));
     }
 
@@ -89,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn decodes_as_plug_does() {
+    fn texts_are_decoded_as_in_plug() {
         assert_eq!(parsed("a=x+y%20z&b=%zz&c=%00"), json!({"a": "x y z", "b": "%zz", "c": "\0"}));
         assert_eq!(parse("a=%FF"), Err(NotUtf8));
     }
 
     #[test]
-    fn secret_is_the_last_and_wins_over_api_secret() {
+    fn the_last_secret_counts_and_precedes_api_secret() {
         let carries = |query| carries(&parse(query).unwrap(), "right");
         assert!(carries("secret=wrong&secret=right"));
         assert!(carries("%73ecret=%72ight"));

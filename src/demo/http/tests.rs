@@ -31,7 +31,7 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn frames_bodies() {
+async fn bodies_have_a_length_or_chunks() {
     let (addr, _serving) = serve(Limits::default()).await;
     let chunked = exchange(addr, &get("/chunks")).await.unwrap();
     assert!(chunked.starts_with("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ndate: "));
