@@ -1,4 +1,4 @@
-//! The decision: a verified principal and a parsed request become a permit, or a denial.
+//! Measures the decision: from a verified principal and a parsed request to a permit or a denial.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
 

@@ -1,4 +1,4 @@
-//! The limits: what an admitted request pays for being counted.
+//! Measures what the limits cost an admitted request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
 
@@ -18,7 +18,7 @@ use shapegate::shape::ShapeRequest;
 
 mod scene;
 
-/// Everything is on, and nothing is reached.
+/// Every limit is on, and none is reached.
 const CONFIG: &str = "
 [server]
 listen = '127.0.0.1:0'

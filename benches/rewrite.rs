@@ -1,4 +1,4 @@
-//! The rewrite: the client's query is parsed, and the request to Electric built.
+//! Measures the rewrite: from the client's query to the request to Electric.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
 

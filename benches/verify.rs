@@ -1,8 +1,8 @@
-//! What a token check costs: new and seen before, beside the library alone and the bare primitive.
+//! Measures a token check: new tokens and known ones, compared with the library alone and the bare primitive.
 //!
-//! `cargo bench --bench verify`; the ratios matter, the absolute figures are the machine's.
+//! `cargo bench --bench verify`. The ratios matter; the absolute figures depend on the machine.
 
-#![allow(clippy::expect_used)] // a bench that cannot be set up has nothing to measure
+#![allow(clippy::expect_used)] // a bench cannot go on if its setup fails
 
 use std::future::Future;
 use std::hint::black_box;
@@ -32,7 +32,7 @@ use shapegate::shape::ShapeClaims;
 const ISSUER: &str = "https://auth.example.com";
 const AUDIENCE: &str = "https://app.example.com";
 
-/// One token, and every form of the key that checks it.
+/// A token, and every form of the key that checks it.
 struct Sample {
     algorithm: Algorithm,
     token: String,
@@ -42,7 +42,7 @@ struct Sample {
     primitive: ParsedPublicKey,
 }
 
-/// An endpoint nobody asks: the key is in the fixed set.
+/// A fetcher that is never called, since the key is in the fixed set.
 struct NoFetch;
 
 #[async_trait]
@@ -56,7 +56,7 @@ fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// A token of the usual size, around 700 bytes with RS256.
+/// Returns a token of the usual size, about 700 bytes with RS256.
 fn token(algorithm: Algorithm, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
     let header = json!({ "alg": algorithm.as_str(), "kid": "key-2026-11", "typ": "JWT" });
     let claims = json!({
@@ -130,24 +130,24 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
     TokenVerifier::new(vec![issuer], verdicts, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")
 }
 
-#[allow(clippy::disallowed_methods)] // the anchor that ours is measured against
+#[allow(clippy::disallowed_methods)] // the library, as the reference
 fn library(sample: &Sample, validation: &Validation) {
     let claims = jsonwebtoken::decode::<Map<String, Value>>(&sample.token, &sample.library_key, validation);
-    black_box(claims.expect("a good token"));
+    black_box(claims.expect("a valid token"));
 }
 
-#[allow(clippy::disallowed_methods)] // the other anchor
+#[allow(clippy::disallowed_methods)] // the primitive, as the other reference
 fn bare_primitive(sample: &Sample) {
     let (message, signature) = sample.token.rsplit_once('.').expect("three parts");
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
-    sample.primitive.verify_sig(message.as_bytes(), &signature).expect("a good signature");
+    sample.primitive.verify_sig(message.as_bytes(), &signature).expect("a valid signature");
 }
 
-/// Verifies with a key at hand: the future is ready at once, so no runtime's cost is measured along.
+/// Verifies a token whose key is known. The future is ready at once, so no runtime is measured.
 fn check(verifier: &TokenVerifier, text: &str) -> Check {
     let token = BearerToken::new(black_box(text)).expect("token68");
     let verified = pin!(verifier.verify(&token)).poll(&mut Context::from_waker(Waker::noop()));
-    let Poll::Ready(Ok(verified)) = verified else { panic!("a good token and a key at hand") };
+    let Poll::Ready(Ok(verified)) = verified else { panic!("a valid token whose key is known") };
     verified.check
 }
 

@@ -14,7 +14,7 @@ use crate::scene::Scene;
 use crate::server::Server;
 use crate::target::{Position, Target};
 
-/// Clients with a connection, or a stream's place on one.
+/// Clients, each with a connection or a stream on one.
 #[derive(Default)]
 pub(crate) struct Crowd(Vec<Client>);
 
@@ -23,7 +23,7 @@ enum Client {
     Http2(SendRequest<Bytes>),
 }
 
-/// Clients whose requests are on their way.
+/// Clients with a request in flight.
 pub(crate) struct Asked(Vec<JoinHandle<(Client, anyhow::Result<Answer>)>>);
 
 impl Crowd {
@@ -41,7 +41,7 @@ impl Crowd {
             }
             return Ok(());
         }
-        // Not all at once: the queue of the listener is bounded.
+        // Not all at once: the listener's queue is bounded.
         let (mut opening, address) = (JoinSet::new(), target.address);
         while self.len() < count {
             while opening.len() < AT_A_TIME.min(count - self.len()) {
@@ -53,7 +53,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Sends everybody's request for what comes behind `position`.
+    /// Sends every client's request for what follows `position`.
     pub(crate) fn ask(self, target: &Target, position: &Position) -> Asked {
         let parameters = position.live();
         let ask = |(number, mut client): (usize, Client)| match &mut client {
@@ -77,13 +77,13 @@ impl Client {
     async fn ask_http1(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
         match self {
             Self::Http1(connection) => connection.ask(request).await,
-            Self::Http2(_) => bail!("a client of HTTP/2"),
+            Self::Http2(_) => bail!("expected an HTTP/1.1 client, found an HTTP/2 client"),
         }
     }
 }
 
 impl Asked {
-    /// Returns once the server has every request and Electric what the server makes of them.
+    /// Waits until the server has every request, and Electric has what the server forwards of them.
     pub(crate) async fn wait_until_all_wait(&mut self, server: &Server, scene: &Scene) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut upstream = None;
@@ -101,16 +101,16 @@ impl Asked {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("{} of {} clients wait, and no more come", in_flight.unwrap_or(0), self.0.len());
+                bail!("{} of {} clients wait, and no more arrive", in_flight.unwrap_or(0), self.0.len());
             }
         }
     }
 
-    /// The answers, and the clients that can ask again.
+    /// Returns the responses, and the clients that can send another request.
     pub(crate) async fn answers(self) -> (Crowd, Vec<anyhow::Result<Answer>>) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let (mut crowd, mut answers) = (Crowd::default(), Vec::with_capacity(self.0.len()));
-        // In this order, not as they end: a wake-up for each would be this process's work, not the server's.
+        // In this order, not as they finish: a wake-up for each would be work of this process, not of the server.
         for mut task in self.0 {
             let answer = match timeout_at(deadline, &mut task).await {
                 Ok(Ok((client, answer))) => {
@@ -131,11 +131,11 @@ impl Asked {
     }
 }
 
-/// Connections being opened at one time.
+/// Connections that are opened at the same time.
 const AT_A_TIME: usize = 128;
 
-/// The stand-in has all requests when no more come in this time.
+/// The stand-in has all requests if none arrives for this long.
 const STILL: Duration = Duration::from_millis(200);
 
-/// How long everything may take; longer than Electric holds a poll.
+/// The timeout for everything; longer than Electric holds a poll.
 const PATIENCE: Duration = Duration::from_secs(90);

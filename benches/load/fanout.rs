@@ -1,4 +1,4 @@
-//! One change, and the time until each of many waiting clients has it.
+//! Measures the time from one change until each of many waiting clients has it.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -16,13 +16,13 @@ use crate::scene::Scene;
 use crate::server::Server;
 use crate::target::Position;
 
-/// Let many clients wait for one change; report when each has it
+/// Let many clients wait for one change, and report when each has it
 #[derive(Debug, Args)]
 pub(crate) struct Fanout {
-    /// Clients that wait
+    /// Waiting clients
     #[arg(long, value_name = "N", default_value = "1000")]
     clients: NonZeroUsize,
-    /// Rounds of each server, by turns; medians are reported
+    /// Rounds of each server, alternating; medians are reported
     #[arg(long, value_name = "N", default_value = "3")]
     rounds: NonZeroUsize,
     #[command(flatten)]
@@ -62,7 +62,7 @@ async fn round(scene: &Scene, server: &Server, clients: usize) -> anyhow::Result
     let (_, answers) = asked.answers().await;
     let served = server.usage()?;
 
-    // A change of the operator's has no time that is known here: the first answer is the start.
+    // A change that the operator makes has no known time: the first response counts as the start.
     let first = answers.iter().flatten().map(|answer| answer.at).min().unwrap_or(commit);
     let start = if scene.upstream_requests().is_some() { commit } else { first };
     let mut after: Vec<Duration> = answers.iter().flatten().map(|answer| answer.at - start).collect();
@@ -82,7 +82,7 @@ async fn round(scene: &Scene, server: &Server, clients: usize) -> anyhow::Result
     Ok(Round { figures, answers })
 }
 
-/// Everybody has to have got the same 200; and how many bodies there were.
+/// Checks that every client got a 200 with the same body, and counts the different bodies.
 pub(crate) fn judge(answers: &[anyhow::Result<Answer>]) -> (Answers, usize) {
     let mut judged = Answers::default();
     let mut bodies = HashSet::new();

@@ -1,9 +1,9 @@
-//! Open files: every client is one here and one at the server.
+//! Open files: every client takes one in this process and one in the server.
 
 use anyhow::bail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit, which the servers inherit, to the hard one; an error where that cannot do for `clients`.
+/// Raises the soft limit, which the servers inherit, to the hard limit. Fails if that is too low for `clients`.
 pub(crate) fn allow(clients: usize) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
@@ -16,5 +16,5 @@ pub(crate) fn allow(clients: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Listeners, logs, the runtime's own.
+/// Files for listeners, logs and the runtime.
 const SPARE: u64 = 200;

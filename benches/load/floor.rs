@@ -1,7 +1,8 @@
-//! The floor: the same work with no authentication, on bare sockets. No proxy can be below it by much.
+//! The floor: a server that shares responses as shapegate does, without authentication, on bare sockets. No proxy can
+//! be much faster.
 //!
-//! Given an answer it serves that and nothing else. Given an upstream, the first client of a target opens the one
-//! request for it, and every client that comes before the answer gets its bytes.
+//! With `--answer` it sends that response to every request. With `--upstream`, the first client of a target opens one
+//! request for it, and every client that comes before the response gets the same bytes.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -27,10 +28,10 @@ pub(crate) struct FloorServer {
     /// Runtime threads
     #[arg(long)]
     threads: usize,
-    /// Serve this file, a whole HTTP/1.1 answer, to every request
+    /// Send this file, a whole HTTP/1.1 response, to every request
     #[arg(long, value_name = "FILE", conflicts_with = "upstream")]
     answer: Option<PathBuf>,
-    /// Ask this server, once for all clients that wait for the same target
+    /// Send one request to this server for all clients that wait for the same target
     #[arg(long, value_name = "ADDRESS", required_unless_present = "answer")]
     upstream: Option<SocketAddr>,
 }
@@ -56,17 +57,17 @@ enum Work {
     Share(Flights),
 }
 
-/// The requests under way, by target.
+/// The requests in flight, by target.
 struct Flights {
     upstream: SocketAddr,
     open: Mutex<HashMap<String, watch::Receiver<Option<Bytes>>>>,
 }
 
-/// What the line that names the address starts with.
+/// The beginning of the line that names the address.
 pub(crate) const LISTENING: &str = "floor: listening on ";
 
 async fn serve(floor: Arc<Floor>) -> anyhow::Result<()> {
-    // A backlog as Pingora's: a wave of clients connects at once.
+    // The same backlog as Pingora's, since many clients connect at once.
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
     let listener = socket.listen(65_535)?;
@@ -74,7 +75,7 @@ async fn serve(floor: Arc<Floor>) -> anyhow::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         let floor = Arc::clone(&floor);
-        // An error means that the client is gone.
+        // An error means that the client has gone.
         tokio::spawn(async move { drop(floor.connection(stream).await) });
     }
 }
@@ -105,7 +106,7 @@ impl Floor {
         }
     }
 
-    /// As much of a metrics page as the bench reads.
+    /// Returns the part of a metrics page that the bench reads.
     fn metrics(&self) -> Bytes {
         let body = format!("floor_requests_in_flight {}\n", self.in_flight.load(Ordering::Relaxed));
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()
@@ -113,7 +114,7 @@ impl Floor {
 }
 
 impl Flights {
-    /// The answer for `target`, of which the first to ask causes the request.
+    /// Returns the response for `target`. The first request for it opens the upstream request.
     async fn answer(&self, target: &str) -> anyhow::Result<Bytes> {
         let (mut answer, sender) = self.join(target);
         if let Some(sender) = sender {
@@ -122,7 +123,7 @@ impl Flights {
             sender.send_replace(Some(whole(&fetched?)?));
         }
         let answer = answer.wait_for(Option::is_some).await.context("the upstream failed")?;
-        answer.clone().context("an answer")
+        answer.clone().context("no response")
     }
 
     async fn fetch(&self, target: &str) -> anyhow::Result<Answer> {
@@ -141,7 +142,7 @@ impl Flights {
     }
 }
 
-/// Where a complete request at the start of `buffer` ends, and its target.
+/// Returns the end of a complete request at the start of `buffer`, and its target.
 fn request(buffer: &[u8]) -> anyhow::Result<Option<(usize, &str)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);
@@ -151,7 +152,7 @@ fn request(buffer: &[u8]) -> anyhow::Result<Option<(usize, &str)>> {
     }
 }
 
-/// An answer in one piece, to be written with one call.
+/// Returns a response in one piece, to be written with one call.
 pub(crate) fn whole(answer: &Answer) -> anyhow::Result<Bytes> {
     let mut text = format!("HTTP/1.1 {} Answer\r\ncontent-length: {}\r\n", answer.status, answer.body.len());
     let framing = ["content-length", "transfer-encoding", "connection"];
@@ -162,5 +163,5 @@ pub(crate) fn whole(answer: &Answer) -> anyhow::Result<Bytes> {
     Ok([text.as_bytes(), &answer.body].concat().into())
 }
 
-/// Where shapegate's admin port and the floor tell how many requests they are answering.
+/// The path at which shapegate's admin port and the floor report how many requests they are answering.
 pub(crate) const METRICS: &str = "/metrics";

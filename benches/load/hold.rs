@@ -1,4 +1,4 @@
-//! What a waiting client costs in memory, at first and when it comes again.
+//! Measures the memory of a waiting client, in its first wait and in the next one.
 
 use std::num::NonZeroUsize;
 
@@ -14,19 +14,19 @@ use crate::scene::Scene;
 use crate::server::Server;
 use crate::target::Position;
 
-/// Let many clients wait, twice; report the memory for each
+/// Let many clients wait, twice, and report the memory for each
 #[derive(Debug, Args)]
 pub(crate) struct Hold {
-    /// Clients that wait
+    /// Waiting clients
     #[arg(long, value_name = "N", default_value = "1000")]
     clients: NonZeroUsize,
-    /// Rounds of each server, by turns; medians are reported
+    /// Rounds of each server, alternating; medians are reported
     #[arg(long, value_name = "N", default_value = "1")]
     rounds: NonZeroUsize,
-    /// Come again on new connections
+    /// Open new connections for the second wait
     #[arg(long)]
     reconnect: bool,
-    /// Speak HTTP/2 without TLS, 100 clients on a connection; the floor does not
+    /// Use HTTP/2 without TLS, 100 clients on a connection; the floor does not speak it
     #[arg(long)]
     h2: bool,
     #[command(flatten)]

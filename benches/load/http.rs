@@ -1,4 +1,4 @@
-//! A minimal HTTP/1.1 client: it shares the cores with what it measures, so it does no more than it must.
+//! A minimal HTTP/1.1 client. It shares the cores with what it measures, so it does as little as possible.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -9,22 +9,22 @@ use httparse::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// One connection with one request at a time.
+/// A connection with one request at a time.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: BytesMut,
 }
 
-/// A complete answer.
+/// A complete response.
 pub(crate) struct Answer {
     pub status: u16,
-    /// Without its framing.
+    /// The body, without its framing.
     pub body: Bytes,
     /// When its last byte was read.
     pub at: Instant,
-    /// The server takes no further request on this connection.
+    /// Whether the server takes no further request on this connection.
     pub closes: bool,
-    /// The lines of the header, with the empty one behind them.
+    /// The lines of the header, with the empty line after them.
     head: Bytes,
 }
 
@@ -38,7 +38,7 @@ struct Head {
     status: u16,
     framing: Framing,
     closes: bool,
-    /// Where the first header line starts, and where the body does.
+    /// The offsets of the first header line and of the body.
     lines: usize,
     end: usize,
 }
@@ -50,7 +50,7 @@ impl Connection {
         Ok(Self { stream, buffer: BytesMut::new() })
     }
 
-    /// Sends a request and reads its answer; none where the server has closed an idle connection.
+    /// Sends a request and reads its response; `None` if the server had closed an idle connection.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Option<Answer>> {
         if self.stream.write_all(request).await.is_err() {
             return Ok(None);
@@ -74,15 +74,15 @@ impl Connection {
         Ok(Some(Answer { status: head.status, body, at: Instant::now(), closes: head.closes, head: lines }))
     }
 
-    /// As [`Self::exchange`], where there has to be an answer.
+    /// Like [`Self::exchange`], but a missing response is an error.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> anyhow::Result<Answer> {
-        self.exchange(request).await?.context("the server closed the connection instead of an answer")
+        self.exchange(request).await?.context("the server closed the connection without a response")
     }
 
     /// Reads once, with room for at least `missing` bytes.
     async fn fill(&mut self, missing: usize) -> anyhow::Result<()> {
         self.buffer.reserve(missing.max(READ_BYTES));
-        ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection closed inside an answer");
+        ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection closed within a response");
         Ok(())
     }
 
@@ -117,23 +117,23 @@ impl Connection {
 }
 
 impl Answer {
-    /// One that came another way; the header as HTTP/1.1 would write it.
+    /// Builds a response that was not read from a connection; `header` is written as in HTTP/1.1.
     pub(crate) const fn new(status: u16, head: Bytes, body: Bytes, at: Instant) -> Self {
         Self { status, body, at, closes: false, head }
     }
 
-    /// The value of the first header with this name.
+    /// Returns the value of the first header with this name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Names and values.
+    /// Returns names and values.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let lines = std::str::from_utf8(&self.head).unwrap_or_default().split("\r\n");
         lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
     }
 
-    /// Status and the beginning of the body, for an error message.
+    /// Returns the status and the beginning of the body, for an error message.
     pub(crate) fn summary(&self) -> String {
         let body = String::from_utf8_lossy(&self.body);
         format!("{} {}", self.status, body.chars().take(200).collect::<String>())
@@ -144,7 +144,7 @@ impl Head {
     fn parse(buffer: &[u8]) -> anyhow::Result<Option<Self>> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
-        let Status::Complete(end) = response.parse(buffer).context("not an HTTP/1.1 answer")? else {
+        let Status::Complete(end) = response.parse(buffer).context("not an HTTP/1.1 response")? else {
             return Ok(None);
         };
         let value = |name: &str| {
@@ -155,7 +155,7 @@ impl Head {
             (_, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Framing::Chunked,
             (Some(length), None) => Framing::Length(length.parse().context("content-length")?),
             (None, None) if matches!(response.code, Some(204 | 304)) => Framing::Length(0),
-            _ => bail!("an answer whose end cannot be found"),
+            _ => bail!("a response without content-length or chunks"),
         };
         let closes = value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let lines = buffer.iter().position(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
@@ -163,8 +163,8 @@ impl Head {
     }
 }
 
-/// Thousands of connections wait with a buffer of this size.
+/// Small, since thousands of connections wait with a buffer of this size.
 const READ_BYTES: usize = 4096;
 
-/// What ends a chunk.
+/// The end of a chunk.
 const CRLF: usize = 2;

@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 without TLS, many on one connection.
+//! HTTP/2 clients without TLS, many on one connection.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -12,19 +12,19 @@ use tokio::net::TcpStream;
 use crate::http::Answer;
 use crate::target::Target;
 
-/// Streams on a connection; what most servers allow.
+/// Streams on a connection: what most servers allow.
 pub(crate) const STREAMS: usize = 100;
 
 pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<SendRequest<Bytes>> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true)?;
     let (sender, connection) = h2::client::handshake(stream).await?;
-    // It ends with the last stream and sender; an error reaches the streams as well.
+    // It ends with the last stream and sender. An error reaches the streams as well.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
 
-/// A GET by client number `client`.
+/// Returns the GET request of client number `client`.
 pub(crate) fn request(target: &Target, client: usize, parameters: &str) -> http::Result<Request<()>> {
     let request = Request::get(format!("http://{}{}", target.host, target.uri(parameters)));
     match target.token(client) {

@@ -1,8 +1,9 @@
-//! Load on the program as a process of its own, beside a floor that does the same work without authentication.
+//! Puts load on the program, which runs as a process of its own, and compares it with a floor that does the same work
+//! without authentication.
 //!
-//! `cargo bench --bench load -- --help`; the ratios matter, the absolute figures are the machine's. Clients, issuer and
-//! the stand-in for Electric run in this process and share the cores with the servers. Without a subcommand every part
-//! runs for a moment and only the answers are checked.
+//! `cargo bench --bench load -- --help`. The ratios matter; the absolute figures depend on the machine. Clients, issuer
+//! and the stand-in for Electric run in this process and share the cores with the servers. Without a subcommand every
+//! part runs briefly, and only the responses are checked.
 
 #![allow(clippy::cast_precision_loss)] // figures for people
 
@@ -36,17 +37,17 @@ use pass_through::PassThrough;
 use report::Report;
 use throughput::Throughput;
 
-/// As in the program, so that the floor is no slower for another allocator.
+/// The program's allocator, so that the comparison with the floor is fair.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Load on shapegate
+/// Measure shapegate under load
 #[derive(Debug, Parser)]
 #[command(name = "load", bin_name = "cargo bench --bench load --", max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What cargo says to every bench
+    /// Passed by cargo to every bench
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
@@ -62,7 +63,7 @@ enum Command {
     PassThrough(PassThrough),
 }
 
-/// The command line asks for something that cannot be.
+/// The command line is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
 }
 
 impl Command {
-    /// Runs and prints; says whether every answer was right.
+    /// Runs and prints. Returns whether every response was right.
     fn run(self) -> anyhow::Result<bool> {
         let (report, json) = match self {
             Self::Throughput(throughput) => (finish(throughput.run())?, throughput.common.json),
@@ -107,7 +108,7 @@ impl Command {
     }
 }
 
-/// Runs to the end, or to an interrupt: what was started is stopped and the temporary folder removed either way.
+/// Runs to the end, or until an interrupt. Either way the servers are stopped and the temporary folder is removed.
 fn finish(run: impl Future<Output = anyhow::Result<Report>>) -> anyhow::Result<Report> {
     runtime(options::cores())?.block_on(async {
         tokio::select! {
@@ -125,7 +126,7 @@ fn print(report: &Report, json: bool) {
     }
 }
 
-/// Every subcommand for a moment: that the bench works, and that the answers are right.
+/// Runs every subcommand briefly, to check that the bench works and that the responses are right.
 fn smoke() -> anyhow::Result<bool> {
     let mut all_right = true;
     for line in [

@@ -1,4 +1,4 @@
-//! What all subcommands take.
+//! The options of all subcommands.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -16,10 +16,10 @@ pub(crate) struct Common {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Users, each with a token of its own, all of one organization
+    /// Users, each with a token of its own, all in one organization
     #[arg(long, value_name = "M", default_value = "1000")]
     pub users: NonZeroUsize,
-    /// Threads of each server; as many as cores by default
+    /// Threads of each server; by default as many as there are cores
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Bytes of text in a row
@@ -46,29 +46,31 @@ pub(crate) fn cores() -> usize {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A server that runs already")]
 pub(crate) struct Running {
-    /// Put the load on this URL instead of servers of its own; changes are then up to you
+    /// Put the load on this URL instead of starting servers; changes are then up to you
     #[arg(long)]
     url: Option<Url>,
-    /// What names the shape in the URL's query: table=tasks&organizationId=org-1
+    /// The part of the URL's query that names the shape: table=tasks&organizationId=org-1
     #[arg(long, requires = "url")]
     query: Option<String>,
-    /// A file with a token on each line, for as many users
+    /// A file with one token on each line; there are as many users as tokens
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
-    /// The server's process, where it runs on this machine: reports its CPU time and memory
+    /// The server's process, if it runs on this machine; its CPU time and memory are reported
     #[arg(long, requires = "url")]
     pub pid: Option<u32>,
-    /// Allow a host that is not this machine: a load that its owner does not expect is an attack
+    /// Allow a host that is not this machine; without its owner's consent the load is an attack
     #[arg(long, requires = "url")]
     remote: bool,
 }
 
 impl Running {
-    /// The shape at the URL, if there is one.
+    /// Returns the shape at the URL, if one is given.
     pub(crate) fn target(&self) -> anyhow::Result<Option<Target>> {
         let Some(url) = &self.url else { return Ok(None) };
         if url.scheme() != "http" {
-            return Err(Usage(format!("--url {url}: only http is spoken here; measure behind TLS")).into());
+            return Err(
+                Usage(format!("--url {url}: the scheme must be http; measure behind the TLS termination")).into()
+            );
         }
         let host = url.host().context("--url: no host")?;
         let local = match host {
@@ -78,7 +80,7 @@ impl Running {
         };
         if !local && !self.remote {
             let message =
-                format!("--url {url}: {host} is not this machine; give --remote if its owner expects the load");
+                format!("--url {url}: {host} is not this machine; give --remote if its owner agrees to the load");
             return Err(Usage(message).into());
         }
         let addresses = url.socket_addrs(|| None).with_context(|| format!("--url {url}"))?;
@@ -93,7 +95,7 @@ impl Running {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         if tokens.is_empty() {
-            return Err(Usage(format!("{}: no token in it", file.display())).into());
+            return Err(Usage(format!("{}: the file has no token", file.display())).into());
         }
         Ok(tokens)
     }

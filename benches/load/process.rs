@@ -1,4 +1,4 @@
-//! A server as a child process: its end with the bench, its CPU time and memory from `/proc`.
+//! Runs a server as a child process that ends with the bench, and reads its CPU time and memory from `/proc`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A child that is stopped when this is dropped.
+/// A child process that is stopped when this is dropped.
 pub(crate) struct Process {
     child: Child,
 }
@@ -20,24 +20,24 @@ impl Process {
         Ok(Self { child: child.with_context(|| format!("cannot start {}", name.display()))? })
     }
 
-    /// Starts, and gives what `pick` finds in a line of its standard error; what it says later is passed on from
-    /// `passes`.
+    /// Starts a process, and returns what `pick` finds in a line of its standard error. Later lines are printed if
+    /// `passes` accepts them.
     pub(crate) fn start_and_read<T>(
         command: &mut Command,
         pick: impl Fn(&str) -> Option<T>,
         passes: impl Fn(&str) -> bool + Send + 'static,
     ) -> anyhow::Result<(Self, T)> {
         let mut process = Self::start(command.stderr(Stdio::piped()))?;
-        let pipe = process.child.stderr.take().context("a child without standard error")?;
+        let pipe = process.child.stderr.take().context("the child has no standard error")?;
         let mut lines = BufReader::new(pipe);
         let mut said = String::new();
         loop {
             let before = said.len();
             if lines.read_line(&mut said)? == 0 {
-                bail!("{} ended at its start and said:\n{said}", command.get_program().display());
+                bail!("{} exited at its start:\n{said}", command.get_program().display());
             }
             if let Some(found) = pick(&said[before..]) {
-                // A pipe that nobody empties would stop the child.
+                // Kept empty: a full pipe would block the child.
                 std::thread::spawn(move || pass_on(lines, passes));
                 return Ok((process, found));
             }
@@ -48,7 +48,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has exited by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
@@ -61,9 +61,9 @@ fn pass_on(lines: BufReader<impl Read>, passes: impl Fn(&str) -> bool) {
 }
 
 impl Drop for Process {
-    /// SIGTERM first: nginx killed at once would leave its workers behind.
+    /// Sends SIGTERM first, since an nginx that is killed would leave its workers running.
     fn drop(&mut self) {
-        // The id is a child's that was not waited for, so it cannot be another's.
+        // The child has not been waited for, so its id cannot belong to another process.
         if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(id, Signal::TERM);
         }
@@ -79,20 +79,20 @@ impl Drop for Process {
     }
 }
 
-/// How long a server may take to end.
+/// How long a server may take to exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a process and its children have used.
+/// The CPU time and memory of a process and its children.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Of all threads, in user and kernel mode.
+    /// CPU time of all threads, in user and kernel mode.
     pub cpu: Duration,
-    /// Resident memory now.
+    /// Current resident memory.
     pub rss_kb: f64,
 }
 
 impl Usage {
-    /// Of the process `id` and the children it has: the workers of nginx.
+    /// Reads the usage of the process `id` and its current children (the workers of nginx).
     pub(crate) fn of(id: u32) -> anyhow::Result<Self> {
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         let mut sum = Self::of_one(id)?;
@@ -106,10 +106,10 @@ impl Usage {
     fn of_one(id: u32) -> anyhow::Result<Self> {
         let read = |file: &str| {
             let path = format!("/proc/{id}/{file}");
-            fs::read_to_string(&path).with_context(|| format!("{path}: is the process still there?"))
+            fs::read_to_string(&path).with_context(|| format!("{path}: is the process still running?"))
         };
         let (stat, status) = (read("stat")?, read("status")?);
-        // proc_pid_stat(5): the name, in parentheses, may hold anything; utime and stime are the fields 14 and 15.
+        // proc_pid_stat(5): the name, in parentheses, may contain anything; utime and stime are fields 14 and 15.
         let behind_name = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
         let ticks: u64 = behind_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap_or(0)).sum();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

@@ -1,4 +1,4 @@
-//! A bar on standard error, where that is a terminal.
+//! A progress bar on standard error, if that is a terminal.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of this many turns.
+    /// Starts a bar for this many rounds.
     pub(crate) fn new(turns: usize) -> Self {
         let bar = ProgressBar::new(turns as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
@@ -17,7 +17,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// The turn of the side `name` comes.
+    /// Shows that the round of the side `name` begins.
     pub(crate) fn side(&self, name: &'static str) {
         if !self.0.message().is_empty() {
             self.0.inc(1);

@@ -1,31 +1,31 @@
-//! What a run found: medians over the rounds of each side, and how the first side compares with the others.
+//! The results of a run: medians over the rounds of each side, and the first side compared with the others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-/// Named figures, in the order of the columns; a name ends with its unit.
+/// Named figures, in the order of the columns. A name ends with its unit.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
-/// What one side did in one round.
+/// The result of one side in one round.
 #[derive(Default)]
 pub(crate) struct Round {
     pub figures: Figures,
     pub answers: Answers,
 }
 
-/// The answers by status, and what was wrong with them.
+/// The responses by status, and what was wrong with them.
 #[derive(Default)]
 pub(crate) struct Answers {
     pub statuses: BTreeMap<u16, u64>,
-    /// No answer, another status than 200, or another body than expected.
+    /// Missing responses, and those with another status than 200 or an unexpected body.
     pub wrong: u64,
-    /// The first of the wrong ones.
+    /// The first wrong one.
     pub example: Option<String>,
 }
 
-/// A run of one subcommand.
+/// The results of one subcommand.
 pub(crate) struct Report {
     command: &'static str,
     setting: Map<String, Value>,
@@ -48,13 +48,13 @@ impl Answers {
 }
 
 impl Report {
-    /// Of `command`, run with this `setting` (an object).
+    /// Starts an empty report about `command`; `setting` is a JSON object.
     pub(crate) fn new(command: &'static str, setting: Value) -> Self {
         let Value::Object(setting) = setting else { return Self::new(command, json!({ "setting": setting })) };
         Self { command, setting, sides: Vec::new() }
     }
 
-    /// Adds a round of the side `name`; the sides stand in the order of their first rounds.
+    /// Adds a round of the side `name`. The sides are listed in the order of their first rounds.
     pub(crate) fn add(&mut self, name: &'static str, round: Round) {
         match self.sides.iter_mut().find(|(known, _)| *known == name) {
             Some((_, rounds)) => rounds.push(round),
@@ -62,12 +62,12 @@ impl Report {
         }
     }
 
-    /// How many answers of all sides were not as they had to be.
+    /// Returns how many responses of all sides were wrong.
     pub(crate) fn wrong(&self) -> u64 {
         self.sides.iter().flat_map(|(_, rounds)| rounds).map(|round| round.answers.wrong).sum()
     }
 
-    /// One JSON object.
+    /// Returns one JSON object.
     pub(crate) fn json(&self) -> Value {
         let object = |figures: Figures| {
             figures.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<String, Value>>()
@@ -93,7 +93,7 @@ impl Report {
         json!({ "command": self.command, "setting": self.setting, "sides": sides, "ratios": ratios, "wrong": self.wrong() })
     }
 
-    /// A table for people.
+    /// Returns a table for people.
     pub(crate) fn table(&self) -> String {
         let medians: Vec<_> = self.sides.iter().map(|(name, rounds)| ((*name).to_owned(), medians(rounds))).collect();
         let ratios = self.ratios();
@@ -133,7 +133,7 @@ impl Report {
         lines.join("\n")
     }
 
-    /// The first side's figures divided by each other's.
+    /// Returns the first side's figures divided by each other's.
     fn ratios(&self) -> Vec<(String, Figures)> {
         let Some(((first, rounds), others)) = self.sides.split_first() else { return Vec::new() };
         let dividends = medians(rounds);
@@ -170,7 +170,7 @@ fn medians(rounds: &[Round]) -> Figures {
     first.figures.iter().map(|(name, _)| (*name, median(name))).collect()
 }
 
-/// What is below the `permille` thousandths of `sorted`, nearest rank.
+/// Returns the value at `permille` thousandths of `sorted`, by nearest rank.
 pub(crate) fn quantile(sorted: &[Duration], permille: usize) -> Duration {
     let rank = (sorted.len() * permille).div_ceil(1000).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What stands around the servers: a stand-in for Electric, an issuer and its tokens, or a server that runs already.
+//! What the servers need: a stand-in for Electric, an issuer and its tokens; or a server that runs already.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use crate::options::Common;
 use crate::server::{Build, FloorSource, Server};
 use crate::target::Target;
 
-/// Where the load is put.
+/// Where the load goes.
 pub(crate) enum Scene {
-    /// On servers that are started for it.
+    /// To servers that the bench starts.
     Embedded(Box<Stage>),
-    /// On a server of the operator's, with its process where it is known.
+    /// To a server that runs already, with its process if that is known.
     Running(Target, Option<u32>),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Stage {
 }
 
 impl Scene {
-    /// As the options say; a stage has `rows` rows and serves HTTP/2 where `h2c` says so.
+    /// Builds the scene that the options describe. A stage has `rows` rows, and serves HTTP/2 if `h2c` is set.
     pub(crate) async fn open(common: &Common, rows: u64, h2c: bool) -> anyhow::Result<Self> {
         match common.running.target()? {
             Some(target) => Ok(Self::Running(target, common.running.pid)),
@@ -47,7 +47,7 @@ impl Scene {
         }
     }
 
-    /// Makes a change that all who wait are told of; a server of the operator's is left alone.
+    /// Makes a change that reaches every waiting client. Does nothing with a server that runs already.
     pub(crate) fn change(&self) -> anyhow::Result<()> {
         match self {
             Self::Embedded(stage) => stage.insert(1),
@@ -55,7 +55,7 @@ impl Scene {
         }
     }
 
-    /// The requests that the stand-in has had.
+    /// Returns the requests that the stand-in has received.
     pub(crate) fn upstream_requests(&self) -> Option<usize> {
         match self {
             Self::Embedded(stage) => Some(stage.electric.request_count()),
@@ -63,7 +63,7 @@ impl Scene {
         }
     }
 
-    /// How many requests wait at the stand-in.
+    /// Returns how many requests wait at the stand-in.
     pub(crate) fn upstream_waiting(&self) -> Option<usize> {
         match self {
             Self::Embedded(stage) => Some(stage.electric.waiting()),
@@ -71,7 +71,7 @@ impl Scene {
         }
     }
 
-    /// Fresh servers for a round of waiting clients: shapegate and the floor, or the one that runs.
+    /// Starts the servers of a round with waiting clients: shapegate and the floor, or the one that runs already.
     pub(crate) fn starts(&self, floor: bool) -> Vec<Box<dyn Fn() -> anyhow::Result<Server> + '_>> {
         match self {
             Self::Embedded(stage) => {
@@ -102,7 +102,7 @@ impl Stage {
                 Column::new("title", "text"),
             ],
         );
-        let issuer = Issuer::new(ISSUER).map_err(|_| anyhow!("no randomness for a key"))?;
+        let issuer = Issuer::new(ISSUER).map_err(|_| anyhow!("cannot generate a key: the system has no randomness"))?;
         let folder = tempfile::Builder::new().prefix("shapegate-load-").tempdir()?;
         fs::write(folder.path().join("keys.json"), issuer.jwks().to_string())?;
         let tokens = (0..common.users.get()).map(|user| issuer.sign(&claims(user))).collect();
@@ -134,7 +134,7 @@ impl Stage {
         Server::pingora(self.threads, upstream.target.address, self.upstream_target()).await
     }
 
-    /// Asked as shapegate asks Electric.
+    /// Returns a target that is asked as shapegate asks Electric.
     pub(crate) fn floor(&self, source: &FloorSource) -> anyhow::Result<Server> {
         Server::floor(self.threads, source, self.upstream_target())
     }
@@ -144,7 +144,7 @@ impl Stage {
         Server::nginx(folder, self.threads, upstream.target.address, target).await
     }
 
-    /// The stand-in's answer to these parameters, in a file for the floor, and the answer's body.
+    /// Returns the stand-in's response to these parameters, in a file for the floor, and its body.
     pub(crate) async fn record(&self, parameters: &str) -> anyhow::Result<(FloorSource, bytes::Bytes)> {
         let answer = self.upstream_target().get(parameters).await.context("the stand-in for Electric")?;
         let file = self.folder.path().join("answer");
@@ -161,7 +161,7 @@ impl Stage {
         Target { address: self.electric.addr(), host, path, query: query.to_owned(), tokens }
     }
 
-    /// Writes `count` rows in one transaction.
+    /// Inserts `count` rows in one transaction.
     fn insert(&self, count: u64) -> anyhow::Result<()> {
         let first = self.rows.fetch_add(count, Ordering::Relaxed);
         let row = |number: u64| {
@@ -210,7 +210,7 @@ access = false
     )
 }
 
-/// Every user is of the one organization, so that all share one shape.
+/// Returns the claims of a user. All users have the same organization, so that they share one shape.
 fn claims(user: usize) -> Value {
     let now = SystemClock.now().as_secs();
     let subject = format!("user-{user}");

@@ -1,4 +1,4 @@
-//! The servers that are compared, each started as a person would start it.
+//! The servers that are compared, each started as an operator would start it.
 
 use std::fmt::Write;
 use std::fs;
@@ -20,14 +20,14 @@ use crate::target::Target;
 pub(crate) struct Server {
     pub name: &'static str,
     pub target: Target,
-    /// Where it tells how many requests it is answering.
+    /// The address that reports how many requests it is answering.
     metrics: Option<SocketAddr>,
     id: Option<u32>,
     _process: Option<Process>,
 }
 
 impl Server {
-    /// The program, with this configuration; `target` is given the address it gets.
+    /// Starts a build of the program with this configuration; `target` is given its address.
     pub(crate) fn shapegate(build: &Build, config: &Path, secret: &str, target: Target) -> anyhow::Result<Self> {
         let mut command = Command::new(&build.program);
         command.arg("--config").arg(config).env("ELECTRIC_SECRET", secret).env_remove("RUST_LOG");
@@ -56,7 +56,7 @@ impl Server {
         Ok(Self::new("pingora", Target { address, ..target }, process))
     }
 
-    /// The floor, which is this bench run again.
+    /// Starts the floor: this bench, run as another process.
     pub(crate) fn floor(threads: usize, source: &FloorSource, target: Target) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["floor-server", "--threads", &threads.to_string()]);
@@ -69,18 +69,18 @@ impl Server {
         Ok(Self::new("floor", Target { address, ..target }, process).with_metrics(address))
     }
 
-    /// nginx as a plain reverse proxy of `upstream`.
+    /// Starts nginx as a plain reverse proxy in front of `upstream`.
     pub(crate) async fn nginx(
         folder: &Path,
         workers: usize,
         upstream: SocketAddr,
         target: Target,
     ) -> anyhow::Result<Self> {
-        // nginx cannot tell the port that it was given for 0.
+        // Given port 0, nginx cannot report the port that it got.
         let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let (conf, errors) = (folder.join("nginx.conf"), folder.join("nginx-error.log"));
         fs::write(&conf, nginx_conf(folder, workers, address, upstream)?)?;
-        // Debian keeps it where only root looks.
+        // Debian keeps it in a folder that is only in root's path.
         let program = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());
         let mut command = Command::new(program.unwrap_or("nginx"));
         command.arg("-c").arg(&conf).arg("-p").arg(folder).arg("-e").arg(&errors).stderr(Stdio::null());
@@ -88,14 +88,14 @@ impl Server {
         let mut process = started.context("--compare nginx needs nginx; Debian has it in the package nginx-light")?;
         while Connection::open(address).await.is_err() {
             if process.has_ended() {
-                bail!("nginx ended at its start and said:\n{}", fs::read_to_string(&errors).unwrap_or_default());
+                bail!("nginx exited at its start:\n{}", fs::read_to_string(&errors).unwrap_or_default());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(Self::new("nginx", Target { address, ..target }, process))
     }
 
-    /// One that runs already.
+    /// Uses a server that runs already.
     pub(crate) const fn running(target: Target, id: Option<u32>) -> Self {
         Self { name: "target", target, metrics: None, id, _process: None }
     }
@@ -108,12 +108,12 @@ impl Server {
         Self { metrics: Some(address), ..self }
     }
 
-    /// What it has used up to now, where its process is known.
+    /// Returns its usage so far, if its process is known.
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
         self.id.map(Usage::of).transpose()
     }
 
-    /// How many requests it is answering, where it tells.
+    /// Returns how many requests it is answering, if it reports that.
     pub(crate) async fn in_flight(&self) -> anyhow::Result<Option<usize>> {
         let Some(address) = self.metrics else { return Ok(None) };
         let request = format!("GET {METRICS} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -146,15 +146,15 @@ impl Build {
 
 /// What the floor serves.
 pub(crate) enum FloorSource {
-    /// The same answer always, from this file.
+    /// The same response always, from this file.
     Answer(PathBuf),
-    /// What this server answers.
+    /// The responses of this server.
     Upstream(SocketAddr),
 }
 
 fn nginx_conf(folder: &Path, workers: usize, listen: SocketAddr, upstream: SocketAddr) -> anyhow::Result<String> {
     let mut conf = String::new();
-    // Started by root, the workers would change to a user that may not enter the folder.
+    // As root, nginx would run its workers as a user that may have no access to the folder.
     if rustix::process::geteuid().is_root() {
         conf.push_str("user root;\n");
     }

@@ -1,4 +1,4 @@
-//! How many answers a second, and what each costs the server.
+//! Measures how many responses a server gives in a second, and what each costs it.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -19,22 +19,22 @@ use crate::scene::{Scene, Stage};
 use crate::server::Server;
 use crate::target::Target;
 
-/// Ask for the same shape again and again; report the rate, the latency and the server's CPU time for each answer
+/// Request the same shape again and again; report the rate, the latency and the server's CPU time for each response
 #[derive(Debug, Args)]
 pub(crate) struct Throughput {
     /// Connections, each with one request at a time
     #[arg(long, value_name = "N", default_value = "64")]
     connections: NonZeroUsize,
-    /// How long each round takes
+    /// The duration of each round
     #[arg(long, value_name = "S", default_value = "5")]
     seconds: NonZeroU64,
-    /// Rounds of each server, by turns; medians are reported
+    /// Rounds of each server, alternating; medians are reported
     #[arg(long, value_name = "N", default_value = "3")]
     rounds: NonZeroUsize,
-    /// Rows in an answer: with --row-bytes, its size
+    /// Rows in a response; with --row-bytes, they set its size
     #[arg(long, value_name = "N", default_value_t = 10)]
     rows: u64,
-    /// Measure another server beside: one that only passes on what the floor serves
+    /// Compare with another server too, one that only forwards what the floor serves
     #[arg(long, value_enum, conflicts_with = "url")]
     compare: Option<Compare>,
     /// Ask for another place in the log each time, so that no two requests share an answer; beside a bare Pingora
@@ -46,7 +46,7 @@ pub(crate) struct Throughput {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Compare {
-    /// As a plain reverse proxy, without authentication
+    /// A plain reverse proxy, without authentication
     Nginx,
 }
 
@@ -102,10 +102,10 @@ impl Throughput {
 /// What every request asks for: the shape from its start.
 const PARAMETERS: &str = "offset=-1";
 
-/// A server with the requests it gets.
+/// A server with the requests that it gets.
 struct Load {
     server: Server,
-    /// One for each user, written once.
+    /// One request for each user, written once.
     requests: Arc<[Bytes]>,
     expected: Option<Bytes>,
     /// Counts requests that are to differ from each other.
@@ -113,7 +113,7 @@ struct Load {
 }
 
 impl Load {
-    /// Sends every request once: tokens are checked, connections and caches made.
+    /// Sends every request once, so that tokens are checked, connections opened and caches filled.
     async fn warm(server: Server, expected: Option<Bytes>, unique: bool) -> anyhow::Result<Self> {
         let users = server.target.tokens.len().max(1);
         let requests: Arc<[Bytes]> = (0..users).map(|user| server.target.request(user, PARAMETERS)).collect();
@@ -145,7 +145,7 @@ impl Load {
         let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.run(address, start + time))).collect();
         let mut sum = Tally::default();
         for task in tasks {
-            sum.add(task.await.context("a client")?);
+            sum.add(task.await.context("a client task failed")?);
         }
         let (elapsed, after) = (start.elapsed(), self.server.usage()?);
 
@@ -167,7 +167,7 @@ impl Load {
     }
 }
 
-/// One connection that asks without a pause.
+/// A connection that sends one request after the other.
 struct Client {
     connection: Connection,
     requests: Arc<[Bytes]>,
@@ -202,7 +202,7 @@ impl Client {
         self.tally
     }
 
-    /// One request; false where the connection takes no other.
+    /// Sends one request. Returns false if the connection takes no further request.
     async fn ask(&mut self) -> anyhow::Result<bool> {
         let request = self.request();
         let sent = Instant::now();

@@ -1,4 +1,4 @@
-//! What the benches share: two rules, and a principal whose token was really verified.
+//! Shared by the benches: two rules, and a principal whose token was verified.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ where = '"id" IN ({{{{ claims.organizationIds }}}})'
         Self { policy: config.policy, issuer, verifier }
     }
 
-    /// The principal of a token with these claims.
+    /// Returns the principal of a token with these claims.
     pub(crate) fn principal(&self, claims: &Value) -> Arc<Principal> {
         let mut all = json!({ "aud": "bench", "exp": SystemClock.now().as_secs() + 3_600, "sub": "user-1" });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());

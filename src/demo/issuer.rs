@@ -1,4 +1,4 @@
-//! An issuer of tokens: one Ed25519 key, its JWKS, and whatever claims are asked for.
+//! A token issuer for tests and the demo: one Ed25519 key, its JWKS, and tokens with any claims.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-/// Signs tokens; clones sign with the same key.
+/// Signs tokens. Clones share the key.
 #[derive(Clone, Debug)]
 pub struct Issuer {
     name: Arc<str>,
@@ -22,20 +22,20 @@ struct Key {
 }
 
 impl Issuer {
-    /// An issuer whose tokens carry `name` as `iss`, with a fresh key.
+    /// Makes an issuer with a new key. Its tokens have `name` as `iss`.
     ///
     /// # Errors
-    /// Where the system has no randomness.
+    /// The system has no randomness.
     pub fn new(name: &str) -> Result<Self, Unspecified> {
         Ok(Self { name: name.into(), key: Arc::new(Mutex::new(Key::generate(1)?)) })
     }
 
-    /// The `iss` of its tokens.
+    /// Returns the `iss` of its tokens.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A token with these claims, which win over `iss`; signed with the current key.
+    /// Returns a token with these claims, signed with the current key. An `iss` among them replaces the issuer's own.
     pub fn sign(&self, claims: &Value) -> String {
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let mut payload = json!({ "iss": &*self.name });
@@ -48,17 +48,17 @@ impl Issuer {
         format!("{signed}.{}", encode(signature))
     }
 
-    /// The key set, as its `jwks.url` serves it.
+    /// Returns the key set in the form that `jwks.url` serves.
     pub fn jwks(&self) -> Value {
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let x = encode(key.pair.public_key());
         json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.id, "x": x }] })
     }
 
-    /// Replaces the key by a fresh one under another `kid`.
+    /// Replaces the key by a new one with another `kid`.
     ///
     /// # Errors
-    /// Where the system has no randomness.
+    /// The system has no randomness.
     pub fn rotate(&self) -> Result<(), Unspecified> {
         let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let number = key.id.trim_start_matches("key-").parse::<u32>().unwrap_or(0);

@@ -1,7 +1,7 @@
-//! Everything that a demonstration and the tests need and production does not.
+//! What the demo and the tests need, and production does not.
 //!
-//! An [`issuer`] of tokens, a stand-in for [`electric`], and the [`http`] server under both. Nothing of the request
-//! path uses this module; the `demo` command is its only user outside of tests and benches.
+//! It has an [`issuer`] of tokens, a stand-in for [`electric`], and the [`http`] server that both use. The request path
+//! does not use this module; only the `demo` command, tests and benches do.
 
 pub mod electric;
 pub mod http;

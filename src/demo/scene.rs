@@ -1,4 +1,5 @@
-//! The scene of `shapegate demo`: an issuer that hands out tokens, a stand-in for Electric that fills up, a page.
+//! The servers of `shapegate demo`: an issuer that gives out tokens, a stand-in for Electric that gains rows, and a
+//! page.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,10 +12,10 @@ use super::http::{Limits, Reply, Request, Server, Serving};
 use super::issuer::Issuer;
 use crate::clock::{Clock, SystemClock};
 
-/// The secret between the demo's shapegate and its stand-in: it guards nothing.
+/// The secret between the demo's shapegate and its stand-in. It protects nothing.
 pub const SECRET: &str = "demo-secret";
 
-/// The parts that run beside shapegate.
+/// The servers that the demo starts besides shapegate.
 pub struct Scene {
     electric: Electric,
     issuer: Issuer,
@@ -22,40 +23,41 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts issuer and stand-in on loopback; `shape_url` is where the page finds shapegate.
+    /// Starts the issuer and the stand-in on loopback. The page asks for shapes at `shape_url`.
     ///
     /// # Errors
-    /// Where a port cannot be bound, or the system has no randomness.
+    /// A port cannot be bound, or the system has no randomness.
     pub async fn start(server: Server, shape_url: String) -> io::Result<Self> {
         let electric = Electric::start(Options { secret: SECRET.to_owned(), ..Options::default() }).await?;
         electric.create_table("tasks", columns());
         let name = format!("http://{}", server.local_addr()?);
-        let issuer = Issuer::new(&name).map_err(|_| io::Error::other("no randomness for a key"))?;
+        let issuer =
+            Issuer::new(&name).map_err(|_| io::Error::other("cannot generate a key: the system has no randomness"))?;
         let desk = Arc::new(Desk { issuer: issuer.clone(), page: PAGE.replace("{{shape_url}}", &shape_url) });
         let serving = server.serve(move |request| std::future::ready(desk.answer(&request)));
         Ok(Self { electric, issuer, _serving: serving })
     }
 
-    /// A server for [`Scene::start`], which needs its address before the page can be made.
+    /// Binds the server for [`Scene::start`], which needs its address before the page can be written.
     ///
     /// # Errors
-    /// Where no port can be bound.
+    /// No port can be bound.
     pub async fn server() -> io::Result<Server> {
         let limits = Limits { requests: usize::MAX, ..Limits::default() };
         Ok(Server::bind((Ipv4Addr::LOCALHOST, 0).into()).await?.with_limits(limits))
     }
 
-    /// The issuer's URL, which is also where the page is.
+    /// Returns the issuer's URL, which also serves the page.
     pub fn issuer_url(&self) -> &str {
         self.issuer.name()
     }
 
-    /// The stand-in's URL.
+    /// Returns the stand-in's URL.
     pub fn electric_url(&self) -> String {
         self.electric.url()
     }
 
-    /// Writes row number `number`, by turns for one organization and the other.
+    /// Inserts row number `number`: odd ones belong to `org-1`, even ones to `org-2`.
     pub fn write_row(&self, number: u64) {
         let organization = if number % 2 == 1 { "org-1" } else { "org-2" };
         let row = json!({
@@ -65,7 +67,7 @@ impl Scene {
             "status": "todo",
         });
         if let Err(error) = self.electric.insert("tasks", row) {
-            tracing::error!(%error, "the demo's row was refused");
+            tracing::error!(%error, "cannot insert the demo's row");
         }
     }
 }
@@ -89,7 +91,7 @@ impl Desk {
         }
     }
 
-    /// A token for whoever asks, good for five minutes: this is a demo.
+    /// Returns a token that is valid for five minutes. Anyone gets one: this is a demo.
     fn token(&self, organization: &str) -> String {
         let now = SystemClock.now().as_secs();
         self.issuer.sign(&json!({

@@ -1,7 +1,7 @@
-//! A body that is written once and read by any number of readers, each at its own pace and from its start.
+//! A body that is written once and read by any number of readers, each from its start and at its own pace.
 //!
-//! The pieces form a list that only grows at its end. Whoever reads holds the piece it stands at, so a piece is freed
-//! once the slowest reader is past it and the list's start is let go: memory needs no bookkeeping of readers.
+//! The pieces form a list that only grows at its end. A reader holds the piece that it has read last. A piece is freed
+//! when the slowest reader is past it and the list no longer holds its own start, so nothing has to count readers.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -13,16 +13,16 @@ use crate::fault::Fault;
 /// A part of a body.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// The bytes; empty only at the end.
+    /// The bytes. Empty only at the end.
     pub bytes: Bytes,
-    /// Set on the last piece: a client that has its bytes has the whole answer, so both are known at the same time.
+    /// Set on the last piece. The end travels with the bytes, so that a client learns of both at the same time.
     pub end: Option<Result<(), Fault>>,
-    /// Whether a stream of events may be ended after it: no event is torn.
+    /// Whether a stream of events may be ended after this piece without tearing an event.
     pub boundary: bool,
 }
 
 impl Piece {
-    /// The last piece of a body.
+    /// Returns the last piece of a complete body.
     pub fn last(bytes: Bytes) -> Self {
         Self { bytes, end: Some(Ok(())), boundary: true }
     }
@@ -32,12 +32,12 @@ impl Piece {
     }
 }
 
-/// The list, for its readers.
+/// The list, as its readers see it.
 #[derive(Debug)]
 pub(super) struct Chain {
-    /// Where newcomers begin; `None` once the start is gone.
+    /// Where new readers begin; `None` once the start has been freed.
     start: RwLock<Option<Arc<Link>>>,
-    /// The whole body, once it is.
+    /// The whole body, once it is known.
     whole: OnceLock<Bytes>,
     progress: Notify,
 }
@@ -46,7 +46,7 @@ pub(super) struct Chain {
 struct Link {
     piece: Piece,
     next: OnceLock<Arc<Self>>,
-    /// The room this piece takes, given back when nobody needs it any more.
+    /// The buffer space that this piece takes, returned when the piece is freed.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -55,14 +55,14 @@ impl Link {
         Arc::new(Self { piece, next: OnceLock::new(), _room: room })
     }
 
-    /// What a list begins with, so that the first piece too has one before it.
+    /// Returns the empty link that a list begins with, so that the first piece too has a predecessor.
     fn sentinel() -> Arc<Self> {
         Self::new(Piece { bytes: Bytes::new(), end: None, boundary: true }, None)
     }
 }
 
 impl Drop for Link {
-    /// One after the other: left to itself, a long list would be dropped by recursion.
+    /// Frees the links one after the other. The default would drop a long list by recursion and overflow the stack.
     fn drop(&mut self) {
         let mut next = self.next.take();
         while let Some(link) = next {
@@ -72,7 +72,7 @@ impl Drop for Link {
 }
 
 impl Chain {
-    /// An empty list and its one writer. `room` is how many bytes it may hold for its slowest reader.
+    /// Returns an empty list and its only writer. `room` is how many bytes it buffers for its slowest reader.
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
         let tail = Link::sentinel();
         let start = RwLock::new(Some(Arc::clone(&tail)));
@@ -82,13 +82,13 @@ impl Chain {
         (Arc::clone(&chain), Writer { chain, tail, room, permits, whole: Some(Vec::new()), ended: false })
     }
 
-    /// A reader at the start; `None` where that is gone.
+    /// Returns a reader at the start; `None` if the start has been freed.
     pub(super) fn read(self: &Arc<Self>) -> Option<Reader> {
         let at = self.start.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         Some(Reader { chain: Arc::clone(self), at })
     }
 
-    /// The whole body, where it is known.
+    /// Returns the whole body, if it is known.
     pub(super) fn known(&self) -> Option<Bytes> {
         self.whole.get().cloned()
     }
@@ -98,23 +98,23 @@ impl Chain {
     }
 }
 
-/// The one who writes. Dropped before the end, it leaves a body that is broken off.
+/// The write side of a body. If it is dropped before the end, readers see an incomplete body.
 #[derive(Debug)]
 pub(super) struct Writer {
     chain: Arc<Chain>,
     tail: Arc<Link>,
     room: Arc<Semaphore>,
     permits: usize,
-    /// Every piece so far; `None` once they are more than the room.
+    /// Every piece so far; `None` once they exceed the buffer.
     whole: Option<Vec<Bytes>>,
     ended: bool,
 }
 
 impl Writer {
-    /// Appends; the caller wakes the readers with [`Writer::publish`].
+    /// Appends a piece. The caller wakes the readers with [`Writer::publish`].
     ///
-    /// Where the list holds as much as it may, its start is let go (`false` is returned from then on: nobody can join
-    /// any more) and the writer waits for the slowest reader.
+    /// If the buffer is full, the start of the list is freed and the writer waits for the slowest reader. From then on
+    /// this returns `false`, since no new reader can join.
     pub(super) async fn push(&mut self, piece: Piece) -> bool {
         let need = piece.bytes.len().min(self.permits);
         let need = u32::try_from(need).unwrap_or(u32::MAX);
@@ -122,7 +122,7 @@ impl Writer {
             Ok(room) => Some(room),
             Err(_) => {
                 self.whole = None;
-                // Of a sealed body the start is the whole, and costs the slowest reader nothing.
+                // A sealed body starts with one piece that is the whole, so its start holds back no buffer space.
                 if self.chain.whole.get().is_none() {
                     self.chain.begin_at(None);
                 }
@@ -143,7 +143,7 @@ impl Writer {
         self.chain.progress.notify_waiters();
     }
 
-    /// Shows newcomers the body as one piece, of which `last` is the end; the others wait for [`Writer::finish`].
+    /// Shows new readers the body as one piece that ends with `last`. Existing readers wait for [`Writer::finish`].
     pub(super) fn seal(&mut self, last: &Bytes) {
         let Some(mut pieces) = self.whole.take() else { return };
         pieces.push(last.clone());
@@ -161,7 +161,7 @@ impl Writer {
         self.publish();
     }
 
-    /// Breaks the body off.
+    /// Ends the body as incomplete.
     pub(super) fn fail(mut self, fault: Fault) {
         self.break_off(fault);
     }
@@ -187,7 +187,7 @@ impl Drop for Writer {
     }
 }
 
-/// One reader's place in the list.
+/// One reader's position in the list.
 #[derive(Debug)]
 pub(super) struct Reader {
     chain: Arc<Chain>,
@@ -195,10 +195,10 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The next piece, waiting for it; after the last one this waits for ever.
+    /// Waits for the next piece and returns it. After the last piece this waits forever.
     pub(super) async fn next(&mut self) -> Piece {
         loop {
-            // Made before the look, so that no wake-up falls between the two.
+            // Registered before the check, so that no wake-up is lost between the two.
             let progress = self.chain.progress.notified();
             if let Some(next) = self.at.next.get() {
                 let next = Arc::clone(next);
@@ -209,7 +209,7 @@ impl Reader {
         }
     }
 
-    /// Waits until there is a next piece, and says how it ends the body, if it does.
+    /// Waits until there is a next piece, and returns how it ends the body, if it does.
     pub(super) async fn ready(&self) -> Option<Result<(), Fault>> {
         loop {
             let progress = self.chain.progress.notified();
@@ -220,19 +220,19 @@ impl Reader {
         }
     }
 
-    /// What comes next, where that is the rest of the body, to its good end.
+    /// Returns the next piece, if it completes the body.
     pub(super) fn rest(&self) -> Option<&Bytes> {
         let next = self.at.next.get().filter(|next| next.piece.end == Some(Ok(())))?;
         Some(&next.piece.bytes)
     }
 
-    /// The length of the body, where it is whole.
+    /// Returns the length of the body, if the whole body is known.
     pub(super) fn known_length(&self) -> Option<usize> {
         self.chain.whole.get().map(Bytes::len)
     }
 }
 
-/// The bytes of all pieces; copied only where there are several.
+/// Returns the bytes of all pieces. Copies only if there are several.
 pub(super) fn concat(mut pieces: Vec<Bytes>) -> Bytes {
     pieces.retain(|piece| !piece.is_empty());
     match &pieces[..] {

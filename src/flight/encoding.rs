@@ -1,4 +1,4 @@
-//! Compression: once for each flight and encoding, whatever the number of clients.
+//! Compression: each flight is compressed once for each encoding, for any number of clients.
 
 use std::io::Write;
 
@@ -24,10 +24,10 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// All, the one we would rather make first.
+    /// All encodings; if a client likes several equally, the first of them is used.
     pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
 
-    /// The name in headers.
+    /// Returns the name in headers.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
@@ -36,7 +36,7 @@ impl Encoding {
         }
     }
 
-    /// The encoding that a client would rather have (RFC 9110 section 12.5.3); `None` for the bytes as they are.
+    /// Returns the encoding that a client prefers (RFC 9110 section 12.5.3); `None` if it accepts none of them.
     pub fn choose(request: &HeaderMap) -> Option<Self> {
         let mut best: Option<(f32, Self)> = None;
         let accepted = request.get_all(ACCEPT_ENCODING).iter();
@@ -59,7 +59,7 @@ impl Encoding {
     }
 }
 
-/// Encodes a body as it comes; gives the bytes that the encoded one has.
+/// Compresses a body while it arrives, and returns the length of the compressed body in bytes.
 pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer: Writer) -> usize {
     let Ok(mut encoder) = Encoder::new(encoding) else {
         writer.fail(Fault::Internal);
@@ -72,7 +72,7 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
         while !rest.is_empty() {
             let part = rest.split_to(rest.len().min(SLICE));
             let last = rest.is_empty() && piece.end.is_some();
-            // Whoever waits for the next piece should have this one.
+            // Flush if this is all there is so far: followers that wait for the next piece get this one.
             let Ok(bytes) = encoder.write(&part, !last && rest.is_empty()) else {
                 writer.fail(Fault::Internal);
                 return total;
@@ -82,7 +82,7 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
                 writer.push(Piece { bytes, end: None, boundary: true }).await;
                 writer.publish();
             }
-            // Others have a right to this thread too.
+            // Let other tasks run on this thread.
             tokio::task::yield_now().await;
         }
         match piece.end {
@@ -105,10 +105,10 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
     }
 }
 
-/// Bytes encoded in one go: some milliseconds at most.
+/// The most bytes that are compressed without a pause: a few milliseconds of CPU time.
 const SLICE: usize = 64 * 1024;
 
-/// Levels at which a core still encodes tens of megabytes a second; each answer is encoded once for all.
+/// Levels at which one core compresses tens of megabytes a second; each response is compressed once for all clients.
 const BROTLI_QUALITY: u32 = 4;
 const BROTLI_WINDOW: u32 = 20;
 const GZIP_LEVEL: u32 = 6;
@@ -131,7 +131,7 @@ impl Encoder {
         })
     }
 
-    /// Encodes `bytes`; with `flush`, a client can decode everything so far.
+    /// Compresses `bytes`. With `flush`, a client can decode everything so far.
     fn write(&mut self, bytes: &[u8], flush: bool) -> std::io::Result<Bytes> {
         let writer: &mut dyn Write = match self {
             Self::Brotli(writer) => writer,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_chooses_and_we_break_ties() {
+    fn the_client_s_preference_decides_and_our_order_breaks_ties() {
         for (accepted, expected) in [
             ("gzip, deflate, br, zstd", Some("zstd")),
             ("gzip, deflate, br", Some("br")),

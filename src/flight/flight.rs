@@ -1,4 +1,4 @@
-//! One answer of Electric, in progress or finished, for everybody whose request is the same.
+//! One response of Electric, in progress or finished, for all clients with the same request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,16 +15,16 @@ use super::key::{FlightKey, ShapeKey};
 use crate::policy::RuleId;
 use crate::rewrite::UpstreamRequest;
 
-/// Header, body and end, from the first byte to the last moment it is fresh. It belongs to no client.
+/// Header, body and end of a response, until it is no longer fresh. It does not depend on any one client.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: FlightKey,
     pub(super) rule: RuleId,
     pub(super) live: bool,
-    /// Whether others than the first may join it, or have it later.
+    /// Whether other clients than the first may join it or get it from the cache.
     pub(super) shared: bool,
     pub(super) shape: Box<str>,
-    /// The handle that was asked for.
+    /// The handle in the request.
     asked_handle: Option<Box<str>>,
     pub(super) opened: Instant,
     pub(super) head: OnceLock<Arc<Head>>,
@@ -34,11 +34,11 @@ pub(super) struct Flight {
     kept: OnceLock<Kept>,
     followers: AtomicUsize,
     joined: AtomicUsize,
-    /// Followers that have not been served yet.
+    /// Followers whose response has not been written yet.
     unserved: AtomicUsize,
-    /// Signalled when there are none.
+    /// Notified when `unserved` becomes 0.
     all_served: Notify,
-    /// Signalled when the last follower has left.
+    /// Notified when the last follower has left.
     deserted: Notify,
     flight_bytes: usize,
 }
@@ -49,18 +49,19 @@ struct Kept {
     stale_until: Instant,
 }
 
-/// How good a kept answer still is.
+/// How fresh a cached response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
     Fresh,
-    /// It serves, and a new one should be fetched.
+    /// It is served, and a new one should be fetched.
     Stale,
-    /// It serves nobody; its entity tag may save its successor the way.
+    /// It is not served. Its entity tag may make the next request conditional.
     Expired,
 }
 
 impl Flight {
-    /// A flight for `request`, and the one who writes its answer of at most `flight_bytes` for joiners.
+    /// Opens a flight for `request`, and returns it with its writer. New followers can join as long as the body has at
+    /// most `flight_bytes` bytes.
     pub(super) fn open(key: FlightKey, request: &UpstreamRequest, flight_bytes: usize) -> (Arc<Self>, Writer) {
         let (body, writer) = Chain::new(flight_bytes);
         let flight = Self {
@@ -86,18 +87,18 @@ impl Flight {
         (Arc::new(flight), writer)
     }
 
-    /// A reader at the start of the body; `None` where that is gone.
+    /// Returns a reader at the start of the body; `None` if the start has been freed.
     pub(super) fn read(&self) -> Option<Reader> {
         self.body.read()
     }
 
-    /// The body, where it is whole.
+    /// Returns the body, if the whole body is known.
     pub(super) fn known_body(&self) -> Option<Bytes> {
         self.body.known()
     }
 
-    /// The body in an encoding: made once, by a task of its own, for all who ask for it. `grown` is called once the
-    /// encoded bytes are held too.
+    /// Returns the body in an encoding; `None` if its start has been freed. It is compressed once, by a task of its
+    /// own, for all followers. `grown` is called once the compressed bytes are held too.
     pub(super) fn encode(
         self: &Arc<Self>,
         encoding: Encoding,
@@ -121,25 +122,25 @@ impl Flight {
         Some(Arc::clone(made))
     }
 
-    /// The handle whose shape this answer belongs to.
+    /// Returns the shape and handle that the response belongs to.
     pub(super) fn shape_key(&self) -> Option<ShapeKey> {
         let handle = self.head.get()?.handle()?;
         Some(ShapeKey::new(&self.shape, handle))
     }
 
-    /// The handle that was asked for: a 409 says that it is dead.
+    /// Returns the shape and handle that were requested. A 409 says that this handle is no longer valid.
     pub(super) fn asked_shape_key(&self) -> Option<ShapeKey> {
         Some(ShapeKey::new(&self.shape, self.asked_handle.as_deref()?))
     }
 
-    /// The bytes that keeping it takes, about.
+    /// Returns about how many bytes it takes in the cache.
     pub(super) fn weight(&self) -> u64 {
         const OVERHEAD: usize = 2048;
         let body = self.body.known().map_or(0, |body| body.len());
         (OVERHEAD + self.key.len() + body + self.encoded_bytes.load(Ordering::Relaxed)) as u64
     }
 
-    /// Starts its time as a kept answer.
+    /// Starts its lifetime as a cached response.
     pub(super) fn keep_for(&self, lifetime: Lifetime) {
         let fresh_until = Instant::now() + lifetime.fresh;
         let _ = self.kept.set(Kept { fresh_until, stale_until: fresh_until + lifetime.stale });
@@ -153,42 +154,42 @@ impl Flight {
         }
     }
 
-    /// How long it is still fresh; `None` where it is not kept, or not yet.
+    /// Returns how long it is still fresh; `None` if it is not cached, or not yet.
     pub(super) fn fresh_for(&self) -> Option<std::time::Duration> {
         Some(self.kept.get()?.fresh_until.saturating_duration_since(Instant::now()))
     }
 
-    /// One follower more; the hub calls this under its lock.
+    /// Counts one more follower. The hub calls this under its lock.
     pub(super) fn board(&self) {
         self.followers.fetch_add(1, Ordering::AcqRel);
         self.joined.fetch_add(1, Ordering::Relaxed);
         self.unserved.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// One follower has its answer, or goes without.
+    /// Counts one follower as served, or as gone.
     pub(super) fn serve_one(&self) {
         if self.unserved.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.all_served.notify_waiters();
         }
     }
 
-    /// Waits until every follower has its answer, or goes without.
+    /// Waits until every follower has been served or has gone.
     pub(super) async fn all_served(&self) {
-        // Made before the look, so that no wake-up falls between the two.
+        // Registered before the check, so that no wake-up is lost between the two.
         let all_served = self.all_served.notified();
         if self.unserved.load(Ordering::Acquire) > 0 {
             all_served.await;
         }
     }
 
-    /// One follower less.
+    /// Counts one follower less.
     pub(super) fn leave(&self) {
         if self.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.deserted.notify_one();
         }
     }
 
-    /// Waits until a last follower leaves; another one may have come since.
+    /// Waits until the last follower leaves. Another one may have joined since.
     pub(super) async fn deserted(&self) {
         self.deserted.notified().await;
     }
@@ -197,7 +198,7 @@ impl Flight {
         self.followers.load(Ordering::Acquire)
     }
 
-    /// How many it served while it was open.
+    /// Returns how many followers joined it while it was open.
     pub(super) fn joined(&self) -> usize {
         self.joined.load(Ordering::Relaxed)
     }

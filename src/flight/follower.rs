@@ -13,21 +13,21 @@ use super::hub::Hub;
 use super::key::FlightKey;
 use crate::fault::Fault;
 
-/// How a request came to its answer.
+/// How a request got its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
-    /// It was the first, and opened the flight.
+    /// It opened the flight.
     First,
-    /// The flight was open.
+    /// It joined an open flight.
     Open,
-    /// The answer was finished, and fresh.
+    /// It got a cached response that is fresh.
     Fresh,
-    /// The answer was finished, and is being replaced.
+    /// It got a cached response that is being replaced.
     Stale,
 }
 
 impl Join {
-    /// The name in logs and metrics.
+    /// Returns the name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -38,43 +38,44 @@ impl Join {
     }
 }
 
-/// A place aboard a flight; dropping it leaves.
+/// One client on a flight. Dropping it leaves the flight.
 #[derive(Debug)]
 pub struct Follower {
     hub: Arc<Hub>,
     flight: Arc<Flight>,
     reader: Reader,
     join: Join,
-    /// Whether nobody waits for this one to be served.
+    /// Whether this follower no longer counts as unserved.
     served: bool,
 }
 
 impl Follower {
-    /// Whoever calls this has counted the follower in, where the flight is open.
+    /// Wraps a reader. If the flight is open, the caller has counted the follower.
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
         hub.metrics().joined(flight.rule.as_str(), join.as_str());
         let served = !counts(join);
         Self { hub, flight, reader, join, served }
     }
 
-    /// What it shares its answer by.
+    /// Returns the key that its response is shared by.
     pub fn key(&self) -> &FlightKey {
         &self.flight.key
     }
 
-    /// How it came aboard.
+    /// Returns how the request got its response.
     pub fn join(&self) -> Join {
         self.join
     }
 
-    /// Notes that the answer is on its way to this client.
+    /// Records that this client's response is being written.
     pub fn served(&mut self) {
         if !std::mem::replace(&mut self.served, true) {
             self.flight.serve_one();
         }
     }
 
-    /// Waits until the answer is on its way to everybody aboard. It hangs on no client, only on the work there is.
+    /// Waits until the responses of all followers are being written. No client can delay this, only the server's own
+    /// load.
     pub async fn all_served(&self) {
         self.flight.all_served().await;
     }
@@ -82,7 +83,7 @@ impl Follower {
     /// Waits for the header.
     ///
     /// # Errors
-    /// What kept Electric from answering.
+    /// The fault that kept Electric from answering.
     pub async fn head(&self) -> Result<Arc<Head>, Fault> {
         let first = self.reader.ready().await;
         match (self.flight.head.get(), first) {
@@ -92,22 +93,24 @@ impl Follower {
         }
     }
 
-    /// The length of the body, where it is whole.
+    /// Returns the length of the body in bytes, if the whole body is known.
     pub fn length(&self) -> Option<usize> {
         self.reader.known_length()
     }
 
-    /// The body, where all of it can be read at once and nothing of it was.
+    /// Returns the body, if the whole of it can be read at once and none of it has been read.
     pub fn whole(&self) -> Option<&Bytes> {
         self.reader.rest().filter(|rest| self.length() == Some(rest.len()))
     }
 
-    /// How long a client may keep the answer, as far as that depends on how old it is here.
+    /// Returns how long the response is still fresh here, which bounds how long a client may cache it. `None` if it is
+    /// not cached.
     pub fn fresh_for(&self) -> Option<Duration> {
         self.flight.fresh_for()
     }
 
-    /// Reads the body in `encoding` from here on; must come before the first piece. `false` where it cannot be had.
+    /// Switches to the body in `encoding`. Must be called before the first piece is read. Returns `false` if that body
+    /// is not available.
     pub fn encode(&mut self, encoding: Encoding) -> bool {
         let hub = Arc::clone(&self.hub);
         let encoded = self.flight.encode(encoding, move |flight| hub.reweigh(flight));
@@ -115,7 +118,7 @@ impl Follower {
         reader.map(|reader| self.reader = reader).is_some()
     }
 
-    /// The next piece of the body, waiting for it.
+    /// Waits for the next piece of the body and returns it.
     pub async fn next(&mut self) -> Piece {
         self.reader.next().await
     }
@@ -130,7 +133,7 @@ impl Drop for Follower {
     }
 }
 
-/// Whether the flight counts those who came to it so: it was open.
+/// Whether the flight counts followers that joined it this way: it was open.
 fn counts(join: Join) -> bool {
     matches!(join, Join::First | Join::Open)
 }

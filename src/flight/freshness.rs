@@ -1,22 +1,22 @@
-//! How long an answer is kept and for whom (RFC 9111 section 5.2, RFC 5861 section 3).
+//! How long a response is cached, and for whom (RFC 9111 section 5.2, RFC 5861 section 3).
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
 
-/// The directives of `cache-control` that are heeded.
+/// The directives of `cache-control` that are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
     /// `max-age`.
     pub max_age: Option<Duration>,
-    /// `s-maxage`: for caches that many share, as we are one.
+    /// `s-maxage`: for shared caches, and this is one.
     pub s_maxage: Option<Duration>,
     /// `stale-while-revalidate`.
     pub stale_while_revalidate: Option<Duration>,
     /// `must-revalidate`.
     pub must_revalidate: bool,
-    /// `no-store`, `no-cache` or `private`: nothing is kept here.
+    /// `no-store`, `no-cache` or `private`: the response is not cached.
     pub unshared: bool,
 }
 
@@ -41,24 +41,25 @@ impl CacheControl {
     }
 }
 
-/// How long an answer serves after its end (an answer that took long is not old at birth).
+/// How long a response is served from the cache, counted from its end (a response that took long is not old when it
+/// ends).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lifetime {
-    /// So long it is as good as new.
+    /// How long it is fresh.
     pub(super) fresh: Duration,
-    /// So long after that it still serves, while a new one is fetched.
+    /// How long after that it is served while a new one is fetched.
     pub(super) stale: Duration,
 }
 
-/// The longest that an answer serves while its successor is on its way; Electric asks for a month on a snapshot.
+/// The longest that a stale response is served. Electric asks for a month on a snapshot.
 const MAX_STALE: Duration = Duration::from_secs(300);
 
-/// A refusal serves no longer: it may be over at any time.
+/// The longest that a rejection is served, since its cause may end at any time.
 const REFUSAL: Duration = Duration::from_secs(1);
 
 impl Lifetime {
-    /// Of an answer with status 200; `None` where it is not kept. A live answer is never served stale: fetching its
-    /// successor would be a long poll that nobody waits for.
+    /// Returns the lifetime of a 200; `None` if it is not cached. A live response is never served stale: to fetch its
+    /// successor would be a long poll without a client.
     pub(super) fn of_shape(control: &CacheControl, live: bool, max_age: Duration) -> Option<Self> {
         let fresh = control.s_maxage.or(control.max_age)?.min(max_age);
         let stale = match control.stale_while_revalidate {
@@ -68,7 +69,7 @@ impl Lifetime {
         (!control.unshared && !(fresh + stale).is_zero()).then_some(Self { fresh, stale })
     }
 
-    /// Of a 409, or of a refusal that names when to come again.
+    /// Returns the lifetime of a 409, or of a rejection that names a time to retry after; `None` if it is not cached.
     pub(super) fn of_refusal(after: Option<Duration>) -> Option<Self> {
         let fresh = after?.min(REFUSAL);
         (!fresh.is_zero()).then_some(Self { fresh, stale: Duration::ZERO })
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn electric_s_own_rules() {
+    fn lifetimes_follow_electric_s_cache_control() {
         // docs/electric.md, "Answers"
         let snapshot = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
         assert_eq!(kept(snapshot, false), Some((3600, 300)));
@@ -105,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn the_configured_age_is_the_longest() {
+    fn max_age_of_the_configuration_bounds_freshness() {
         let lifetime = Lifetime::of_shape(&parse("max-age=604800"), false, Duration::from_secs(60));
         assert_eq!(lifetime.map(|lifetime| lifetime.fresh), Some(Duration::from_secs(60)));
         assert_eq!(Lifetime::of_shape(&parse("max-age=60"), false, Duration::ZERO), None);
     }
 
     #[test]
-    fn a_refusal_is_kept_for_a_second_at_most() {
+    fn a_rejection_is_cached_for_a_second_at_most() {
         let kept = |after| Lifetime::of_refusal(after).map(|lifetime| lifetime.fresh);
         assert_eq!(kept(Some(Duration::from_secs(60))), Some(Duration::from_secs(1)));
         assert_eq!(kept(Some(Duration::from_millis(200))), Some(Duration::from_millis(200)));

@@ -1,27 +1,28 @@
-//! The header of an answer, as all who share it see it.
+//! The header of a response, as all followers see it.
 
 use http::header::{CONTENT_TYPE, ETAG, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::freshness::CacheControl;
 
-/// Status and headers of Electric's answer, cut to what a client may see.
+/// Status and headers of Electric's response, reduced to what a client may see.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// 200, 400 or 409; every other status of Electric is a [`crate::fault::Fault`].
+    /// 200, 400 or 409. Every other status of Electric is a [`crate::fault::Fault`].
     pub status: StatusCode,
-    /// `content-type`, `etag` and Electric's own (docs/security.md, C6).
+    /// `content-type`, `etag` and Electric's own headers (docs/security.md, C6).
     pub headers: HeaderMap,
-    /// What Electric says of keeping it.
+    /// Electric's `cache-control`.
     pub cache_control: CacheControl,
-    /// Whether it is a stream of events.
+    /// Whether the body is a stream of events.
     pub events: bool,
-    /// `headers` as HTTP/1.1 writes them: made once, where thousands of followers would each do so at the same moment.
+    /// `headers` as HTTP/1.1 writes them. Written once here, since thousands of followers need the same bytes at the
+    /// same moment.
     pub lines: Box<[u8]>,
 }
 
 impl Head {
-    /// The head of an answer with these headers.
+    /// Returns the head for a response with the status `status` and these headers of Electric.
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
         let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
         let headers: HeaderMap = passed.collect();
@@ -31,7 +32,7 @@ impl Head {
         Self { status, headers, cache_control: CacheControl::parse(upstream), events, lines }
     }
 
-    /// The same head, after Electric has confirmed it with a 304 that has these headers (RFC 9111 section 4.3.4).
+    /// Returns this head, updated from a 304 with these headers that confirms it (RFC 9111 section 4.3.4).
     #[must_use]
     pub fn renewed(&self, confirmation: &HeaderMap) -> Self {
         let mut renewed = self.clone();
@@ -44,19 +45,19 @@ impl Head {
         renewed
     }
 
-    /// The strong entity tag, with its quotes.
+    /// Returns the strong entity tag, with its quotes.
     pub fn etag(&self) -> Option<&str> {
         self.headers.get(ETAG)?.to_str().ok().filter(|etag| etag.len() > 2 && etag.starts_with('"'))
     }
 
-    /// Where a client that has this answer goes on: handle and offset. A 409 leads back to the start, which is no
-    /// progress.
+    /// Returns the handle and offset that a client with this response asks for next. `None` for a 409, which sends it
+    /// back to the start.
     pub fn next(&self) -> Option<(&str, &str)> {
         let offset = self.headers.get("electric-offset")?.to_str().ok()?;
         (self.status == StatusCode::OK).then_some((self.handle()?, offset))
     }
 
-    /// The shape's handle.
+    /// Returns the shape's handle.
     pub(super) fn handle(&self) -> Option<&str> {
         self.headers.get("electric-handle")?.to_str().ok()
     }
@@ -72,10 +73,11 @@ fn lines(headers: &HeaderMap) -> Box<[u8]> {
     lines.into()
 }
 
-/// What of Electric's header reaches a client (docs/security.md, C6); the rest is ours or nobody's.
+/// Returns the name if the header is passed to clients (docs/security.md, C6). All others are dropped or replaced by
+/// our own.
 ///
-/// The name is a static one: thousands of followers clone it at the same moment, and a counter that they share would
-/// go back and forth between the cores.
+/// The name is static. Thousands of followers clone it at the same moment, and a shared reference counter would move
+/// between the caches of the cores.
 fn passed(name: &HeaderName) -> Option<HeaderName> {
     const ELECTRIC: [&str; 8] = [
         "electric-cursor",
@@ -93,7 +95,7 @@ fn passed(name: &HeaderName) -> Option<HeaderName> {
     ELECTRIC.into_iter().find(|known| name.as_str() == *known).map(HeaderName::from_static)
 }
 
-/// The same value; a common one is static, as the names are.
+/// Returns the same value. Common values are static, for the same reason as names.
 fn unshared(value: &HeaderValue) -> HeaderValue {
     const COMMON: [&str; 4] = ["", "true", "false", "application/json; charset=utf-8"];
     let common = COMMON.into_iter().find(|common| value.as_bytes() == common.as_bytes());

@@ -1,4 +1,4 @@
-//! Who shares with whom: one flight for each different request.
+//! Decides which requests share a response: one flight for each different request.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -24,16 +24,16 @@ use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 use crate::trace_context::TraceParent;
 
-/// Who answers a flight: Electric, or a test.
+/// Answers flights: Electric, or a test.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// Fetches the answer and writes it to `sink`, to the end.
+    /// Fetches the response and writes it to `sink`, to the end.
     ///
     /// # Errors
-    /// What kept it from the end; the followers see a fault before the header, and a broken body after it.
+    /// What kept it from the end. Before the header, followers see a fault; after it, an incomplete body.
     async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault>;
 
-    /// Names the Electric that answers `request`. A reload may give the name of an upstream to another Electric; two
+    /// Names the Electric that answers `request`. A reload may give an upstream's name to another Electric; two
     /// requests share a response only if this text is equal too.
     fn identity(&self, request: &UpstreamRequest) -> Arc<str>;
 }
@@ -43,20 +43,20 @@ pub trait Source: Send + Sync {
 pub struct Ask {
     /// The request to Electric.
     pub request: UpstreamRequest,
-    /// The id of the client's request that is behind it.
+    /// The id of the client's request that opened the flight.
     pub request_id: Box<str>,
-    /// The trace that this belongs to; those who join later are not in it.
+    /// The trace of the request that opened the flight. Requests that join later are not in it.
     pub trace: Option<TraceParent>,
-    /// A kept answer that may still be right: its entity tag makes the request conditional.
+    /// A cached response that may still be valid. Its entity tag makes the request conditional.
     pub known: Option<KnownAnswer>,
 }
 
-/// What Electric is told of the client's request that opens a flight.
+/// What Electric is told about the client's request that opens a flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// Our own id of it.
+    /// The id that the access log has for it.
     pub request_id: &'a str,
-    /// The trace it belongs to.
+    /// The trace that it belongs to.
     pub trace: Option<&'a TraceParent>,
 }
 
@@ -66,7 +66,7 @@ impl Ask {
     }
 }
 
-/// An answer of before, for a source that learns that it still holds.
+/// An earlier response, in case Electric confirms it with a 304.
 #[derive(Debug)]
 pub struct KnownAnswer {
     /// Its header.
@@ -75,7 +75,7 @@ pub struct KnownAnswer {
     pub body: bytes::Bytes,
 }
 
-/// The open flights and the kept ones.
+/// The open flights and the cached ones.
 pub struct Hub {
     open: Vec<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
     hasher: RandomState,
@@ -84,7 +84,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
 }
 
-/// The cache and its settings: what a reload replaces. A flight ends with the settings it began with.
+/// The cache and its settings, which a reload replaces. A flight ends with the settings that it began with.
 struct Supply {
     kept: Arc<KeptFlights>,
     settings: CacheSettings,
@@ -121,11 +121,11 @@ impl Hub {
         }));
     }
 
-    /// The answer to `request`, whose bearer has been authorized for it: one that is kept, one under way, or a new one.
-    /// What is not shared always gets a new one.
+    /// Returns a follower of the response to `request`, whose client has been authorized for it. The response is a
+    /// cached one, one in flight, or a new one. A request that is not shared always gets a new one.
     ///
     /// # Errors
-    /// Where a new flight is needed and there is no place for one.
+    /// A new flight is needed, and a limit on flights is reached.
     pub fn join(
         self: &Arc<Self>,
         source: &Arc<dyn Source>,
@@ -141,18 +141,18 @@ impl Hub {
             return self.serve(fresh, Join::Fresh);
         }
         let mut open = self.shard(&key);
-        // It may have landed since that look; from here on none can.
+        // It may have finished since that check. While this lock is held, none can.
         let supply = self.supply.load();
         let kept = supply.find(&key);
-        // The place in the body is taken before the start can go.
+        // The reader is taken now, before the start of the body can be freed.
         let under_way = open.get(&key).filter(|flight| supply.is_joinable(flight));
         let under_way = under_way.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
         match (kept, under_way) {
             (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
-            // While a stale answer is being replaced it serves, and nobody waits.
+            // While a stale response is being replaced, it is served, and no client waits.
             (Some((stale, Age::Stale)), Some(_)) => self.serve(stale, Join::Stale),
             (Some((stale, Age::Stale)), None) => {
-                // Where there is no place to replace it, it serves all the same.
+                // If a limit keeps it from being replaced, it is served all the same.
                 if let Ok(place) = self.places.enter(&request, client) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
                     let flight = self.launch(&supply, source, key, ask, place);
@@ -176,7 +176,7 @@ impl Hub {
         }
     }
 
-    /// A flight that nobody else can find.
+    /// Opens a flight that no other request can join.
     fn fly_alone(
         self: &Arc<Self>,
         source: &Arc<dyn Source>,
@@ -192,33 +192,33 @@ impl Hub {
         self.serve(flight, Join::First)
     }
 
-    /// How many flights are open to others.
+    /// Returns how many flights other requests can join.
     pub fn open_flights(&self) -> usize {
         self.open.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// How many requests are aboard of open flights.
+    /// Returns how many requests follow open flights.
     pub fn followers(&self) -> usize {
         let aboard = |shard| lock(shard).values().map(|flight| flight.followers()).sum::<usize>();
         self.open.iter().map(aboard).sum()
     }
 
-    /// The places of requests to Electric.
+    /// Returns the limits on requests to Electric.
     pub fn places(&self) -> &FlightLimits {
         &self.places
     }
 
-    /// Bytes that kept answers may hold.
+    /// Returns how many bytes of responses may be cached.
     pub fn capacity(&self) -> usize {
         self.supply.load().settings.bytes
     }
 
-    /// How many answers are kept.
+    /// Returns how many responses are cached.
     pub fn kept_flights(&self) -> usize {
         self.supply.load().kept.len()
     }
 
-    /// About how many bytes the kept answers hold.
+    /// Returns about how many bytes the cached responses take.
     pub fn kept_bytes(&self) -> u64 {
         self.supply.load().kept.bytes()
     }
@@ -231,19 +231,19 @@ impl Hub {
         self.supply.load().kept.reweigh(flight);
     }
 
-    /// Nobody joins this flight any more.
+    /// Lets no further request join this flight.
     pub(super) fn close(&self, flight: &Arc<Flight>) {
         remove(&mut self.shard(&flight.key), flight);
     }
 
     fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
-        // One that is kept or was opened just now has its start.
+        // A flight that is cached, or was opened just now, still has its start.
         let reader = flight.read().ok_or(Rejection::Internal)?;
         Ok(Follower::new(Arc::clone(self), flight, reader, join))
     }
 
-    /// Opens a flight, in a task that belongs to no client. Whoever is to share it does so under the lock that the
-    /// caller holds.
+    /// Opens a flight, in a task that does not depend on any client. If others may share it, the caller holds the lock
+    /// of its shard and inserts it.
     fn launch(
         self: &Arc<Self>,
         supply: &Arc<Supply>,
@@ -261,11 +261,12 @@ impl Hub {
 
     async fn fly(self: Arc<Self>, flown: Flown, source: Arc<dyn Source>, ask: Ask) {
         let Flown { flight, supply, sink, place } = flown;
-        // Whatever happens below, a panic too, the flight ends with its task.
+        // Ends the flight when its task ends, even by a panic.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
             ended = source.fetch(ask, &sink) => {
-                // Kept or closed before anyone has its end: who asks after that gets a kept answer or a new one.
+                // Cached and closed before any follower sees the end: later requests get the cached response or a new
+                // flight.
                 let land = |fault: Option<&Fault>| {
                     supply.keep(&flight, fault);
                     self.close(&flight);
@@ -278,17 +279,18 @@ impl Hub {
         drop(closing);
         self.metrics.landed(flight.joined());
         if abandoned && (flight.live || flight.head.get().is_none()) {
-            // Electric's place for it is still taken, so ours is too: a query of Postgres goes on without its client.
+            // Electric still works on it, since its query in Postgres goes on without the client. So our place stays
+            // taken too.
             tokio::time::sleep_until(flight.opened + ABANDONED_POLL).await;
         }
         drop(place);
     }
 
-    /// Ends when nobody has been aboard for the whole grace; the flight is closed then.
+    /// Returns when there has been no follower for the whole `grace`. The flight is closed then.
     async fn abandoned(&self, flight: &Arc<Flight>, grace: Duration) {
         loop {
             flight.deserted().await;
-            // Nobody can come back to what nobody can find.
+            // No other request can join it, so waiting is pointless.
             if !flight.shared {
                 return;
             }
@@ -309,7 +311,7 @@ impl Hub {
     }
 }
 
-/// A flight under way, with what its task holds for it.
+/// A flight in progress, with what its task holds for it.
 struct Flown {
     flight: Arc<Flight>,
     supply: Arc<Supply>,
@@ -318,7 +320,7 @@ struct Flown {
 }
 
 impl Supply {
-    /// With nothing kept yet.
+    /// Returns an empty cache with these settings.
     fn new(settings: CacheSettings, metrics: &Arc<Metrics>) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
         Self { kept, settings }
@@ -330,13 +332,14 @@ impl Supply {
         Some((flight, age))
     }
 
-    /// A stream of events is joined while it is young: nobody gets one so short that his client gives streams up.
+    /// Whether a request may join the flight. A stream of events can be joined while it is young; later, clients would
+    /// get streams so short that they fall back to long polls.
     fn is_joinable(&self, flight: &Flight) -> bool {
         let events = flight.head.get().is_some_and(|head| head.events);
         !events || flight.opened.elapsed() < self.settings.sse_join
     }
 
-    /// Keeps a finished flight for as long as it may serve, and lets go what it shows to be dead.
+    /// Caches a finished flight for its lifetime. A 409 purges the cached responses of its handle.
     fn keep(&self, flight: &Arc<Flight>, fault: Option<&Fault>) {
         let lifetime = match (flight.head.get(), fault) {
             (Some(head), None) if head.status == 200 && !head.events => {
@@ -349,13 +352,13 @@ impl Supply {
                 Lifetime::of_refusal(head.cache_control.max_age)
             }
             (None, Some(Fault::NotReady(after) | Fault::Overloaded(after))) => {
-                // An answer that still serves is worth more.
+                // A cached response that is still served is worth more than a rejection.
                 let serves = self.find(&flight.key).is_some_and(|(_, age)| age != Age::Expired);
                 Lifetime::of_refusal(Some(*after).filter(|_| !serves))
             }
             _ => None,
         };
-        // Of a body that was too long the start is gone, and it can be given to nobody.
+        // The start of a body over `flight_bytes` has been freed, so it cannot be served again.
         if let Some(lifetime) = lifetime.filter(|_| flight.shared && flight.read().is_some()) {
             flight.keep_for(lifetime);
             self.kept.insert(flight);
@@ -367,21 +370,21 @@ fn lock(shard: &Mutex<HashMap<FlightKey, Arc<Flight>>>) -> MutexGuard<'_, HashMa
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes out this flight; another one may have its key by now.
+/// Removes this flight. Another one may have its key already.
 fn remove(open: &mut HashMap<FlightKey, Arc<Flight>>, flight: &Arc<Flight>) {
     if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         open.remove(&flight.key);
     }
 }
 
-/// What a conditional request needs. A live answer has none, since it would end the wait at once (docs/electric.md,
-/// "Long polls").
+/// Returns what a conditional request needs. A live response is never revalidated: Electric would end the wait at once
+/// (docs/electric.md, "Long polls").
 fn known_answer(flight: &Flight) -> Option<KnownAnswer> {
     let head = flight.head.get().filter(|head| !flight.live && head.status == 200 && head.etag().is_some())?;
     Some(KnownAnswer { head: Arc::clone(head), body: flight.known_body()? })
 }
 
-/// Closes a flight at its end, however that comes.
+/// Closes a flight when dropped.
 struct Closing<'a> {
     hub: &'a Hub,
     flight: &'a Arc<Flight>,

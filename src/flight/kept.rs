@@ -1,4 +1,4 @@
-//! The finished answers that are kept: within a budget of bytes, the least useful going first.
+//! The cached responses: within a budget of bytes, the least useful is evicted first.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -12,8 +12,8 @@ use super::flight::Flight;
 use super::key::{FlightKey, ShapeKey};
 use crate::metrics::Metrics;
 
-/// Kept flights by key, and by handle for the day that dies. The eviction is the cache's own and resists scans: an
-/// answer that was asked for once goes before one that was asked for again.
+/// Cached flights by key, and by handle for the time when that becomes invalid. The cache's eviction resists scans: a
+/// response that was requested once is evicted before one that was requested again.
 #[derive(Debug)]
 pub(super) struct KeptFlights {
     cache: Cache<FlightKey, Entry, Weight, RandomState, Shapes>,
@@ -21,12 +21,12 @@ pub(super) struct KeptFlights {
     entries: AtomicU64,
 }
 
-/// What an entry weighs is fixed while it is in the cache, whatever becomes of its flight.
+/// A cache entry. Its weight is fixed while it is in the cache, even if its flight grows.
 #[derive(Clone, Debug)]
 struct Entry {
     flight: Arc<Flight>,
     weight: u64,
-    /// No two have the same: the cache reports what was replaced as evicted, when its successor is known already.
+    /// Unique. When an entry is replaced, the cache reports the old one as evicted after the new one has been recorded.
     number: u64,
 }
 
@@ -39,7 +39,7 @@ impl Weighter<FlightKey, Entry> for Weight {
     }
 }
 
-/// Which keys belong to a shape, each with the number of its entry.
+/// The keys that belong to each shape, each with the number of its entry.
 #[derive(Clone, Debug)]
 struct Shapes {
     keys: Arc<Mutex<HashMap<ShapeKey, HashMap<FlightKey, u64>>>>,
@@ -47,7 +47,7 @@ struct Shapes {
 }
 
 impl KeptFlights {
-    /// At most `bytes`, of flights of at most `flight_bytes`.
+    /// Returns an empty cache for at most `bytes` in total, and at most `flight_bytes` for one flight.
     pub(super) fn new(bytes: usize, flight_bytes: usize, metrics: Arc<Metrics>) -> Self {
         let shapes = Shapes { keys: Arc::default(), metrics };
         let options = options(bytes, flight_bytes);
@@ -65,19 +65,19 @@ impl KeptFlights {
         self.cache.insert(flight.key.clone(), entry);
     }
 
-    /// Counts what a kept flight holds by now; one that is not kept stays so.
+    /// Updates the weight of a cached flight. Does nothing if it is not cached.
     pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
         if self.cache.peek(&flight.key).is_some_and(|kept| Arc::ptr_eq(&kept.flight, flight)) {
             let entry = self.entry(flight);
             self.shapes.add(&entry);
-            // It may have gone in between, or have become too large.
+            // It may have been evicted in between, or have become too large.
             if let Err((_, entry)) = self.cache.replace(flight.key.clone(), entry, true) {
                 self.shapes.evicted(&entry);
             }
         }
     }
 
-    /// Drops every answer of a shape.
+    /// Drops every cached response of a shape.
     pub(super) fn purge(&self, shape: ShapeKey) {
         let keys = self.shapes.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&shape);
         let of_shape = |entry: &Entry| entry.flight.shape_key() == Some(shape);
@@ -100,9 +100,9 @@ impl KeptFlights {
     }
 }
 
-/// A shard must have room for the largest flight, or that would never be kept.
+/// Chooses few enough shards that one shard has room for the largest flight, which could never be cached otherwise.
 fn options(bytes: usize, flight_bytes: usize) -> Options {
-    /// Of an answer, for the size of the tables: a small one.
+    /// Bytes of a typical response, for the initial size of the tables.
     const TYPICAL: usize = 16 * 1024;
     let shards = (bytes / flight_bytes.max(1) / 2).clamp(1, 64);
     let built = OptionsBuilder::new()
@@ -110,7 +110,7 @@ fn options(bytes: usize, flight_bytes: usize) -> Options {
         .estimated_items_capacity((bytes / TYPICAL).clamp(16, 1_000_000))
         .weight_capacity(bytes as u64)
         .build();
-    // It fails only where a capacity is missing.
+    // Fails only if a capacity is missing.
     built.unwrap_or_else(|_| unreachable!())
 }
 
@@ -121,7 +121,7 @@ impl Shapes {
         keys.entry(shape).or_default().insert(entry.flight.key.clone(), entry.number);
     }
 
-    /// An entry has left the cache, be it for its successor.
+    /// Records that an entry has left the cache. It may have been replaced by another one.
     fn evicted(&self, entry: &Entry) {
         if let Some(shape) = entry.flight.shape_key() {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What two requests must agree on to share one answer.
+//! What two requests must have in common to share a response.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ impl FlightKey {
     }
 }
 
-/// One shape under one handle, as a hash: where two of them collide, a purge drops more than it had to.
+/// A shape and a handle, as a hash. If two collide, a purge drops more than needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ShapeKey(u64);
 
 impl ShapeKey {
-    /// The shape, as `UpstreamRequest::shape` has it, belongs to it: somebody who asks for his own shape under another's
-    /// handle is answered 409, and must not be able to purge what is not his.
+    /// Returns the key of a shape (see `UpstreamRequest::shape`) and one of its handles. Both are needed: a client that
+    /// requests its own shape with another shape's handle is answered 409, and this must not purge the other shape.
     pub(super) fn new(shape: &str, handle: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         (shape, handle).hash(&mut hasher);

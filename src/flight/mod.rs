@@ -1,8 +1,9 @@
-//! Flights: identical requests share one answer of Electric, while it runs and while it is fresh.
+//! Shares one response of Electric among identical requests, while it is in flight and while it is fresh.
 //!
-//! A flight is a response in progress or finished: header, pieces, end. It has a task of its own
-//! and belongs to no client; whoever is authorized for its [`FlightKey`] reads it from the start. The [`Hub`] knows the
-//! flights by key, a [`Follower`] is one client's place aboard, a [`Source`] is who answers.
+//! A *flight* is a response in progress or finished: header, pieces, end. It runs in a task of its own and does not
+//! depend on any one client. A *follower* is one client that reads a flight, from its start, after it has been
+//! authorized for the flight's [`FlightKey`]. The [`Hub`] finds flights by key, a [`Follower`] reads one, and a
+//! [`Source`] fetches its response.
 
 mod chain;
 mod encoding;

@@ -1,24 +1,24 @@
-//! What the configuration says of sharing and keeping answers.
+//! Settings for sharing and caching responses.
 
 use std::time::Duration;
 
 /// `[cache]`.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
-    /// Bytes of finished answers kept; 0 keeps none.
+    /// Bytes of finished responses that are cached; 0 turns the cache off.
     pub bytes: usize,
-    /// Bytes of one answer that newcomers can still join; a longer one is not kept either.
+    /// Bytes of one response up to which new followers can join. A longer one is not cached either.
     pub flight_bytes: usize,
-    /// The longest an answer is fresh, whatever Electric says.
+    /// The longest that a response is fresh, whatever Electric says.
     pub max_age: Duration,
-    /// How long a request to Electric goes on when nobody waits for it any more.
+    /// How long a request to Electric goes on after its last client has left.
     pub grace: Duration,
-    /// How old a stream of events may be for newcomers.
+    /// The age up to which a stream of events can be joined.
     pub sse_join: Duration,
-    /// Whether answers are compressed for clients that accept it.
+    /// Whether responses are compressed for clients that accept it.
     pub compress: bool,
-    /// Bytes below which an answer is not.
+    /// Bytes below which a response is not compressed.
     pub compress_min: usize,
-    /// Whether answers carry `shapegate-cache`.
+    /// Whether responses carry `shapegate-cache`.
     pub header: bool,
 }

@@ -24,11 +24,11 @@ pub struct Sink {
     body: Arc<AsyncMutex<Body>>,
 }
 
-/// What precedes the body.
+/// The part of a response before the body.
 struct Start {
     /// Published with the first flush.
     head: Option<Head>,
-    /// The place of an initial request, which Electric occupies until its response begins.
+    /// The place of an initial request. It is occupied until Electric's response begins.
     _initial: Option<Place>,
 }
 
@@ -46,7 +46,7 @@ struct Body {
     finished: bool,
 }
 
-/// Bytes held back for the end of a response, at most; also the size limit of one piece.
+/// The most bytes held back for the end of a response. It also bounds the size of a piece.
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
@@ -93,7 +93,7 @@ impl Sink {
         self.body.lock().await.finished = true;
     }
 
-    /// Ends the flight the way its source ended. A fault before anything was published is a response of its own; after
+    /// Ends the flight as its source ended. A fault before anything was published becomes a response of our own; after
     /// that, the response is cut off. `land` is called before any follower sees the end.
     pub(super) async fn end(&self, ended: Result<(), Fault>, land: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;

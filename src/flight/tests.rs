@@ -1,4 +1,4 @@
-//! The hub with a source whose every answer a test writes itself, on a clock that stands still.
+//! Tests of the hub with a scripted source and a paused clock.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::policy::PolicySet;
 use crate::rewrite::UpstreamRequest;
 use crate::shape::ShapeRequest;
 
-/// How the source behaves, once.
+/// What the source does for one request.
 enum Act {
     Answer {
         cache_control: &'static str,
@@ -31,11 +31,11 @@ enum Act {
     },
     Fail(Fault),
     Panic,
-    /// Ends without an end.
+    /// Returns without having finished the response.
     Forget,
-    /// Confirms what is known, which it must be.
+    /// Confirms the known response; there must be one.
     Confirm,
-    /// The handle is dead.
+    /// Answers that the handle is no longer valid.
     Gone,
     Wait(oneshot::Receiver<&'static str>),
 }
@@ -46,7 +46,7 @@ struct Script {
     fetches: AtomicUsize,
 }
 
-/// A source under the name of its Electric.
+/// A source that has the name of an Electric.
 struct Scripted(Arc<Script>, &'static str);
 
 fn head(cache_control: &'static str) -> Head {
@@ -68,7 +68,7 @@ impl Source for Scripted {
                 sink.push(Bytes::from(body)).await;
             }
             Act::Fail(fault) => return Err(fault),
-            Act::Panic => panic!("as the script says"),
+            Act::Panic => panic!("scripted panic"),
             Act::Forget => return Ok(()),
             Act::Confirm => {
                 let known = ask.known.expect("nothing was known");
@@ -132,13 +132,13 @@ impl Scene {
         self.hub.join(&self.source, self.request(query), None, origin).unwrap()
     }
 
-    /// Joins, and reads to the end.
+    /// Joins a flight and reads it to the end.
     async fn read(&self, query: &str) -> (Join, Result<String, Fault>) {
         let follower = self.join(query);
         (follower.join(), whole(follower).await)
     }
 
-    /// Lets the tasks of the hub run.
+    /// Runs the hub's tasks until no flight is open.
     async fn settle(&self) {
         while self.hub.open_flights() > 0 {
             tokio::task::yield_now().await;
@@ -176,11 +176,11 @@ const SNAPSHOT: &str = "offset=-1";
 const LIVE: &str = "offset=0_0&handle=7-1&live=true";
 
 #[tokio::test(start_paused = true)]
-async fn a_response_of_one_electric_is_not_given_for_another_under_the_same_name() {
-    let mut scene = Scene::new("", [answer("max-age=600", "before"), answer("max-age=600", "under way")]);
+async fn a_response_is_not_shared_by_two_electrics_of_the_same_name() {
+    let mut scene = Scene::new("", [answer("max-age=600", "before"), answer("max-age=600", "in flight")]);
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("before")));
     scene.settle().await;
-    // Judged before the reload, and joined after it: the request keeps its Electric.
+    // Authorized before the reload, joined after it: the request keeps its Electric.
     let (request, source) = (scene.request(LIVE), Arc::clone(&scene.source));
     let script = Arc::new(Script {
         acts: Mutex::new([answer("max-age=600", "after"), answer("max-age=5", "live")].into()),
@@ -189,17 +189,17 @@ async fn a_response_of_one_electric_is_not_given_for_another_under_the_same_name
     scene.source = Arc::new(Scripted(Arc::clone(&script), "b"));
     let origin = Origin { request_id: "test", trace: None };
     let late = scene.hub.join(&source, request, None, origin).unwrap();
-    // Judged and joined after the reload: neither the kept response nor the open flight is given to it.
+    // Authorized and joined after the reload: it gets neither the cached response nor the open flight.
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("after")));
     assert_eq!(scene.read(LIVE).await, (Join::First, ok("live")));
-    assert_eq!(whole(late).await, ok("under way"));
+    assert_eq!(whole(late).await, ok("in flight"));
     assert_eq!((scene.fetches(), script.fetches.load(Ordering::SeqCst)), (2, 2));
-    // What belongs to the same Electric is kept.
+    // The response of the same Electric is still cached.
     assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("after")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_size_of_the_cache_empties_it() {
+async fn changing_the_cache_size_empties_the_cache() {
     let scene = Scene::new("", [answer("max-age=600", "1"), answer("max-age=600", "2")]);
     scene.read(SNAPSHOT).await.1.unwrap();
     scene.settle().await;
@@ -212,7 +212,7 @@ async fn another_size_of_the_cache_empties_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_fresh_then_stale_then_gone() {
+async fn a_response_is_fresh_then_stale_then_revalidated() {
     let control = "max-age=10, stale-while-revalidate=10";
     let scene = Scene::new("", [answer(control, "1"), answer(control, "2"), Act::Confirm, answer(control, "3")]);
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("1")));
@@ -221,13 +221,13 @@ async fn an_answer_is_fresh_then_stale_then_gone() {
     assert_eq!(scene.read(SNAPSHOT).await, (Join::Fresh, ok("1")));
     assert_eq!(scene.fetches(), 1);
     advance(Duration::from_secs(2)).await;
-    // Many ask for what is stale, and one request replaces it.
+    // Several requests get the stale response, and one request to Electric replaces it.
     for follower in [scene.join(SNAPSHOT), scene.join(SNAPSHOT), scene.join(SNAPSHOT)] {
         assert_eq!((follower.join(), whole(follower).await), (Join::Stale, ok("1")));
     }
     scene.settle().await;
     assert_eq!((scene.fetches(), scene.read(SNAPSHOT).await), (2, (Join::Fresh, ok("2"))));
-    // Beyond both it serves nobody, but its tag saves its successor the way.
+    // An expired response is not served, but its entity tag makes the next request conditional.
     advance(Duration::from_secs(21)).await;
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("2")));
     scene.settle().await;
@@ -237,7 +237,7 @@ async fn an_answer_is_fresh_then_stale_then_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_live_answer_is_never_stale_and_never_asked_after() {
+async fn a_live_response_is_never_served_stale_nor_revalidated() {
     let control = "max-age=5, stale-while-revalidate=5";
     let scene = Scene::new("", [answer(control, "1"), answer(control, "2")]);
     assert_eq!(scene.read(LIVE).await, (Join::First, ok("1")));
@@ -248,20 +248,24 @@ async fn a_live_answer_is_never_stale_and_never_asked_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_task_is_a_fault_for_those_aboard_and_nobody_else() {
+async fn a_panic_in_the_task_fails_its_followers_and_no_later_request() {
     let scene = Scene::new("", [Act::Panic, Act::Forget, answer("", "3")]);
     let aboard = [scene.join(SNAPSHOT), scene.join(SNAPSHOT)];
     for follower in aboard {
         assert_eq!(whole(follower).await, Err(Fault::Internal));
     }
     scene.settle().await;
-    assert_eq!(scene.read(SNAPSHOT).await, (Join::First, Err(Fault::Internal)), "nor is an answer without its end one");
+    assert_eq!(
+        scene.read(SNAPSHOT).await,
+        (Join::First, Err(Fault::Internal)),
+        "a response without its end is a fault too"
+    );
     scene.settle().await;
     assert_eq!(scene.read(SNAPSHOT).await, (Join::First, ok("3")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_serves_for_a_second_and_never_instead_of_an_answer() {
+async fn a_rejection_is_cached_for_a_second_and_never_replaces_a_response() {
     let refusal = || Act::Fail(Fault::Overloaded(Duration::from_secs(6)));
     let control = "max-age=10, stale-while-revalidate=10";
     let scene = Scene::new(
@@ -285,7 +289,7 @@ async fn a_refusal_serves_for_a_second_and_never_instead_of_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_to_leave_ends_it_after_the_grace_and_its_place_stays_taken() {
+async fn an_abandoned_flight_ends_after_the_grace_and_can_be_joined_until_then() {
     let (gate, wait) = oneshot::channel();
     let scene = Scene::new("grace = '5s'", [Act::Wait(wait)]);
     let (first, second) = (scene.join(LIVE), scene.join(LIVE));
@@ -304,7 +308,7 @@ async fn the_last_to_leave_ends_it_after_the_grace_and_its_place_stays_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_are_served_can_wait_for_the_others_aboard() {
+async fn a_served_follower_can_wait_until_the_others_are_served() {
     let (gate, wait) = oneshot::channel();
     let scene = Scene::new("", [Act::Wait(wait)]);
     let [mut first, mut second, leaves] = [(); 3].map(|()| scene.join(LIVE));
@@ -316,7 +320,7 @@ async fn those_who_are_served_can_wait_for_the_others_aboard() {
     let mut waiting = std::pin::pin!(first.all_served());
     tokio::select! {
         biased;
-        () = &mut waiting => panic!("the second has no answer yet"),
+        () = &mut waiting => panic!("the second follower is not served yet"),
         () = tokio::task::yield_now() => {}
     }
     second.served();
@@ -325,7 +329,7 @@ async fn those_who_are_served_can_wait_for_the_others_aboard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subset_that_nobody_waits_for_keeps_its_place() {
+async fn an_abandoned_subset_keeps_its_place_while_its_query_may_run() {
     let (gate, wait) = oneshot::channel();
     let scene = Scene::new("", [Act::Wait(wait)]);
     let follower = scene.join("offset=-1&subset__where=true");
@@ -339,7 +343,7 @@ async fn a_subset_that_nobody_waits_for_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_nobody_waits_for_keeps_its_places() {
+async fn an_abandoned_snapshot_keeps_its_places_while_electric_makes_it() {
     let (gate, wait) = oneshot::channel();
     let scene = Scene::new("grace = '5s'", [Act::Wait(wait)]);
     let places = || (scene.hub.places().all().in_flight(), scene.hub.places().initial().in_flight());
@@ -348,13 +352,13 @@ async fn a_snapshot_that_nobody_waits_for_keeps_its_places() {
     drop(follower);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(gate.is_closed() && scene.hub.open_flights() == 0);
-    assert_eq!(places(), (1, 1), "Electric still makes it");
+    assert_eq!(places(), (1, 1), "Electric is still making it");
     tokio::time::sleep(Duration::from_secs(16)).await;
     assert_eq!(places(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_kept_stays_within_its_budget_and_a_scan_does_not_wash_it_out() {
+async fn the_cache_stays_within_its_budget_and_survives_a_scan() {
     const BODY: &str = "0123456789012345678901234567890123456789";
     let acts = (0..600).map(|_| answer("max-age=600", BODY));
     let scene = Scene::new("bytes = '512KiB'\nflight_bytes = '256KiB'", acts);
@@ -372,7 +376,7 @@ async fn what_is_kept_stays_within_its_budget_and_a_scan_does_not_wash_it_out() 
 }
 
 #[tokio::test]
-async fn a_long_body_is_dropped_without_a_deep_stack() {
+async fn dropping_a_long_body_does_not_overflow_the_stack() {
     let (chain, mut writer) = chain::Chain::new(usize::MAX);
     let reader = chain.read();
     for _ in 0..200_000 {
@@ -383,7 +387,7 @@ async fn a_long_body_is_dropped_without_a_deep_stack() {
     drop(reader);
 }
 
-/// Gives a body of so many bytes, piece by piece.
+/// Answers with a body of this many bytes, in pieces of 64 KiB.
 struct Long(usize);
 
 #[async_trait]
@@ -416,7 +420,7 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>, Arc<dyn Source>) {
 const NEXT: &str = "offset=0_0&handle=7-1";
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_handle_takes_along_what_was_replaced() {
+async fn a_purge_drops_a_response_that_was_replaced() {
     let scene = Scene::new("", [answer("max-age=10", "1"), answer("max-age=60", "2"), Act::Gone]);
     scene.read(SNAPSHOT).await.1.unwrap();
     scene.settle().await;
@@ -429,7 +433,7 @@ async fn a_dead_handle_takes_along_what_was_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_handle_takes_along_what_was_compressed() {
+async fn a_purge_drops_a_response_that_was_compressed() {
     let scene = Scene::new("", [answer("max-age=60", "1"), Act::Gone]);
     scene.read(SNAPSHOT).await.1.unwrap();
     scene.settle().await;
@@ -446,7 +450,7 @@ async fn a_dead_handle_takes_along_what_was_compressed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_too_long_to_keep_is_asked_for_anew() {
+async fn a_response_too_long_for_the_cache_is_requested_again() {
     let (scene, hub, source) = long(1024 * 1024);
     let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     assert_eq!(whole(join().unwrap()).await.unwrap().len(), 1024 * 1024);
@@ -459,7 +463,7 @@ async fn what_was_too_long_to_keep_is_asked_for_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_while_a_long_answer_waits_for_its_slowest_reader_gets_one_too() {
+async fn a_request_during_a_blocked_long_response_gets_a_flight_of_its_own() {
     let (scene, hub, source) = long(1024 * 1024);
     let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     let slow = join().unwrap();

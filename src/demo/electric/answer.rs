@@ -1,4 +1,4 @@
-//! Answers with Electric's headers in Electric's order.
+//! Responses with Electric's headers in Electric's order.
 
 use bytes::{Bytes, BytesMut};
 use rand::RngExt as _;
@@ -11,19 +11,19 @@ const EXPOSED: &str = "electric-cursor,electric-handle,electric-has-data,electri
                        electric-up-to-date,electric-internal-known-error,retry-after";
 const SHAPE_METHODS: &str = "GET, POST, HEAD, DELETE, OPTIONS";
 const JSON: &str = "application/json; charset=utf-8";
-/// What Plug says where nobody else says anything.
+/// The `cache-control` that Plug sends unless told otherwise.
 const PLUG_DEFAULT: &str = "max-age=0, private, must-revalidate";
 const NEVER: &str = "no-cache, no-store, must-revalidate";
 
-/// How many items go into one chunk, as Electric streams them.
+/// Items in one chunk, as Electric streams them.
 const ITEMS_IN_CHUNK: usize = 250;
 
-/// What of the request comes back in its answer.
+/// What a response repeats of its request.
 #[derive(Clone, Debug)]
 pub(super) struct Echo {
     origin: String,
     request_id: String,
-    /// Answers to POST and DELETE are never to be kept.
+    /// Whether the response must not be cached, as those to POST and DELETE.
     uncached: bool,
 }
 
@@ -37,7 +37,7 @@ impl Echo {
         }
     }
 
-    /// A shape answer that passed authentication.
+    /// Returns a response about a shape, to a request with a valid secret.
     pub(super) fn shape(&self, status: u16, cache_control: &str) -> Reply {
         let cache_control = if self.uncached { "no-cache" } else { cache_control };
         self.cors(self.plain(status, cache_control), SHAPE_METHODS).with_header("content-type", JSON)
@@ -80,7 +80,7 @@ impl Echo {
         reply.with_body(format!(r#"{{"status":"{state}"}}"#))
     }
 
-    /// A preflight: Electric allows these two headers, each only alone.
+    /// Answers a preflight. Electric allows each of these two headers, but only one at a time.
     pub(super) fn preflight(&self, request: &Request) -> Reply {
         let reply = self.cors(self.identified(Reply::new(204)), SHAPE_METHODS);
         let mut reply = reply.with_header("access-control-max-age", "86400");
@@ -101,7 +101,7 @@ impl Echo {
         reply.with_body(r#"{"error":"Internal server error"}"#)
     }
 
-    /// An error that no cache may keep.
+    /// Returns an error that no cache may store.
     fn error(&self, status: u16) -> Reply {
         let reply = self.shape(status, "no-store");
         if self.uncached { reply } else { reply.with_header("surrogate-control", "no-store") }
@@ -111,7 +111,7 @@ impl Echo {
         self.error(400).with_body(format!(r#"{{"message":"Invalid request","errors":{errors}}}"#))
     }
 
-    /// An answer to DELETE, all of which are alike.
+    /// Returns the response to a DELETE; all are alike.
     pub(super) fn message(&self, status: u16, message: &str) -> Reply {
         self.shape(status, "no-cache").with_body(format!(r#"{{"message":"{message}"}}"#))
     }
@@ -134,14 +134,14 @@ impl Echo {
             .with_body(format!(r#"{{"code":"concurrent_request_limit_exceeded","message":"{message}"}}"#))
     }
 
-    /// The client's handle is not this shape's: it shall start over with the one given here.
+    /// Tells the client that its handle is not this shape's, and to start over with the one given here.
     pub(super) fn must_refetch(&self, handle: &str) -> Reply {
         let reply = self.shape(409, "public, max-age=60, must-revalidate");
         let reply = reply.with_header("etag", &format!("\"{handle}::\"")).with_header("electric-handle", handle);
         reply.with_body(MUST_REFETCH)
     }
 
-    /// The shape went away while the client waited.
+    /// Tells the client that the shape was deleted while it waited.
     pub(super) fn gone(&self) -> Reply {
         self.shape(409, "public, max-age=1, must-revalidate").with_body(MUST_REFETCH)
     }
@@ -149,7 +149,7 @@ impl Echo {
 
 const MUST_REFETCH: &str = r#"[{"headers":{"control":"must-refetch"}}]"#;
 
-/// The headers of a 200 that are the state's own.
+/// The headers of a 200 that describe the shape's state.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) cursor: Option<u64>,
@@ -177,19 +177,19 @@ impl State {
         reply.with_header("electric-offset", &self.offset.to_string())
     }
 
-    /// Whether the client has this already; strong comparison only.
+    /// Whether the client has this response already. Only strong comparison counts.
     pub(super) fn matches(&self, request: &Request) -> bool {
         let mut tags = request.headers_named("if-none-match").flat_map(|value| value.split(','));
         tags.any(|tag| tag.trim() == self.etag)
     }
 }
 
-/// The control message at the end of a log.
+/// Returns the control message at the end of a log.
 pub(super) fn up_to_date(lsn: u64) -> Bytes {
     format!(r#"{{"headers":{{"control":"up-to-date","global_last_seen_lsn":"{lsn}"}}}}"#).into()
 }
 
-/// `items` as a JSON array, in the chunks in which Electric streams it.
+/// Returns `items` as a JSON array, in the chunks in which Electric streams it.
 pub(super) fn array(items: &[Bytes]) -> Vec<Bytes> {
     let mut chunks = Vec::new();
     for (at, group) in items.chunks(ITEMS_IN_CHUNK).enumerate() {

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use super::database::quote;
 use crate::demo::http::Request;
 
-/// What a flat body says of its subset; every other key replaces the query parameter of that name.
+/// The fields of a flat body that describe a subset. Every other field replaces the query parameter of that name.
 const SUBSET_KEYS: [&str; 7] = ["where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"];
 
-/// Why a body is refused: the status, and the JSON that says so.
+/// Why a body is rejected: the status, and the JSON that explains it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadBody {
     pub(super) status: u16,
@@ -49,7 +49,7 @@ pub(super) fn merge(params: &mut Map<String, Value>, request: &Request) -> Resul
     Ok(())
 }
 
-/// The words of Electric's JSON parser.
+/// Returns the error message of Electric's JSON parser.
 fn details(body: &[u8], error: &serde_json::Error) -> String {
     let lines = body.split_inclusive(|byte| *byte == b'\n');
     let before: usize = lines.take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();

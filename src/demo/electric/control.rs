@@ -1,4 +1,4 @@
-//! What tests see of the stand-in, and how they steer it.
+//! What tests see and control of the stand-in.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use tokio::sync::watch;
 
 use crate::demo::http::{Reply, Request};
 
-/// The most requests that are remembered; counting goes on beyond it.
+/// The most requests that are remembered. Counting goes on after that.
 const MAX_SEEN: usize = 10_000;
 
-/// The most of a request's body that is remembered.
+/// The most bytes of a request's body that are remembered.
 const MAX_SEEN_BODY: usize = 64 << 10;
 
 /// Whether Electric can serve shapes.
@@ -19,13 +19,13 @@ const MAX_SEEN_BODY: usize = 64 << 10;
 pub enum Readiness {
     /// It can.
     Active,
-    /// It never saw its database: 503 at once.
+    /// It has not reached its database yet: 503 at once.
     Waiting,
-    /// It lost its database: 503 after a wait.
+    /// It has lost its database: 503 after a wait.
     Starting,
 }
 
-/// Gates, scripts and counters.
+/// Gates, scripted responses and counters.
 #[derive(Debug)]
 pub(super) struct Control {
     inner: Mutex<Inner>,
@@ -61,7 +61,7 @@ impl Control {
     pub(super) fn record(&self, request: &Request) {
         let mut seen = request.clone();
         if seen.body.len() > MAX_SEEN_BODY {
-            // A slice would keep the whole.
+            // Copied, since a slice would keep the whole body in memory.
             seen.body = Bytes::copy_from_slice(&seen.body[..MAX_SEEN_BODY]);
         }
         let mut inner = self.inner();
@@ -98,7 +98,7 @@ impl Control {
         self.held.send_replace(hold);
     }
 
-    /// Returns when nothing is held back.
+    /// Waits until requests are not held back.
     pub(super) async fn gate(&self) {
         let _ = self.held.subscribe().wait_for(|held| !held).await;
     }
@@ -142,7 +142,7 @@ impl Control {
     }
 }
 
-/// A live request that waits.
+/// A waiting live request.
 #[derive(Debug)]
 pub(super) struct Waiting(watch::Sender<usize>);
 

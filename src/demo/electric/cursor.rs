@@ -1,15 +1,15 @@
-//! `electric-cursor`: what keeps a cached live answer from being given twice to one client.
+//! `electric-cursor`: keeps a client from getting the same cached live response twice.
 
 use std::time::Duration;
 
 use crate::clock::UnixTime;
 
-/// 2024-10-09T00:00Z, from where Electric counts.
+/// 2024-10-09T00:00Z, the start of Electric's count.
 const EPOCH: UnixTime = UnixTime::from_secs(1_728_432_000);
 
-/// The cursor of an answer written at `now` to a request with the cursor `requested`.
+/// Returns the cursor of a response at `now` to a request with the cursor `requested`.
 ///
-/// It is the end of the current `interval`; a client that has it already, or a later one, gets its own plus `jump`.
+/// It is the end of the current `interval`. A client that has this cursor or a later one gets its own plus `jump`.
 pub(super) fn next(now: UnixTime, interval: Duration, requested: Option<&str>, jump: u64) -> u64 {
     let interval = interval.as_secs().max(1);
     let end = now.saturating_since(EPOCH).as_secs().div_ceil(interval) * interval;
@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn is_the_end_of_the_interval() {
+    fn cursor_is_the_end_of_the_interval() {
         assert_eq!(at(0, None), 0);
         assert_eq!(at(1, None), 20);
         assert_eq!(at(20, None), 20);
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn jumps_where_the_client_is_not_behind() {
+    fn cursor_jumps_for_a_client_that_is_not_behind() {
         assert_eq!(at(21, Some("40")), 47);
         assert_eq!(at(21, Some("999")), 1006);
     }

@@ -1,10 +1,10 @@
-//! Tables in memory, and the changes to them.
+//! Tables in memory, and changes to them.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
-/// A column and what Electric tells of it in `electric-schema`.
+/// A column, with what Electric says about it in `electric-schema`.
 #[derive(Clone, Debug)]
 pub struct Column {
     pub(super) name: String,
@@ -15,7 +15,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// A column of a Postgres type (`int4`, `text`, ...) that may be NULL.
+    /// Makes a column of a Postgres type (`int4`, `text`, ...) that may be NULL.
     pub fn new(name: &str, pg_type: &str) -> Self {
         let (name, pg_type) = (name.to_owned(), pg_type.to_owned());
         Self { name, pg_type, not_null: false, pk_index: None, modifiers: Vec::new() }
@@ -27,7 +27,7 @@ impl Column {
         Self { not_null: true, ..self }
     }
 
-    /// Makes it part of the primary key, at this place.
+    /// Puts it at this position of the primary key.
     #[must_use]
     pub fn primary_key(self, index: u32) -> Self {
         Self { not_null: true, pk_index: Some(index), ..self }
@@ -40,13 +40,13 @@ impl Column {
         self
     }
 
-    /// The type with `[]` where it is an array of it.
+    /// Returns the type, with `[]` for an array.
     pub(super) fn full_type(&self) -> String {
         let array = self.modifiers.iter().any(|(name, _)| name == "dims");
         self.pg_type.clone() + if array { "[]" } else { "" }
     }
 
-    /// Its entry in `electric-schema`.
+    /// Returns its entry in `electric-schema`.
     pub(super) fn schema(&self) -> String {
         let mut entry = format!(r#"{{"type":{}"#, quote(&self.pg_type));
         for (name, value) in &self.modifiers {
@@ -62,7 +62,7 @@ impl Column {
     }
 }
 
-/// `text` as a JSON string.
+/// Returns `text` as a JSON string.
 pub(super) fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -75,7 +75,7 @@ pub(super) struct TableName {
 }
 
 impl TableName {
-    /// Reads `items`, `public.items` or `"public"."items"`.
+    /// Parses `items`, `public.items` or `"public"."items"`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = identifiers(text, '.')?;
         match (parts.pop(), parts.pop(), parts.pop()) {
@@ -85,13 +85,13 @@ impl TableName {
         }
     }
 
-    /// `"public"."items"`, as in keys and messages.
+    /// Returns `"public"."items"`, as in keys and messages.
     pub(super) fn quoted(&self) -> String {
         format!("\"{}\".\"{}\"", self.schema, self.name)
     }
 }
 
-/// Cuts a list of identifiers: unquoted ones in lower case, quoted ones as they are.
+/// Splits a dotted list of identifiers. Unquoted ones become lower case, quoted ones stay as they are.
 pub(super) fn identifiers(text: &str, separator: char) -> Result<Vec<String>, String> {
     let (mut list, mut current, mut inside, mut quoted) = (Vec::new(), String::new(), false, false);
     let mut finish = |current: &mut String, quoted: &mut bool| {
@@ -120,17 +120,17 @@ pub(super) fn identifiers(text: &str, separator: char) -> Result<Vec<String>, St
     Ok(list)
 }
 
-/// A row: the text of each value, as Electric sends them.
+/// A row: each value as text, as Electric sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row(BTreeMap<String, Option<String>>);
 
 impl Row {
-    /// The text of a value; `None` is NULL.
+    /// Returns a value as text; `None` is NULL.
     pub(super) fn text(&self, column: &str) -> Option<&str> {
         self.0.get(column).and_then(Option::as_deref)
     }
 
-    /// The values of those columns that `wanted` names, as a JSON object with sorted keys.
+    /// Returns the columns that `wanted` names, as a JSON object with sorted keys.
     pub(super) fn json(&self, wanted: impl Fn(&str) -> bool) -> String {
         let entries = self.0.iter().filter(|(name, _)| wanted(name));
         let text = |value: &Option<String>| value.as_deref().map_or_else(|| "null".to_owned(), quote);
@@ -139,16 +139,16 @@ impl Row {
     }
 }
 
-/// A change a transaction makes; rows are JSON objects, their values taken as text.
+/// A change in a transaction. Rows are JSON objects whose values are read as text.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A new row; columns left out are NULL.
+    /// Inserts a row. Missing columns are NULL.
     Insert(String, Value),
-    /// New values for the row with this primary key.
+    /// Updates the row with this primary key.
     Update(String, Value),
-    /// The row with this primary key goes.
+    /// Deletes the row with this primary key.
     Delete(String, Value),
-    /// All rows go, and with them every shape of the table.
+    /// Deletes all rows, and every shape of the table.
     Truncate(String),
 }
 
@@ -160,22 +160,22 @@ impl Change {
     }
 }
 
-/// Why a change cannot be made.
+/// Why a change fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// A row with this key is there already.
+    /// A row with this key exists.
     #[error("there is a row with the key {0}")]
     Duplicate(String),
-    /// The row names no primary key, or it is not a JSON object.
+    /// The row has no primary key, or is not a JSON object.
     #[error("the row has no primary key")]
     NoKey,
-    /// No such column.
+    /// There is no such column.
     #[error("no column {0}")]
     NoSuchColumn(String),
-    /// No row with this key.
+    /// There is no row with this key.
     #[error("no row with the key {0}")]
     NoSuchRow(String),
-    /// No such table.
+    /// There is no such table.
     #[error("no table {0}")]
     NoSuchTable(String),
 }
@@ -187,7 +187,7 @@ pub(super) enum Effect {
     Truncated(TableName),
 }
 
-/// A table; its rows stand in the order in which Postgres would scan a fresh heap: an updated row moves to the end.
+/// A table. Its rows have the order in which Postgres scans a fresh heap: an updated row moves to the end.
 #[derive(Debug)]
 pub(super) struct Table {
     name: TableName,
@@ -213,7 +213,7 @@ impl Table {
         columns.into_iter().map(|(_, name)| name).collect()
     }
 
-    /// `"public"."items"/"1"`, which names a row in messages.
+    /// Returns `"public"."items"/"1"`, which identifies a row in messages.
     pub(super) fn key(&self, row: &Row) -> String {
         let parts =
             self.primary_key().into_iter().map(|column| format!("/\"{}\"", row.text(column).unwrap_or_default()));

@@ -1,4 +1,4 @@
-//! Answers that wait: long polls, event streams, and offsets the shape has not reached.
+//! Responses that wait: long polls, event streams, and offsets that the shape has not reached.
 
 use std::sync::Arc;
 
@@ -11,16 +11,17 @@ use super::serve::{Asked, Service};
 use super::shape::{Offset, Slice};
 use crate::demo::http::{Body, Reply};
 
-/// Chunks that wait for a client to read before the stream stands still.
+/// Chunks that are buffered for a client that does not read; then the stream waits.
 const STREAM_BUFFER: usize = 64;
 
 impl Service {
-    /// Waits, for half the hold, until the log has come as far as `from`; false where it has not.
+    /// Waits until the log has reached `from`, for half of the hold. Returns whether it has.
     pub(super) async fn reached(&self, asked: &Asked, from: Offset) -> bool {
         let deadline = Instant::now() + self.options.hold / 2;
         let mut changes = self.changes();
         loop {
-            // A stream's client goes on from the last transaction it heard of, which may lie behind the shape's own last.
+            // A stream's client resumes from the last transaction that it saw, which may be later than the shape's last
+            // one.
             if from.tx <= self.store().lsn || self.slice(asked, from).is_none() {
                 return true;
             }
@@ -30,7 +31,7 @@ impl Service {
         }
     }
 
-    /// What follows `from` at once, or when it comes, or nothing when the hold is over.
+    /// Answers with what follows `from`: at once, when it arrives, or with nothing at the end of the hold.
     pub(super) async fn long_poll(&self, asked: &Asked, from: Offset) -> Reply {
         let deadline = Instant::now() + self.options.hold;
         let mut changes = self.changes();
@@ -39,7 +40,7 @@ impl Service {
             let Some(slice) = self.slice(asked, from) else {
                 return asked.echo.gone();
             };
-            // One item is the control message alone. A client that has that already is told so before it waits.
+            // A single item is only the control message. A client that has it already is answered 304 before it waits.
             let etag = asked.state(&format!("{from}:{}", slice.to), &slice, None);
             if has_changes(&slice) || (waiting.is_none() && etag.matches(&asked.request)) {
                 return self.live_reply(asked, from, &slice);
@@ -51,7 +52,7 @@ impl Service {
         }
     }
 
-    /// The header at once, then events as they come.
+    /// Answers with the header at once, and with events as they arrive.
     pub(super) fn event_stream(self: Arc<Self>, asked: Asked, from: Offset) -> Reply {
         let slice = Slice { items: Vec::new(), to: from, up_to_date: true };
         let state = asked.state(&format!("{from}:{from}"), &slice, Some(self.cursor(&asked)));
@@ -64,7 +65,7 @@ impl Service {
         let waiting = self.control.wait();
         tokio::spawn(async move {
             let _waiting = waiting;
-            // An error means that the client is gone.
+            // An error means that the client has gone.
             let _ = self.stream(&asked, from, &sender).await;
         });
         Reply { body: Body::Chunks(receiver), ..reply }
@@ -104,7 +105,7 @@ impl Service {
     }
 }
 
-/// Electric writes an event in three pieces.
+/// Sends an event in three pieces, as Electric does.
 async fn send_event(sender: &mpsc::Sender<Bytes>, item: Bytes) -> Result<(), mpsc::error::SendError<Bytes>> {
     for piece in [Bytes::from_static(b"data: "), item, Bytes::from_static(b"\n\n")] {
         sender.send(piece).await?;
@@ -112,7 +113,7 @@ async fn send_event(sender: &mpsc::Sender<Bytes>, item: Bytes) -> Result<(), mps
     Ok(())
 }
 
-/// More than the control message.
+/// Whether there is more than the control message.
 fn has_changes(slice: &Slice) -> bool {
     slice.items.len() > usize::from(slice.up_to_date)
 }

@@ -1,8 +1,10 @@
-//! A stand-in for Electric: tables in memory, shapes of them over HTTP, and every answer byte for byte as observed.
+//! A stand-in for Electric: tables in memory, served as shapes over HTTP, with every response byte for byte as
+//! observed.
 //!
-//! It follows the recordings of Electric 1.7.12 in tests/electric, including its weaknesses, since tests of the proxy
-//! depend on them: a comment or a NUL in `where` drops what follows, and a POST body replaces the URL's definition
-//! (docs/electric.md, "Composing a where" and "POST bodies"). It has no subqueries and never compresses.
+//! It follows the recordings of Electric 1.7.12 in tests/electric. It also reproduces Electric's weaknesses, since
+//! tests of the proxy depend on them: a comment or a NUL in `where` cuts off the rest, and a POST body replaces the
+//! definition in the URL (docs/electric.md, "Composing a where" and "POST bodies"). It has no subqueries and never
+//! compresses.
 
 mod answer;
 mod body;
@@ -30,28 +32,28 @@ use database::TableName;
 pub use database::{Change, ChangeError, Column};
 use serve::Service;
 
-/// What can be set; the defaults are Electric's.
+/// Options of the stand-in. The defaults are Electric's.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The port on the loopback address; 0 takes a free one.
+    /// The port on loopback; 0 takes a free one.
     pub port: u16,
-    /// What `secret` in the query must be, at the start.
+    /// The required `secret` parameter, until [`Electric::set_secret`] changes it.
     pub secret: String,
     /// How long a live request waits for a change.
     pub hold: Duration,
-    /// What `electric-cursor` counts in.
+    /// The interval of `electric-cursor`.
     pub cursor_interval: Duration,
-    /// Silence on an event stream before a keep-alive.
+    /// The silence on an event stream before a keep-alive.
     pub sse_keep_alive: Duration,
-    /// How long an event stream lives.
+    /// How long an event stream lasts.
     pub sse_life: Duration,
-    /// How long a request waits for a database that was lost.
+    /// How long a request waits for a lost database.
     pub not_ready_wait: Duration,
-    /// Bytes of snapshot or log that go into one answer.
+    /// Bytes of snapshot or log in one response.
     pub chunk_bytes: usize,
-    /// Whether DELETE is served.
+    /// Whether DELETE is allowed.
     pub allow_delete: bool,
-    /// Where the HTTP server stops.
+    /// The limits of the HTTP server.
     pub limits: Limits,
 }
 
@@ -72,7 +74,7 @@ impl Default for Options {
     }
 }
 
-/// A running stand-in; dropping it closes its listener and every connection.
+/// A running stand-in. Dropping it closes its listener and every connection.
 #[derive(Debug)]
 pub struct Electric {
     service: Arc<Service>,
@@ -81,9 +83,10 @@ pub struct Electric {
 }
 
 impl Electric {
-    /// Starts it on the loopback address, without tables.
+    /// Starts the stand-in on loopback, without tables.
+    ///
     /// # Errors
-    /// Where the port cannot be bound.
+    /// The port cannot be bound.
     pub async fn start(options: Options) -> io::Result<Self> {
         let server = Server::bind((Ipv4Addr::LOCALHOST, options.port).into()).await?.with_limits(options.limits);
         let addr = server.local_addr()?;
@@ -93,17 +96,18 @@ impl Electric {
         Ok(Self { service, addr, _serving: serving })
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub const fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Its base URL, without a slash at the end.
+    /// Returns its base URL, without a trailing slash.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Adds an empty table, or replaces one with its shapes; `name` is as in a request: `tasks`, `auth.users`.
+    /// Adds an empty table. An existing table of that name is replaced and loses its shapes. `name` is as in a request:
+    /// `tasks`, `auth.users`.
     ///
     pub fn create_table(&self, name: &str, columns: Vec<Column>) {
         let Ok(name) = TableName::parse(name) else { return };
@@ -113,114 +117,114 @@ impl Electric {
         });
     }
 
-    /// Inserts a row and gives the transaction's position.
+    /// Inserts a row, and returns the transaction's position.
     ///
     /// # Errors
-    /// Where the table, a column or the key is wrong.
+    /// The table, a column or the key is wrong.
     pub fn insert(&self, table: &str, row: Value) -> Result<u64, ChangeError> {
         self.transaction(&[Change::Insert(table.to_owned(), row)])
     }
 
-    /// Gives the row with the primary key in `row` the other values in it.
+    /// Updates the row that has the primary key in `row`.
     ///
     /// # Errors
-    /// Where there is no such row, or a name is wrong.
+    /// There is no such row, or a name is wrong.
     pub fn update(&self, table: &str, row: Value) -> Result<u64, ChangeError> {
         self.transaction(&[Change::Update(table.to_owned(), row)])
     }
 
-    /// Deletes the row with the primary key in `row`.
+    /// Deletes the row that has the primary key in `row`.
     ///
     /// # Errors
-    /// Where there is no such row, or a name is wrong.
+    /// There is no such row, or a name is wrong.
     pub fn delete(&self, table: &str, row: Value) -> Result<u64, ChangeError> {
         self.transaction(&[Change::Delete(table.to_owned(), row)])
     }
 
-    /// Deletes all rows, and with them every shape of the table.
+    /// Deletes all rows, and every shape of the table.
     ///
     /// # Errors
-    /// Where there is no such table.
+    /// There is no such table.
     pub fn truncate(&self, table: &str) -> Result<u64, ChangeError> {
         self.transaction(&[Change::Truncate(table.to_owned())])
     }
 
-    /// Makes several changes in one transaction; those before a bad one stay.
+    /// Makes several changes in one transaction. If one fails, those before it remain.
     ///
     /// # Errors
-    /// Where a change cannot be made.
+    /// A change cannot be made.
     pub fn transaction(&self, changes: &[Change]) -> Result<u64, ChangeError> {
         self.service.change(|store| store.commit(changes))
     }
 
-    /// Forgets a shape, as a clean-up would; tells whether it was there.
+    /// Deletes a shape, as a clean-up does. Returns whether it existed.
     pub fn delete_shape(&self, handle: &str) -> bool {
         self.service.change(|store| store.delete_shape(handle))
     }
 
-    /// Forgets all shapes of a table, as a change of its columns would.
+    /// Deletes all shapes of a table, as a change of its columns does.
     pub fn delete_shapes_of(&self, table: &str) {
         if let Ok(name) = TableName::parse(table) {
             self.service.change(|store| store.drop_shapes_of(&name));
         }
     }
 
-    /// Ready, or as when the database is lost.
+    /// Switches between a ready and a lost database.
     pub fn set_ready(&self, ready: bool) {
         self.set_readiness(if ready { Readiness::Active } else { Readiness::Starting });
     }
 
-    /// Whether it can serve shapes; live requests that wait already are not affected.
+    /// Sets whether it can serve shapes. Live requests that already wait are not affected.
     pub fn set_readiness(&self, readiness: Readiness) {
         self.service.control.set_readiness(readiness);
     }
 
-    /// Takes this secret from here on, as if it had started anew with it.
+    /// Changes the required secret, as a restart with another one does.
     pub fn set_secret(&self, secret: &str) {
         self.service.control.set_secret(secret);
     }
 
-    /// Answers 503 from here on as if this many requests were too many; `None` ends it.
+    /// Answers 503 from now on, as if `limit` requests were too many; `None` ends this.
     pub fn set_overload(&self, limit: Option<u32>) {
         self.service.control.set_overload(limit);
     }
 
-    /// Gives the next shape request this answer, whatever it asks; several are given in turn.
+    /// Sends this response to the next shape request, whatever it asks. Several are sent in order.
     pub fn script(&self, reply: Reply) {
         self.service.control.script(reply);
     }
 
-    /// Holds every shape request back until [`Electric::release`].
+    /// Holds back every shape request until [`Electric::release`].
     pub fn hold(&self) {
         self.service.control.hold(true);
     }
 
-    /// Lets what was held back go on.
+    /// Lets the requests that were held back continue.
     pub fn release(&self) {
         self.service.control.hold(false);
     }
 
-    /// The requests on the shape path, the oldest first; of very many only the last.
+    /// Returns the requests on the shape path, the oldest first. Only the last 10,000 are remembered.
     pub fn requests(&self) -> Vec<Request> {
         self.service.control.seen()
     }
 
-    /// How many requests there were on the shape path.
+    /// Returns how many requests there were on the shape path.
     pub fn request_count(&self) -> usize {
         self.service.control.count()
     }
 
-    /// How many live requests wait for a change, event streams included.
+    /// Returns how many live requests wait for a change, event streams included.
     pub fn waiting(&self) -> usize {
         self.service.control.waiting()
     }
 
-    /// Returns once there were at least `count` requests on the shape path.
+    /// Waits until there have been at least `count` requests on the shape path.
     pub async fn wait_for_requests(&self, count: usize) {
         self.service.control.wait_for_count(count).await;
     }
 
-    /// Returns once exactly `count` live requests wait.
+    /// Waits until exactly `count` live requests wait.
     pub async fn wait_for_waiting(&self, count: usize) {
         self.service.control.wait_for_waiting(count).await;
     }

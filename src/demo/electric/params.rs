@@ -1,4 +1,4 @@
-//! The parameters of a shape request, checked in Electric's order with Electric's words.
+//! The parameters of a shape request, checked in Electric's order and with Electric's messages.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::database::{Database, Table, TableName, identifiers, quote};
 use super::shape::{Definition, Position};
 use super::sql::{Condition, Kind, OrderBy, Scope, SqlError};
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// 400, with the JSON of `errors`.
@@ -37,7 +37,7 @@ impl Refusal {
     }
 }
 
-/// A subset snapshot that is asked for.
+/// A requested subset snapshot.
 #[derive(Debug)]
 pub(super) struct Subset {
     pub(super) condition: Option<Condition>,
@@ -51,7 +51,7 @@ pub(super) struct Subset {
 pub(super) struct ShapeParams {
     pub(super) definition: Definition,
     pub(super) position: Position,
-    /// Empty where the position makes it meaningless.
+    /// Empty if the offset makes it meaningless.
     pub(super) handle: String,
     pub(super) live: bool,
     pub(super) sse: bool,
@@ -59,7 +59,7 @@ pub(super) struct ShapeParams {
     pub(super) subset: Option<Subset>,
 }
 
-/// What a DELETE names: a definition, a handle, or both.
+/// The target of a DELETE: a definition, a handle, or both.
 #[derive(Debug)]
 pub(super) struct DeleteParams {
     pub(super) definition: Option<Definition>,
@@ -67,7 +67,7 @@ pub(super) struct DeleteParams {
 }
 
 impl ShapeParams {
-    /// Checks `params` against the tables there are.
+    /// Checks `params` against the existing tables.
     pub(super) fn check(params: &Map<String, Value>, database: &Database) -> Result<Self, Refusal> {
         let fields = Fields(params);
         fields.cast()?;
@@ -97,7 +97,7 @@ impl ShapeParams {
 }
 
 impl DeleteParams {
-    /// Checks what a DELETE says.
+    /// Checks the parameters of a DELETE.
     pub(super) fn check(params: &Map<String, Value>, database: &Database) -> Result<Self, Refusal> {
         let fields = Fields(params);
         let handle = fields.text("handle")?;
@@ -116,7 +116,7 @@ impl DeleteParams {
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
-    /// Blank is absent.
+    /// Returns a text. An empty one counts as absent.
     fn text(self, name: &str) -> Result<Option<String>, Refusal> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -126,7 +126,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Anything but `false` is true, even an empty value.
+    /// Returns whether a flag is set: any value but `false`, even an empty one.
     fn flag(self, name: &str) -> bool {
         match self.0.get(name) {
             None | Some(Value::Null | Value::Bool(false)) => false,
@@ -146,7 +146,7 @@ impl<'a> Fields<'a> {
         number.map(Some).ok_or_else(|| Refusal::field(name, message))
     }
 
-    /// What does not even have the right form comes before all else.
+    /// Checks the form of all parameters. Electric reports these errors first.
     fn cast(self) -> Result<(), Refusal> {
         for name in ["table", "offset", "handle", "where"] {
             self.text(name)?;
@@ -167,7 +167,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A comma list, or a list.
+    /// Returns a list, given as a list or separated by commas.
     fn columns(self, name: &str) -> Result<Option<Vec<String>>, Refusal> {
         let invalid = || Refusal::field(name, "is invalid");
         match self.0.get(name) {
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `params[1]=..`: texts only, and not a JSON text.
+    /// Returns `params[1]=..`. Only texts are allowed, and a JSON text is not.
     fn params(self) -> Result<BTreeMap<u32, String>, Refusal> {
         match self.0.get("params") {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
@@ -241,7 +241,7 @@ impl<'a> Fields<'a> {
         Ok(columns)
     }
 
-    /// `subset__where=..` and `subset[where]=..` are one.
+    /// Returns the subset. `subset__where=..` and `subset[where]=..` mean the same.
     fn subset(self, table: &Table) -> Result<Option<Subset>, Refusal> {
         let flat =
             self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix("subset__")?.to_owned(), value.clone())));
@@ -267,7 +267,7 @@ impl<'a> Fields<'a> {
         Ok(Some(Subset { condition, order_by, limit, offset: offset.unwrap_or_default() }))
     }
 
-    /// In a subset the parameters may be a JSON text, and values of other types are made texts.
+    /// Returns the parameters of a subset. They may be a JSON text; values of other types become texts.
     fn subset_params(self) -> Result<BTreeMap<u32, String>, Refusal> {
         let parsed = match self.0.get("params") {
             Some(Value::String(text)) if text.is_empty() => Value::Null,
@@ -298,7 +298,7 @@ fn numbered(params: Vec<(String, String)>) -> Result<BTreeMap<u32, String>, Refu
     Err(Refusal::field("params", "Parameters must be numbered sequentially, starting from 1"))
 }
 
-/// What a condition may name: `only` these columns where it is given.
+/// Returns the columns that a condition may name, restricted to `only` if it is given.
 fn scope(table: &Table, only: Option<&[String]>, params: BTreeMap<u32, String>) -> Scope {
     let allowed = |name: &String| only.is_none_or(|only| only.contains(name));
     let columns = table.columns.iter().filter(|column| allowed(&column.name));

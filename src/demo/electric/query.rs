@@ -1,13 +1,13 @@
-//! The query string, read as Plug reads it.
+//! Parses query strings as Plug does.
 
 use percent_encoding::percent_decode;
 use serde_json::{Map, Value};
 
-/// The query has bytes that are not UTF-8: Electric answers a bare 400.
+/// The query has bytes that are not UTF-8. Electric answers 400 without a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8;
 
-/// The parameters of `query`: the last of a name wins, `a[b]=` makes an object and `a[]=` a list.
+/// Returns the parameters of `query`. The last value of a name counts, `a[b]=` makes an object and `a[]=` a list.
 pub(super) fn parse(query: &str) -> Result<Map<String, Value>, NotUtf8> {
     let mut params = Map::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -18,7 +18,7 @@ pub(super) fn parse(query: &str) -> Result<Map<String, Value>, NotUtf8> {
     Ok(params)
 }
 
-/// `+` is a space; what is no valid percent escape stays as it is.
+/// Decodes a text. `+` is a space; an invalid percent escape stays as it is.
 pub(super) fn decode(text: &str) -> Result<String, NotUtf8> {
     let spaced = text.replace('+', " ");
     percent_decode(spaced.as_bytes()).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| NotUtf8)
@@ -34,7 +34,7 @@ fn insert(params: &mut Map<String, Value>, name: &str, value: String) {
     place(slot, rest.split("]["), value);
 }
 
-/// Puts `value` where `keys` lead; what is in the way and of another form is replaced.
+/// Puts `value` at the path `keys`. A value of another form on the way is replaced.
 fn place<'a>(slot: &mut Value, mut keys: impl Iterator<Item = &'a str>, value: String) {
     match keys.next() {
         None => *slot = Value::String(value),
@@ -50,7 +50,7 @@ fn place<'a>(slot: &mut Value, mut keys: impl Iterator<Item = &'a str>, value: S
             if !slot.is_object() {
                 *slot = Value::Object(Map::new());
             }
-            // Boxed, for the type of the iterator would else grow with each level.
+            // Boxed, since the iterator's type would grow with each level otherwise.
             if let Value::Object(map) = slot {
                 let rest: Box<dyn Iterator<Item = &'a str>> = Box::new(keys.collect::<Vec<_>>().into_iter());
                 place(map.entry(key).or_insert(Value::Null), rest, value);
@@ -59,7 +59,7 @@ fn place<'a>(slot: &mut Value, mut keys: impl Iterator<Item = &'a str>, value: S
     }
 }
 
-/// Whether the query carries the secret: `secret` if it is there at all, else `api_secret`.
+/// Whether the query has the right secret: in `secret` if that is given, else in `api_secret`.
 pub(super) fn carries(params: &Map<String, Value>, secret: &str) -> bool {
     let given = params.get("secret").or_else(|| params.get("api_secret"));
     given.and_then(Value::as_str) == Some(secret)
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn last_of_a_name_wins() {
+    fn the_last_value_of_a_name_counts() {
         assert_eq!(parsed("a=1&a=2&live"), json!({"a": "2", "live": ""}));
     }
 
@@ -89,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn decodes_as_plug_does() {
+    fn texts_are_decoded_as_in_plug() {
         assert_eq!(parsed("a=x+y%20z&b=%zz&c=%00"), json!({"a": "x y z", "b": "%zz", "c": "\0"}));
         assert_eq!(parse("a=%FF"), Err(NotUtf8));
     }
 
     #[test]
-    fn secret_is_the_last_and_wins_over_api_secret() {
+    fn the_last_secret_counts_and_precedes_api_secret() {
         let carries = |query| carries(&parse(query).unwrap(), "right");
         assert!(carries("secret=wrong&secret=right"));
         assert!(carries("%73ecret=%72ight"));

@@ -1,4 +1,4 @@
-//! From a request to an answer: routes, the secret, validation, and the states of a shape.
+//! From a request to a response: routes, the secret, validation, and the states of a shape.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -22,7 +22,7 @@ const LONG: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidat
 const SHORT: &str = "public, max-age=60, stale-while-revalidate=300";
 const LIVE: &str = "public, max-age=5, stale-while-revalidate=5";
 
-/// Where Erlang's monotonic clock starts, which ends the etags of answers that are never the same.
+/// Where Erlang's monotonic clock starts. It ends the etags of responses that are never the same twice.
 const MONOTONIC_START: i128 = -576_460_752_303_423_488;
 
 #[derive(Debug)]
@@ -30,12 +30,12 @@ pub(super) struct Service {
     pub(super) options: Options,
     pub(super) control: Control,
     store: Mutex<Store>,
-    /// Told of every change to the store.
+    /// Notified of every change to the store.
     changes: watch::Sender<()>,
     started: Instant,
 }
 
-/// A request for a shape that exists and has the right handle.
+/// A request for a shape that exists, with the right handle.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: Request,
@@ -46,7 +46,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// The state's headers; a live answer has no schema.
+    /// Returns the headers for the shape's state. A live response has no schema.
     pub(super) fn state(&self, etag: &str, slice: &Slice, cursor: Option<u64>) -> State {
         State {
             cursor,
@@ -59,7 +59,7 @@ impl Asked {
         }
     }
 
-    /// 200 with `items`, or 304 without them where the client has them.
+    /// Returns 200 with `items`, or 304 if the client has them.
     pub(super) fn reply(&self, state: State, cache_control: &str, items: &[Bytes]) -> Reply {
         if state.matches(&self.request) {
             let state = State { schema: None, ..state };
@@ -80,7 +80,7 @@ impl Service {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the store and wakes who waits for it.
+    /// Changes the store, and wakes the requests that wait for it.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let outcome = change(&mut self.store());
         self.changes.send_replace(());
@@ -150,7 +150,7 @@ impl Service {
         }
     }
 
-    /// 503 where Electric cannot serve anything now.
+    /// Returns 503 if Electric cannot serve shapes now.
     async fn unable(&self, echo: &Echo, params: &Map<String, Value>) -> Option<Reply> {
         if let Some(limit) = self.control.overload() {
             let handle = params.get("handle").and_then(Value::as_str);
@@ -172,7 +172,7 @@ impl Service {
         }
     }
 
-    /// Finds or makes the shape; 409 where the request has another's handle.
+    /// Finds or creates the shape. Returns 409 if the request has the handle of another one.
     fn lookup(&self, request: Request, echo: Echo, params: ShapeParams) -> Result<Asked, Reply> {
         let mut store = self.store();
         let Some(handle) = store.shape(&params.definition).map(|shape| shape.handle.clone()) else {
@@ -203,7 +203,7 @@ impl Service {
         }
     }
 
-    /// `offset=-1`: the snapshot as it was made, whatever changed since.
+    /// Answers `offset=-1`: the snapshot as it was made, without later changes.
     fn start(&self, asked: &Asked) -> Reply {
         let Some(slice) = self.store().existing(&asked.params.definition).map(Shape::start) else {
             return asked.echo.gone();
@@ -212,7 +212,7 @@ impl Service {
         asked.reply(state, LONG, &slice.items)
     }
 
-    /// `offset=now`: where the log ends.
+    /// Answers `offset=now`: the end of the log.
     fn now(&self, asked: &Asked) -> Reply {
         let store = self.store();
         let Some(to) = store.existing(&asked.params.definition).map(Shape::last) else {
@@ -223,7 +223,7 @@ impl Service {
         self.nothing_new(asked, state, SHORT, store.lsn)
     }
 
-    /// Only the control message, in one piece.
+    /// Returns only the control message, in one piece.
     pub(super) fn nothing_new(&self, asked: &Asked, state: State, cache_control: &str, lsn: u64) -> Reply {
         let state = State { has_data: false, ..state };
         let body = format!("[{}]", String::from_utf8_lossy(&up_to_date(lsn)));
@@ -237,7 +237,7 @@ impl Service {
         }
     }
 
-    /// What follows `from`, with the control message where that is the end; `None` where the shape is gone.
+    /// Returns what follows `from`, with the control message at the end of the log; `None` if the shape was deleted.
     pub(super) fn slice(&self, asked: &Asked, from: Offset) -> Option<Slice> {
         let store = self.store();
         let mut slice = store.after(&asked.handle, &asked.params.definition, from)?;
@@ -247,13 +247,13 @@ impl Service {
         Some(slice)
     }
 
-    /// A live answer with data, or 304.
+    /// Returns a live response with data, or 304.
     pub(super) fn live_reply(&self, asked: &Asked, from: Offset, slice: &Slice) -> Reply {
         let state = asked.state(&format!("{from}:{}", slice.to), slice, Some(self.cursor(asked)));
         asked.reply(state, LIVE, &slice.items)
     }
 
-    /// A live answer after the whole hold.
+    /// Returns the live response at the end of the hold.
     pub(super) fn live_timeout(&self, asked: &Asked, from: Offset, to: Offset) -> Reply {
         let slice = Slice { items: Vec::new(), to, up_to_date: true };
         let state = asked.state(&format!("{from}:{to}:{}", self.monotonic()), &slice, Some(self.cursor(asked)));
@@ -269,7 +269,7 @@ impl Service {
         MONOTONIC_START + i128::try_from(self.started.elapsed().as_nanos()).unwrap_or_default()
     }
 
-    /// Rows as they are now, of the shape and of the subset both.
+    /// Answers with the current rows that are both in the shape and in the subset.
     fn subset(&self, asked: &Asked) -> Reply {
         let definition = &asked.params.definition;
         let mark: u32 = rand::rng().random_range(0..1 << 31);
@@ -347,7 +347,7 @@ fn subset_items(store: &Store, definition: &Definition, subset: &Subset, mark: u
     rows.map(|row| definition.snapshot_item(table, row, Some(mark))).collect()
 }
 
-/// The parts of a path, decoded; empty ones are dropped, so that `//v1/shape/` is `/v1/shape`.
+/// Splits a path into decoded parts. Empty ones are dropped, so `//v1/shape/` equals `/v1/shape`.
 fn segments(path: &str) -> Vec<String> {
     let parts = path.split('/').filter(|part| !part.is_empty());
     parts.map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect()

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::database::{Row, Table, TableName, quote};
 use super::sql::Condition;
 
-/// The most changes a shape keeps; one that has more is dropped, as a restart would drop it.
+/// The most changes in a shape's log. A shape with more is deleted, as by a restart.
 pub(super) const MAX_LOG: usize = 100_000;
 
-/// A place in a shape's log: a transaction and a place in it.
+/// A position in a shape's log: a transaction, and a position in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Offset {
     pub(super) tx: u64,
@@ -20,7 +20,7 @@ pub(super) struct Offset {
 }
 
 impl Offset {
-    /// The end of the snapshot: before every change, behind every chunk of the snapshot.
+    /// The end of the snapshot: before every change, after every chunk of the snapshot.
     pub(super) const SNAPSHOT_END: Self = Self { tx: 0, op: u64::MAX };
 
     pub(super) const fn new(tx: u64, op: u64) -> Self {
@@ -37,7 +37,7 @@ impl fmt::Display for Offset {
     }
 }
 
-/// What a request may say in `offset`.
+/// A value of `offset` in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// `-1`: the snapshot from its start.
@@ -64,7 +64,7 @@ impl FromStr for Position {
     }
 }
 
-/// What a shape is of; two requests with equal definitions share one shape.
+/// What defines a shape. Requests with equal definitions share one shape.
 #[derive(Clone, Debug)]
 pub(super) struct Definition {
     pub(super) table: TableName,
@@ -76,7 +76,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// The same text for the same shape.
+    /// Returns the same text for equal definitions.
     pub(super) fn canonical(&self) -> String {
         let condition = self.condition.as_ref().map(Condition::canonical);
         format!("{:?} {condition:?} {:?} {} {}", self.table, self.columns, self.full_replica, self.changes_only)
@@ -90,7 +90,7 @@ impl Definition {
         self.condition.as_ref().is_none_or(|condition| condition.holds(row))
     }
 
-    /// The value of `electric-schema`.
+    /// Returns the value of `electric-schema`.
     pub(super) fn schema(&self, table: &Table) -> String {
         let mut columns: Vec<_> = table.columns.iter().filter(|column| self.selects(&column.name)).collect();
         columns.sort_by(|left, right| left.name.cmp(&right.name));
@@ -102,7 +102,7 @@ impl Definition {
         format!(r#""relation":[{},{}]"#, quote(&self.table.schema), quote(&self.table.name))
     }
 
-    /// A row of a snapshot; `mark` is the mark of a subset snapshot.
+    /// Returns a row of a snapshot. `mark` is the mark of a subset snapshot.
     pub(super) fn snapshot_item(&self, table: &Table, row: &Row, mark: Option<u32>) -> Bytes {
         let value = row.json(|column| self.selects(column));
         let mark = mark.map_or_else(String::new, |mark| format!(r#","snapshot_mark":{mark}"#));
@@ -111,7 +111,7 @@ impl Definition {
     }
 }
 
-/// A change as the shape's log tells it, but for its place.
+/// A change as it is in the shape's log, without its position.
 #[derive(Debug)]
 pub(super) struct LogItem {
     operation: &'static str,
@@ -121,7 +121,7 @@ pub(super) struct LogItem {
 }
 
 impl Definition {
-    /// What a row's change is to this shape: `None` where it is nothing.
+    /// Returns what a change of a row means to this shape; `None` if it is nothing.
     pub(super) fn change(
         &self,
         table: &Table,
@@ -152,7 +152,7 @@ impl Definition {
         }
     }
 
-    /// The JSON of `item` at its place in the log.
+    /// Returns `item` as JSON, with its position in the log.
     pub(super) fn log_item(&self, item: &LogItem, offset: Offset, txid: u64, last: bool) -> Bytes {
         let LogItem { operation, key, value, old_value } = item;
         let (last, relation) = (if last { r#""last":true,"# } else { "" }, self.relation());
@@ -168,7 +168,7 @@ impl Definition {
 pub(super) struct Slice {
     pub(super) items: Vec<Bytes>,
     pub(super) to: Offset,
-    /// Nothing lies behind `to`.
+    /// Whether nothing follows `to`.
     pub(super) up_to_date: bool,
 }
 
@@ -177,13 +177,13 @@ pub(super) struct Slice {
 pub(super) struct Shape {
     pub(super) handle: String,
     pub(super) definition: Definition,
-    /// Each part is one answer; the last one ends with `snapshot-end`.
+    /// The snapshot; each part is one response. The last one ends with `snapshot-end`.
     snapshot: Vec<Vec<Bytes>>,
     log: Vec<(Offset, Bytes)>,
 }
 
 impl Shape {
-    /// The shape with its snapshot as the table is now.
+    /// Creates the shape, with a snapshot of the current table.
     pub(super) fn new(definition: Definition, table: &Table, chunk_bytes: usize, micros: u64, xmin: u64) -> Self {
         let mut hasher = DefaultHasher::new();
         definition.canonical().hash(&mut hasher);
@@ -214,18 +214,18 @@ impl Shape {
         self.log.len()
     }
 
-    /// The offset of the last change.
+    /// Returns the offset of the last change.
     pub(super) fn last(&self) -> Offset {
         self.log.last().map_or(Offset::SNAPSHOT_END, |(offset, _)| *offset)
     }
 
-    /// The first part of the snapshot.
+    /// Returns the first part of the snapshot.
     pub(super) fn start(&self) -> Slice {
         let items = self.snapshot.first().cloned().unwrap_or_default();
         Slice { items, to: Offset::new(0, 0), up_to_date: false }
     }
 
-    /// What follows `from`: a part of the snapshot, or changes up to `chunk_bytes`.
+    /// Returns what follows `from`: a part of the snapshot, or changes up to `chunk_bytes`.
     pub(super) fn after(&self, from: Offset, chunk_bytes: usize) -> Slice {
         let next = from.op.saturating_add(1);
         if let Some(items) = usize::try_from(next).ok().filter(|_| from.tx == 0).and_then(|at| self.snapshot.get(at)) {

@@ -1,4 +1,4 @@
-//! The database and the shapes of it: one lock, one log of transactions.
+//! The database and its shapes: one lock, one log of transactions.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use super::database::{Change, ChangeError, Database, Effect, TableName};
 use super::shape::{Definition, LogItem, MAX_LOG, Offset, Shape, Slice};
 use crate::clock::{Clock, SystemClock};
 
-/// The most shapes at a time; the oldest goes when one more comes.
+/// The most shapes at the same time. The oldest is deleted when another one is created.
 const MAX_SHAPES: usize = 10_000;
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Store {
         }
     }
 
-    /// The shape of this definition, made if it does not exist; `None` where its table is gone.
+    /// Returns the shape of this definition, and creates it if needed; `None` if its table does not exist.
     pub(super) fn shape(&mut self, definition: &Definition) -> Option<&Shape> {
         let canonical = definition.canonical();
         if !self.shapes.contains_key(&canonical) {
@@ -52,7 +52,7 @@ impl Store {
         self.shapes.get(&canonical)
     }
 
-    /// The shape of this definition if it exists.
+    /// Returns the shape of this definition, if it exists.
     pub(super) fn existing(&self, definition: &Definition) -> Option<&Shape> {
         self.shapes.get(&definition.canonical())
     }
@@ -61,29 +61,29 @@ impl Store {
         self.shapes.values().find(|shape| shape.handle == handle)
     }
 
-    /// What follows `from` in a shape; `None` where the shape is gone.
+    /// Returns what follows `from` in a shape; `None` if the shape does not exist.
     pub(super) fn after(&self, handle: &str, definition: &Definition, from: Offset) -> Option<Slice> {
         let shape = self.existing(definition).filter(|shape| shape.handle == handle)?;
         Some(shape.after(from, self.chunk_bytes))
     }
 
-    /// Forgets a shape; tells whether it was there.
+    /// Deletes a shape. Returns whether it existed.
     pub(super) fn delete_shape(&mut self, handle: &str) -> bool {
         let before = self.shapes.len();
         self.shapes.retain(|_, shape| shape.handle != handle);
         self.shapes.len() < before
     }
 
-    /// Forgets all shapes of a table.
+    /// Deletes all shapes of a table.
     pub(super) fn drop_shapes_of(&mut self, table: &TableName) {
         self.shapes.retain(|_, shape| shape.definition.table != *table);
     }
 
-    /// Makes `changes` in one transaction and gives its position; those before a bad one stay.
+    /// Makes `changes` in one transaction, and returns its position. If one fails, those before it remain.
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<u64, ChangeError> {
         let txid = self.next_txid;
         self.next_txid += 1;
-        // Any growth will do; Postgres's is the size of what it wrote.
+        // Any increase works. Postgres's is the size of what it wrote.
         self.lsn += 48 + 64 * changes.len() as u64;
         let mut effects = Vec::new();
         let mut outcome = Ok(self.lsn);
@@ -127,7 +127,7 @@ impl Store {
         oldest.and_then(|canonical| self.shapes.remove(&canonical));
     }
 
-    /// The time in microseconds, never the same twice, for handles.
+    /// Returns the time in microseconds, never the same twice, for handles.
     fn next_micros(&mut self) -> u64 {
         let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or_default();
         self.last_micros = (self.started_micros + elapsed).max(self.last_micros + 1);
@@ -135,7 +135,7 @@ impl Store {
     }
 }
 
-/// What a transaction is to a shape, with places: Electric counts every operation twice.
+/// Returns what a transaction means to a shape, with positions. Electric counts every operation twice.
 fn items(database: &Database, definition: &Definition, effects: &[Effect]) -> Vec<(u64, LogItem)> {
     let mut items = Vec::new();
     for (at, effect) in effects.iter().enumerate() {

@@ -33,7 +33,7 @@ fn header(answer: &str, name: &str) -> String {
     lines.find_map(|line| line.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {name} in {answer}")).to_owned()
 }
 
-/// The query of a live request at the end of the shape's log.
+/// Returns the query of a live request at the end of the shape's log.
 async fn live(electric: &Electric, query: &str) -> String {
     let answer = get(electric, &format!("{query}&offset=now")).await;
     let (handle, offset) = (header(&answer, "electric-handle"), header(&answer, "electric-offset"));
@@ -41,7 +41,7 @@ async fn live(electric: &Electric, query: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_a_change_of_the_shape_wakes_who_waits() {
+async fn only_a_change_of_the_shape_ends_a_long_poll() {
     let electric = electric(Options::default()).await;
     let query = live(&electric, "where=org='a'").await;
     let changes = async {
@@ -84,7 +84,7 @@ async fn a_row_enters_and_leaves_a_shape() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_from_its_last_lsn() {
+async fn a_stream_resumes_from_its_last_lsn() {
     let electric = electric(Options { hold: Duration::from_millis(40), ..Options::default() }).await;
     let query = live(&electric, "where=org='a'").await;
     let lsn = electric.insert("items", json!({"id": 3, "org": "b"})).unwrap();
@@ -94,7 +94,7 @@ async fn a_stream_goes_on_from_its_last_lsn() {
 }
 
 #[tokio::test]
-async fn holds_answers_back_and_counts_requests() {
+async fn responses_can_be_held_back_and_requests_are_counted() {
     let electric = electric(Options::default()).await;
     electric.hold();
     let release = async {
@@ -108,7 +108,7 @@ async fn holds_answers_back_and_counts_requests() {
 }
 
 #[tokio::test]
-async fn a_script_comes_before_all_else() {
+async fn a_scripted_response_comes_first() {
     let electric = electric(Options::default()).await;
     electric.script(Reply::json(500, "{}").with_end(End::Truncate));
     assert!(get(&electric, "offset=-1").await.starts_with("HTTP/1.1 500"));
@@ -116,7 +116,7 @@ async fn a_script_comes_before_all_else() {
 }
 
 #[tokio::test]
-async fn reaches_the_shape_by_its_aliases_only() {
+async fn the_shape_is_reachable_by_its_aliases_only() {
     let electric = electric(Options::default()).await;
     for (path, status) in [
         ("/v1/shape/", 200),
@@ -152,7 +152,7 @@ async fn spellings_of_one_shape_share_its_handle() {
 }
 
 #[tokio::test]
-async fn changes_that_cannot_be_made_are_refused() {
+async fn invalid_changes_are_rejected() {
     let electric = electric(Options::default()).await;
     let refused = |outcome: Result<u64, ChangeError>| outcome.unwrap_err().to_string();
     assert_eq!(refused(electric.insert("nope", json!({}))), "no table nope");

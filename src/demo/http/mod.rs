@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server with control over every byte: header order, chunk framing, and faults on purpose.
+//! A small HTTP/1.1 server with control over every byte: header order, chunk framing, and deliberate faults.
 
 mod read;
 mod write;
@@ -23,49 +23,49 @@ pub struct Request {
     pub method: String,
     /// The request target, as written: path and query.
     pub target: String,
-    /// Names and values in the order received; a value that is not UTF-8 has its bad bytes replaced.
+    /// Names and values, in the order received. In a value that is not UTF-8 the invalid bytes are replaced.
     pub headers: Vec<(String, String)>,
     /// The body without its framing.
     pub body: Bytes,
-    /// The body was longer than [`Limits::body`]; what lies beyond was read and dropped.
+    /// Whether the body was longer than [`Limits::body`]. The rest was read and dropped.
     pub body_too_large: bool,
 }
 
 impl Request {
-    /// The target before its first `?`.
+    /// Returns the target before its first `?`.
     pub fn path(&self) -> &str {
         self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
     }
 
-    /// The target behind its first `?`; empty where there is none.
+    /// Returns the target after its first `?`; empty if there is none.
     pub fn query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// The value of the first header with this name.
+    /// Returns the value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers_named(name).next()
     }
 
-    /// The values of all headers with this name.
+    /// Returns the values of all headers with this name.
     pub fn headers_named(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
-/// What follows the header.
+/// The body of a response.
 #[derive(Debug)]
 pub enum Body {
-    /// Nothing, and no framing header either.
+    /// Nothing, and no framing header.
     Empty,
-    /// All of it, with `content-length`.
+    /// A complete body, with `content-length`.
     Full(Bytes),
-    /// Chunks, each written and flushed when it comes; the end of the channel is the end of the body.
+    /// Chunks. Each is written and flushed when it arrives; the end of the channel is the end of the body.
     Chunks(mpsc::Receiver<Bytes>),
 }
 
 impl Body {
-    /// A chunked body whose chunks are all known.
+    /// Returns a chunked body whose chunks are all known.
     pub fn chunks(parts: impl IntoIterator<Item = Bytes>) -> Self {
         let parts: Vec<Bytes> = parts.into_iter().collect();
         let (sender, receiver) = mpsc::channel(parts.len().max(1));
@@ -77,48 +77,48 @@ impl Body {
     }
 }
 
-/// How the answer ends.
+/// How a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Complete, and the connection stays open.
+    /// Complete; the connection stays open.
     KeepAlive,
-    /// Complete, and the connection closes without notice.
+    /// Complete; the connection closes without `connection: close`.
     Close,
-    /// The body is left incomplete (a byte or the last chunk is missing) and the connection closes.
+    /// The connection closes before the body is complete: a byte or the last chunk is missing.
     Truncate,
-    /// As [`End::Truncate`], but the connection is reset.
+    /// Like [`End::Truncate`], but the connection is reset.
     Reset,
 }
 
-/// An answer to one request.
+/// A response to one request.
 #[derive(Debug)]
 pub struct Reply {
     /// The status code.
     pub status: u16,
-    /// Written in this order, behind `date` and the framing header.
+    /// Written in this order, after `date` and the framing header.
     pub headers: Vec<(String, String)>,
-    /// What follows the header.
+    /// The body.
     pub body: Body,
-    /// How the answer ends.
+    /// How the response ends.
     pub end: End,
-    /// Leaves out `date` and the framing headers: only `headers` is written.
+    /// Whether `date` and the framing headers are left out, so that only `headers` is written.
     pub bare: bool,
-    /// Writes HTTP/1.0 in the status line.
+    /// Whether the status line says HTTP/1.0.
     pub http_1_0: bool,
 }
 
 impl Reply {
-    /// An answer without headers or body.
+    /// Returns a response without headers or body.
     pub const fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Body::Empty, end: End::KeepAlive, bare: false, http_1_0: false }
     }
 
-    /// A complete JSON answer.
+    /// Returns a complete JSON response.
     pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status).with_header("content-type", "application/json; charset=utf-8").with_body(body)
     }
 
-    /// An answer that is only a status and `connection: close`, as Bandit gives to what it cannot read.
+    /// Returns a response with only a status and `connection: close`, as Bandit sends for what it cannot read.
     pub(crate) fn refusal(status: u16) -> Self {
         let reply = Self { bare: true, ..Self::new(status) };
         reply.with_header("connection", "close").with_end(End::Close)
@@ -151,22 +151,22 @@ impl Reply {
     }
 }
 
-/// Where the server stops; the defaults are those of Electric's server, Bandit.
+/// The limits of the server. The defaults are those of Electric's server, Bandit.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Requests on one connection before it is closed, unannounced.
+    /// Requests on one connection before it is closed without `connection: close`.
     pub requests: usize,
     /// How long a connection may wait for a request.
     pub idle: Duration,
-    /// Bytes of a request line; from this many on it is answered 414.
+    /// Bytes of a request line; this many or more are answered 414.
     pub request_line: usize,
-    /// Bytes of a header line; beyond it is answered 431.
+    /// Bytes of a header line; more are answered 431.
     pub header_line: usize,
-    /// Headers of a request; beyond it is answered 431.
+    /// Headers of a request; more are answered 431.
     pub headers: usize,
-    /// Bytes of a request body that are kept.
+    /// Bytes of a request body that are kept; the rest is dropped.
     pub body: usize,
-    /// Connections at a time; more wait in the listen queue.
+    /// Connections served at the same time; more wait in the listen queue.
     pub connections: usize,
 }
 
@@ -192,10 +192,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds to `addr`; port 0 takes a free one.
+    /// Binds to `addr`. Port 0 takes a free one.
     ///
     /// # Errors
-    /// Where the address cannot be bound.
+    /// The address cannot be bound.
     pub async fn bind(addr: SocketAddr) -> io::Result<Self> {
         Ok(Self { listener: TcpListener::bind(addr).await?, limits: Limits::default() })
     }
@@ -207,10 +207,10 @@ impl Server {
         self
     }
 
-    /// The address it is bound to.
+    /// Returns the address that it is bound to.
     ///
     /// # Errors
-    /// Where the system cannot tell.
+    /// The system cannot tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -225,7 +225,7 @@ impl Server {
     }
 }
 
-/// A server at work; dropping it closes the listener and every connection.
+/// A running server. Dropping it closes the listener and every connection.
 #[derive(Debug)]
 pub struct Serving(JoinHandle<()>);
 
@@ -251,13 +251,13 @@ where
                 let handler = Arc::clone(&handler);
                 connections.spawn(async move { serve_connection(stream, server.limits, &*handler).await });
             }
-            // Out of file descriptors, mostly: a pause lets connections end.
+            // Usually no file descriptor is left: pause, so that connections can end.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-/// Serves one connection; an error means that the client is gone, and nobody is left to tell.
+/// Serves one connection. An error means that the client has gone, so there is nothing to send it to.
 async fn serve_connection<H, F>(stream: TcpStream, limits: Limits, handler: &H) -> io::Result<()>
 where
     H: Fn(Request) -> F,

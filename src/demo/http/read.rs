@@ -1,4 +1,4 @@
-//! Requests off the wire.
+//! Reads requests from a connection.
 
 use std::io;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tokio::time::timeout;
 
 use super::{Limits, Reply, Request};
 
-/// What a connection had to say.
+/// What was read from a connection.
 pub(super) enum Incoming {
     Request(Request),
-    /// Not a request we serve; the connection ends with this answer.
+    /// Not a request that is served. The connection ends with this response.
     Refused(Reply),
     End,
 }
 
-/// The reading half of a connection, with what was read too far.
+/// The read half of a connection, with the bytes that were read past the last request.
 pub(super) struct Reader {
     stream: TcpStream,
     buffer: BytesMut,
@@ -40,12 +40,12 @@ impl Reader {
         &mut self.stream
     }
 
-    /// Whether the last request left the connection open.
+    /// Whether the last request keeps the connection open.
     pub(super) const fn keep_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// Ends the connection; bytes still on their way are read first, for else the system would reset it.
+    /// Ends the connection. Reads what is still arriving first, since the system would reset the connection otherwise.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
         let drain = async {
@@ -56,11 +56,11 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads one request, its body included.
+    /// Reads one request with its body.
     pub(super) async fn next(&mut self) -> io::Result<Incoming> {
         let head_end = loop {
             if let Some(status) = self.oversized() {
-                // Bandit gives up before it has read a version, and so answers as HTTP/1.0.
+                // Bandit rejects this before it reads a version, and so answers with HTTP/1.0.
                 return Ok(Incoming::Refused(Reply { http_1_0: true, ..Reply::refusal(status) }));
             }
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
@@ -88,7 +88,7 @@ impl Reader {
         Ok(Incoming::Request(request))
     }
 
-    /// The status for a head that is too long already, complete or not.
+    /// Returns the status for a head that is too long already, even if it is incomplete.
     fn oversized(&self) -> Option<u16> {
         let mut lines = split_lines(&self.buffer);
         if lines.next().is_some_and(|line| line.len() >= self.limits.request_line) {
@@ -109,7 +109,7 @@ impl Reader {
         self.stream.read_buf(&mut self.buffer).await
     }
 
-    /// Reads until `length` bytes are there.
+    /// Reads until `length` bytes are buffered.
     async fn fill_to(&mut self, length: usize) -> io::Result<()> {
         while self.buffer.len() < length {
             if self.fill().await? == 0 {
@@ -145,7 +145,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Moves `length` bytes into `body` as far as the limit allows; the rest is read and dropped.
+    /// Moves `length` bytes into `body`, up to the limit. The rest is read and dropped.
     async fn read_part(&mut self, length: usize, body: &mut BytesMut, request: &mut Request) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
@@ -175,7 +175,7 @@ impl Reader {
 }
 
 fn parse_head(head: &[u8]) -> Option<(Request, u8)> {
-    // One slot more than any limit in use would need; `oversized` has counted the lines before.
+    // One slot more than any limit in use needs; `oversized` has counted the lines before.
     let mut slots = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut slots);
     parsed.parse(head).ok().filter(httparse::Status::is_complete)?;
@@ -198,7 +198,7 @@ fn keeps_alive(request: &Request, version: u8) -> bool {
     }
 }
 
-/// How the body is delimited; `None` where the headers contradict each other (RFC 9112 section 6.3).
+/// Returns how the body is delimited; `None` if the headers contradict each other (RFC 9112 section 6.3).
 fn framing(request: &Request) -> Option<Framing> {
     let length = request.header("content-length");
     match (request.header("transfer-encoding"), length) {
@@ -213,7 +213,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// The lines of a head, without their ends; the last may be incomplete.
+/// Splits a head into lines without their ends. The last one may be incomplete.
 fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }

@@ -17,7 +17,7 @@ async fn serve(limits: Limits) -> (SocketAddr, Serving) {
     (addr, serving)
 }
 
-/// Sends `request` and reads until the server closes.
+/// Sends `request` and reads until the server closes the connection.
 async fn exchange(addr: SocketAddr, request: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.write_all(request.as_bytes()).await?;
@@ -31,7 +31,7 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn frames_bodies() {
+async fn bodies_have_a_length_or_chunks() {
     let (addr, _serving) = serve(Limits::default()).await;
     let chunked = exchange(addr, &get("/chunks")).await.unwrap();
     assert!(chunked.starts_with("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ndate: "));
@@ -43,7 +43,7 @@ async fn frames_bodies() {
 }
 
 #[tokio::test]
-async fn leaves_bodies_incomplete_on_purpose() {
+async fn truncated_and_reset_bodies_are_incomplete() {
     let (addr, _serving) = serve(Limits::default()).await;
     assert!(exchange(addr, &get("/cut")).await.unwrap().ends_with("2\r\nab\r\n"));
     assert!(exchange(addr, &get("/short")).await.unwrap().ends_with("content-length: 3\r\n\r\nab"));
@@ -51,7 +51,7 @@ async fn leaves_bodies_incomplete_on_purpose() {
 }
 
 #[tokio::test]
-async fn reads_bodies_up_to_the_limit() {
+async fn bodies_are_read_up_to_the_limit() {
     let (addr, _serving) = serve(Limits { body: 5, ..Limits::default() }).await;
     let post = |framing: &str, body: &str| {
         format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{framing}\r\n\r\n{body}")
@@ -68,7 +68,7 @@ async fn reads_bodies_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn closes_unannounced_after_its_requests() {
+async fn connections_close_without_notice_after_their_last_request() {
     let (addr, _serving) = serve(Limits { requests: 3, ..Limits::default() }).await;
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let answers = exchange(addr, &request.repeat(4)).await.unwrap();
@@ -77,13 +77,13 @@ async fn closes_unannounced_after_its_requests() {
 }
 
 #[tokio::test]
-async fn closes_an_idle_connection() {
+async fn idle_connections_are_closed() {
     let (addr, _serving) = serve(Limits { idle: Duration::from_millis(20), ..Limits::default() }).await;
     assert_eq!(exchange(addr, "GET / HT").await.unwrap(), "");
 }
 
 #[tokio::test]
-async fn bounds_the_head() {
+async fn oversized_heads_are_rejected() {
     let (addr, _serving) = serve(Limits::default()).await;
     // The method, two spaces and the version are part of the request line.
     let line = |length: usize| get(&format!("/{}", "a".repeat(length - "GET / HTTP/1.1".len())));

@@ -1,4 +1,4 @@
-//! Answers onto the wire.
+//! Writes responses to a connection.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{Body, End, Reply};
 use crate::clock::{Clock, SystemClock};
 
-/// Writes `reply`; tells how it ended.
+/// Writes `reply`, and returns how it ended.
 pub(super) async fn reply(stream: &mut TcpStream, reply: Reply, head_only: bool) -> io::Result<End> {
     let head = head(&reply, head_only);
     let cut = matches!(reply.end, End::Truncate | End::Reset);
@@ -36,7 +36,7 @@ pub(super) async fn reply(stream: &mut TcpStream, reply: Reply, head_only: bool)
 }
 
 async fn write_chunks(stream: &mut TcpStream, mut chunks: mpsc::Receiver<Bytes>, cut: bool) -> io::Result<()> {
-    // An empty chunk would be the end.
+    // An empty chunk would end the body.
     while let Some(chunk) = chunks.recv().await {
         if chunk.is_empty() {
             continue;
@@ -65,14 +65,14 @@ fn head(reply: &Reply, head_only: bool) -> String {
     head + "\r\n"
 }
 
-/// `date` and the framing header, in Bandit's order.
+/// Returns `date` and the framing header, in Bandit's order.
 fn framing(reply: &Reply, head_only: bool) -> Vec<(&'static str, String)> {
     let date = ("date", httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(SystemClock.now().as_secs())));
     match &reply.body {
         Body::Chunks(_) if !head_only => vec![("transfer-encoding", "chunked".to_owned()), date],
         Body::Empty | Body::Chunks(_) => vec![date],
         Body::Full(body) => {
-            // An answer that is to be cut promises a byte that never comes.
+            // A response that will be truncated announces one byte too many.
             let missing = usize::from(matches!(reply.end, End::Truncate | End::Reset));
             vec![date, ("content-length", (body.len() + missing).to_string())]
         }

@@ -1,4 +1,4 @@
-//! A tree as written to one with names resolved, parameters filled in and every pair of operands of one kind.
+//! Checks a parsed tree: resolves names, fills in parameters, and gives both operands of an operator the same kind.
 
 use super::parser::{Node, NodeKind};
 use super::{Expr, Kind, Scope, SqlError, Value, eval, visible};
@@ -12,7 +12,7 @@ impl<'a> Checker<'a> {
         Self { scope }
     }
 
-    /// `node` as a boolean.
+    /// Returns `node` as a boolean.
     pub(super) fn condition(&self, node: Node) -> Result<Expr, SqlError> {
         let location = node.location;
         let expr = self.coerced(node, &Kind::Bool)?;
@@ -80,7 +80,7 @@ impl<'a> Checker<'a> {
         Ok(Expr::Array(items))
     }
 
-    /// Both sides, an untyped one in the kind of the other.
+    /// Checks both sides. An untyped one takes the kind of the other.
     fn pair(&self, left: Node, right: Node, location: usize) -> Result<(Expr, Expr), SqlError> {
         let (left_at, right_at) = (left.location, right.location);
         let (left, right) = (self.expr(left)?, self.expr(right)?);
@@ -100,7 +100,7 @@ impl<'a> Checker<'a> {
         self.fit(expr, wanted, location)
     }
 
-    /// Gives an untyped literal the wanted kind; leaves everything else.
+    /// Gives an untyped literal the wanted kind, and leaves everything else.
     fn fit(&self, expr: Expr, wanted: &Kind, location: usize) -> Result<Expr, SqlError> {
         match (expr, wanted) {
             (expr, Kind::Unknown) => Ok(expr),

@@ -1,4 +1,4 @@
-//! The client filter, evaluated: what it prints means what its text meant, and never adds a row to a rule's.
+//! Evaluates the output of the client filter: it means what the input meant, and never adds a row to a rule's rows.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn numbered(values: Vec<String>) -> BTreeMap<u32, String> {
     (1..).zip(values).collect()
 }
 
-/// One row for each way in which the generated conditions tell rows apart, NULLs among them.
+/// Returns one row for each way in which the generated conditions tell rows apart, NULLs among them.
 fn rows() -> Vec<Row> {
     let name = TableName::parse("t").unwrap();
     let mut database = Database::default();
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn what_is_printed_means_what_was_meant(text in generate::condition()) {
+    fn a_printed_filter_means_the_same_as_its_input(text in generate::condition()) {
         let (printed, values) = ClientFilter::parse(&text, &params(), None).unwrap().render(0);
         let original = Condition::parse(&text, &scope(params()));
         let again = Condition::parse(&printed, &scope(numbered(values)));
@@ -62,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn no_filter_adds_a_row_to_a_rules_own(rule in 0_usize..4, text in generate::condition()) {
+    fn no_filter_adds_a_row_to_those_of_its_rule(rule in 0_usize..4, text in generate::condition()) {
         let (rule, rule_params) = [
             ("id = $1", vec!["7".to_owned()]),
             ("name = $1 OR name = $2", vec!["ann".to_owned(), "O'Neil".to_owned()]),
@@ -78,9 +78,9 @@ proptest! {
         }
     }
 
-    /// Not only what the generator knows: any text that gets through.
+    /// Beyond the generator: any text that the filter accepts.
     #[test]
-    fn no_text_adds_a_row(text in "(true|done|id=7|\\(|\\)| OR | AND | NOT |--|;|'|\"|\\$1|/\\*|\\*/|\\x00|1=1){0,8}") {
+    fn no_accepted_text_adds_a_row(text in "(true|done|id=7|\\(|\\)| OR | AND | NOT |--|;|'|\"|\\$1|/\\*|\\*/|\\x00|1=1){0,8}") {
         if let Ok(filter) = ClientFilter::parse(&text, &params(), None) {
             let (sql, values) = filter.and_with(Some("id = $1"), vec!["0".to_owned()]);
             if let Ok(both) = Condition::parse(&sql, &scope(numbered(values))) {

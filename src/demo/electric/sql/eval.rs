@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::{Expr, Kind, Operator, Row, Value};
 
-/// The value of `expr` on `row`.
+/// Returns the value of `expr` on `row`.
 pub(super) fn evaluate(expr: &Expr, row: &Row) -> Value {
     match expr {
         Expr::Literal(value, _) => value.clone(),
@@ -41,13 +41,13 @@ pub(super) fn evaluate(expr: &Expr, row: &Row) -> Value {
     }
 }
 
-/// The value of a column, which rows hold as text; what does not read as its kind is NULL.
+/// Returns the value of a column. Rows hold text; a text that is not of the column's kind reads as NULL.
 pub(super) fn column(name: &str, kind: &Kind, row: &Row) -> Value {
     let text = row.text(name);
     text.and_then(|text| value(text, kind)).unwrap_or(Value::Null)
 }
 
-/// A text as a value of `kind`; `None` where it is none.
+/// Parses a text as a value of `kind`; `None` if it is not one.
 pub(super) fn value(text: &str, kind: &Kind) -> Option<Value> {
     match kind {
         Kind::Text | Kind::Unknown => Some(Value::Text(text.to_owned())),
@@ -72,7 +72,7 @@ fn uuid(text: &str) -> Option<String> {
     valid.then(|| digits.to_ascii_lowercase())
 }
 
-/// A Postgres array literal of one dimension, `{a,"b, c",NULL}`.
+/// Parses a Postgres array literal of one dimension, `{a,"b, c",NULL}`.
 fn array(text: &str, element: &Kind) -> Option<Value> {
     let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut items = Vec::new();
@@ -93,7 +93,7 @@ fn array(text: &str, element: &Kind) -> Option<Value> {
     Some(Value::Array(items))
 }
 
-/// AND (`decisive` false) and OR (`decisive` true): one decisive side decides, whatever the other is.
+/// Evaluates AND (`decisive` false) or OR (`decisive` true): a decisive side decides, whatever the other one is.
 fn both(left: &Value, right: &Value, decisive: bool) -> Value {
     if *left == Value::Bool(decisive) || *right == Value::Bool(decisive) {
         return Value::Bool(decisive);
@@ -109,7 +109,7 @@ fn compare(left: &Value, operator: Operator, right: &Value) -> Value {
     order(left, right).map_or(Value::Null, |ordering| Value::Bool(operator.holds(ordering)))
 }
 
-/// How two values of one kind stand; `None` where one is NULL.
+/// Compares two values of one kind; `None` if one is NULL.
 pub(super) fn order(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
         (Value::Bool(left), Value::Bool(right)) => Some(left.cmp(right)),
@@ -127,14 +127,14 @@ pub(super) fn order(left: &Value, right: &Value) -> Option<Ordering> {
     }
 }
 
-/// LIKE: `%` is any run, `_` any one character, a backslash takes the next literally.
+/// Evaluates LIKE: `%` is any run, `_` any one character, a backslash takes the next one literally.
 fn like(value: &str, pattern: &str, ignore_case: bool) -> bool {
     let fold = |text: &str| {
         if ignore_case { text.to_lowercase() } else { text.to_owned() }
     };
     let value: Vec<char> = fold(value).chars().collect();
     let pattern: Vec<char> = fold(pattern).chars().collect();
-    // `reached[i]`: the pattern so far matches the first i characters. Linear in both lengths, whatever the pattern.
+    // `reached[i]`: the pattern so far matches the first i characters. Linear in both lengths, for any pattern.
     let mut reached = vec![false; value.len() + 1];
     reached[0] = true;
     let mut symbols = pattern.into_iter();

@@ -1,4 +1,4 @@
-//! SQL text to tokens.
+//! Splits SQL text into tokens.
 
 use super::SqlError;
 
@@ -24,7 +24,7 @@ pub(super) enum TokenKind {
 
 const OPERATOR: &str = "+-*/<>=~!@#%^&|`?";
 
-/// Cuts `text` into tokens; comments are dropped, as Postgres drops them.
+/// Splits `text` into tokens. Comments are dropped, as in Postgres.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, SqlError> {
     let mut lexer = Lexer { text, at: 0 };
     let mut tokens = Vec::new();
@@ -82,7 +82,7 @@ impl<'a> Lexer<'a> {
         &rest[..length]
     }
 
-    /// Space, `--` to the end of the line, and nested `/* */`.
+    /// Skips space, `--` to the end of the line, and nested `/* */`.
     fn skip(&mut self) -> Result<(), SqlError> {
         loop {
             self.take(char::is_whitespace);
@@ -114,7 +114,7 @@ impl<'a> Lexer<'a> {
         Err(SqlError::at(start, "unterminated /* comment"))
     }
 
-    /// A quoted text; the quote doubled stands for itself.
+    /// Reads a quoted text. A doubled quote is a literal one.
     fn quoted(&mut self, quote: char) -> Result<String, SqlError> {
         let start = self.at;
         let mut content = String::new();
@@ -139,12 +139,12 @@ impl<'a> Lexer<'a> {
         number.map(TokenKind::Param).map_err(|_| SqlError::at(start, "syntax error at or near \"$\""))
     }
 
-    /// The longest run of operator characters that does not begin a comment.
+    /// Reads the longest run of operator characters that does not begin a comment.
     fn operator(&mut self) -> &'a str {
         let run = self.take(|c| OPERATOR.contains(c));
         let end = [run.find("--"), run.find("/*")].into_iter().flatten().min().unwrap_or(run.len());
         let mut operator = &run[..end];
-        // Postgres: a run may end in + or - only with one of these in it, so that `1=-1` is `= -1`.
+        // Postgres: a run may end in + or - only if it contains one of these, so that `1=-1` is `= -1`.
         while operator.len() > 1
             && operator.ends_with(['+', '-'])
             && !operator.contains(['~', '!', '@', '#', '%', '^', '&', '|', '`', '?'])

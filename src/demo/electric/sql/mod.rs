@@ -1,4 +1,4 @@
-//! The part of SQL that a `where` and an `order_by` need: parsed, checked against the columns, evaluated in memory.
+//! The part of SQL that `where` and `order_by` need: parsed, checked against the columns, evaluated in memory.
 
 mod check;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use parser::Parser;
 /// Why a text is not a condition on these columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SqlError {
-    /// Electric answers 400 with this text.
+    /// Electric answers 400 with this message.
     Invalid(String),
     /// Electric fails with 500, as on a UNION.
     Crash,
@@ -31,7 +31,7 @@ impl SqlError {
     }
 }
 
-/// A type as far as comparing goes.
+/// A type, as far as comparisons need it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Bool,
@@ -39,12 +39,12 @@ pub(super) enum Kind {
     Uuid,
     Text,
     Array(Box<Self>),
-    /// A quoted literal, a parameter or NULL: takes the type of what it meets.
+    /// A quoted literal, a parameter or NULL: takes the type of the other operand.
     Unknown,
 }
 
 impl Kind {
-    /// The kind of a Postgres type; what we do not know compares as text.
+    /// Returns the kind of a Postgres type. Unknown types compare as text.
     pub(super) fn of(pg_type: &str) -> Self {
         if let Some(element) = pg_type.strip_suffix("[]") {
             return Self::Array(Box::new(Self::of(element)));
@@ -59,7 +59,7 @@ impl Kind {
     }
 }
 
-/// A value while evaluating.
+/// A value during evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
@@ -70,14 +70,14 @@ pub(super) enum Value {
     Array(Vec<Self>),
 }
 
-/// The columns a condition may name, and the parameters it may use.
+/// The columns and parameters that a condition may use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     pub(super) columns: BTreeMap<String, Kind>,
     pub(super) params: BTreeMap<u32, String>,
 }
 
-/// An expression; the numbers are places in the text, for error messages.
+/// An expression. The numbers are positions in the text, for error messages.
 #[derive(Clone, Debug, PartialEq)]
 enum Expr {
     Literal(Value, Kind),
@@ -129,12 +129,12 @@ impl Condition {
         Ok(Self(Checker::new(scope).condition(parsed)?))
     }
 
-    /// Whether a row is in; NULL means no.
+    /// Whether a row matches. NULL means no.
     pub(super) fn holds(&self, row: &Row) -> bool {
         eval::evaluate(&self.0, row) == Value::Bool(true)
     }
 
-    /// The same for every text that means the same tree: comments, spaces and parentheses are gone.
+    /// Returns the same text for all texts that mean the same tree: without comments, spaces and parentheses.
     pub(super) fn canonical(&self) -> String {
         format!("{:?}", self.0)
     }
@@ -168,7 +168,7 @@ impl OrderBy {
         Ok(Self(terms))
     }
 
-    /// Which of two rows comes first.
+    /// Compares two rows.
     pub(super) fn compare(&self, left: &Row, right: &Row) -> Ordering {
         let orders = self.0.iter().map(|term| term.compare(left, right));
         orders.fold(Ordering::Equal, Ordering::then)
@@ -192,7 +192,7 @@ impl Term {
     }
 }
 
-/// What Postgres's parser sees: a C string, which ends at the first NUL.
+/// Returns the part of a text that Postgres's parser sees: a C string, which ends at the first NUL.
 pub(super) fn visible(text: &str) -> &str {
     text.split('\0').next().unwrap_or_default()
 }

@@ -1,9 +1,9 @@
-//! Tokens to a tree, by precedence climbing; names and types are not looked at yet.
+//! Parses tokens into a tree, by precedence climbing. Names and types are not checked yet.
 
 use super::lexer::{Token, TokenKind, tokens};
 use super::{Operator, SqlError};
 
-/// How deep a text may nest: what is deeper is refused, not a full stack.
+/// The deepest nesting. Deeper texts are rejected, before they overflow the stack.
 const DEPTH: usize = 100;
 
 /// A tree as written.
@@ -63,12 +63,12 @@ impl Parser {
         Ok(Self { tokens: tokens(text)?, at: 0, depth: 0, end: text.len() })
     }
 
-    /// The whole text as a condition.
+    /// Parses the whole text as a condition.
     pub(super) fn condition(mut self) -> Result<Node, SqlError> {
         let node = self.or()?;
         match self.peek() {
             None => Ok(node),
-            // Electric puts the text behind `SELECT 1 WHERE` and reads only the condition of what was parsed.
+            // Electric puts the text after `SELECT 1 WHERE`, and reads only the condition of the parsed statement.
             Some(TokenKind::Word(word)) if matches!(word.as_str(), "limit" | "offset" | "order" | "group") => Ok(node),
             Some(TokenKind::Word(word)) if matches!(word.as_str(), "union" | "intersect" | "except") => {
                 Err(SqlError::Crash)
@@ -77,7 +77,7 @@ impl Parser {
         }
     }
 
-    /// The whole text as an `order_by`.
+    /// Parses the whole text as an `order_by`.
     pub(super) fn order_by(mut self) -> Result<Vec<OrderTerm>, SqlError> {
         let mut terms = Vec::new();
         loop {
@@ -124,7 +124,7 @@ impl Parser {
         self.deeper(|parser| Ok(node(location, NodeKind::Not(parser.not()?.into()))))
     }
 
-    /// An operand and what is said of it.
+    /// Parses an operand with its suffixes, such as `IN` or `IS NULL`.
     fn predicate(&mut self) -> Result<Node, SqlError> {
         let mut left = self.operand()?;
         loop {

@@ -36,7 +36,7 @@ fn error(text: &str) -> String {
 }
 
 #[test]
-fn conditions_that_hold_and_their_twins() {
+fn conditions_hold_or_not_as_in_postgres() {
     let pairs = [
         ("id = 7", "id = 8"),
         ("id=7 AND name='ann'", "id=7 AND name='bob'"),
@@ -76,9 +76,9 @@ fn null_is_neither_true_nor_false() {
     assert!(holds("NOT (done AND false)"));
 }
 
-/// The holes of a guard put around a client's text, as the real service has them.
+/// The ways around a guard that wraps a client's text, as in the real service.
 #[test]
-fn guards_are_lost_as_in_electric() {
+fn guards_around_a_text_can_be_escaped_as_in_electric() {
     assert!(holds("(true) --) AND name='bob'"));
     assert!(holds("(true)\0) AND name='bob'"));
     assert!(holds("(name='bob') AND (true) OR (true)"));
@@ -89,7 +89,7 @@ fn guards_are_lost_as_in_electric() {
 }
 
 #[test]
-fn one_meaning_has_one_canonical_form() {
+fn texts_of_one_meaning_have_one_canonical_form() {
     let canonical = |text| Condition::parse(text, &scope()).unwrap().canonical();
     assert_eq!(canonical("(true) --) AND x"), canonical("true"));
     assert_eq!(canonical("name=$1"), canonical("(\"name\" = 'ann')"));
@@ -97,7 +97,7 @@ fn one_meaning_has_one_canonical_form() {
 }
 
 #[test]
-fn refusals_are_in_electrics_words() {
+fn errors_have_electric_s_messages() {
     assert_eq!(error("nope=1"), "At location 0: unknown reference nope");
     assert_eq!(error("id===1"), "At location 2: unknown binary operator \"===\"");
     assert_eq!(error("name=$9"), "At location 5: parameter $9 was not provided");
