@@ -24,7 +24,7 @@ const MAY_IMPORT_CONFIG: [&str; 3] = ["cli", "demo", "server"];
 const KNOWN: [(&str, &str); 0] = [];
 
 #[test]
-fn modules_do_not_import_each_other_in_a_circle() {
+fn modules_have_no_import_cycles() {
     let circles: BTreeSet<_> = GRAPH.edges.keys().filter_map(|(from, to)| GRAPH.circle(from, to)).collect();
     assert!(circles.is_empty(), "import circles:\n{}", Vec::from_iter(circles).join("\n"));
 }
@@ -44,14 +44,14 @@ fn metrics_imports_no_other_module() {
 }
 
 #[test]
-fn config_is_imported_by_the_server_and_the_commands_only() {
+fn only_server_cli_and_demo_import_config() {
     let imports = GRAPH.edges.keys().filter(|(from, to)| to == "config" && !MAY_IMPORT_CONFIG.contains(&&**from));
     let imports: Vec<_> = imports.map(|(from, to)| GRAPH.shown(&[from, to])).collect();
     assert!(imports.is_empty(), "{}", imports.join("\n"));
 }
 
 #[test]
-fn every_kind_of_path_is_seen() {
+fn reader_finds_every_kind_of_path() {
     let source = "
         use crate::{a::{b, C as D}, e};
         use super::super::f::*;

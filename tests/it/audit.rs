@@ -31,7 +31,7 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_line_for_each_subject_and_shape() {
+async fn one_line_is_written_per_subject_and_shape() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let mut gate = Gate::with(audited(&path, "")).await;
@@ -80,7 +80,7 @@ async fn one_line_for_each_subject_and_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_session_is_written_and_a_renamed_file_is_let_go() {
+async fn idle_session_is_written_and_a_renamed_file_is_reopened() {
     let folder = tempfile::tempdir().unwrap();
     let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
     let gate = Gate::with(audited(&path, "idle = '1s'")).await;
@@ -103,7 +103,7 @@ async fn serve_many(gate: &Gate, answers: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_lines_and_no_answer() {
+async fn full_disk_loses_lines_but_fails_no_request() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
@@ -119,7 +119,7 @@ async fn a_full_disk_costs_lines_and_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_without_a_reader_holds_up_no_answer_and_not_the_end() {
+async fn pipe_without_a_reader_blocks_neither_requests_nor_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -130,7 +130,7 @@ async fn a_pipe_without_a_reader_holds_up_no_answer_and_not_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn standard_error_takes_the_lines_whatever_the_log_leaves_out() {
+async fn audit_lines_on_stderr_ignore_the_log_level() {
     let electric = Electric::start(Options::default()).await.unwrap();
     let text = |name| Column::new(name, "text");
     electric.create_table("tasks", vec![text("id").not_null().primary_key(0), text("organization_id")]);
@@ -151,7 +151,7 @@ async fn standard_error_takes_the_lines_whatever_the_log_leaves_out() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_an_error_at_the_start() {
+async fn missing_audit_folder_is_an_error_at_start() {
     let setup = audited(Path::new("/nonexistent/audit.jsonl"), "");
     let config = setup.config("http://127.0.0.1:1", "http://127.0.0.1:1");
     let error = shapegate::server::Server::bind(config).err().unwrap();

@@ -123,7 +123,7 @@ async fn twelve_live_shapes_share_one_connection_by_sse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_can_read_why_a_shape_is_refused() {
+async fn page_can_read_why_a_shape_is_rejected() {
     let organizations = organizations();
     let site = Site::start(&organizations, SHAPES - 1, false).await;
     site.gate.insert_task(1, "org_0", "mine");

@@ -111,7 +111,7 @@ fn owned(items: Vec<&str>) -> Vec<String> {
 }
 
 #[test]
-fn no_file_needs_or_cites_what_is_outside_the_repository() {
+fn no_file_cites_anything_outside_the_repository() {
     let word = |text: &str, word: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word);
     let mut wrong = Vec::new();
     for (file, text) in files() {
@@ -145,7 +145,7 @@ fn each_cited_id_is_in_the_threat_model() {
 }
 
 #[test]
-fn each_cited_section_is_in_the_description_of_electric() {
+fn each_cited_section_exists_in_docs_electric_md() {
     let page = fs::read_to_string(place("docs/electric.md")).unwrap();
     let known = page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned);
     assert_known(&known.collect(), |text| {

@@ -122,7 +122,7 @@ async fn initial_sync_and_live_update_by_sse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_409_makes_it_sync_anew() {
+async fn client_syncs_again_after_409() {
     let gate = start().await;
     gate.insert_task(1, "org_1", "before");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
@@ -139,7 +139,7 @@ async fn a_409_makes_it_sync_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_makes_it_fetch_a_fresh_token() {
+async fn client_fetches_a_new_token_after_401() {
     let gate = start().await;
     gate.insert_task(1, "org_1", "first");
     let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
@@ -155,7 +155,7 @@ async fn a_401_makes_it_fetch_a_fresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_403_stops_it() {
+async fn client_stops_after_403() {
     let gate = start().await;
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_2"])]).await;
     let mut options = options(&gate, &token_url);
@@ -258,12 +258,12 @@ async fn on_demand(method: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_on_demand_collection_loads_subsets_by_get() {
+async fn on_demand_collection_loads_subsets_by_get() {
     on_demand("GET").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_on_demand_collection_loads_subsets_by_post() {
+async fn on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
 }
 
@@ -291,7 +291,7 @@ fn initial_requests(gate: &Gate) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_s_client_goes_on_where_it_was_when_its_token_ends() {
+async fn gatekeeper_client_resumes_its_shape_after_its_token_expires() {
     let short = |config: &mut Config| {
         config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(2);
         config.issuers.last_mut().unwrap().leeway = Duration::ZERO;
@@ -322,7 +322,7 @@ fn is_change(message: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_s_client_refetches_at_403() {
+async fn gatekeeper_client_gets_a_new_token_after_403() {
     let gate = minting(RULES, |_| {}).await;
     gate.insert_task(1, "org_1", "first");
     let gatekeeper = format!("{}/gatekeeper/tasks?organizationId=org_1", gate.url);
@@ -343,7 +343,7 @@ async fn a_gatekeeper_s_client_refetches_at_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_a_token_gets_a_public_shape() {
+async fn client_without_a_token_syncs_a_public_shape() {
     let public = "[[shape]]\ntable = \"items\"\nwhere = \"none\"\npublic = true\n";
     let gate = minting(public, |_| {}).await;
     gate.electric.insert("items", json!({ "id": 1, "user_id": "u_1", "title": "open" })).unwrap();

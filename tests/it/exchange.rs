@@ -23,7 +23,7 @@ fn live(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_the_permitted_rows() {
+async fn client_gets_exactly_the_permitted_rows() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     gate.insert_task(2, "org_2", "theirs");
@@ -35,7 +35,7 @@ async fn exactly_the_permitted_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_request_to_electric_is_built_from_empty() {
+async fn request_to_electric_has_only_allowed_parameters_and_headers() {
     // docs/security.md, Q1, Q15, C3, C4, P9
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -65,7 +65,7 @@ async fn the_request_to_electric_is_built_from_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
+async fn response_keeps_electric_headers_and_is_cacheable_by_the_client_only() {
     let gate = Gate::start().await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
     for name in ["electric-handle", "electric-offset", "electric-schema", "electric-has-data", "etag"] {
@@ -93,7 +93,7 @@ async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_secret_stays_here() {
+async fn secret_reaches_neither_clients_nor_metrics() {
     // docs/security.md, C7, Q15: also one with characters that a query would cut
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -107,7 +107,7 @@ async fn the_secret_stays_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_poll_waits_and_ends_with_the_change() {
+async fn long_poll_returns_with_the_next_change() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
@@ -123,7 +123,7 @@ async fn a_long_poll_waits_and_ends_with_the_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_arrive_as_they_are_sent() {
+async fn events_are_forwarded_as_they_arrive() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
@@ -139,7 +139,7 @@ async fn events_arrive_as_they_are_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_is_not_held_back() {
+async fn chunks_are_forwarded_without_buffering() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
@@ -152,7 +152,7 @@ async fn a_chunk_is_not_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_breaks_off_before_it_is_shown_is_502() {
+async fn truncated_response_gives_502_or_a_broken_body() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for end in [End::Truncate, End::Reset] {
@@ -165,7 +165,7 @@ async fn an_answer_that_breaks_off_before_it_is_shown_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_electric_closed_costs_no_request() {
+async fn connection_closed_by_electric_fails_no_request() {
     // closed after 50 requests, unannounced (docs/electric.md, "Connections")
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -201,7 +201,7 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() {
+async fn closed_reused_connection_is_retried_and_a_closed_new_one_is_not() {
     let (url, _) = closing_upstream(true).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -221,7 +221,7 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends_with_its_token() {
+async fn long_poll_ends_when_its_token_expires() {
     // docs/security.md, T19: a poll of 20 s with a token of two
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
@@ -233,7 +233,7 @@ async fn a_wait_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_event_after_the_token_s_end() {
+async fn no_event_is_sent_after_the_token_expires() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
@@ -253,7 +253,7 @@ async fn no_event_after_the_token_s_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_lets_the_waiting_finish() {
+async fn shutdown_lets_long_polls_finish() {
     let electric = Options { hold: Duration::from_millis(500), ..Options::default() };
     let mut gate = Gate::with(Setup { electric, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -268,7 +268,7 @@ async fn a_stop_lets_the_waiting_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_name_is_tried_at_each_of_its_addresses() {
+async fn every_address_of_a_host_name_is_tried() {
     // `localhost` is [::1] too on most machines, where the stand-in does not listen
     let electric = Electric::start(Options::default()).await.unwrap();
     electric.create_table(
@@ -281,7 +281,7 @@ async fn a_host_name_is_tried_at_each_of_its_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_name_that_nobody_knows_is_502() {
+async fn unresolvable_host_name_gives_502() {
     let gate =
         Gate::with(Setup { electric_url: Some("http://electric.invalid:3000".to_owned()), ..Setup::default() }).await;
     for _ in 0..2 {
@@ -291,7 +291,7 @@ async fn a_host_name_that_nobody_knows_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http_1_0_gets_no_chunks() {
+async fn http_1_0_client_gets_no_chunked_encoding() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     let token = gate.token(&["org_1"]);

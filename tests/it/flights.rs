@@ -49,7 +49,7 @@ pub(crate) fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_of_twenty_users_are_one_request() {
+async fn thousand_clients_of_twenty_users_share_one_upstream_request() {
     let gate = Gate::with(Setup {
         rules: format!("{RULES}\n[cors]\norigins = ['https://a.test', 'https://b.test']"),
         ..Setup::default()
@@ -85,7 +85,7 @@ async fn a_thousand_clients_of_twenty_users_are_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_joins_late_gets_all_from_the_start() {
+async fn late_follower_gets_the_response_from_its_start() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
@@ -102,7 +102,7 @@ async fn who_joins_late_gets_all_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_status_is_one_answer_for_all() {
+async fn every_response_status_is_shared_by_all_followers() {
     let gate = Gate::start().await;
     for (number, (status, expected, code)) in
         [(500, 502, "upstream_refused"), (503, 503, "not_ready"), (409, 409, ""), (401, 502, "upstream_refused")]
@@ -135,7 +135,7 @@ async fn every_status_is_one_answer_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_is_one_attempt_for_all() {
+async fn failed_connection_is_one_attempt_for_all_followers() {
     // bound, so that nobody else gets the port, but not listening
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -173,18 +173,18 @@ async fn breaks_off(gate: &Gate) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_broken_for_all_over_http_1_1() {
+async fn broken_response_is_broken_for_all_followers_over_http_1_1() {
     breaks_off(&Gate::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_broken_for_all_over_http_2() {
+async fn broken_response_is_broken_for_all_followers_over_http_2() {
     let certificate = Some(crate::harness::Certificate::new());
     breaks_off(&Gate::with(Setup { certificate, ..Setup::default() }).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_waits_as_long_as_its_own_token() {
+async fn each_follower_waits_no_longer_than_its_own_token() {
     // docs/security.md, T19, C8
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
@@ -199,7 +199,7 @@ async fn each_waits_as_long_as_its_own_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_end_cleanly_with_the_token() {
+async fn event_stream_ends_cleanly_when_the_token_expires() {
     let gate = Gate::start().await;
     let (sender, reply) = gated("text/event-stream");
     gate.electric.script(reply);
@@ -225,7 +225,7 @@ fn policy(tasks: &str) -> shapegate::policy::PolicySet {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_is_gone_ends_the_wait_for_it() {
+async fn reload_ends_waits_that_the_rule_no_longer_allows() {
     let gate = Gate::start().await;
     let (target, other) = (poll(&gate, "org_1").await, poll(&gate, "org_2").await);
     let (token, other_token) = (gate.token(&["org_1"]), gate.token(&["org_2"]));
@@ -252,7 +252,7 @@ where = '"organization_id" = {{ query.organizationId }}'"#,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_changes_is_asked_anew() {
+async fn changed_rule_sends_waiting_requests_to_electric_again() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     let token = gate.token(&["org_1"]);
@@ -266,7 +266,7 @@ async fn a_rule_that_changes_is_asked_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_ends_events_and_lets_polls_finish() {
+async fn shutdown_ends_event_streams_and_lets_polls_finish() {
     let mut gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
@@ -285,7 +285,7 @@ async fn a_stop_ends_events_and_lets_polls_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_request_on_a_connection_loses_no_byte() {
+async fn connection_stays_usable_after_a_shared_response() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let target = poll(&gate, "org_1").await;
@@ -317,7 +317,7 @@ async fn the_next_request_on_a_connection_loses_no_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_upstream_are_bounded() {
+async fn flights_are_limited_in_total_and_per_subject() {
     let rules = format!("{RULES}\n[limits]\nflights = 3\nflights_per_subject = 2\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = |number| user(&gate, number, "org_1");
@@ -338,7 +338,7 @@ async fn places_upstream_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_no_whole_one_over_http_1_0() {
+async fn broken_response_is_never_complete_over_http_1_0() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);

@@ -87,7 +87,7 @@ fn repeated() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mints_what_the_rules_allow() {
+async fn mints_the_shape_that_the_rule_allows() {
     let gate = start().await;
     let minted = post(&gate, "/gatekeeper/tasks?organizationId=org_1&utm=x", Some(&gate.token(&["org_1"]))).await;
     let token = bearer(&minted);
@@ -118,7 +118,7 @@ async fn mints_what_the_rules_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_repeats_the_definition_is_answered() {
+async fn request_that_repeats_the_definition_is_served() {
     let gate = start().await;
     let token = shape_token(&gate).await;
     let where_ = "where=%22organization_id%22%20=%20$1%20AND%20%22title%22%20%3C%3E%20$2";
@@ -147,7 +147,7 @@ async fn a_request_that_repeats_the_definition_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn a_request_that_differs_is_refused() {
+async fn request_that_differs_from_the_definition_is_rejected() {
     // docs/security.md, G1, G2, Q2 to Q5, Q13
     let gate = start().await;
     let token = shape_token(&gate).await;
@@ -243,7 +243,7 @@ async fn a_request_that_differs_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_another_kind_is_refused() {
+async fn tokens_of_another_kind_are_rejected() {
     // docs/security.md, G4, T1, T9, T14
     let gate = start().await;
     let minted = shape_token(&gate).await;
@@ -291,7 +291,7 @@ async fn a_token_of_another_kind_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_s_own_shape_claim_means_nothing() {
+async fn shape_claim_of_a_user_token_is_ignored() {
     let gate = start().await;
     let shape = json!({ "namespace": null, "table": "tasks", "where": null, "columns": null });
     let token = gate.issuer.token(&json!({ "sub": "u", "organizationIds": ["org_1"], "shape": shape, "rule": "x" }));
@@ -303,7 +303,7 @@ async fn a_user_s_own_shape_claim_means_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_s_own_tokens_count_where_that_is_said() {
+async fn shape_claim_is_honoured_if_the_issuer_enables_it() {
     let gate = Gate::with(Setup { issuer: "shape_claim = true".to_owned(), ..Setup::default() }).await;
     gate.insert_task(1, "org_1", "mine");
     gate.insert_task(2, "org_2", "foreign");
@@ -332,7 +332,7 @@ async fn an_api_s_own_tokens_count_where_that_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_token_opens_neither_filters_nor_subsets() {
+async fn shape_token_allows_neither_filters_nor_subsets() {
     let opened = RULES.replacen("where =", "subset = true\nclient_where = true\nwhere =", 1);
     let gate = Gate::with(Setup { rules: opened, issuer: "shape_claim = true".to_owned(), ..Setup::default() }).await;
     let shape = json!({ "namespace": null, "table": "tasks", "where": "organization_id = 'org_1'", "columns": null });
@@ -352,7 +352,7 @@ async fn a_shape_token_opens_neither_filters_nor_subsets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_path_answers_as_every_other() {
+async fn gatekeeper_path_rejects_bad_requests_like_other_paths() {
     let gate = start().await;
     let user = gate.token(&["org_1"]);
     let mint = "/gatekeeper/tasks?organizationId=org_1";
@@ -406,7 +406,7 @@ async fn the_path_answers_as_every_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_ends_the_tokens_of_a_rule_that_is_gone_or_changed() {
+async fn reload_revokes_tokens_of_removed_and_changed_rules() {
     let gate = start().await;
     let token = shape_token(&gate).await;
     let policy = |rules: &str| {
@@ -423,7 +423,7 @@ async fn a_reload_ends_the_tokens_of_a_rule_that_is_gone_or_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_rule_mints_for_nobody() {
+async fn public_rule_mints_without_a_user_token() {
     let rules =
         "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\nreplica = \"full\"\n";
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}"), ..Setup::default() }).await;
@@ -437,7 +437,7 @@ async fn a_public_rule_mints_for_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_pair_signs_and_its_public_half_is_served() {
+async fn key_pair_signs_and_its_public_key_is_served() {
     for (algorithm, name) in [(&rcgen::PKCS_ED25519, "EdDSA"), (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256")] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key.pem");
@@ -461,7 +461,7 @@ async fn a_key_pair_signs_and_its_public_half_is_served() {
 }
 
 #[test]
-fn nothing_of_the_configuration_shows_the_secret() {
+fn secret_is_not_in_debug_output_and_must_differ_from_issuer_secrets() {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://e'\nsecret = {{ env = 'ELECTRIC_SECRET' }}\n\
          [[issuer]]\nissuer = 'a'\naudience = '{AUDIENCE}'\nhs256 = {{ env = 'USER_SECRET' }}\n{RULE}{GATEKEEPER}"

@@ -64,7 +64,7 @@ fn assert_known(gate: &Gate, series: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
+async fn ten_thousand_hostile_requests_get_4xx_and_create_no_metric_series() {
     // docs/security.md, P8, P11, T8, T15, T16, Q2 to Q8, C13
     let gate = Gate::start().await;
     let tokens = Tokens { good: gate.token(&["org_1"]), other: gate.token(&["org_2"]) };
@@ -101,7 +101,7 @@ async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_value_of_the_admitted_becomes_a_label() {
+async fn client_values_never_become_metric_labels() {
     let gate = Gate::start().await;
     let mut dice = Dice(0xcafe);
     let mut early = BTreeSet::new();
@@ -137,7 +137,7 @@ async fn no_value_of_the_admitted_becomes_a_label() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_two_parsers_could_read_differently_is_one_refused_request() {
+async fn ambiguous_requests_are_rejected_and_hide_no_second_request() {
     // docs/security.md, P2, P4, P8: behind each, a request that is good if it is taken for one
     let gate = Gate::start().await;
     let bearer = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
@@ -202,7 +202,7 @@ async fn what_two_parsers_could_read_differently_is_one_refused_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_end_in_lf_alone_hide_no_request() {
+async fn bare_lf_line_endings_hide_no_request() {
     // docs/security.md, P8: RFC 9112 section 2.2 allows them, so they may be read, but as one request with one answer
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -220,7 +220,7 @@ async fn lines_that_end_in_lf_alone_hide_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
+async fn disconnected_poll_frees_its_slot_at_once() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
@@ -250,7 +250,7 @@ async fn send(url: &str, bytes: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
+async fn debug_and_trace_logs_contain_no_client_data() {
     // docs/security.md, C7, C14
     let issuer = IssuerServer::start().await;
     let token = issuer.token(&json!({ "sub": "canary-sub", "organizationIds": ["canary-org"] }));

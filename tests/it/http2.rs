@@ -62,7 +62,7 @@ async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_is_http_2_by_alpn_and_http_1_1_for_those_who_ask_for_no_more() {
+async fn https_serves_http_2_by_alpn_and_http_1_1_otherwise() {
     let (gate, http1) = https().await;
     let token = gate.token(&["org_1"]);
     let two = gate.request(TASKS, Some(&token)).send().await.unwrap();
@@ -78,7 +78,7 @@ async fn https_is_http_2_by_alpn_and_http_1_1_for_those_who_ask_for_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twelve_polls_share_a_connection_and_each_gets_its_change() {
+async fn twelve_polls_share_a_connection_and_each_gets_its_own_change() {
     let (gate, _) = https().await;
     let (address, relayed) = relay(gate.url.strip_prefix("https://").unwrap().parse().unwrap()).await;
     // Twelve shapes, so that nothing can answer one poll for another.
@@ -123,7 +123,7 @@ fn comparable(answer: &Answer) -> (StatusCode, HeaderMap, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_own_answers_are_the_same_over_both_versions() {
+async fn own_responses_are_equal_over_http_1_1_and_http_2() {
     // docs/security.md, T16, P8, C17
     let (gate, http1) = https().await;
     let http2 = gate.client();
@@ -157,7 +157,7 @@ async fn our_own_answers_are_the_same_over_both_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
+async fn h2c_is_served_only_if_enabled() {
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
     let (answer, _) = sender.send_request(request(&gate, TASKS).body(()).unwrap(), true).unwrap();
@@ -175,7 +175,7 @@ async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_without_a_length_is_refused_too() {
+async fn body_without_a_content_length_is_rejected() {
     // docs/security.md, P8: HTTP/2 needs neither Content-Length nor Transfer-Encoding for a body
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
@@ -203,7 +203,7 @@ fn bind_error(cert: &Path, key: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_cannot_serve_is_an_error_before_anything_is_served() {
+async fn unusable_certificate_is_an_error_at_start() {
     let (one, other) = (Certificate::new(), Certificate::new());
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

@@ -8,7 +8,7 @@ use crate::harness::{Gate, Setup, with_defaults};
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_issuer_fails_no_request_with_a_known_key() {
+async fn requests_with_a_known_key_succeed_while_the_issuer_is_down() {
     let gate = Gate::start().await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
     gate.issuer.set_up(false);
@@ -19,7 +19,7 @@ async fn a_dead_issuer_fails_no_request_with_a_known_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_any_keys_it_is_503_and_not_401() {
+async fn missing_keys_give_503_and_not_401() {
     let gate = Gate::with(Setup { issuer_up: false, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let answer = gate.get(TASKS, &token).await;
@@ -42,7 +42,7 @@ fn saved(state: &std::path::Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_without_the_issuer_uses_the_keys_on_disk() {
+async fn keys_on_disk_are_used_if_the_issuer_is_down_at_start() {
     let state = tempfile::tempdir().unwrap();
     let server = format!("state = \"{}\"", state.path().display());
     let mut first = Gate::with(Setup { server: server.clone(), ..Setup::default() }).await;
@@ -61,7 +61,7 @@ async fn a_start_without_the_issuer_uses_the_keys_on_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_is_found_and_the_old_one_stops_at_once() {
+async fn new_key_is_fetched_and_tokens_of_the_old_key_are_rejected() {
     let gate = Gate::start().await;
     let old = gate.token(&["org_1"]);
     assert_eq!(gate.get(TASKS, &old).await.status, 200);
@@ -76,7 +76,7 @@ async fn a_new_key_is_found_and_the_old_one_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_cannot_make_it_fetch() {
+async fn unknown_keys_cause_at_most_one_fetch_per_cooldown() {
     // docs/security.md, T6, J11
     let gate = Gate::start().await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);

@@ -56,7 +56,7 @@ async fn limited(gate: &Gate, limit: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subject_has_a_rate_whatever_its_tokens() {
+async fn rate_is_per_subject_across_all_its_tokens() {
     let gate = gate("rate_per_subject = 1\nrepeats = 0").await;
     let (mine, again, other) = (token(&gate, "user-1"), gate.token(&["org_1"]), token(&gate, "user-2"));
     let (asked, refused) = until_refused(async || gate.get(&tasks("org_1"), &mine).await).await;
@@ -73,7 +73,7 @@ async fn a_subject_has_a_rate_whatever_its_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_has_a_rate_before_its_token_is_looked_at() {
+async fn address_rate_is_checked_before_the_token() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrate_per_address = 1").await;
     let good = token(&gate, "user-1");
     let mut refused = None;
@@ -95,7 +95,7 @@ async fn an_address_has_a_rate_before_its_token_is_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_nobody_vouches_for_is_the_peer_s() {
+async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     let gate = gate("trusted_proxies = []\nrate_per_address = 1\nrepeats = 0").await;
     let good = token(&gate, "user-1");
     let mut number = 0;
@@ -109,7 +109,7 @@ async fn an_address_that_nobody_vouches_for_is_the_peer_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_tokens_end_the_checks_and_keep_nobody_out() {
+async fn too_many_bad_tokens_stop_signature_checks_but_not_known_tokens() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 2").await;
     let ask = async |address: &str, token: &str| get_as(&gate, address, &tasks("org_1"), Some(token)).await;
     let (known, new) = (token(&gate, "user-1"), token(&gate, "user-2"));
@@ -130,7 +130,7 @@ async fn bad_tokens_end_the_checks_and_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subject_opens_so_many_shapes() {
+async fn subject_may_open_a_limited_number_of_shapes() {
     let gate = gate("shapes_per_subject = 2\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     for organization in ["org_1", "org_2", "org_1"] {
@@ -147,7 +147,7 @@ async fn a_subject_opens_so_many_shapes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
+async fn unknown_handle_counts_as_opening_a_shape() {
     let gate = gate("shapes_per_subject = 1\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     let on = |organization: &str, handle: &str, offset: &str| {
@@ -166,7 +166,7 @@ async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_requests_leave_room_for_those_that_go_on() {
+async fn initial_requests_leave_slots_for_continuing_ones() {
     let gate = gate("initial_flights = 1").await;
     let mine = token(&gate, "user-1");
     let first = gate.get(&tasks("org_1"), &mine).await;
@@ -197,7 +197,7 @@ async fn ask(wire: &mut Wire, request: &[u8]) -> Option<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
+async fn looping_client_gets_429_and_others_do_not() {
     let gate = gate("rate_per_subject = 0").await;
     let mine = token(&gate, "user-1");
     // It is kept, and has a length.
@@ -216,7 +216,7 @@ async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change() {
+async fn forty_polls_of_one_user_on_one_connection_are_not_taken_for_a_loop() {
     let server = "h2c = true".to_owned();
     let rules = format!("{RULES}[limits]\nrate_per_subject = 10000\n");
     let gate = Gate::with(Setup { rules, server, ..Setup::default() }).await;
@@ -248,7 +248,7 @@ async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn above_the_bound_a_connection_is_closed() {
+async fn connections_over_the_limit_are_closed() {
     let gate = gate("connections = 2").await;
     let mine = token(&gate, "user-1");
     let request = bytes(&tasks("org_1"), &mine);
@@ -278,7 +278,7 @@ async fn from(address: &str, gate: &Gate) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_headers_take_the_places_of_their_own_address() {
+async fn connections_with_slow_headers_count_against_their_own_address() {
     let gate = gate("trusted_proxies = []\nconnections_per_address = 50").await;
     let request = bytes(&tasks("org_1"), &token(&gate, "user-1"));
     let mut slow = Vec::new();
@@ -298,7 +298,7 @@ async fn slow_headers_take_the_places_of_their_own_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_slowly_has_his_places_and_no_others() {
+async fn slow_reader_takes_only_request_slots_of_its_own_subject() {
     let gate = gate("requests_per_subject = 3").await;
     let row = "x".repeat(8 << 20);
     gate.insert_task(1, "org_1", &row);
@@ -317,7 +317,7 @@ async fn who_reads_slowly_has_his_places_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_resets_leaves_the_others_served() {
+async fn stream_reset_flood_does_not_affect_other_clients() {
     let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     let flood = async {
@@ -349,7 +349,7 @@ async fn a_flood_of_resets_leaves_the_others_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_memory_those_who_wait_go_on() {
+async fn over_memory_new_work_is_rejected_and_waiting_clients_continue() {
     let gate = gate("").await;
     let limits = |memory: &str| {
         let rules = format!("{RULES}[limits]\nmemory = \"{memory}\"\n");
@@ -378,7 +378,7 @@ async fn without_memory_those_who_wait_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_token_counts_by_address() {
+async fn clients_without_a_token_are_limited_by_address() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrequests_per_address = 2").await;
     let first = get_as(&gate, "203.0.113.7", "/public?offset=-1", None).await;
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));

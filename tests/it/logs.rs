@@ -17,7 +17,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const UNREAD: usize = 40_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_keeps_no_request_waiting() {
+async fn unread_log_delays_no_request() {
     let electric = Electric::start(Options::default()).await.unwrap();
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ async fn a_log_that_nobody_reads_keeps_no_request_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trace_goes_to_electric_and_into_the_log() {
+async fn valid_trace_id_is_logged_and_an_invalid_one_is_not() {
     let electric = Electric::start(Options::default()).await.unwrap();
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ async fn a_trace_goes_to_electric_and_into_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flight_has_the_trace_of_the_request_that_opened_it() {
+async fn flight_forwards_the_trace_of_the_request_that_opened_it() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for parent in [PARENT, "00-11111111111111111111111111111111-2222222222222222-01"] {

@@ -78,7 +78,7 @@ fn documented() -> Metrics {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_names_every_metric_and_no_other() {
+async fn readme_lists_exactly_the_exported_metrics() {
     let (scraped, documented) = (scraped().await, documented());
     for (name, metric) in &scraped {
         assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
@@ -114,7 +114,7 @@ fn assert_series(metrics: &Metrics, expression: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+async fn dashboard_and_alerts_use_only_existing_metrics() {
     let metrics = documented();
     let dashboard: Value = serde_json::from_str(include_str!("../../conf/grafana/shapegate.json")).unwrap();
     assert_eq!(dashboard["__inputs"][0]["pluginId"], "prometheus");

@@ -66,7 +66,7 @@ const SERVER: u64 = 2;
 const CLIENT: u64 = 3;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
+async fn each_request_and_each_upstream_request_is_a_span() {
     let collector = Collector::start().await;
     let mut gate = traced(&collector.url, "protocol = 'http/json'").await;
     let token = gate.issuer.token(&json!({ "sub": "canary-subject", "organizationIds": ["org_1"] }));
@@ -127,7 +127,7 @@ async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_sampled_is_not_recorded_and_its_trace_goes_on_as_it_came() {
+async fn unsampled_requests_record_no_span_and_forward_their_trace_unchanged() {
     let collector = Collector::start().await;
     for (sample, parent) in [("0.0", PARENT), ("1.0", &*PARENT.replace("-01", "-00"))] {
         let mut gate = traced(&collector.url, &format!("sample = {sample}\nprotocol = 'http/json'")).await;
@@ -145,7 +145,7 @@ async fn what_is_not_sampled_is_not_recorded_and_its_trace_goes_on_as_it_came() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn protobuf_is_what_is_sent_where_nothing_is_said() {
+async fn spans_are_sent_as_protobuf_by_default() {
     let collector = Collector::start().await;
     let mut gate = traced(&collector.url, "").await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
@@ -158,7 +158,7 @@ async fn protobuf_is_what_is_sent_where_nothing_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_costs_spans_and_no_answer() {
+async fn unresponsive_collector_loses_spans_but_fails_no_request() {
     // Takes connections, and says nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let collector = format!("http://{}", silent.local_addr().unwrap());

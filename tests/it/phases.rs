@@ -112,7 +112,7 @@ async fn gate_before(electric: &Closing) -> Gate {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_retried_once_and_never_a_second_time() {
+async fn request_is_retried_at_most_once() {
     // The first connection answers once; every other one breaks on its first request.
     let electric = Closing::start(|connection| usize::from(connection == 0)).await;
     let gate = gate_before(&electric).await;
@@ -125,7 +125,7 @@ async fn a_request_is_retried_once_and_never_a_second_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_does_not_meet_another_stale_connection() {
+async fn retry_uses_a_new_connection() {
     let electric = Closing::start(|_| 1).await;
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
@@ -171,7 +171,7 @@ async fn informational_responses_are_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_of_protocols_is_no_response() {
+async fn switching_protocols_response_gives_502() {
     let response = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let gate = Gate::with(Setup { electric_url: Some(raw_upstream(response).await), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -195,7 +195,7 @@ impl Clock for Breaking {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_phase_ends_one_request_and_leaves_nothing_behind() {
+async fn panic_in_a_phase_ends_one_request_and_leaks_nothing() {
     let clock = Arc::new(Breaking::default());
     let gate = Gate::with(Setup { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -212,7 +212,7 @@ async fn a_panic_in_a_phase_ends_one_request_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_cannot_be_read_ends_its_connection() {
+async fn unreadable_body_closes_its_connection() {
     let gate = Gate::with(Setup { rules: rules_with_subsets(), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let post = |chunks: &str| {
@@ -240,7 +240,7 @@ async fn a_body_that_cannot_be_read_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_while_its_keys_are_fetched_leaves_nothing_behind() {
+async fn client_that_disconnects_during_a_key_fetch_leaks_nothing() {
     let gate = Gate::with(Setup { issuer_url: Some(silent_issuer().await), ..Setup::default() }).await;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"] }));
     for _ in 0..5 {

@@ -41,7 +41,7 @@ fn ok() -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_comes_goes_and_changes() {
+async fn reload_adds_removes_and_changes_rules() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     assert_eq!(status(&gate, TASKS, &token).await, ok());
@@ -60,7 +60,7 @@ async fn a_rule_comes_goes_and_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_comes_and_goes_and_its_neighbour_notices_nothing() {
+async fn reload_adds_and_removes_an_issuer_without_affecting_others() {
     let (gate, other) = (Gate::start().await, IssuerServer::start().await);
     let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
     assert_eq!(status(&gate, TASKS, &ours).await, ok());
@@ -77,7 +77,7 @@ async fn an_issuer_comes_and_goes_and_its_neighbour_notices_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_asks_for_more_asks_everybody_again() {
+async fn stricter_issuer_settings_apply_to_tokens_already_accepted() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     assert_eq!(status(&gate, TASKS, &token).await, ok());
@@ -92,7 +92,7 @@ async fn an_issuer_that_asks_for_more_asks_everybody_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_issuer_without_keys_is_not_ready_and_no_fault_of_the_file() {
+async fn reload_accepts_an_issuer_without_keys_and_reports_not_ready() {
     let (gate, other) = (Gate::start().await, IssuerServer::start().await);
     other.set_up(false);
     let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
@@ -109,7 +109,7 @@ async fn a_new_issuer_without_keys_is_not_ready_and_no_fault_of_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_hold_from_the_next_request_on() {
+async fn changed_limits_apply_to_the_next_request() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let padded = async || {
@@ -133,7 +133,7 @@ async fn limits_hold_from_the_next_request_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_is_the_next_request_s() {
+async fn changed_secret_applies_to_the_next_request() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let ask = async |number: u32| status(&gate, &format!("{TASKS}&cache-buster={number}"), &token).await;
@@ -149,7 +149,7 @@ async fn a_secret_is_the_next_request_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_electric_answers_anew_and_readiness_follows() {
+async fn changed_electric_url_drops_cached_responses_and_updates_readiness() {
     let (gate, other) = (Gate::start().await, Gate::start().await);
     let token = token_of(&gate.issuer, "org_1");
     gate.insert_task(1, "org_1", "here");
@@ -166,7 +166,7 @@ async fn another_electric_answers_anew_and_readiness_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_of_another_origin_are_told() {
+async fn changed_cors_origins_apply_to_the_next_request() {
     let gate =
         Gate::with(Setup { rules: format!("{RULES}[cors]\norigins = ['https://a.test']\n"), ..Setup::default() }).await;
     let token = token_of(&gate.issuer, "org_1");
@@ -183,7 +183,7 @@ async fn browsers_of_another_origin_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kept_answers_stay_unless_their_room_changes() {
+async fn cached_responses_survive_a_reload_unless_the_cache_size_changes() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let kept = async || gate.metric("shapegate_kept_flights").await;
@@ -198,7 +198,7 @@ async fn kept_answers_stay_unless_their_room_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_comes_and_goes_with_its_tokens() {
+async fn reload_adds_and_removes_a_gatekeeper_with_its_tokens() {
     let gate = Gate::start().await;
     let user = token_of(&gate.issuer, "org_1");
     let mint = async || gate.post("/gatekeeper/tasks?organizationId=org_1", &user, "").await;

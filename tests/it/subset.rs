@@ -66,7 +66,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_the_rows_of_both() {
+async fn subset_returns_exactly_the_rows_of_both_rule_and_filter() {
     let gate = gate().await;
     let token = gate.token(&["org_1", "org_2"]);
     let body = json!({ "where": "title <> $1", "params": { "1": "two" }, "order_by": "title", "limit": 5 }).to_string();
@@ -85,7 +85,7 @@ async fn exactly_the_rows_of_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_without_columns_hides_none() {
+async fn filter_may_use_every_column_of_a_rule_without_columns() {
     let gate = gate().await;
     for (id, user) in [(1, "user-1"), (2, "user-2")] {
         gate.electric.insert("items", json!({ "id": id, "user_id": user, "title": "x" })).unwrap();
@@ -97,7 +97,7 @@ async fn a_rule_without_columns_hides_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_with_one_filter_share_its_shape() {
+async fn equal_client_filters_share_a_shape() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let one = format!("{TASKS}&where={}&params[1]=two", encoded("title = $1"));
@@ -108,7 +108,7 @@ async fn clients_with_one_filter_share_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn methods_and_what_a_preflight_says_of_them() {
+async fn post_is_allowed_and_advertised_only_on_paths_with_subsets() {
     let gate = gate().await;
     let admin = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
     // The path takes no POST, or the rule that lets this bearer in does not.
@@ -142,7 +142,7 @@ async fn methods_and_what_a_preflight_says_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_ask_may_not_ask_for_a_part_either() {
+async fn clients_that_may_not_read_a_shape_may_not_read_subsets() {
     let gate = gate().await;
     let reader = gate.issuer.token(&json!({ "sub": "user-1" }));
     let expired = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
@@ -165,7 +165,7 @@ async fn who_may_not_ask_may_not_ask_for_a_part_either() {
 
 /// What a body in the wrong form, or of the wrong kind, is told.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_400_and_413() {
+async fn malformed_bodies_give_400_and_oversized_ones_413() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let post = async |body: Vec<u8>, name: &str, value: &str| {

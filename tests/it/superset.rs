@@ -52,7 +52,7 @@ async fn upstream(gate: &Gate, query: &str, organizations: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_table_as_the_worker_asked_it() {
+async fn every_table_gets_the_query_of_the_original_worker() {
     let gate = gate().await;
     let organization = format!("organizationId={ORGANIZATION}");
     let ask =
@@ -84,7 +84,7 @@ async fn every_table_as_the_worker_asked_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn organizations_are_the_bearer_s_own_sorted() {
+async fn organizations_are_filtered_by_the_sorted_ids_of_the_token() {
     let gate = gate().await;
     let table = "table=auth.organizations";
     assert_eq!(
@@ -96,7 +96,7 @@ async fn organizations_are_the_bearer_s_own_sorted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_table_denies_a_stranger() {
+async fn every_table_is_denied_to_other_organizations() {
     let gate = gate().await;
     let rest = ["auth.apikeys", "auth.users", "integration_connections", "subscriptions"];
     for table in BY_ORGANIZATION.into_iter().chain(rest) {

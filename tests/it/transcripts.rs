@@ -192,7 +192,7 @@ fn create_types(electric: &Electric) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_as_the_transcripts_do() {
+async fn stand_in_responds_like_the_recordings_of_electric() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/electric");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));

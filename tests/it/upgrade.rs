@@ -80,7 +80,7 @@ async fn waiting(around: &Around, url: &str) -> Wire {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
+async fn new_process_takes_the_sockets_and_the_old_one_drains() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("")).await;
     let mut waiting = waiting(&around, &service.url).await;
@@ -104,7 +104,7 @@ async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
+async fn event_streams_end_between_events_and_continue_in_the_new_process() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("drain = \"4s\"")).await;
     let token = around.token(1);
@@ -140,7 +140,7 @@ async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_that_cannot_serve_changes_nothing() {
+async fn failed_upgrade_leaves_the_old_process_serving() {
     let around = Around::start(Options::default()).await;
     let config = around.config("upgrade_timeout = \"1s\"");
     let good = std::fs::read_to_string(&config).unwrap();
@@ -167,7 +167,7 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
+async fn old_process_exits_with_1_if_the_new_one_is_killed_and_with_0_if_it_stops() {
     for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
         let around = Around::start(Options::default()).await;
         let mut service = Service::start(&around.config("")).await;
@@ -185,7 +185,7 @@ async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_2_is_told_to_go_and_its_polls_finish() {
+async fn upgrade_sends_goaway_over_http_2_and_polls_finish() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("h2c = true")).await;
     let address = service.url.strip_prefix("http://").unwrap().to_owned();
@@ -217,7 +217,7 @@ async fn http_2_is_told_to_go_and_its_polls_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
+async fn new_process_has_the_current_certificate_and_rules() {
     let around = Around::start(Options::default()).await;
     let (old, new) = (Certificate::new(), Certificate::new());
     let config = around.config(&old.line());
@@ -237,7 +237,7 @@ async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_that_is_now_at_its_path_is_started() {
+async fn upgrade_starts_the_file_that_is_currently_at_the_program_path() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let around = Around::start(Options::default()).await;
     let config = around.config("");
@@ -264,7 +264,7 @@ async fn the_file_that_is_now_at_its_path_is_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_socket_there_is_no_upgrade_and_no_harm() {
+async fn without_upgrade_socket_an_upgrade_fails_and_serving_continues() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let text = std::fs::read_to_string(&config).unwrap().replace("upgrade_socket = \"upgrade.sock\"", "");
@@ -280,7 +280,7 @@ async fn without_a_socket_there_is_no_upgrade_and_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_hand_it_takes_over_as_well_and_alone_it_says_so() {
+async fn upgrade_flag_takes_over_a_running_process_and_fails_without_one() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let arguments = ["--config", config.to_str().unwrap(), "--upgrade"];
@@ -295,7 +295,7 @@ async fn by_hand_it_takes_over_as_well_and_alone_it_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_gets_no_socket() {
+async fn another_user_is_not_given_the_sockets() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can be another user");
@@ -332,7 +332,7 @@ async fn another_user_gets_no_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_lets_the_waiting_finish_and_a_second_one_is_obeyed() {
+async fn sigterm_lets_polls_finish_and_a_second_one_stops_at_once() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     for signals in [1, 2] {
@@ -356,7 +356,7 @@ async fn sigterm_lets_the_waiting_finish_and_a_second_one_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn drain_bounds_the_end() {
+async fn requests_in_flight_are_cut_at_the_end_of_drain() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("drain = \"1s\"")).await;
     let mut waiting = waiting(&around, &service.url).await;
@@ -367,7 +367,7 @@ async fn drain_bounds_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_sigkill_it_starts_again_without_its_issuer() {
+async fn restart_after_sigkill_works_without_the_issuer() {
     let around = Around::start(Options::default()).await;
     let config = around.config("state = \"state\"");
     std::fs::create_dir(around.folder.path().join("state")).unwrap();
@@ -392,7 +392,7 @@ async fn after_sigkill_it_starts_again_without_its_issuer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_served_once_more_and_then_closed() {
+async fn draining_serves_one_more_request_on_idle_connections_and_closes_them() {
     let mut gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (mut busy, mut idle) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
@@ -423,7 +423,7 @@ async fn one_that_waits(around: &Around) -> Service {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
+async fn reload_during_an_upgrade_is_not_lost() {
     let around = Around::start(Options::default()).await;
     let mut service = one_that_waits(&around).await;
     let config = around.folder.path().join("shapegate.toml");
@@ -440,7 +440,7 @@ async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_stops_is_followed_by_nobody() {
+async fn new_process_does_not_serve_if_the_old_one_stops_first() {
     let around = Around::start(Options::default()).await;
     let mut service = one_that_waits(&around).await;
     service.signal(Signal::TERM);
@@ -456,7 +456,7 @@ async fn one_that_stops_is_followed_by_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken() {
+async fn upgrade_needs_one_active_server_out_of_several() {
     let around = Around::start(Options::default()).await;
     let config = around.config("upgrade_timeout = \"2s\"");
     let good = std::fs::read_to_string(&config).unwrap();
@@ -481,7 +481,7 @@ async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_on_which_nothing_was_ever_said_holds_up_no_end() {
+async fn silent_connection_does_not_delay_shutdown() {
     let around = Around::start(Options::default()).await;
     for h2c in [false, true] {
         let mut service = Service::start(&around.config(&format!("drain = \"55s\"\nh2c = {h2c}"))).await;

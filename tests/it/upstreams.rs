@@ -80,7 +80,7 @@ fn assert_waits(answer: &Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_sticks_to_one_server_and_shapes_spread() {
+async fn each_shape_stays_on_one_server_and_shapes_are_spread() {
     let (gate, others) = pool(3, patient).await;
     let token = token(&gate);
     for organization in 0..ORGANIZATIONS {
@@ -100,7 +100,7 @@ async fn a_shape_sticks_to_one_server_and_shapes_spread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subset_goes_to_the_server_of_its_shape() {
+async fn subset_is_sent_to_the_server_of_its_shape() {
     let others = [start_electric(quick()).await, start_electric(quick()).await];
     let rules = RULES.replace("where = '", "subset = true\nwhere = '");
     let electric_urls = others.iter().map(Electric::url).collect();
@@ -118,7 +118,7 @@ async fn a_subset_goes_to_the_server_of_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_not_ready_keeps_its_shapes_and_their_clients_wait() {
+async fn server_that_is_not_ready_keeps_its_shapes_and_their_clients_get_503() {
     let (gate, others) = pool(2, patient).await;
     let (token, sick) = (token(&gate), &others[0]);
     let organization = organization_of(&gate, sick).await;
@@ -145,7 +145,7 @@ async fn a_server_that_is_not_ready_keeps_its_shapes_and_their_clients_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_failover_time_the_shapes_of_a_dead_server_go_to_another_one_and_they_come_back() {
+async fn shapes_of_a_dead_server_move_after_failover_and_return_on_recovery() {
     let (gate, mut others) = pool(2, hasty).await;
     let token = token(&gate);
     let organization = organization_of(&gate, &others[0]).await;
@@ -171,7 +171,7 @@ async fn after_the_failover_time_the_shapes_of_a_dead_server_go_to_another_one_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_no_connection_makes_its_clients_wait_before_a_check_has_noticed() {
+async fn refused_connection_gives_503_before_a_health_check_has_failed() {
     let (gate, mut others) = pool(2, |config| {
         patient(config);
         config.upstream.health_interval = Duration::from_secs(60);
@@ -190,7 +190,7 @@ async fn a_server_that_takes_no_connection_makes_its_clients_wait_before_a_check
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_waits_its_turn_at_the_start_has_no_shapes() {
+async fn waiting_standby_gets_no_shapes_at_start() {
     let standby = start_electric(quick()).await;
     standby.set_readiness(Readiness::Waiting);
     let setup = Setup { electric: quick(), electric_urls: vec![standby.url()], tune: patient, ..Setup::default() };
@@ -204,7 +204,7 @@ async fn a_standby_that_waits_its_turn_at_the_start_has_no_shapes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_of_all_servers_every_shape_is_where_it_was() {
+async fn shapes_keep_their_server_after_an_outage_of_all_servers() {
     let (gate, others) = pool(2, hasty).await;
     let organization = organization_of(&gate, &others[0]).await;
     let both = [&gate.electric, &others[0]];
@@ -262,7 +262,7 @@ impl Tenants {
 const ITEMS: &str = "/v1/shape?table=items&offset=-1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
+async fn claim_selects_the_tenant_upstream_and_tenants_share_no_responses() {
     let Tenants { gate, electrics } = &Tenants::start(BY_CLAIM, "").await;
     let tokens: Vec<_> = electrics.keys().map(|tenant| gate.issuer.token(&json!({ "tenant": tenant }))).collect();
     electrics.values().for_each(Electric::hold);
@@ -297,7 +297,7 @@ async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_names_no_upstream_denies() {
+async fn claim_without_a_mapped_upstream_is_denied() {
     let tenants = Tenants::start(BY_CLAIM, "").await;
     for claims in [
         json!({}),
@@ -317,7 +317,7 @@ async fn a_claim_that_names_no_upstream_denies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_names_its_upstream() {
+async fn rule_can_name_its_upstream() {
     let rules = "[[shape]]\ntable = 'items'\nwhere = 'none'\nupstream = 'globex-db'\n\
                  [[shape]]\npath = '/own'\ntable = 'items'\nwhere = 'none'\n";
     let tenants = Tenants::start(rules, "").await;
@@ -327,7 +327,7 @@ async fn a_rule_names_its_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_token_goes_where_its_rule_picked() {
+async fn shape_token_is_served_by_the_upstream_of_its_claim() {
     let gatekeeper = "[gatekeeper]\nissuer = 'https://shapes.test'\naudience = 'https://app.test'\n\
                       public_url = 'https://sync.test/v1/shape'\nhs256 = { env = 'GATEKEEPER_SECRET' }\n";
     let tenants = Tenants::start(BY_CLAIM, gatekeeper).await;
@@ -346,7 +346,7 @@ async fn a_shape_token_goes_where_its_rule_picked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenant_s_dead_database_keeps_nobody_else_away() {
+async fn unreachable_tenant_upstream_does_not_affect_other_tenants() {
     let mut tenants = Tenants::start(BY_CLAIM, "").await;
     let dead = tenants.electrics.remove("acme").unwrap();
     let url = dead.url();
@@ -366,7 +366,7 @@ async fn one_tenant_s_dead_database_keeps_nobody_else_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_is_replaced_under_load_without_an_error() {
+async fn secret_rotation_under_load_causes_no_errors() {
     let setup = Setup { upstream: "secret_next = { env = 'ELECTRIC_SECRET_NEXT' }\n".to_owned(), ..Setup::default() };
     let gate = &Gate::with(setup).await;
     let token = &gate.token(&["org_1"]);
@@ -414,7 +414,7 @@ async fn a_secret_is_replaced_under_load_without_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_server_takes_the_secret_that_it_knows() {
+async fn each_server_gets_the_secret_that_it_accepts() {
     // One of them has been started anew with the next secret, before shapegate was.
     let anew = start_electric(Options { secret: NEXT_SECRET.to_owned(), ..quick() }).await;
     let upstream = "secret_next = { env = 'ELECTRIC_SECRET_NEXT' }\n".to_owned();
@@ -433,7 +433,7 @@ async fn each_server_takes_the_secret_that_it_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_second_secret_a_refusal_stays_one() {
+async fn without_a_next_secret_a_401_is_not_retried() {
     let gate = Gate::start().await;
     gate.electric.set_secret(NEXT_SECRET);
     let refused = gate.get(&tasks(1, "offset=-1"), &gate.token(&["org_1"])).await;
@@ -441,7 +441,7 @@ async fn without_a_second_secret_a_refusal_stays_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_behind_tls_is_trusted_by_its_own_ca_and_no_other() {
+async fn electric_over_tls_is_trusted_by_the_configured_ca_only() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let electric = start_electric(quick()).await;
     let front = TlsFront::start(&certificate, electric.addr()).await;

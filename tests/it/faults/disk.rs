@@ -23,7 +23,7 @@ fn lines(path: &Path) -> (Vec<Value>, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_keys_and_lines_and_no_answer() {
+async fn full_disk_loses_saved_keys_and_audit_lines_but_fails_no_request() {
     // As a process does where a quota or the disk ends: the write fails, and no signal ends it.
     let launcher = ["sh", "-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh"];
     let site = Site::start(&launcher, |folder, text| {

@@ -28,7 +28,7 @@ async fn waiting(site: &Site, token: &str) -> Wire {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_files_the_connected_are_served_and_the_others_wait() {
+async fn without_file_descriptors_open_connections_are_served_and_new_ones_wait() {
     let site = Site::start(&[], |_, text| format!("{text}\n[log]\nformat = 'json'\n")).await;
     let token = site.token("user-1");
     let mut admin = Wire::open(&site.process.admin).await;

@@ -45,7 +45,7 @@ async fn nothing_is_left(gate: &Gate, waiting: JoinHandle<Answer>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_reset_behind_a_request_leave_nothing() {
+async fn reset_connections_leave_no_requests_or_flights() {
     let gate = start().await;
     let (target, waiting) = poll(&gate, "org_1").await;
     let address = gate.url.strip_prefix("http://").unwrap();
@@ -69,7 +69,7 @@ async fn connections_reset_behind_a_request_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rapid_resets_of_streams_leave_nothing() {
+async fn rapid_stream_resets_leave_no_requests_or_flights() {
     let gate = start().await;
     let (target, waiting) = poll(&gate, "org_1").await;
     let token = gate.token(&["org_1"]);
@@ -125,7 +125,7 @@ async fn flood(gate: &Gate, first: &[Bytes], again: &Bytes) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_without_end_are_cut_off_and_keep_nobody_waiting() {
+async fn endless_frames_are_cut_off_and_block_no_other_client() {
     let gate = start().await;
     let (_, waiting) = poll(&gate, "org_1").await;
     let token = gate.token(&["org_1"]);

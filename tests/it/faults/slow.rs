@@ -30,7 +30,7 @@ async fn connections(url: &str, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
+async fn slow_headers_take_no_request_slot_and_block_no_other_client() {
     let rules = format!("{}\n[limits]\nrequests = 4\n", crate::harness::RULES);
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -54,7 +54,7 @@ async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshakes_that_drip_are_cut_and_keep_nobody_waiting() {
+async fn slow_tls_handshakes_are_closed_and_block_no_other_client() {
     let gate = Gate::with(Setup { certificate: Some(Certificate::new()), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let mut dripping = connections(&gate.url, DRIPPING / 3).await;
@@ -73,7 +73,7 @@ async fn handshakes_that_drip_are_cut_and_keep_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
+async fn unread_http_2_stream_is_reset_alone() {
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let server = "h2c = true".to_owned();
     let gate = Gate::with(Setup { server, tune, ..Setup::default() }).await;
@@ -119,7 +119,7 @@ async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_answer_that_is_not_read_only_what_was_sent_is_counted() {
+async fn only_bytes_sent_to_a_slow_reader_are_counted() {
     const LONG: usize = 60_000;
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { tune, ..Setup::default() }).await;

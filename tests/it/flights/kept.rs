@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fresh_answer_needs_no_request() {
+async fn fresh_cached_response_needs_no_upstream_request() {
     let rules = format!("{RULES}\n[cache]\nheader = true\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     gate.insert_task(1, "org_1", "mine");
@@ -27,7 +27,7 @@ async fn a_fresh_answer_needs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_kept_where_nothing_may_be() {
+async fn uncacheable_responses_are_not_cached() {
     let rules = format!("{RULES}\n[cache]\nmax_age = '0s'\nbytes = '0B'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -49,7 +49,7 @@ async fn nothing_is_kept_where_nothing_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_holds_the_answer_gets_304() {
+async fn matching_if_none_match_gives_304() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
@@ -79,7 +79,7 @@ async fn who_holds_the_answer_gets_304() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_answer_is_asked_after_and_stays_where_it_still_holds() {
+async fn stale_response_is_served_and_revalidated() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let reply = || Reply::json(200, "[1]").with_header("etag", "\"7-1:-1:0_0\"").with_header("electric-handle", "7-1");
@@ -98,7 +98,7 @@ async fn an_old_answer_is_asked_after_and_stays_where_it_still_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_handle_takes_its_answers_along() {
+async fn cached_responses_of_a_dead_handle_are_evicted() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "old");
     let token = gate.token(&["org_1"]);
@@ -138,7 +138,7 @@ fn decode(encoding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_compressed_once_for_all() {
+async fn compressed_responses_share_one_upstream_request_and_have_their_own_etag() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for number in 0..100 {
@@ -188,7 +188,7 @@ async fn answers_are_compressed_once_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_compressed_as_it_comes() {
+async fn streamed_response_is_compressed_chunk_by_chunk() {
     let gate = Gate::start().await;
     let (sender, reply) = gated("application/json");
     gate.electric.script(reply);
@@ -209,7 +209,7 @@ async fn a_stream_is_compressed_as_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_joined_while_they_are_young_and_never_kept() {
+async fn event_streams_are_shared_within_sse_join_and_never_cached() {
     for (sse_join, requests) in [("30s", 1), ("0s", 2)] {
         let rules = format!("{RULES}\n[cache]\nsse_join = '{sse_join}'\n");
         let gate = Gate::with(Setup { rules, ..Setup::default() }).await;

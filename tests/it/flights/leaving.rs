@@ -11,7 +11,7 @@ async fn until_open(gate: &Gate, flights: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave_before_the_header() {
+async fn first_client_may_leave_before_the_response_header() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let before = gate.electric.request_count();
@@ -28,7 +28,7 @@ async fn the_first_may_leave_before_the_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave_in_the_middle() {
+async fn first_client_may_leave_in_the_middle_of_a_response() {
     let gate = Gate::start().await;
     for (content_type, target) in [("application/json", TASKS), ("text/event-stream", EVENTS)] {
         let (sender, reply) = gated(content_type);
@@ -50,7 +50,7 @@ async fn the_first_may_leave_in_the_middle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_ends_it_after_the_grace() {
+async fn flight_ends_after_grace_once_its_last_follower_has_left() {
     let rules = format!("{RULES}\n[cache]\ngrace = '0s'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
@@ -62,7 +62,7 @@ async fn the_last_ends_it_after_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_back_in_the_grace_finds_it() {
+async fn client_that_returns_within_grace_rejoins_its_flight() {
     let rules = format!("{RULES}\n[cache]\ngrace = '1m'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
@@ -92,7 +92,7 @@ async fn deaf(gate: &Gate, target: &str, token: &str) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_cut_alone() {
+async fn slow_reader_is_disconnected_alone() {
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -114,7 +114,7 @@ async fn who_does_not_read_is_cut_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_beyond_the_bound_goes_on_for_those_aboard() {
+async fn response_over_flight_bytes_continues_for_current_followers_only() {
     let rules = format!("{RULES}\n[cache]\nflight_bytes = '256KiB'\ncompress = false\n");
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { rules, tune, ..Setup::default() }).await;

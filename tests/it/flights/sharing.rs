@@ -79,7 +79,7 @@ fn bytes(request: &Request) -> (String, Vec<(String, String)>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_requests_share_exactly_when_the_bytes_upstream_are_equal() {
+async fn requests_share_a_flight_exactly_if_their_upstream_bytes_are_equal() {
     let gate = Gate::with(Setup { rules: MANY_RULES.to_owned(), ..Setup::default() }).await;
     let mut runner = TestRunner::deterministic();
     // Often the same question, by other people.

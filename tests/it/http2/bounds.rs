@@ -24,7 +24,7 @@ async fn poll(gate: &Gate) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_carries_250_polls_and_the_next_waits_for_a_place() {
+async fn connection_allows_250_streams_and_the_next_one_waits() {
     let gate = h2c().await;
     let target = poll(&gate).await;
     let sender = super::connect(&gate.url).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_connection_carries_250_polls_and_the_next_waits_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_closed_and_one_that_waits_is_not() {
+async fn idle_connection_is_closed_but_one_with_a_poll_is_not() {
     let server = "h2c = true\nh2_idle_timeout = '1s'".to_owned();
     let gate = Gate::with(Setup { server, ..Setup::default() }).await;
     let target = poll(&gate).await;
@@ -109,7 +109,7 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_is_left_resets_its_polls_and_a_flood_of_resets_is_cut() {
+async fn two_hundred_stream_resets_are_allowed_and_a_flood_closes_the_connection() {
     // CVE-2023-44487
     let gate = h2c().await;
     assert!(!timeout(LONG, is_closed_after_resets(&gate, 200)).await.unwrap(), "what a page may have open");

@@ -44,7 +44,7 @@ const REFUSED: &str = r#"shapegate_certificate_loads_total{result="refused"}"#;
 const EXPIRY: &str = "shapegate_certificate_expiry_timestamp_seconds";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_handshakes_get_the_new_one_and_open_connections_go_on() {
+async fn renewed_certificate_serves_new_handshakes_and_open_connections_continue() {
     let (first, second) = (Certificate::new(), Certificate::until(2031));
     let folder = tempfile::tempdir().unwrap();
     let gate = serving(folder.path(), &first).await;
@@ -61,7 +61,7 @@ async fn new_handshakes_get_the_new_one_and_open_connections_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_pair_keeps_the_one_before() {
+async fn mismatched_pair_keeps_the_current_certificate() {
     let (first, second) = (Certificate::new(), Certificate::new());
     let folder = tempfile::tempdir().unwrap();
     let gate = serving(folder.path(), &first).await;
@@ -80,7 +80,7 @@ async fn a_bad_pair_keeps_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_takes_other_files_or_refuses_all_of_it() {
+async fn reload_takes_other_certificate_files_or_is_rejected_entirely() {
     let (first, second) = (Certificate::new(), Certificate::new());
     let setup = Setup { certificate: Some(first.clone()), ..Setup::default() };
     let gate = Gate::with(setup).await;

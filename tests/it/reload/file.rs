@@ -65,7 +65,7 @@ fn entries(log: &[String], message: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
+async fn sighup_applies_a_valid_file_and_rejects_an_invalid_one_entirely() {
     let scene = Scene::start().await;
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (200, 200));
     let current = "shapegate_config_current";
@@ -107,7 +107,7 @@ async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reads_secrets_anew_and_names_what_needs_a_restart() {
+async fn sighup_rereads_secrets_and_names_settings_that_need_a_restart() {
     let scene = Scene::start().await;
     assert_eq!(scene.status(TASKS).await, 200);
     write(&scene.folder.path().join("secret"), "no-such-secret");

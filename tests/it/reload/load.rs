@@ -104,7 +104,7 @@ async fn until_at_most(what: &str, most: usize, count: impl Fn() -> usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_reloads_fail_nothing_and_leave_nothing_behind() {
+async fn hundred_reloads_under_load_fail_no_request_and_leak_nothing() {
     // Connections to Electric that the configuration of before has left idle end with their time.
     let setup = Setup { upstream: "idle_timeout = '1s'\n".to_owned(), ..Setup::default() };
     let (gate, other) = (Gate::with(setup).await, IssuerServer::start().await);

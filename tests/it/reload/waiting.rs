@@ -35,7 +35,7 @@ async fn two_issuers() -> (Gate, IssuerServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_is_gone_ends_the_waits_of_its_tokens_and_no_other() {
+async fn removed_issuer_ends_the_waits_of_its_tokens_only() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let stays = ask(&gate, &target, &gate.token(&["org_1"]));
@@ -60,7 +60,7 @@ async fn an_issuer_that_is_gone_ends_the_waits_of_its_tokens_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_changes_has_its_waiting_tokens_checked_again() {
+async fn changed_issuer_has_its_waiting_tokens_checked_again() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let lasting = |lifetime: u64| {
@@ -82,7 +82,7 @@ async fn an_issuer_that_changes_has_its_waiting_tokens_checked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_whose_keys_must_be_fetched_first_is_not_prolonged() {
+async fn wait_ends_with_503_if_its_keys_must_be_fetched_again() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &token_of(&other, "org_1"));
@@ -96,7 +96,7 @@ async fn a_wait_whose_keys_must_be_fetched_first_is_not_prolonged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_nothing_has_changed_for_waits_on_through_many_reloads() {
+async fn unaffected_wait_continues_through_many_reloads() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
@@ -112,7 +112,7 @@ async fn one_that_nothing_has_changed_for_waits_on_through_many_reloads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_answered_with_the_cors_of_now() {
+async fn waiting_request_gets_the_current_cors_headers() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let request = gate.request(&target, Some(&gate.token(&["org_1"]))).header("origin", "https://b.test").send();
@@ -125,7 +125,7 @@ async fn a_wait_is_answered_with_the_cors_of_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
+async fn request_is_judged_by_the_configuration_current_when_its_body_ends() {
     let rules =
         "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\nsubset = true\n";
     let gate = Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await;
@@ -155,7 +155,7 @@ async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
+async fn response_to_a_slow_reader_is_cut_when_its_rule_changes() {
     const LONG: usize = 48 << 20;
     let gate = Gate::start().await;
     let rows = format!("[{}]", " ".repeat(LONG));
@@ -191,7 +191,7 @@ async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_does_not_end_is_broken_off_for_the_reason_it_has() {
+async fn unfinished_event_is_cut_and_counted_as_reloaded() {
     let gate = Gate::start().await;
     let (sender, body) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
@@ -206,7 +206,7 @@ async fn an_event_that_does_not_end_is_broken_off_for_the_reason_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_never_pause_are_ended_between_two_of_them_too() {
+async fn event_stream_without_pauses_ends_between_two_events() {
     let mut gate = Gate::start().await;
     let (sender, body) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };

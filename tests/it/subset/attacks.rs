@@ -38,7 +38,7 @@ const FILTERS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_in_every_place() {
+async fn hostile_filters_are_rejected_in_every_position() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let ask = async |place: usize, text: &str| match place {
@@ -66,7 +66,7 @@ async fn filters_in_every_place() {
 
 /// CVE-2026-40906: what stands in `order_by` was once run.
 #[tokio::test(flavor = "multi_thread")]
-async fn orders() {
+async fn hostile_order_by_is_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for attack in [
@@ -95,7 +95,7 @@ async fn orders() {
 /// A body that says more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn bodies_that_would_replace_the_shape() {
+async fn bodies_that_would_replace_the_shape_are_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let twin = json!({ "order_by": "id", "limit": 2 });
@@ -166,7 +166,7 @@ async fn bodies_that_would_replace_the_shape() {
 /// docs/security.md, Q2 to Q5: the names that open something, in any spelling but theirs.
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn parameters_in_another_spelling() {
+async fn other_spellings_of_parameters_are_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for attack in [
@@ -234,7 +234,7 @@ async fn parameters_in_another_spelling() {
 
 /// Where the rule opens nothing, the allowed twins are refused too, as if the names were not known.
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_that_open_nothing() {
+async fn rules_without_filters_or_subsets_reject_both() {
     let gate = gate().await;
     let token = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
     let refused = json!({ "query": ["has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it"] });
@@ -257,7 +257,7 @@ async fn rules_that_open_nothing() {
 
 /// A value is a value, whatever it looks like.
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_values_are_compared() {
+async fn hostile_values_are_only_compared() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for value in ["x' OR '1'='1", "one\\", "$1", "{{ claims.sub }}", "%", "--", "org_2) OR (true", "a\nb"] {

@@ -63,7 +63,7 @@ fn snapshot(answer: &Answer) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_filter_adds_a_row_to_its_rule() {
+async fn client_filter_never_adds_a_row_to_its_rule() {
     let rule = |(number, predicate): (usize, &&str)| {
         format!(
             "[[shape]]\npath = '/r/{number}'\ntable = 'items'\nwhere = '''{predicate}'''\nsubset = true\nclient_where = true\n"

@@ -47,7 +47,7 @@ impl Manager {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
+async fn systemd_is_notified_of_start_upgrade_and_stop() {
     let around = Around::start(Options::default()).await;
     let config = around.config("drain = \"7s\"");
     let path = around.folder.path().join("notify");
@@ -85,7 +85,7 @@ async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn systemd_hears_of_a_failed_upgrade_and_no_stranger_takes_over() {
+async fn systemd_is_notified_of_a_failed_upgrade_and_foreign_processes_are_rejected() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let path = around.folder.path().join("notify");
@@ -111,7 +111,7 @@ async fn systemd_hears_of_a_failed_upgrade_and_no_stranger_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watchdog_is_not_fed_by_a_process_that_stands_still() {
+async fn suspended_process_sends_no_watchdog_messages() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let path = around.folder.path().join("notify");
