@@ -1,4 +1,5 @@
-//! Every answer of the README's table over HTTP, and bad input of every kind: a clear 4xx, and no request to Electric.
+//! Every error response in the table of the README, and bad input of every kind: it gives a 4xx and no request to
+//! Electric.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::harness::{Answer, Gate, Setup, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// Sends a request line and headers as they are, with `Connection: close`.
+/// Sends a request line and headers verbatim, with `Connection: close`.
 async fn send(gate: &Gate, line: &str, headers: &str) -> Answer {
     raw(&gate.url, format!("{line} HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n{headers}\r\n").as_bytes()).await
 }
@@ -53,7 +54,7 @@ async fn bad_tokens_give_401_and_denied_requests_403() {
         &format!("{good}A"),
         &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
         &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
-        // an expired token of nobody's is not "expired"
+        // An expired token with a bad signature is not "expired".
         &expired.replace(&expired[expired.len() - 40..expired.len() - 30], "AAAAAAAAAA"),
     ] {
         assert_answer(&gate.get(TASKS, bad).await, 401, "token_invalid");
@@ -227,10 +228,10 @@ async fn malformed_or_oversized_targets_and_headers_are_rejected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_electric_are_replaced_by_own_responses() {
-    // docs/security.md, Q14: Electric's own words are not shown
+    // docs/security.md, Q14: Electric's messages are not forwarded
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
-    // Each request another one, since a refusal serves for a second.
+    // A different request each time, since an error response is cached for a second.
     let shape = |number: u16| format!("{TASKS}&cache-buster={number}");
     for (status, expected, code) in [
         (401, 502, "upstream_refused"),
@@ -265,13 +266,13 @@ async fn electric_400_keeps_only_errors_that_the_client_can_fix() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unreachable_electric_gives_502_and_silent_electric_504() {
-    // bound, so that nobody else gets the port, but not listening
+    // Bound, so that no other process gets the port, but not listening.
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = nobody.local_addr().unwrap();
     let gate = Gate::with(Setup { electric_url: Some(format!("http://{address}")), ..Setup::default() }).await;
     assert_answer(&gate.get(TASKS, &gate.token(&["org_1"])).await, 502, "upstream_unreachable");
-    // takes connections (the kernel does) and says nothing
+    // The kernel accepts connections, and nothing responds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let electric_url = Some(format!("http://{}", silent.local_addr().unwrap()));
     let tune = |config: &mut Config| config.upstream.read_timeout = Duration::from_millis(50);
@@ -414,7 +415,7 @@ async fn electric_400_caused_by_the_rule_gives_502_without_details() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn preflight_with_a_body_closes_its_connection() {
-    // docs/security.md, P4: the client does not ask for `Connection: close`, so the close is ours
+    // docs/security.md, P4: the client does not ask for `Connection: close`; shapegate decides to close
     let gate = Gate::start().await;
     let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n\r\n");
     let head = format!("OPTIONS {TASKS} HTTP/1.1\r\nHost: gate.test\r\nContent-Length: {}\r\n\r\n", hidden.len());

@@ -1,4 +1,4 @@
-//! The audit log: who has read which shape, whatever becomes of the disk.
+//! The audit log: which subject has read which shape, and what a full disk loses.
 
 use std::path::Path;
 use std::process::Command;
@@ -40,7 +40,7 @@ async fn one_line_is_written_per_subject_and_shape() {
     let user = |subject: &str| gate.issuer.token(&json!({ "sub": subject, "organizationIds": ["org_1", "org_2"] }));
     let (ann, bob) = (user("ann\r\n\u{1b}[31m"), user("bob"));
     let mut bytes = 0;
-    // Two parts of one shape's log are one session, and so are a kept answer and a 304.
+    // Several requests for one shape are one session, also if the response is cached or a 304.
     for target in [TASKS, TASKS, &format!("{TASKS}&cache-buster=canary")] {
         let answer = gate.get(target, &ann).await;
         assert_eq!(answer.status, 200);
@@ -50,7 +50,7 @@ async fn one_line_is_written_per_subject_and_shape() {
     let again = gate.request(TASKS, Some(&bob)).header("if-none-match", etag.header("etag"));
     assert_eq!(again.send().await.unwrap().status(), 304);
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_2"), &ann).await.status, 200);
-    // Who is refused has read nothing.
+    // A rejected request is not recorded.
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_3"), &ann).await.status, 403);
     assert_eq!(gate.get(TASKS, "canary").await.status, 401);
     gate.until_metric("shapegate_audit_sessions", 3.0).await;
@@ -94,7 +94,7 @@ async fn idle_session_is_written_and_a_renamed_file_is_reopened() {
     assert_eq!(gate.metric("shapegate_audit_lines_dropped_total").await, 0.0);
 }
 
-/// Many sessions, each of which makes room for the next one: a line for each answer but the first.
+/// Opens many sessions, each of which evicts the previous one: `answers - 1` lines are written.
 async fn serve_many(gate: &Gate, answers: u32) {
     for number in 0..answers {
         let token = gate.issuer.token(&json!({ "sub": format!("user-{number}"), "organizationIds": ["org_1"] }));
@@ -110,7 +110,7 @@ async fn full_disk_loses_lines_but_fails_no_request() {
     let mut gate = Gate::with(audited(&path, "sessions = 1")).await;
     serve_many(&gate, 51).await;
     gate.until_metric("shapegate_audit_lines_dropped_total", 50.0).await;
-    // Once there is room, lines are written again.
+    // Lines are written again once there is space.
     std::fs::remove_file(&path).unwrap();
     serve_many(&gate, 2).await;
     until(async || path.exists() && !lines(&path).is_empty()).await;

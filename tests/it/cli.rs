@@ -1,4 +1,4 @@
-//! The commands, as a person types them.
+//! The command line: check, explain, jwks, demo, and running the server.
 
 use std::process::{Output, Stdio};
 
@@ -93,7 +93,7 @@ async fn check_probe_takes_sample_values_from_the_configuration_or_a_file() {
     assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), ["tasks: ok", "/api/items: ok"]);
     let asked = |at: usize| gate.electric.requests()[at].target.clone();
     assert!(asked(0).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(0));
-    // What is given on the command line wins.
+    // Values on the command line take precedence.
     let claims = folder.path().join("claims.json");
     std::fs::write(&claims, r#"{ "org": { "ids": ["other"] } }"#).unwrap();
     let given = format!("@{}", claims.display());
@@ -209,7 +209,7 @@ async fn jwks_writes_a_static_key_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
     let out = folder.path().join("keys.json");
-    // the file is named before it is there, and a deploy step has no secrets
+    // `jwks` works before the file exists and without the secrets, as in a deploy step.
     let both = std::fs::read_to_string(&path).unwrap().replace("jwks = { ", "jwks = { file = \"keys.json\", ");
     std::fs::write(&path, both).unwrap();
     let mut jwks = shapegate(&["jwks", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()]);
@@ -219,7 +219,7 @@ async fn jwks_writes_a_static_key_set() {
         serde_json::from_slice::<serde_json::Value>(&std::fs::read(&out).unwrap()).unwrap()["keys"][0]["kid"],
         "key-1"
     );
-    // and it serves as `jwks.file`, without the issuer
+    // The file works as `jwks.file` while the issuer is down.
     issuer.set_up(false);
     let fixed = std::fs::read_to_string(&path).unwrap().replace(&format!(", url = \"{}/jwks\"", issuer.url()), "");
     std::fs::write(&path, fixed).unwrap();
@@ -247,7 +247,7 @@ async fn port_in_use_is_an_error_at_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_warns_if_limits_exceed_the_open_file_limit() {
-    // It ends at once.
+    // The port is in use, so that the process ends at once.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");

@@ -1,4 +1,4 @@
-//! The real clients from npm, `@electric-sql/client` and TanStack DB on it, through shapegate.
+//! The real clients from npm through shapegate: `@electric-sql/client`, and TanStack DB on top of it.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::harness::{Gate, RULES, Setup, with_defaults};
 
-/// A test that hangs fails after this; none takes nearly as long.
+/// How long a test waits for a line of the client before it fails. No line takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The limits that everybody has: real clients must not come near them.
+/// The default limits, which real clients must not reach.
 const AS_BY_DEFAULT: &str = "\n[limits]\n";
 
 async fn start() -> Gate {
     Gate::with(Setup { rules: format!("{RULES}{AS_BY_DEFAULT}"), ..Setup::default() }).await
 }
 
-/// A script with a real client, in a process of its own.
+/// A Node.js process that runs a real client.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
@@ -42,15 +42,15 @@ impl Client {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup"));
+            .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup-test"));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { lines, _child: child }
     }
 
     async fn line(&mut self) -> Value {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("the client says nothing").unwrap();
-        let line = line.expect("the client ended; are its npm packages there? run .ci/setup");
+        let line = line.expect("no line from the client").unwrap();
+        let line = line.expect("the client ended; if its npm packages are missing, run .ci/setup-test");
         serde_json::from_str(&line).unwrap()
     }
 
@@ -64,7 +64,7 @@ impl Client {
         }
     }
 
-    /// Waits for a row with this title, and says by which operation it came.
+    /// Waits for a row with this title, and returns its operation.
     async fn title(&mut self, title: &str) -> String {
         let is_row = |message: &Value| message["value"]["title"] == title;
         let line = self.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_row))).await;
@@ -73,7 +73,7 @@ impl Client {
     }
 }
 
-/// Hands out tokens one after the other, the last one again and again.
+/// Starts a server that hands out these tokens in turn, and then always the last one.
 async fn token_server(tokens: Vec<String>) -> (String, Arc<AtomicUsize>, Serving) {
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}/token", server.local_addr().unwrap());
@@ -167,7 +167,7 @@ async fn client_stops_after_403() {
     assert_eq!(gate.electric.request_count(), 0);
 }
 
-/// The rows of a line, in their order: operation and title.
+/// Returns the rows of a line in order, each as its operation and title.
 fn rows(line: &Value) -> Vec<String> {
     let messages = line["messages"].as_array().into_iter().flatten();
     messages
@@ -179,7 +179,7 @@ fn rows(line: &Value) -> Vec<String> {
         .collect()
 }
 
-/// All rows until one that ends with `last`.
+/// Reads rows until one contains `last`, and returns all of them.
 async fn all_until(client: &mut Client, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     while !seen.last().is_some_and(|row: &String| row.contains(last)) {
@@ -200,7 +200,7 @@ async fn two_see_the_same(live_sse: bool) {
         for (client, seen) in clients.iter_mut().zip(&mut seen) {
             seen.extend(all_until(client, last).await);
         }
-        // Both wait, and on the same answer of Electric.
+        // Both wait on the same flight.
         gate.until_metric("shapegate_requests_in_flight", 2.0).await;
         gate.until_metric("shapegate_open_flights", 1.0).await;
         match turn {
@@ -228,8 +228,8 @@ async fn two_clients_on_one_flight_see_the_same_by_sse() {
     two_see_the_same(true).await;
 }
 
-/// TanStack DB's Electric collection in on-demand mode: what a live query asks for is loaded as a subset, and what
-/// changes in it comes with the log.
+/// Runs TanStack DB's Electric collection in on-demand mode: the rows of a live query are loaded as a subset, and
+/// changes arrive with the log.
 async fn on_demand(method: &str) {
     let rules = RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1);
     let gate = Gate::with(Setup { rules: format!("{rules}{AS_BY_DEFAULT}"), ..Setup::default() }).await;
@@ -285,7 +285,7 @@ public_url = "http://{listen}/v1/shape"
     Gate::with(Setup { rules, listen, tune, ..Setup::default() }).await
 }
 
-/// How many of the requests to Electric start at the beginning of the log.
+/// Counts the requests to Electric that start at the beginning of the log.
 fn initial_requests(gate: &Gate) -> usize {
     gate.electric.requests().iter().filter(|request| request.target.contains("offset=-1")).count()
 }
@@ -310,7 +310,7 @@ async fn gatekeeper_client_resumes_its_shape_after_its_token_expires() {
     client.until(|line| *line == json!({ "minted": 200 })).await;
     gate.insert_task(3, "org_2", "foreign too");
     gate.insert_task(4, "org_1", "second");
-    // Not a row of before: it has kept its handle and its offset.
+    // Only the new row: the client has kept its handle and offset.
     let rows = client.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_change))).await;
     let titles: Vec<_> = rows["messages"].as_array().unwrap().iter().filter(|message| is_change(message)).collect();
     assert_eq!((titles.len(), &titles[0]["value"]["title"]), (1, &json!("second")));
@@ -330,7 +330,7 @@ async fn gatekeeper_client_gets_a_new_token_after_403() {
     let mut client = Client::run("gatekeeper.mjs", &options);
     client.title("first").await;
     gate.electric.wait_for_waiting(1).await;
-    // The rule is another one now, though it says the same, so its tokens end.
+    // The rule has changed, although it allows the same, so its tokens are revoked.
     let rules = RULES.replace("in claims.organizationIds", "in claims.organizationIds && true");
     let setup = Setup { rules, ..Setup::default() };
     gate.policy.replace(setup.config("http://127.0.0.1:3000", "http://127.0.0.1:3001").policy);

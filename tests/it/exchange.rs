@@ -1,4 +1,4 @@
-//! What travels: upstream only what was built, downstream only what is allowed, every byte as it comes.
+//! One request and its response: what is forwarded to Electric and to the client, byte by byte as it arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::harness::{Answer, Gate, SECRET, Setup, Stream, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// The live request behind an answer.
+/// Returns the live request that follows a response.
 fn live(answer: &Answer) -> String {
     let (handle, offset) = (answer.header("electric-handle"), answer.header("electric-offset"));
     format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true")
@@ -94,7 +94,7 @@ async fn response_keeps_electric_headers_and_is_cacheable_by_the_client_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secret_reaches_neither_clients_nor_metrics() {
-    // docs/security.md, C7, Q15: also one with characters that a query would cut
+    // docs/security.md, C7, Q15
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for target in [TASKS, "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x", "/nothing"] {
@@ -133,7 +133,7 @@ async fn events_are_forwarded_as_they_arrive() {
     gate.electric.wait_for_waiting(1).await;
     for title in ["second", "third"] {
         gate.insert_task(title.len() as u32, "org_1", title);
-        // The stream stays open, so what arrives was not held back for its end.
+        // The stream is still open, so the event was not buffered until its end.
         stream.until(title).await;
     }
 }
@@ -158,7 +158,7 @@ async fn truncated_response_gives_502_or_a_broken_body() {
     for end in [End::Truncate, End::Reset] {
         gate.electric.script(Reply::new(200).with_chunks([Bytes::from("[1,")]).with_end(end));
         let answer = gate.request(&format!("{TASKS}&cache-buster={end:?}"), Some(&token)).send().await.unwrap();
-        // Or it was shown already, and is seen to be broken.
+        // The status is 200 if it was sent before the body broke off; then the body is truncated.
         let status = answer.status();
         assert!(status == 502 || answer.bytes().await.is_err(), "{end:?}: {status}");
     }
@@ -166,7 +166,7 @@ async fn truncated_response_gives_502_or_a_broken_body() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_closed_by_electric_fails_no_request() {
-    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
+    // Electric closes a connection after 50 requests without notice (docs/electric.md, "Connections").
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -174,8 +174,8 @@ async fn connection_closed_by_electric_fails_no_request() {
     }
 }
 
-/// An upstream that answers the first request of each connection and closes without a word on the second one,
-/// as Electric does when its limit of requests meets a request on its way.
+/// Starts an upstream that answers the first request of each connection, or none, and closes at the next one, as
+/// Electric does if a request arrives while it closes the connection.
 async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -207,7 +207,7 @@ async fn closed_reused_connection_is_retried_and_a_closed_new_one_is_not() {
     let token = gate.token(&["org_1"]);
     let retries = "shapegate_upstream_retries_total{rule=\"tasks\"}";
     let mut asked = 0;
-    // Now and then Pingora's pool has not yet taken the connection back, and a new one is opened at once.
+    // If Pingora's pool has not taken the connection back yet, the next request opens a new one.
     while gate.metric(retries).await < 2.0 {
         asked += 1;
         assert!(asked < 100, "no connection is ever reused");
@@ -222,7 +222,7 @@ async fn closed_reused_connection_is_retried_and_a_closed_new_one_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_poll_ends_when_its_token_expires() {
-    // docs/security.md, T19: a poll of 20 s with a token of two
+    // docs/security.md, T19: Electric holds the poll for 20 s, and the token expires before
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
     let exp = SystemClock.now().as_secs() + 3;
@@ -246,7 +246,7 @@ async fn no_event_is_sent_after_the_token_expires() {
     while SystemClock.now().as_secs() < exp {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The send may fail: then the silence was already over.
+    // The send fails if the stream has already ended.
     let _ = sender.send(Bytes::from("after")).await;
     drop(sender);
     assert!(!stream.rest().await.is_ok_and(|rest| rest.contains("after")));
@@ -269,7 +269,7 @@ async fn shutdown_lets_long_polls_finish() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_address_of_a_host_name_is_tried() {
-    // `localhost` is [::1] too on most machines, where the stand-in does not listen
+    // On most machines `localhost` is also [::1], where the stand-in does not listen.
     let electric = Electric::start(Options::default()).await.unwrap();
     electric.create_table(
         "tasks",

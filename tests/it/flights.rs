@@ -1,4 +1,4 @@
-//! One answer of Electric for all whose request is the same: who shares, who leaves, what breaks, and for whom.
+//! Equal requests share one response of Electric: joining, leaving, errors, and the end of a wait.
 
 mod kept;
 mod leaving;
@@ -20,7 +20,7 @@ use crate::harness::{Answer, Gate, RULES, Setup, Stream, Wire};
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
 
-/// A poll of `organization` that waits, since nothing more has happened to its shape.
+/// Returns the target of a long poll at the end of the log of `organization`'s tasks, so that it waits.
 pub(crate) async fn poll(gate: &Gate, organization: &str) -> String {
     let shape = format!("/v1/shape?table=tasks&organizationId={organization}");
     let token = gate.token(&[organization]);
@@ -30,7 +30,7 @@ pub(crate) async fn poll(gate: &Gate, organization: &str) -> String {
     format!("{shape}&handle={handle}&offset={}&live=true", next.header("electric-offset"))
 }
 
-/// The token of the `number`th user of an organization.
+/// Signs the token of the `number`th user of an organization.
 fn user(gate: &Gate, number: usize, organization: &str) -> String {
     let claims = json!({ "sub": format!("user-{number}"), "organizationIds": [organization] });
     gate.issuer.token(&claims)
@@ -41,7 +41,7 @@ fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
     tokio::spawn(async { Answer::of(request.await.unwrap()).await })
 }
 
-/// A reply whose body comes piece by piece; dropped, it ends.
+/// Returns a reply whose body is the chunks sent to the sender. It ends when the sender is dropped.
 pub(crate) fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
     let (sender, receiver) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
@@ -147,7 +147,7 @@ async fn failed_connection_is_one_attempt_for_all_followers() {
     }
 }
 
-/// Over both versions of HTTP: an answer that breaks off upstream breaks off for everybody.
+/// Checks that a response truncated by Electric is truncated for every follower, and is not cached.
 async fn breaks_off(gate: &Gate) {
     let token = gate.token(&["org_1"]);
     for (number, end) in [End::Truncate, End::Reset].into_iter().enumerate() {
@@ -168,7 +168,7 @@ async fn breaks_off(gate: &Gate) {
         for stream in streams {
             assert!(stream.rest().await.is_err(), "{end:?}");
         }
-        assert_eq!(gate.get(&target, &token).await.status, 200, "and nothing of it is kept");
+        assert_eq!(gate.get(&target, &token).await.status, 200, "nothing of it is cached");
     }
 }
 
@@ -216,7 +216,7 @@ async fn event_stream_ends_cleanly_when_the_token_expires() {
     assert_eq!(gate.electric.request_count(), 1);
 }
 
-/// The rules with another one for tasks.
+/// Builds the policy of [`RULES`] with `tasks` in place of the rule for tasks.
 fn policy(tasks: &str) -> shapegate::policy::PolicySet {
     let rules = RULES.replacen("[[shape]]", "[[gone]]", 1);
     let (_, rest) = rules.split_once("[[shape]]").unwrap();

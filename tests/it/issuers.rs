@@ -1,4 +1,4 @@
-//! Issuers that go away, come back, and change their keys (docs/security.md, J8, J9, J11).
+//! Issuers that go down, come back, and rotate their keys (docs/security.md, J8, J9, J11).
 
 use serde_json::json;
 use shapegate::demo::issuer::Issuer;
@@ -29,7 +29,7 @@ async fn missing_keys_give_503_and_not_401() {
     assert_eq!(ready.status, 503);
     assert!(ready.json()["missing"][0].as_str().unwrap().contains("no usable keys"), "{}", ready.text());
     gate.issuer.set_up(true);
-    // the renewal backs off from a second; each refused request says when to come again
+    // The renewal is retried after a second or more.
     while gate.get(TASKS, &token).await.status == 503 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
@@ -49,13 +49,13 @@ async fn keys_on_disk_are_used_if_the_issuer_is_down_at_start() {
     let token = first.token(&["org_1"]);
     assert_eq!(first.get(TASKS, &token).await.status, 200);
     let issuer = first.issuer.url().to_owned();
-    // the set is written behind the request that needed it
+    // The key set is written in the background.
     while !saved(state.path()) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     first.stop().await;
     first.issuer.set_up(false);
-    // the second shapegate knows the same issuer, which is down
+    // The second shapegate has the same issuer, which is down.
     let second = Gate::with(Setup { server, issuer_url: Some(issuer), ..Setup::default() }).await;
     assert_eq!(second.get(TASKS, &token).await.status, 200);
 }
@@ -67,7 +67,7 @@ async fn new_key_is_fetched_and_tokens_of_the_old_key_are_rejected() {
     assert_eq!(gate.get(TASKS, &old).await.status, 200);
     gate.issuer.keys.rotate().unwrap();
     let new = gate.token(&["org_1"]);
-    // one refresh a cool-down, which is a second here
+    // The cool-down between fetches is a second here.
     while gate.get(TASKS, &new).await.status != 200 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }

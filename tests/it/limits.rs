@@ -1,4 +1,4 @@
-//! Limits: who asks for too much is told so, and the others are served.
+//! Limits: excess requests are rejected, and other clients are served.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ fn token(gate: &Gate, subject: &str) -> String {
     gate.issuer.token(&json!({ "sub": subject, "organizationIds": ["org_1", "org_2", "org_3"] }))
 }
 
-/// GET through a proxy that says who asks.
+/// Sends a GET as a trusted proxy would, with the client's address in `X-Forwarded-For`.
 async fn get_as(gate: &Gate, address: &str, target: &str, token: Option<&str>) -> Answer {
     let request = gate.request(target, token).header("x-forwarded-for", address).header("origin", "https://app.test");
     Answer::of(request.send().await.unwrap()).await
 }
 
-/// A refusal that a browser may read, and that says when to come back.
+/// Asserts a rejection that a browser can read, with a `Retry-After`.
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{}", answer.text());
@@ -40,7 +40,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.header("cache-control"), "no-store");
 }
 
-/// How often it is asked before it is refused; the last answer.
+/// Repeats `ask` until it is rejected; returns the number of requests served before, and the rejection.
 async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> (usize, Answer) {
     for asked in 0..2_000 {
         let answer = ask().await;
@@ -48,7 +48,7 @@ async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> (usize, Answer) 
             return (asked, answer);
         }
     }
-    panic!("never refused");
+    panic!("never rejected");
 }
 
 async fn limited(gate: &Gate, limit: &str) -> f64 {
@@ -62,12 +62,12 @@ async fn rate_is_per_subject_across_all_its_tokens() {
     let (asked, refused) = until_refused(async || gate.get(&tasks("org_1"), &mine).await).await;
     assert!(asked >= 5, "{asked}");
     assert_refused(&refused, 429, "too_many_requests");
-    // Another token of the same user has no rate of its own.
+    // Another token of the same user shares its rate.
     let (_, refused) = until_refused(async || gate.get(&tasks("org_1"), &again).await).await;
     assert_refused(&refused, 429, "too_many_requests");
     assert_eq!(gate.get(&tasks("org_1"), &other).await.status, 200);
     assert_eq!(limited(&gate, "rate_per_subject").await, 2.0);
-    // A browser shows no answer whose preflight was refused.
+    // Preflights are not limited: a browser cannot read a response whose preflight failed.
     let preflight = gate.client().request(http::Method::OPTIONS, format!("{}{}", gate.url, tasks("org_1")));
     assert_eq!(preflight.send().await.unwrap().status(), 204);
 }
@@ -87,7 +87,7 @@ async fn address_rate_is_checked_before_the_token() {
     }
     assert_refused(&refused.unwrap(), 429, "too_many_requests");
     assert_eq!(get_as(&gate, "203.0.113.8", &tasks("org_1"), Some(&good)).await.status, 200);
-    // What the client wrote itself is no other address.
+    // Addresses that the client wrote itself do not count.
     let (_, refused) =
         until_refused(async || get_as(&gate, "203.0.113.9, 203.0.113.7", &tasks("org_1"), Some(&good)).await).await;
     assert_refused(&refused, 429, "too_many_requests");
@@ -121,11 +121,11 @@ async fn too_many_bad_tokens_stop_signature_checks_but_not_known_tokens() {
     assert_eq!(gate.metric(checks).await, 2.0);
     assert_refused(&ask("203.0.113.7", &forged).await, 429, "too_many_requests");
     assert_refused(&ask("203.0.113.7", &new).await, 429, "too_many_requests");
-    assert_eq!(gate.metric(checks).await, 2.0, "no signature was looked at");
-    // Whoever was here before goes on, and elsewhere nothing has happened.
+    assert_eq!(gate.metric(checks).await, 2.0, "no signature was checked");
+    // Known tokens continue, and other addresses are not affected.
     assert_eq!(ask("203.0.113.7", &known).await.status, 200);
     assert_eq!(ask("203.0.113.8", &new).await.status, 200);
-    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "by now it is known");
+    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "it is known now");
     assert_eq!(limited(&gate, "bad_tokens_per_address").await, 2.0);
 }
 
@@ -136,12 +136,12 @@ async fn subject_may_open_a_limited_number_of_shapes() {
     for organization in ["org_1", "org_2", "org_1"] {
         assert_eq!(gate.get(&format!("{}&cache-buster=1", tasks(organization)), &mine).await.status, 200);
     }
-    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "no other shape");
+    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
     assert_refused(&gate.get(&tasks("org_3"), &mine).await, 429, "too_many_requests");
     assert_eq!(limited(&gate, "shapes_per_subject").await, 1.0);
     let asked = gate.electric.request_count();
     assert_eq!(gate.get(&tasks("org_3"), &other).await.status, 200);
-    // What is kept costs Postgres nothing.
+    // A cached response does not count: it costs Postgres nothing.
     assert_eq!(gate.get(&tasks("org_3"), &mine).await.status, 200);
     assert_eq!(gate.electric.request_count(), asked + 1);
 }
@@ -153,12 +153,12 @@ async fn unknown_handle_counts_as_opening_a_shape() {
     let on = |organization: &str, handle: &str, offset: &str| {
         format!("/v1/shape?table=tasks&organizationId={organization}&handle={handle}&offset={offset}")
     };
-    // Electric creates the shape, and answers 409 with its handle (tests/electric/67b).
+    // Electric creates the shape and responds 409 with its handle (tests/electric/67b).
     assert_eq!(gate.get(&on("org_1", "1-1", "0_0"), &mine).await.status, 409);
     let asked = gate.electric.request_count();
     assert_refused(&gate.get(&on("org_2", "1-1", "0_0"), &mine).await, 429, "too_many_requests");
     assert_eq!(gate.electric.request_count(), asked);
-    // One that an answer gave, to whomever, leads on in a log that is there.
+    // A handle from an earlier response, even to another client, continues an existing shape.
     let first = gate.get(&tasks("org_2"), &other).await;
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
     assert_eq!(gate.get(&on("org_2", handle, offset), &mine).await.status, 200);
@@ -186,7 +186,7 @@ async fn initial_requests_leave_slots_for_continuing_ones() {
     assert_eq!(limited(&gate, "initial_flights").await, 1.0);
 }
 
-/// GET on a connection of one's own.
+/// Returns the bytes of a GET request.
 fn bytes(target: &str, token: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
 }
@@ -200,7 +200,7 @@ async fn ask(wire: &mut Wire, request: &[u8]) -> Option<Answer> {
 async fn looping_client_gets_429_and_others_do_not() {
     let gate = gate("rate_per_subject = 0").await;
     let mine = token(&gate, "user-1");
-    // It is kept, and has a length.
+    // Cached now, so that the next responses have a length.
     let first = gate.get(&tasks("org_1"), &mine).await;
     let request = bytes(&tasks("org_1"), &mine);
     let (mut looping, mut other) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
@@ -208,7 +208,7 @@ async fn looping_client_gets_429_and_others_do_not() {
     assert!(asked >= 5, "{asked}");
     assert_refused(&refused, 429, "too_many_requests");
     assert_eq!(ask(&mut other, &request).await.unwrap().status, 200, "another device of the same user");
-    // Where it was sent it may go.
+    // The request that the response leads to is served.
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
     let on = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
     assert_eq!(ask(&mut looping, &bytes(&on, &mine)).await.unwrap().status, 200);
@@ -233,7 +233,7 @@ async fn forty_polls_of_one_user_on_one_connection_are_not_taken_for_a_loop() {
         let polls: Vec<_> = (0..40)
             .map(|_| tokio::spawn(client.get(format!("{}{live}", gate.url)).bearer_auth(&mine).send()))
             .collect();
-        // Half the time all of them wait for it, else the last of them find the answer there.
+        // In every second round all of them wait; in the others the last ones find a finished response.
         if change % 2 == 0 {
             gate.until_metric("shapegate_requests_in_flight", 40.0).await;
         }
@@ -252,7 +252,7 @@ async fn connections_over_the_limit_are_closed() {
     let gate = gate("connections = 2").await;
     let mine = token(&gate, "user-1");
     let request = bytes(&tasks("org_1"), &mine);
-    // From here on it is kept, and has a length.
+    // Cached now, so that the next responses have a length.
     let kept = gate.request(&tasks("org_1"), Some(&mine)).header("connection", "close").send().await.unwrap();
     assert_eq!(Answer::of(kept).await.status, 200);
     gate.until_metric("shapegate_connections", 0.0).await;
@@ -263,14 +263,14 @@ async fn connections_over_the_limit_are_closed() {
     let mut third = Wire::open(&gate.url).await;
     assert!(ask(&mut third, &request).await.is_none());
     assert_eq!(limited(&gate, "connections").await, 1.0);
-    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200, "the others do not notice");
+    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200, "open connections are not affected");
     drop(first);
     gate.until_metric("shapegate_connections", 1.0).await;
     let mut fourth = Wire::open(&gate.url).await;
     assert_eq!(ask(&mut fourth, &request).await.unwrap().status, 200);
 }
 
-/// A connection from another loopback address.
+/// Connects from another loopback address.
 async fn from(address: &str, gate: &Gate) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
@@ -291,8 +291,8 @@ async fn connections_with_slow_headers_count_against_their_own_address() {
     let mut read = Vec::new();
     let mut over = slow.pop().unwrap();
     let _ = over.read_to_end(&mut read).await;
-    assert!(read.is_empty(), "closed without an answer");
-    // From elsewhere all is as ever.
+    assert!(read.is_empty(), "closed without a response");
+    // Other addresses are not affected.
     assert_eq!(gate.get(&tasks("org_1"), &token(&gate, "user-2")).await.status, 200);
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }
@@ -367,7 +367,7 @@ async fn over_memory_new_work_is_rejected_and_waiting_clients_continue() {
     let refused = ask(&mut here, &bytes(&tasks("org_2"), &mine)).await.unwrap();
     assert_refused(&refused, 503, "overloaded");
     assert!(ask(&mut Wire::open(&gate.url).await, &bytes(&tasks("org_1"), &mine)).await.is_none());
-    // What asks nothing new of anybody is answered.
+    // A cached response needs no new upstream request and is served.
     assert_eq!(ask(&mut here, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
     gate.insert_task(1, "org_1", "a change");
     let changed = Answer::of(waiting.await.unwrap().unwrap()).await;

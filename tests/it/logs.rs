@@ -1,4 +1,4 @@
-//! The log: nobody waits for it, and a request's trace can be found in it.
+//! The log: it delays no request, and contains trace ids.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn unread_log_delays_no_request() {
         format!("http://{}", value.split(' ').next().unwrap().trim_matches('"'))
     };
     let (url, admin) = (address("listen"), address("admin"));
-    // `lines` stays open and unread from here on.
+    // `lines` stays open but is not read any more.
     let clients = (0..8).map(|_| {
         let url = url.clone();
         tokio::spawn(async move {
@@ -56,7 +56,7 @@ async fn unread_log_delays_no_request() {
     let metrics = reqwest::get(format!("{admin}/metrics")).await.unwrap().text().await.unwrap();
     let dropped = metrics.lines().find_map(|line| line.strip_prefix("shapegate_log_lines_dropped_total "));
     assert!(dropped.unwrap().parse::<f64>().unwrap() > 100.0, "{dropped:?}");
-    // The end does not wait for a reader either.
+    // Shutdown does not wait for a reader either.
     let pid = child.id().unwrap().to_string();
     tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.unwrap();

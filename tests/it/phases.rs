@@ -1,5 +1,4 @@
-//! The phases of Pingora's proxy: what goes to Electric, how often, and what a request leaves behind that does not end
-//! as it should.
+//! The phases of Pingora's proxy: what is sent to Electric, how often, and that failed requests leak nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ async fn electric_receives_only_requests_that_the_upstream_filter_has_written() 
     gate.electric.wait_for_requests(3).await;
     gate.insert_task(2, "org_1", "more");
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
-    // Whatever a client sends beside its token and its parameters.
+    // Headers and parameters that must not be forwarded.
     let noisy = gate.request(&format!("{TASKS}&secret=mine&table=tasks"), Some(&token));
     assert_eq!(noisy.send().await.unwrap().status(), 400);
     let noisy = gate.request(&format!("{TASKS}&cache-buster=1"), Some(&token));
@@ -57,7 +56,7 @@ async fn electric_receives_only_requests_that_the_upstream_filter_has_written() 
     }
 }
 
-/// An upstream that answers the first `answered` requests of each connection, and closes it on the next one.
+/// An upstream that answers a number of requests on each connection and closes it at the next one.
 struct Closing {
     url: String,
     connections: Arc<AtomicUsize>,
@@ -65,7 +64,7 @@ struct Closing {
 }
 
 impl Closing {
-    /// `answers` says how many requests a connection answers, by its number.
+    /// Starts it. `answers` maps the number of a connection, from 0, to the number of requests answered on it.
     async fn start(answers: fn(usize) -> usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -113,7 +112,7 @@ async fn gate_before(electric: &Closing) -> Gate {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_is_retried_at_most_once() {
-    // The first connection answers once; every other one breaks on its first request.
+    // The first connection answers once; every other one closes at its first request.
     let electric = Closing::start(|connection| usize::from(connection == 0)).await;
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
@@ -121,7 +120,7 @@ async fn request_is_retried_at_most_once() {
     assert_eq!(electric.seen(), (1, 1));
     let answer = gate.get(&format!("{TASKS}&cache-buster=1"), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
-    assert_eq!(electric.seen(), (2, 3), "the broken attempt, and one more on a new connection");
+    assert_eq!(electric.seen(), (2, 3), "one failed attempt, and one retry on a new connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +128,7 @@ async fn retry_uses_a_new_connection() {
     let electric = Closing::start(|_| 1).await;
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
-    // Two connections, each with one request behind it.
+    // Two idle connections that will close at their next request.
     let ask = |number: u32| {
         let request = gate.request(&format!("{TASKS}&cache-buster={number}"), Some(&token)).send();
         async { request.await.unwrap().status().as_u16() }
@@ -140,7 +139,7 @@ async fn retry_uses_a_new_connection() {
     assert_eq!(electric.seen().0, connections + 1);
 }
 
-/// An upstream that writes `response` for each request.
+/// Starts an upstream that writes `response` for each request.
 async fn raw_upstream(response: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -183,13 +182,13 @@ async fn switching_protocols_response_gives_502() {
     }
 }
 
-/// A clock that panics when it is told to, in the middle of a decision.
+/// A clock that panics once when armed, in the middle of a request.
 #[derive(Default)]
 struct Breaking(AtomicBool);
 
 impl Clock for Breaking {
     fn now(&self) -> UnixTime {
-        assert!(!self.0.swap(false, Ordering::SeqCst), "the clock breaks");
+        assert!(!self.0.swap(false, Ordering::SeqCst), "the clock panics as told");
         SystemClock.now()
     }
 }
@@ -205,7 +204,7 @@ async fn panic_in_a_phase_ends_one_request_and_leaks_nothing() {
         clock.0.store(true, Ordering::SeqCst);
         let request = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
         broken.send(request.as_bytes()).await;
-        assert!(broken.answer(false).await.is_none(), "the connection ends without a response");
+        assert!(broken.answer(false).await.is_none(), "the connection closes without a response");
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
@@ -227,11 +226,11 @@ async fn unreadable_body_closes_its_connection() {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(post(broken).as_bytes()).await;
         wire.send(smuggled.as_bytes()).await;
-        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{broken:?}: no answer"));
+        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{broken:?}: no response"));
         assert_eq!((answer.status.as_u16(), answer.header("connection")), (400, "close"), "{broken:?}");
         assert_eq!(wire.rest().await, "", "{broken:?}: what follows is not read as a request");
     }
-    // The twin: a body that is well formed keeps the connection.
+    // A well-formed body keeps the connection open.
     let mut wire = Wire::open(&gate.url).await;
     wire.send(post("2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
     assert_eq!(wire.answer(false).await.unwrap().status, 200);
@@ -252,7 +251,7 @@ async fn client_that_disconnects_during_a_key_fetch_leaks_nothing() {
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }
 
-/// An issuer that accepts connections and says nothing.
+/// Starts an issuer that accepts connections and never responds.
 async fn silent_issuer() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

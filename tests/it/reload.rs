@@ -1,4 +1,4 @@
-//! A running shapegate takes another configuration: whole or not at all, at once, and at nobody's cost.
+//! A running shapegate takes a new configuration: entirely or not at all, at once, and without failing requests.
 
 mod certificate;
 mod file;
@@ -12,7 +12,7 @@ use crate::harness::{AUDIENCE, Gate, IssuerServer, RULES, Setup};
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const ITEMS: &str = "/api/items?offset=-1";
 
-/// The table of another issuer.
+/// Returns the `[[issuer]]` section of another issuer.
 fn table_of(issuer: &IssuerServer) -> String {
     let url = issuer.url();
     format!(
@@ -21,7 +21,7 @@ fn table_of(issuer: &IssuerServer) -> String {
     )
 }
 
-/// A token of `issuer` for `organization`.
+/// Signs a token of `issuer` for `organization`.
 fn token_of(issuer: &IssuerServer, organization: &str) -> String {
     issuer.token(&serde_json::json!({ "sub": "user-1", "organizationIds": [organization], "roles": ["admin"] }))
 }
@@ -56,7 +56,7 @@ async fn reload_adds_removes_and_changes_rules() {
     assert_eq!(status(&gate, ITEMS, &token).await, refused(404, "not_found"));
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, ok());
-    assert_eq!(gate.issuer.fetches(), 1, "the issuer was the same all the time");
+    assert_eq!(gate.issuer.fetches(), 1, "the issuer has not changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +70,7 @@ async fn reload_adds_and_removes_an_issuer_without_affecting_others() {
     gate.until_metric(&format!("shapegate_keys{{issuer=\"{}\"}}", other.url()), 1.0).await;
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &theirs).await, refused(401, "token_invalid"));
-    assert!(!gate.admin("/metrics").await.text().contains(other.url()), "an issuer that is gone has no metrics");
+    assert!(!gate.admin("/metrics").await.text().contains(other.url()), "a removed issuer has no metrics");
     assert_eq!(status(&gate, TASKS, &ours).await, ok());
     assert_eq!(gate.metric("shapegate_token_checks_total{outcome=\"new\"}").await, 2.0, "one for each token");
     assert_eq!(gate.issuer.fetches(), 1);
@@ -84,7 +84,7 @@ async fn stricter_issuer_settings_apply_to_tokens_already_accepted() {
     gate.issuer.set_up(false);
     gate.policy.reload(|_| {}, |config| config.issuers[0].audience = vec!["https://other.test".to_owned()]).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, refused(401, "token_invalid"));
-    // Its keys are good all the same, though nobody serves them any more: the URL is the one they came from.
+    // The fetched keys stay in use although the issuer is down, since their URL has not changed.
     gate.policy.reload(|setup| setup.jwks = ", refresh = '1m'".to_owned(), |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, ok());
     gate.policy.reload(|setup| setup.issuer = "max_lifetime = '10s'".to_owned(), |_| {}).unwrap();
@@ -126,7 +126,7 @@ async fn changed_limits_apply_to_the_next_request() {
     gate.electric.wait_for_requests(2).await;
     assert_eq!(status(&gate, TASKS, &token).await, refused(429, "too_many_requests"));
     gate.policy.reload(|_| {}, |_| {}).unwrap();
-    assert_eq!(status(&gate, TASKS, &token).await, ok(), "kept, so Electric need not be asked");
+    assert_eq!(status(&gate, TASKS, &token).await, ok(), "cached, so Electric is not asked");
     gate.electric.release();
     assert_eq!(held.await.unwrap().unwrap().status(), 200);
     assert_eq!(padded().await, 200);
@@ -142,7 +142,7 @@ async fn changed_secret_applies_to_the_next_request() {
         gate.policy.reload(|_| {}, move |config| config.upstream.secret = Some(Secret::new(secret))).unwrap();
     };
     with("another-secret");
-    assert_eq!(ask(1).await, ok(), "what is kept is still what Electric said");
+    assert_eq!(ask(1).await, ok(), "cached responses stay valid");
     assert_eq!(ask(2).await, refused(502, "upstream_refused"));
     with(crate::harness::SECRET);
     assert_eq!(ask(3).await, ok());
@@ -157,7 +157,7 @@ async fn changed_electric_url_drops_cached_responses_and_updates_readiness() {
     assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["here"]);
     let url = other.electric.url();
     gate.policy.reload(|setup| setup.electric_url = Some(url), |_| {}).unwrap();
-    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "nothing that was kept is of this one");
+    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "no response of the previous Electric is used");
     other.electric.set_ready(false);
     assert_eq!(gate.admin("/readyz").await.status, 503);
     gate.policy.reload(|_| {}, |_| {}).unwrap();
@@ -219,7 +219,7 @@ async fn reload_adds_and_removes_a_gatekeeper_with_its_tokens() {
     query.append_pair("where", options["where"].as_str().unwrap()).append_pair("params[1]", "org_1");
     let query = query.finish();
     assert_eq!(status(&gate, &query, &token).await, ok());
-    // Another lifetime is of the next tokens; without a gatekeeper none is good.
+    // A changed lifetime applies to new tokens only; without a gatekeeper every shape token is rejected.
     gate.policy.reload(|setup| setup.rules += &section("2h"), |_| {}).unwrap();
     assert_eq!(status(&gate, &query, &token).await, ok());
     gate.policy.reload(|_| {}, |_| {}).unwrap();

@@ -1,4 +1,4 @@
-//! `conf/superset.toml`: a real application's 25 tables, each to the query that its hand-written worker sent
+//! `conf/superset.toml`: the 25 tables of a real application give the queries that its hand-written worker sent
 //! (<https://github.com/superset-sh/superset>, apps/electric-proxy).
 
 use percent_encoding::percent_decode_str;
@@ -10,7 +10,7 @@ use crate::harness::{Gate, Setup};
 const ORGANIZATION: &str = "0192f5b0-0000-7000-8000-000000000001";
 const OTHER: &str = "0192f5b0-0000-7000-8000-000000000002";
 
-/// Tables filtered by their organization, without a projection.
+/// Tables that are filtered by organization and served with all columns.
 const BY_ORGANIZATION: [&str; 20] = [
     "agent_commands",
     "auth.invitations",
@@ -41,7 +41,7 @@ async fn gate() -> Gate {
     Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await
 }
 
-/// The query that reaches Electric, decoded, without the secret.
+/// Returns the query that Electric receives, decoded and without the secret.
 async fn upstream(gate: &Gate, query: &str, organizations: &[&str]) -> String {
     gate.electric.script(Reply::json(200, "[]"));
     let answer = gate.get(&format!("/v1/shape?offset=-1&{query}"), &gate.token(organizations)).await;
@@ -91,7 +91,7 @@ async fn organizations_are_filtered_by_the_sorted_ids_of_the_token() {
         upstream(&gate, table, &[OTHER, ORGANIZATION, OTHER]).await,
         format!(r#"{table}&where="id" IN ($1,$2)&params[1]={ORGANIZATION}&params[2]={OTHER}"#)
     );
-    // no organization is no rows, never no filter
+    // Without organizations there are no rows; the filter is not omitted.
     assert_eq!(upstream(&gate, table, &[]).await, format!(r#"{table}&where="id" IN (NULL)"#));
 }
 

@@ -1,11 +1,11 @@
-//! Clients that go away, or do not read.
+//! Clients that disconnect, or do not read.
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::*;
 
-/// How many answers of Electric are under way.
+/// Waits until this many flights are open.
 async fn until_open(gate: &Gate, flights: f64) {
     gate.until_metric("shapegate_open_flights", flights).await;
 }
@@ -81,7 +81,7 @@ async fn client_that_returns_within_grace_rejoins_its_flight() {
     assert_eq!(gate.electric.request_count() - before, 1);
 }
 
-/// A client that asks and never reads.
+/// Sends a request on a connection with a small receive buffer, and never reads.
 async fn deaf(gate: &Gate, target: &str, token: &str) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -121,7 +121,7 @@ async fn response_over_flight_bytes_continues_for_current_followers_only() {
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
     gate.electric.script(reply);
-    // One of them does not read: it holds the others up until it is cut, and then no more.
+    // A follower that does not read holds up the others until it is disconnected.
     let slow = deaf(&gate, TASKS, &token).await;
     gate.until_metric("shapegate_requests_in_flight", 1.0).await;
     let aboard: Vec<_> = (0..2).map(|_| ask(&gate, TASKS, &token)).collect();
@@ -131,7 +131,7 @@ async fn response_over_flight_bytes_continues_for_current_followers_only() {
     }
     until_open(&gate, 0.0).await;
     let newcomer = gate.get(TASKS, &token).await;
-    assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it has one of its own");
+    assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it opens a new flight");
     drop(sender);
     for answer in aboard {
         assert_eq!(answer.await.unwrap().body.len(), 256 * 64 * 1024);

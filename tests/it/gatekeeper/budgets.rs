@@ -1,11 +1,11 @@
-//! Whose budget a minted token counts against.
+//! The budget that a minted token counts against.
 
 use serde_json::json;
 
 use super::{GATEKEEPER, assert_refused, bearer, claims, post};
 use crate::harness::{Answer, Gate, RULES, Setup};
 
-/// Whoever may have tokens without end must not have a budget for each of them.
+/// Anyone may mint any number of these tokens, so each must not have a budget of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_minted_without_a_user_count_by_address() {
     let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
@@ -55,7 +55,7 @@ async fn minted_token_counts_against_its_user() {
     }
 }
 
-/// The query that repeats what a token is for.
+/// Returns the query that repeats the definition in a shape token.
 fn definition(token: &str) -> String {
     let shape = &claims(token)["shape"];
     let mut query = url::form_urlencoded::Serializer::new(String::new());

@@ -1,13 +1,13 @@
-//! Every way around a rule by a filter or a body (docs/security.md, F1 to F4): each is refused without a request to
-//! Electric, and each has a twin that passes.
+//! Attempts to get around a rule with a filter or a body (docs/security.md, F1 to F4). Each is rejected without a
+//! request to Electric, and a similar valid one is served.
 
 use serde_json::{Value, json};
 
 use super::{TASKS, assert_refused, encoded, gate, last_body, rows};
 
-/// A filter that is refused in each place where one may stand, and its twin.
+/// Pairs of a filter that must be rejected in every position and a similar one that is valid.
 const FILTERS: &[(&str, &str)] = &[
-    // Out of the guard's brackets (Electric pull request 4549; tests/electric/112, 113, 124).
+    // Escapes from the parentheses around the filter (Electric pull request 4549; tests/electric/112, 113, 124).
     ("1=1) OR (1=1", "(1=1) OR (1=1)"),
     ("true) OR (true", "true OR true"),
     ("(true) --", "(true)"),
@@ -64,7 +64,7 @@ async fn hostile_filters_are_rejected_in_every_position() {
     }
 }
 
-/// CVE-2026-40906: what stands in `order_by` was once run.
+/// CVE-2026-40906: Electric once executed `order_by` as SQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_order_by_is_rejected() {
     let gate = gate().await;
@@ -92,7 +92,7 @@ async fn hostile_order_by_is_rejected() {
     assert_eq!(rows(&gate.get(&query, &token).await, "title"), ["two", "one"]);
 }
 
-/// A body that says more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
+/// Bodies with more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bodies_that_would_replace_the_shape_are_rejected() {
@@ -163,7 +163,7 @@ async fn bodies_that_would_replace_the_shape_are_rejected() {
     }
 }
 
-/// docs/security.md, Q2 to Q5: the names that open something, in any spelling but theirs.
+/// docs/security.md, Q2 to Q5: the names of filters and subsets in any other spelling.
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn other_spellings_of_parameters_are_rejected() {
@@ -232,7 +232,7 @@ async fn other_spellings_of_parameters_are_rejected() {
     }
 }
 
-/// Where the rule opens nothing, the allowed twins are refused too, as if the names were not known.
+/// If the rule enables neither, valid filters and subsets are rejected too, as reserved parameters.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_without_filters_or_subsets_reject_both() {
     let gate = gate().await;
@@ -255,7 +255,7 @@ async fn rules_without_filters_or_subsets_reject_both() {
     assert_eq!(rows(&answer, "id"), [""; 0]);
 }
 
-/// A value is a value, whatever it looks like.
+/// A value that looks like SQL is still a value.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_values_are_only_compared() {
     let gate = gate().await;

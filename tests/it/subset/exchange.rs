@@ -1,4 +1,4 @@
-//! What travels for a subset: to Electric only what was built, back only what is allowed, for one client alone.
+//! A subset request and its response: what is forwarded to Electric and to the client.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn equal_subsets_are_neither_shared_nor_cached() {
     assert_eq!(rows(&gate.post(TASKS, &token, SUBSET).await, "title"), ["one"]);
     assert_eq!(gate.electric.request_count(), 3);
     assert_eq!(gate.metric("shapegate_kept_flights").await, 0.0);
-    // A plain GET of the same shape is another request, and is shared as ever.
+    // A plain GET of the same shape is another request, and its response is shared.
     for _ in 0..2 {
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
@@ -120,7 +120,7 @@ async fn subsets_count_against_the_flight_limits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_subset_keeps_its_flight_slot_during_grace() {
-    // Electric does not notice, and goes on with the query (docs/electric.md, "Clients that leave")
+    // Electric does not notice, and continues the query (docs/electric.md, "Clients that leave").
     let limits = "[limits]\nflights = 1\n[cache]\ngrace = \"1m\"\n";
     let gate = Gate::with(Setup { rules: format!("{OPEN}\n{limits}"), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -129,7 +129,7 @@ async fn abandoned_subset_keeps_its_flight_slot_during_grace() {
     gate.electric.wait_for_requests(1).await;
     left.abort();
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
-    assert_refused(&gate.post(TASKS, &token, SUBSET).await, 503, "overloaded", "the place is taken");
+    assert_refused(&gate.post(TASKS, &token, SUBSET).await, 503, "overloaded", "the slot is in use");
     gate.electric.release();
 }
 
@@ -160,7 +160,7 @@ async fn errors_of_electric_are_mapped_for_subsets_as_for_shapes() {
     let request = gate.client().post(format!("{}{TASKS}", gate.url)).bearer_auth(&token).body(SUBSET);
     let broken = request.send().await.unwrap();
     assert!(broken.status() == StatusCode::BAD_GATEWAY || broken.bytes().await.is_err());
-    // A handle that is dead.
+    // A dead handle.
     let dead = TASKS.replace("offset=-1", "offset=0_0&handle=1-1");
     let refetch = gate.post(&dead, &token, SUBSET).await;
     assert_eq!(refetch.status, 409);
@@ -169,7 +169,7 @@ async fn errors_of_electric_are_mapped_for_subsets_as_for_shapes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_closed_by_electric_fails_no_subset() {
-    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
+    // Electric closes a connection after 50 requests without notice (docs/electric.md, "Connections").
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -203,7 +203,7 @@ fn head(token: &str, length: &str) -> String {
     )
 }
 
-/// docs/security.md, P4: no answer waits for a body that is never read, and what follows is not a request.
+/// docs/security.md, P4: the rejection does not wait for the body, and the body is not read as a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn body_is_read_only_after_authorization() {
     let gate = gate().await;
@@ -229,7 +229,7 @@ async fn chunked_bodies_are_read_and_keep_the_connection() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let mut wire = Wire::open(&gate.url).await;
-    // A refusal whose body was read keeps the connection as an answer does.
+    // A rejection after the body was read keeps the connection open, as a success does.
     for (body, status) in [(SUBSET, 200), ("{\"x\":1}", 400), (SUBSET, 200)] {
         let head = head(&token, "Transfer-Encoding: chunked");
         let (one, two) = body.split_at(3);
