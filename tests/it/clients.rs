@@ -11,7 +11,7 @@ use shapegate::demo::http::{Reply, Server, Serving};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{Gate, RULES, Setup, with_defaults};
+use crate::harness::{Gate, RULES, SHORT_LIFE, Setup, with_defaults};
 
 /// How long a test waits for a line of the client before it fails. No line takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -267,22 +267,21 @@ async fn on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
 }
 
-/// A gate that mints under `rules`, and tells clients where it is.
+/// Starts a gate with `rules` and a gatekeeper that sends clients to its address.
 async fn minting(rules: &str, tune: fn(&mut Config)) -> Gate {
-    // Clients are told the port before it is bound.
-    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = reserved.local_addr().unwrap();
-    drop(reserved);
+    let mut gate = Gate::start().await;
     let rules = format!(
         r#"{rules}
 [gatekeeper]
 issuer = "https://shapes.test"
 audience = "https://app.test"
 hs256 = {{ env = "GATEKEEPER_SECRET" }}
-public_url = "http://{listen}/v1/shape"
-{AS_BY_DEFAULT}"#
+public_url = "{}/v1/shape"
+{AS_BY_DEFAULT}"#,
+        gate.url
     );
-    Gate::with(Setup { rules, listen, tune, ..Setup::default() }).await
+    gate.policy.keep(|setup| (setup.rules, setup.tune) = (rules, tune));
+    gate
 }
 
 /// Counts the requests to Electric that start at the beginning of the log.
@@ -293,7 +292,7 @@ fn initial_requests(gate: &Gate) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn gatekeeper_client_resumes_its_shape_after_its_token_expires() {
     let short = |config: &mut Config| {
-        config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(2);
+        config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(SHORT_LIFE);
         config.issuers.last_mut().unwrap().leeway = Duration::ZERO;
     };
     let rules = RULES.replace("where = '", "columns = [\"id\", \"organization_id\", \"title\"]\nwhere = '");

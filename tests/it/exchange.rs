@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
+use shapegate::config::Config;
 use shapegate::demo::electric::{Column, Electric, Options};
 use shapegate::demo::http::{Body, End, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{Answer, Gate, SECRET, Setup, Stream, raw};
+use crate::harness::{Answer, Gate, SECRET, SHORT_LIFE, Setup, Stream, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -225,7 +226,7 @@ async fn long_poll_ends_when_its_token_expires() {
     // docs/security.md, T19: Electric holds the poll for 20 s, and the token expires before
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    let exp = SystemClock.now().as_secs() + 3;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let answer = gate.get(&live(&first), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "token_expired"));
@@ -238,7 +239,7 @@ async fn no_event_is_sent_after_the_token_expires() {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
     gate.electric.script(reply.with_header("content-type", "text/event-stream"));
-    let exp = SystemClock.now().as_secs() + 3;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut stream = Stream::open(gate.request(TASKS, Some(&token))).await;
     sender.send(Bytes::from("before")).await.unwrap();
@@ -254,15 +255,18 @@ async fn no_event_is_sent_after_the_token_expires() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_lets_long_polls_finish() {
-    let electric = Options { hold: Duration::from_millis(500), ..Options::default() };
-    let mut gate = Gate::with(Setup { electric, ..Setup::default() }).await;
+    let tune = |config: &mut Config| config.server.drain = Duration::from_secs(30);
+    let mut gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
     let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
     gate.electric.wait_for_waiting(1).await;
-    gate.stop().await;
-    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    let stopped = gate.stopping();
+    while gate.admin("/readyz").await.status == 200 {}
+    gate.insert_task(1, "org_1", "now");
+    assert_eq!(Answer::of(waiting.await.unwrap().unwrap()).await.rows("title"), ["now"]);
+    stopped.await;
     let address = gate.url.strip_prefix("http://").unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }

@@ -5,6 +5,8 @@ mod leaving;
 mod sharing;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +14,12 @@ use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::Config;
 use shapegate::demo::http::{Body, End, Reply};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Answer, Gate, RULES, Setup, Stream, Wire};
+use crate::harness::{Answer, Gate, RULES, SHORT_LIFE, Setup, Stream, Wire};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
@@ -134,17 +138,40 @@ async fn every_response_status_is_shared_by_all_followers() {
     }
 }
 
+/// Starts an upstream that counts requests for shapes and, once it is released, closes their connections.
+async fn closing() -> (String, Arc<AtomicUsize>, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (requests, released) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let closing = (url, Arc::clone(&requests), Arc::clone(&released));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (requests, released) = (Arc::clone(&requests), Arc::clone(&released));
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                stream.read_buf(&mut request).await.unwrap();
+                if request.starts_with(b"GET /v1/shape?") {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                    drop(released.acquire().await);
+                }
+            });
+        }
+    });
+    closing
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_connection_is_one_attempt_for_all_followers() {
-    // bound, so that nobody else gets the port, but not listening
-    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
-    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let electric_url = Some(format!("http://{}", nobody.local_addr().unwrap()));
-    let gate = Gate::with(Setup { electric_url, ..Setup::default() }).await;
+    let (url, requests, released) = closing().await;
+    let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let waiting: Vec<_> = (0..20).map(|one| ask(&gate, TASKS, &user(&gate, one, "org_1"))).collect();
+    gate.until_metric("shapegate_followers", 20.0).await;
+    released.add_permits(1);
     for answer in waiting {
         assert_eq!(answer.await.unwrap().code(), "upstream_unreachable");
     }
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
 /// Checks that a response truncated by Electric is truncated for every follower, and is not cached.
@@ -190,7 +217,7 @@ async fn each_follower_waits_no_longer_than_its_own_token() {
     let target = poll(&gate, "org_1").await;
     let long = ask(&gate, &target, &gate.token(&["org_1"]));
     gate.electric.wait_for_waiting(1).await;
-    let short = json!({ "organizationIds": ["org_1"], "exp": SystemClock.now().as_secs() + 2 });
+    let short = json!({ "organizationIds": ["org_1"], "exp": SystemClock.now().as_secs() + SHORT_LIFE });
     let short = ask(&gate, &target, &gate.issuer.token(&short)).await.unwrap();
     assert_eq!((short.status.as_u16(), short.code().as_str()), (401, "token_expired"));
     gate.insert_task(1, "org_1", "later");
@@ -203,7 +230,7 @@ async fn event_stream_ends_cleanly_when_the_token_expires() {
     let gate = Gate::start().await;
     let (sender, reply) = gated("text/event-stream");
     gate.electric.script(reply);
-    let exp = SystemClock.now().as_secs() + 2;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let short = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut ends = Stream::open(gate.request(EVENTS, Some(&short))).await;
     let mut goes_on = Stream::open(gate.request(EVENTS, Some(&gate.token(&["org_1"])))).await;
@@ -267,7 +294,8 @@ async fn changed_rule_sends_waiting_requests_to_electric_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_ends_event_streams_and_lets_polls_finish() {
-    let mut gate = Gate::start().await;
+    let tune = |config: &mut Config| config.server.drain = Duration::from_secs(30);
+    let mut gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
     gate.electric.wait_for_waiting(1).await;
@@ -276,12 +304,11 @@ async fn shutdown_ends_event_streams_and_lets_polls_finish() {
     let mut events = Stream::open(gate.request(EVENTS, Some(&gate.token(&["org_1"])))).await;
     sender.send(Bytes::from("data: 1\n\n")).await.unwrap();
     events.until("data: 1\n\n").await;
-    let ended = tokio::spawn(events.rest());
-    let (stopped, ()) = tokio::join!(gate.stop(), async {
-        assert_eq!(ended.await.unwrap().unwrap(), "");
-    });
-    let () = stopped;
-    drop(waiting);
+    let stopped = gate.stopping();
+    assert_eq!(events.rest().await.unwrap(), "");
+    gate.insert_task(1, "org_1", "now");
+    assert_eq!(waiting.await.unwrap().rows("title"), ["now"]);
+    stopped.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +366,6 @@ async fn flights_are_limited_in_total_and_per_subject() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_response_is_never_complete_over_http_1_0() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
@@ -347,7 +373,11 @@ async fn broken_response_is_never_complete_over_http_1_0() {
     let mut client = tokio::net::TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
     let request = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The second chunk is taken from the channel only after the first has been sent.
+    for chunk in ["[1,", "2,"] {
+        sender.send(Bytes::from(chunk)).await.unwrap();
+    }
+    gate.electric.wait_for_requests(1).await;
     drop(sender);
     let mut answer = String::new();
     let read = client.read_to_string(&mut answer).await;

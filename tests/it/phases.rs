@@ -242,11 +242,15 @@ async fn unreadable_body_closes_its_connection() {
 async fn client_that_disconnects_during_a_key_fetch_leaks_nothing() {
     let gate = Gate::with(Setup { issuer_url: Some(silent_issuer().await), ..Setup::default() }).await;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"] }));
+    let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = Wire::open(&gate.url).await;
         let request = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
         client.send(request.as_bytes()).await;
+        clients.push(client);
     }
+    gate.until_metric("shapegate_connections", 5.0).await;
+    drop(clients);
     gate.until_metric("shapegate_connections", 0.0).await;
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }

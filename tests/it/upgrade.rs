@@ -139,10 +139,15 @@ async fn event_streams_end_between_events_and_continue_in_the_new_process() {
     assert_eq!(service.first_ended().await.code(), Some(0));
 }
 
+/// Limits the time in which a process with this configuration must become ready.
+fn impatient(config: &str) -> String {
+    config.replacen("[server]\n", "[server]\nupgrade_timeout = \"1s\"\n", 1)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_upgrade_leaves_the_old_process_serving() {
     let around = Around::start(Options::default()).await;
-    let config = around.config("upgrade_timeout = \"1s\"");
+    let config = around.config("");
     let good = std::fs::read_to_string(&config).unwrap();
     let mut service = Service::start(&config).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -150,7 +155,7 @@ async fn failed_upgrade_leaves_the_old_process_serving() {
     let faults = [
         (good.replace("listen =", "lisen ="), "lisen"),
         (good.replacen("listen = \"127.0.0.1:0\"", &more, 1), "cannot listen on"),
-        (good.replace(&around.electric.url(), "http://127.0.0.1:1"), "not ready after 1 s"),
+        (impatient(&good).replace(&around.electric.url(), "http://127.0.0.1:1"), "not ready after 1 s"),
     ];
     for (failures, (text, reason)) in (1_u8..).zip(&faults) {
         std::fs::write(&config, text).unwrap();
@@ -458,11 +463,11 @@ async fn new_process_does_not_serve_if_the_old_one_stops_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrade_needs_one_active_server_out_of_several() {
     let around = Around::start(Options::default()).await;
-    let config = around.config("upgrade_timeout = \"2s\"");
+    let config = around.config("");
     let good = std::fs::read_to_string(&config).unwrap();
     let mut service = Service::start(&config).await;
     let url = format!("url = \"{}\"", around.electric.url());
-    let dead = good.replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
+    let dead = impatient(&good).replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
     std::fs::write(&config, dead).unwrap();
     service.signal(Signal::USR2);
     let failed = service.line("upgrade failed").await;

@@ -116,7 +116,7 @@ async fn flood(gate: &Gate, first: &[Bytes], again: &Bytes) -> TcpStream {
     let many = again.repeat(100);
     for _ in 0..1_000 {
         // Its responses are not read, so that it finally stops reading.
-        match timeout(Duration::from_millis(200), stream.write_all(&many)).await {
+        match timeout(Duration::from_secs(1), stream.write_all(&many)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => break,
         }

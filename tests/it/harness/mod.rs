@@ -8,7 +8,6 @@ mod service;
 mod tls;
 mod wire;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +37,9 @@ pub(crate) const NEXT_SECRET: &str = "next-secret";
 pub(crate) const GATEKEEPER_SECRET: &str = "0123456789abcdef-gatekeeper-89abcdef";
 /// The audience of every test token.
 pub(crate) const AUDIENCE: &str = "https://app.test";
+
+/// The life in seconds of tokens that expire during a test: enough for a slow machine to send a request with one.
+pub(crate) const SHORT_LIFE: u64 = 5;
 
 /// The rules that most tests use.
 pub(crate) const RULES: &str = r#"
@@ -73,13 +75,13 @@ pub(crate) struct Gate {
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub rules: String,
-    /// The address for clients; port 0 takes a free one.
-    pub listen: SocketAddr,
     /// Additional lines of `[server]`. Likewise below for `[upstream]` and `[[issuer]]`; whole sections go to `rules`.
     pub server: String,
     pub upstream: String,
     pub issuer: String,
     pub jwks: String,
+    /// `jwks.cooldown`, by default a second.
+    pub cooldown: &'static str,
     pub electric: Options,
     /// The URL of Electric, if not that of the stand-in.
     pub electric_url: Option<String>,
@@ -99,11 +101,11 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             rules: RULES.to_owned(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             server: String::new(),
             upstream: String::new(),
             issuer: String::new(),
             jwks: String::new(),
+            cooldown: "1s",
             electric: Options::default(),
             electric_url: None,
             electric_urls: Vec::new(),
@@ -122,7 +124,7 @@ impl Setup {
         let text = format!(
             r#"
 [server]
-listen = "{listen}"
+listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 drain = "2s"
 {tls}
@@ -136,16 +138,16 @@ issuer = "{issuer}"
 audience = "{AUDIENCE}"
 algorithms = ["EdDSA"]
 leeway = "0s"
-jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
+jwks = {{ url = "{issuer}/jwks", cooldown = "{cooldown}"{jwks} }}
 {issuer_keys}
 {rules}
 "#,
-            listen = self.listen,
             tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
             server = self.server,
             electric = self.electric_line(electric),
             upstream = self.upstream,
             issuer = self.issuer_url.as_deref().unwrap_or(issuer),
+            cooldown = self.cooldown,
             jwks = self.jwks,
             issuer_keys = self.issuer,
             rules = self.rules,
@@ -196,6 +198,12 @@ impl Switch {
     /// Reloads the initial configuration with another policy.
     pub(crate) fn replace(&self, policy: PolicySet) {
         self.reload(|_| {}, |config| config.policy = policy).unwrap();
+    }
+
+    /// Changes the initial configuration, also for later reloads, and reloads it.
+    pub(crate) fn keep(&mut self, change: impl FnOnce(&mut Setup)) {
+        change(&mut self.setup);
+        self.reload(|_| {}, |_| {}).unwrap();
     }
 
     /// Reloads the initial configuration after `change` has edited the setup and `tune` the parsed configuration.
@@ -297,7 +305,7 @@ impl Gate {
     /// Waits until a metric has this value. Responses are counted after they were sent.
     pub(crate) async fn until_metric(&self, name: &str, value: f64) {
         let mut seen = self.metric(name).await;
-        for _ in 0..500 {
+        for _ in 0..3_000 {
             if seen == value {
                 return;
             }
@@ -314,9 +322,17 @@ impl Gate {
 
     /// Stops as SIGTERM would, and waits until it has drained.
     pub(crate) async fn stop(&mut self) {
+        self.stopping().await;
+    }
+
+    /// Starts to stop, as [`Self::stop`] does. The gate stays usable while it drains.
+    pub(crate) fn stopping(&mut self) -> impl Future<Output = ()> + use<> {
         drop(self.stop.take());
-        if let Some(serving) = self.serving.take() {
-            serving.await.unwrap();
+        let serving = self.serving.take();
+        async {
+            if let Some(serving) = serving {
+                serving.await.unwrap();
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::flights::poll;
 use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream, Wire};
 
 /// Half the time that Electric holds a poll.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
 

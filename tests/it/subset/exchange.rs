@@ -9,7 +9,7 @@ use shapegate::demo::http::{End, Reply};
 use tokio::task::JoinHandle;
 
 use super::{OPEN, TASKS, assert_refused, gate, last_body, rows};
-use crate::harness::{Answer, Certificate, Gate, SECRET, Setup, Wire};
+use crate::harness::{Answer, Certificate, Gate, SECRET, SHORT_LIFE, Setup, Wire};
 
 const SUBSET: &str = r#"{"where":"title = $1","params":{"1":"one"},"order_by":"title","limit":2}"#;
 
@@ -181,7 +181,7 @@ async fn connection_closed_by_electric_fails_no_subset() {
 async fn waiting_subset_ends_if_its_token_expires_or_its_rule_changes() {
     let gate = gate().await;
     let now = SystemClock.now().as_secs();
-    let short = gate.issuer.token(&json!({ "sub": "user-9", "organizationIds": ["org_1"], "exp": now + 2 }));
+    let short = gate.issuer.token(&json!({ "sub": "user-9", "organizationIds": ["org_1"], "exp": now + SHORT_LIFE }));
     let long = gate.token(&["org_1"]);
     gate.electric.hold();
     let (short, long) = (post(&gate, &short), post(&gate, &long));
