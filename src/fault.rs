@@ -1,20 +1,20 @@
-//! Failures of ours and of the upstream: the cause goes to the log, the client gets a fixed answer.
+//! Failures of shapegate and of Electric. The log gets the cause, the client gets a fixed response.
 
 use std::time::Duration;
 
 use crate::rejection::Rejection;
 
-/// What went wrong on our side of the client.
+/// Why an authorized request did not get a complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The client itself is gone; there is nobody to answer.
-    #[error("the client left")]
+    /// The client has disconnected, so there is no response.
+    #[error("the client disconnected")]
     ClientGone,
-    /// The key set behind the request's token grew too old while the request waited: the issuer is down.
+    /// The issuer's key set became too old while the request waited, because the issuer is unreachable.
     #[error("the issuer's keys became unavailable while the request waited")]
     KeysUnavailable(Duration),
-    /// The key behind the request's token left its issuer's set while the request waited.
-    #[error("the token's key was withdrawn while the request waited")]
+    /// The issuer removed the token's key from its set while the request waited.
+    #[error("the token's key was removed while the request waited")]
     KeyGone,
     /// Electric is at its limit of concurrent requests (tests/electric/90).
     #[error("Electric is overloaded")]
@@ -22,29 +22,29 @@ pub enum Fault {
     /// Electric is starting or has lost its database (tests/electric/84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
-    /// The policy changed while the request waited, and does not allow it any more, or not as it was.
+    /// The policy changed while the request waited, and no longer allows it, or allows it differently.
     #[error("the policy changed while the request waited")]
     Reloaded,
-    /// The client does not read.
+    /// The client does not read its response.
     #[error("the client did not read in time")]
     SlowReader,
-    /// The process is about to stop: a stream of events ends here, and its client comes back to the next one.
+    /// The process is stopping. It ends event streams, whose clients reconnect to the next process.
     #[error("the process is stopping")]
     Stopping,
-    /// The token of the request ended while it waited.
+    /// The token of the request expired while the request waited.
     #[error("the token expired while the request waited")]
     TokenExpired,
-    /// Electric answered with a status that a request made here should not get.
-    #[error("Electric refused the request with status {0}")]
+    /// Electric responded with a status that none of our requests should get.
+    #[error("Electric rejected the request with status {0}")]
     UpstreamRefused(u16),
-    /// Electric was silent for longer than `upstream.read_timeout`, or took no connection in time.
-    #[error("Electric did not answer in time")]
+    /// Electric sent nothing for `upstream.read_timeout`, or did not accept a connection in time.
+    #[error("Electric did not respond in time")]
     UpstreamTimeout,
-    /// Electric cannot be reached, or broke off.
-    #[error("Electric cannot be reached")]
+    /// Electric is unreachable, or closed the connection early.
+    #[error("Electric is unreachable")]
     UpstreamUnreachable,
-    /// Something of ours is broken: the task behind an answer ended before it.
-    #[error("the answer's task ended before the answer")]
+    /// An internal error: the task that fetches a response ended before the response was complete.
+    #[error("the task that fetches the response ended early")]
     Internal,
 }
 
@@ -68,7 +68,7 @@ impl Fault {
         }
     }
 
-    /// What the client is told; `None` where it is gone.
+    /// The response for the client; `None` if the client disconnected or does not read.
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone | Self::SlowReader => return None,
@@ -85,12 +85,12 @@ impl Fault {
         })
     }
 
-    /// Whether the bearer may not go on, which a client mends with a new token.
+    /// Whether the token is no longer accepted. Clients recover with a new token.
     pub(crate) const fn ends_token(&self) -> bool {
         matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
     }
 
-    /// Whether it happens every day, and says nothing of us or of Electric.
+    /// Whether it is normal operation, not a problem of shapegate or of Electric.
     pub(crate) const fn is_everyday(&self) -> bool {
         matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
     }

@@ -1,6 +1,6 @@
-//! Bytes as people read them.
+//! Hexadecimal encoding.
 
-/// Two lower-case digits for each byte.
+/// Encodes bytes as hex, with two lower-case digits for each byte.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

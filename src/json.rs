@@ -1,4 +1,4 @@
-//! JSON read strictly: one object, no member twice, nothing after it (RFC 7519 section 4, RFC 8725 section 2.4).
+//! Parses JSON strictly: one object, no duplicate members, nothing after it (RFC 7519 section 4, RFC 8725 section 2.4).
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use serde_json::{Map, Number, Value};
 
 /// The bytes are not exactly one JSON object without duplicate members.
 ///
-/// Invalid UTF-8, a byte order mark, a lone surrogate, a number outside `f64` and more than 128 levels count as well.
+/// Other causes: invalid UTF-8, a byte order mark, a lone surrogate, a number outside `f64`, more than 128 levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not one JSON object without duplicate members")]
 pub(crate) struct NotStrict;
 
-/// Parses one object.
+/// Parses exactly one JSON object.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, NotStrict> {
     match serde_json::from_slice(bytes) {
         Ok(Strict(Value::Object(members))) => Ok(members),
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_object_is_read_as_it_stands() {
+    fn one_object_is_parsed_exactly() {
         let text = r#"{"a":[1,-2,18446744073709551615,1.5,true,null,"\u006frg"],"b":{"a":{}}}"#;
         let object = parse_object(text.as_bytes()).unwrap();
         assert_eq!(Value::Object(object), serde_json::from_str::<Value>(text).unwrap());
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn t10_a_duplicate_at_any_depth_is_refused() {
+    fn t10_a_duplicate_at_any_depth_is_rejected() {
         for text in [
             r#"{"org":1,"org":1}"#,
             r#"{"org":1,"\u006frg":2}"#,
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn t11_what_is_not_one_object_is_refused() {
+    fn t11_anything_but_one_valid_object_is_rejected() {
         let deep = "{\"a\":".repeat(200) + "1" + &"}".repeat(200);
         let cases: [&[u8]; 15] = [
             b"",

@@ -1,34 +1,37 @@
 //! shapegate: an authorizing proxy in front of Electric's sync service.
 //!
-//! The path of one request, in the order of the modules that carry it:
+//! The modules:
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`] | TOML file to a [`config::Config`] that cannot be invalid; every error names file, line and key. Settings types stand beside the code that uses them |
-//! | [`server`] | listeners, admin port, background tasks, reload, drain, the hand-over to a new process, systemd |
-//! | [`proxy`] | `impl ProxyHttp`: the request path; `decide` holds the order of decisions |
-//! | [`auth`] | bearer token to [`auth::Principal`]: verifier, verdict cache, key store |
-//! | [`policy`] | `Principal` and `ShapeRequest` to a `Permit`, or a denial |
-//! | [`filter`] | a client's own `where` and `order_by`, cut to an allow-list and printed anew; the lint of a rule's `where` |
-//! | [`gatekeeper`] | mints shape-scoped tokens |
-//! | [`shape`] | the client's request, parsed; what defines a shape, and the token's claim that a request must repeat |
-//! | [`rewrite`] | the request to Electric, built from empty out of a permit and the client's request |
-//! | [`flight`] | the hub: one answer of Electric for all whose request is the same, while it runs and while it is fresh |
-//! | [`upstream`] | Electric on the network: servers, addresses, health, secrets |
-//! | [`limits`] | how much one subject, one address, one connection and all together may ask for |
-//! | [`rejection`] | every answer we give ourselves: status, code, label in one table |
-//! | [`fault`] | failures of ours and of the upstream: the cause for the log, nothing for the client |
+//! | [`config`] | parses the TOML file into a valid [`config::Config`]; every error names file, line and key |
+//! | [`server`] | listeners, admin port, background tasks, reload, drain, upgrade to a new process, systemd |
+//! | [`proxy`] | handles requests (`impl ProxyHttp`); `decide` makes the decisions in order |
+//! | [`auth`] | verifies a bearer token and returns an [`auth::Principal`]; caches verdicts and keys |
+//! | [`policy`] | decides whether a `Principal` may make a `ShapeRequest`: a `Permit` or a `Denial` |
+//! | [`filter`] | parses a client's `where` and `order_by`, allows known constructs only; lints a rule's `where` |
+//! | [`gatekeeper`] | mints tokens that are valid for one shape |
+//! | [`shape`] | parses the client's request, and the shape that a token allows |
+//! | [`rewrite`] | builds the request to Electric from a permit and the client's request |
+//! | [`flight`] | shares one response of Electric among all equal requests, while it arrives and while it is fresh |
+//! | [`upstream`] | Electric's servers: addresses, health, secrets |
+//! | [`limits`] | limits per subject, per address, per connection and in total |
+//! | [`rejection`] | the responses that shapegate produces itself, with status, code and label in one table |
+//! | [`fault`] | failures of shapegate and of Electric; the log gets the cause, the client a fixed response |
 //! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
 //! | [`telemetry`] | logs, the access log, the audit log, spans |
 //! | [`cli`] | the commands: run, check, explain, jwks, demo |
-//! | `demo` | an issuer, a stand-in for Electric and a page to watch, behind the feature `demo`; not in a production build |
+//! | `demo` | an issuer, a simulated Electric and a web page; only with the feature `demo`, not in production builds |
 //!
-//! Modules import each other in one direction. `auth`, `filter`, `flight`, `gatekeeper`, `limits`, `policy`, `rewrite` and
-//! `shape` do not reach Pingora, not even through another module; only `server` and `cli` import `config`; `proxy` may use
-//! everything but these three. `tests/layers.rs` holds this.
+//! Dependencies between modules, checked by `tests/layers.rs`:
+//! - Modules import each other in one direction only.
+//! - `auth`, `filter`, `flight`, `gatekeeper`, `limits`, `policy`, `rewrite` and `shape` do not depend on Pingora, not
+//!   even through another module.
+//! - Only `server` and `cli` import `config`. Settings types are therefore defined in the module that uses them.
+//! - `proxy` may use every module except these three.
 //!
-//! Small modules that any other may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json` (strict
-//! parsing), `secret` (text that no log shows) and `trace_context` (the `traceparent` header).
+//! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json`
+//! (strict parsing), `secret` (strings that no log shows) and `trace_context` (the `traceparent` header).
 
 pub mod auth;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! Every answer we give ourselves: status, code, label and words in one table.
+//! The responses that shapegate produces itself: status, code, metric label and message in one table.
 
 use std::time::Duration;
 
@@ -6,56 +6,56 @@ use http::StatusCode;
 
 use crate::shape::ParameterError;
 
-/// An answer of our own instead of Electric's; holds no text of a token, of SQL or of a client.
+/// A response of shapegate instead of Electric's. It never contains text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
-    /// A body where none is taken, or one that is too long.
+    /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
-    /// No rule allows it.
+    /// No rule allows the request.
     Forbidden,
-    /// Too many or too long headers, or a token over the limit.
+    /// The headers are too many or too long, or the token is too long.
     HeadersTooLarge,
-    /// Something of ours is broken; the log says what.
+    /// An internal error. The log has the cause.
     Internal,
-    /// Parameters or framing; names each that is wrong.
+    /// Parameters or framing are invalid. Lists every error.
     InvalidRequest(Vec<ParameterError>),
-    /// The issuer's keys cannot be had.
+    /// The issuer's keys are unavailable. Holds the time until a retry makes sense.
     KeysUnavailable(Duration),
-    /// A method that this path does not take; the methods it takes.
+    /// The path does not support the method. Holds the methods that it supports.
     MethodNotAllowed(&'static str),
-    /// No such path.
+    /// Nothing is served at the path.
     NotFound,
-    /// Electric is not ready, or we are about to stop.
+    /// Electric is not ready, or shapegate is stopping. Holds the time until a retry makes sense.
     NotReady(Duration),
-    /// Too much at one time, here or at Electric.
+    /// Too many requests are in flight, here or at Electric. Holds the time until a retry makes sense.
     Overloaded(Duration),
     /// No rule serves the table.
     ShapeNotFound,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired,
-    /// The token proves nothing.
+    /// The token is invalid.
     TokenInvalid,
-    /// There is no token.
+    /// The request has no token.
     TokenMissing,
-    /// One client asks for too much, or too often.
+    /// One client exceeds a limit. Holds the time until a retry makes sense.
     TooManyRequests(Duration),
-    /// Electric refused what we sent, which is ours to mend.
+    /// Electric rejected our request, which is a fault of shapegate or of its configuration.
     UpstreamRefused,
-    /// Electric was silent for too long.
+    /// Electric did not respond in time.
     UpstreamTimeout,
-    /// Electric cannot be reached, or broke off.
+    /// Electric is unreachable, or closed the connection early.
     UpstreamUnreachable,
-    /// The request target is too long, or the rule makes Electric's too long.
+    /// The request target is too long, or the rule's values make the one to Electric too long.
     UriTooLong,
 }
 
 impl Rejection {
-    /// One malformed part of the request, outside its parameters.
+    /// Creates an `invalid_request` for a part of the request that is not a parameter.
     pub fn invalid(name: &'static str, problem: &'static str) -> Self {
         Self::InvalidRequest(vec![ParameterError { name: name.into(), problem }])
     }
 
-    /// The status and the code, which is also the label of the metric, and words for a person.
+    /// Returns the status, the code (also the metric's label) and the message.
     pub const fn answer(&self) -> (StatusCode, &'static str, &'static str) {
         let (code, message) = self.words();
         (self.status(), code, message)
@@ -79,40 +79,38 @@ impl Rejection {
         }
     }
 
-    /// The code and a sentence for a person.
+    /// The code and the message.
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::ContentTooLarge => {
-                ("content_too_large", "A request for a shape has no body, one for a subset at most 64 KiB.")
+                ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
             }
-            Self::Forbidden => ("forbidden", "No rule allows this shape to the bearer of this token."),
-            Self::HeadersTooLarge => ("headers_too_large", "The request has too many or too long headers."),
-            Self::Internal => ("internal", "Something is wrong here; the request id leads to it in the log."),
-            Self::InvalidRequest(_) => ("invalid_request", "The request is not well formed; `errors` says where."),
-            Self::KeysUnavailable(_) => ("keys_unavailable", "The issuer's keys cannot be had right now; try again."),
-            Self::MethodNotAllowed(_) => ("method_not_allowed", "This path does not take that method."),
+            Self::Forbidden => ("forbidden", "No rule allows this request to read this shape."),
+            Self::HeadersTooLarge => ("headers_too_large", "The headers of the request are too many or too long."),
+            Self::Internal => ("internal", "Internal error. Look up this request id in the log."),
+            Self::InvalidRequest(_) => ("invalid_request", "The request is invalid; see `errors`."),
+            Self::KeysUnavailable(_) => ("keys_unavailable", "The issuer's keys are unavailable; try again later."),
+            Self::MethodNotAllowed(_) => ("method_not_allowed", "This path does not support this method."),
             Self::NotFound => ("not_found", "Nothing is served at this path."),
-            Self::NotReady(_) => ("not_ready", "The sync service is not ready; try again."),
+            Self::NotReady(_) => ("not_ready", "The sync service is not ready; try again later."),
             Self::Overloaded(_) => {
-                ("overloaded", "Too many requests are being answered; try again after the time in `retry-after`.")
+                ("overloaded", "Too many requests are in flight; try again after the time in `retry-after`.")
             }
             Self::ShapeNotFound => ("shape_not_found", "No rule serves this table."),
             Self::TokenExpired => ("token_expired", "The token has expired."),
-            Self::TokenInvalid => ("token_invalid", "The token is not valid here."),
-            Self::TokenMissing => ("token_missing", "Send a token: Authorization: Bearer …."),
+            Self::TokenInvalid => ("token_invalid", "The token is invalid."),
+            Self::TokenMissing => ("token_missing", "A token is missing; send it as `Authorization: Bearer TOKEN`."),
             Self::TooManyRequests(_) => {
-                ("too_many_requests", "This client asks for too much; try again after the time in `retry-after`.")
+                ("too_many_requests", "This client exceeds a limit; try again after the time in `retry-after`.")
             }
-            Self::UpstreamRefused => ("upstream_refused", "The sync service refused the request made for this one."),
-            Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not answer in time."),
-            Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service cannot be reached."),
-            Self::UriTooLong => {
-                ("uri_too_long", "The request target, or the one its rule makes for the sync service, is too long.")
-            }
+            Self::UpstreamRefused => ("upstream_refused", "The sync service rejected the request."),
+            Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not respond in time."),
+            Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service is unreachable."),
+            Self::UriTooLong => ("uri_too_long", "The request target is too long, here or for the sync service."),
         }
     }
 
-    /// After how long a client may try again; every 5xx and 429 says so, so that none of them is final.
+    /// The value of `Retry-After`. Every 5xx and 429 has one, so that clients retry.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::KeysUnavailable(after)
@@ -136,7 +134,7 @@ impl Rejection {
         }
     }
 
-    /// The value of `WWW-Authenticate` (RFC 6750 section 3), for the 401s.
+    /// The value of `WWW-Authenticate` (RFC 6750 section 3); `None` unless the status is 401.
     pub const fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::TokenMissing => Some("Bearer"),
@@ -146,7 +144,7 @@ impl Rejection {
         }
     }
 
-    /// The body: `{"code":…,"message":…}`, with `errors` where parameters are named.
+    /// Builds the body: `{"code":…,"message":…}`, with `errors` for [`Rejection::InvalidRequest`].
     pub fn body(&self) -> String {
         let (_, code, message) = self.answer();
         let mut body = serde_json::json!({ "code": code, "message": message });

@@ -2,19 +2,19 @@
 
 use http::HeaderMap;
 
-/// A valid `traceparent`. It holds the ids and the sampled flag, and nothing else that the client sent.
+/// A valid `traceparent`: the ids and the sampled flag. Nothing else that the client sent is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(Box<str>);
 
 /// The header's name.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Bytes of version 00: `00-` 32 hex digits `-` 16 hex digits `-` 2 hex digits.
+/// The bytes of version 00: `00-`, 32 hex digits, `-`, 16 hex digits, `-`, 2 hex digits.
 const LENGTH: usize = 55;
 
 impl TraceParent {
-    /// Reads the request's header if there is exactly one and it is valid (Trace Context section 3.2.2). Of an unknown
-    /// version, the fields of version 00 are read (section 3.2.4).
+    /// Reads the request's header if there is exactly one and it is valid (Trace Context section 3.2.2). For an unknown
+    /// version, it reads the fields of version 00 (section 3.2.4).
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
@@ -33,7 +33,7 @@ impl TraceParent {
             "ff" => false,
             _ => more.is_empty() || more.starts_with('-'),
         };
-        // Version 00 defines no flag but `sampled`, and version 00 is what we send.
+        // We send version 00, whose only flag is `sampled`.
         let sampled = flags.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']);
         (valid && version_holds && !zero(trace) && !zero(parent))
             .then(|| Self(format!("00-{trace}-{parent}-0{}", u8::from(sampled)).into()))
@@ -44,26 +44,26 @@ impl TraceParent {
         &self.0
     }
 
-    /// The trace's id: 32 hex digits.
+    /// The trace id: 32 hex digits.
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
     }
 }
 
-/// What a span of ours is made from.
+/// Conversions to and from the ids of our own spans.
 #[cfg(feature = "otel")]
 impl TraceParent {
-    /// The header for a span of ours that is recorded.
+    /// Creates the header for a recorded span of shapegate.
     pub(super) fn recorded(trace: u128, span: u64) -> Self {
         Self(format!("00-{trace:032x}-{span:016x}-01").into())
     }
 
-    /// The trace's id as a number, which is not 0.
+    /// The trace id as a number; never 0.
     pub(super) fn trace(&self) -> u128 {
         u128::from_str_radix(self.trace_id(), 16).unwrap_or(1)
     }
 
-    /// The id of the parent span, which is not 0.
+    /// The id of the parent span as a number; never 0.
     pub(super) fn span(&self) -> u64 {
         u64::from_str_radix(&self.0[36..52], 16).unwrap_or(1)
     }

@@ -14,6 +14,7 @@ mod hold;
 mod http;
 mod http2;
 mod options;
+mod pass_through;
 mod process;
 mod progress;
 mod report;
@@ -31,6 +32,7 @@ use tokio::runtime::Runtime;
 use fanout::Fanout;
 use floor::FloorServer;
 use hold::Hold;
+use pass_through::PassThrough;
 use report::Report;
 use throughput::Throughput;
 
@@ -56,6 +58,8 @@ enum Command {
     Hold(Hold),
     #[command(hide = true)]
     FloorServer(FloorServer),
+    #[command(hide = true)]
+    PassThrough(PassThrough),
 }
 
 /// The command line asks for something that cannot be.
@@ -96,6 +100,7 @@ impl Command {
             Self::Fanout(fanout) => (finish(fanout.run())?, fanout.common.json),
             Self::Hold(hold) => (finish(hold.run())?, hold.common.json),
             Self::FloorServer(floor) => return floor.run().map(|()| true),
+            Self::PassThrough(proxy) => return proxy.run().map(|()| true),
         };
         print(&report, json);
         Ok(report.wrong() == 0)
@@ -127,6 +132,7 @@ fn smoke() -> anyhow::Result<bool> {
         "load fanout --clients 50 --rounds 1",
         "load hold --clients 20",
         "load throughput --seconds 1 --rounds 1 --connections 8 --users 20",
+        "load throughput --unique --seconds 1 --rounds 1 --connections 8 --users 20",
     ] {
         if let Some(command) = Cli::try_parse_from(line.split(' '))?.command {
             all_right &= command.run()?;

@@ -25,6 +25,9 @@ pub(crate) struct Common {
     /// Bytes of text in a row
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
     pub row_bytes: usize,
+    /// Measure another build of the program by turns
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "url")]
+    pub against: Option<PathBuf>,
     #[command(flatten)]
     pub running: Running,
 }

@@ -1,7 +1,7 @@
 //! What stands around the servers: a stand-in for Electric, an issuer and its tokens, or a server that runs already.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::floor::whole;
 use crate::options::Common;
-use crate::server::{FloorSource, Server};
+use crate::server::{Build, FloorSource, Server};
 use crate::target::Target;
 
 /// Where the load is put.
@@ -34,7 +34,8 @@ pub(crate) struct Stage {
     row_bytes: usize,
     rows: AtomicU64,
     folder: TempDir,
-    config: PathBuf,
+    builds: Vec<Build>,
+    h2c: bool,
 }
 
 impl Scene {
@@ -74,7 +75,10 @@ impl Scene {
     pub(crate) fn starts(&self, floor: bool) -> Vec<Box<dyn Fn() -> anyhow::Result<Server> + '_>> {
         match self {
             Self::Embedded(stage) => {
-                let mut starts: Vec<Box<dyn Fn() -> anyhow::Result<Server>>> = vec![Box::new(|| stage.shapegate())];
+                let mut starts: Vec<Box<dyn Fn() -> anyhow::Result<Server>>> = Vec::new();
+                for build in &stage.builds {
+                    starts.push(Box::new(|| stage.shapegate(build, stage.electric.addr())));
+                }
                 if floor {
                     starts.push(Box::new(|| stage.floor(&FloorSource::Upstream(stage.electric.addr()))));
                 }
@@ -101,17 +105,33 @@ impl Stage {
         let issuer = Issuer::new(ISSUER).map_err(|_| anyhow!("no randomness for a key"))?;
         let folder = tempfile::Builder::new().prefix("shapegate-load-").tempdir()?;
         fs::write(folder.path().join("keys.json"), issuer.jwks().to_string())?;
-        let config = folder.path().join("shapegate.toml");
-        fs::write(&config, configuration(&electric.url(), common.threads(), h2c))?;
         let tokens = (0..common.users.get()).map(|user| issuer.sign(&claims(user))).collect();
         let (threads, row_bytes) = (common.threads(), common.row_bytes);
-        let stage = Self { electric, tokens, threads, row_bytes, rows: AtomicU64::new(0), folder, config };
+        let mut builds = vec![Build::current()];
+        builds.extend(common.against.clone().map(Build::other));
+        let stage = Self { electric, tokens, threads, row_bytes, rows: AtomicU64::new(0), folder, builds, h2c };
         stage.insert(rows)?;
         Ok(stage)
     }
 
-    pub(crate) fn shapegate(&self) -> anyhow::Result<Server> {
-        Server::shapegate(&self.config, SECRET, self.target(QUERY, self.tokens.clone()))
+    /// Every build, in front of `electric`.
+    pub(crate) fn all_builds(&self, electric: SocketAddr) -> anyhow::Result<Vec<Server>> {
+        self.builds.iter().map(|build| self.shapegate(build, electric)).collect()
+    }
+
+    /// The address of the stand-in for Electric.
+    pub(crate) fn electric(&self) -> SocketAddr {
+        self.electric.addr()
+    }
+
+    fn shapegate(&self, build: &Build, electric: SocketAddr) -> anyhow::Result<Server> {
+        let config = self.folder.path().join("shapegate.toml");
+        fs::write(&config, configuration(electric, self.threads, self.h2c))?;
+        Server::shapegate(build, &config, SECRET, self.target(QUERY, self.tokens.clone()))
+    }
+
+    pub(crate) async fn pingora(&self, upstream: &Server) -> anyhow::Result<Server> {
+        Server::pingora(self.threads, upstream.target.address, self.upstream_target()).await
     }
 
     /// Asked as shapegate asks Electric.
@@ -154,7 +174,7 @@ impl Stage {
     }
 }
 
-fn configuration(electric: &str, threads: usize, h2c: bool) -> String {
+fn configuration(electric: SocketAddr, threads: usize, h2c: bool) -> String {
     format!(
         r#"
 [server]
@@ -164,7 +184,7 @@ threads = {threads}
 drain = "0s"
 h2c = {h2c}
 [upstream]
-url = "{electric}"
+url = "http://{electric}"
 secret = {{ env = "ELECTRIC_SECRET" }}
 read_timeout = "5m"
 pool = 65536

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::floor::{LISTENING, METRICS};
 use crate::http::Connection;
+use crate::pass_through::LISTENING as PASS_THROUGH;
 use crate::process::{Process, Usage};
 use crate::target::Target;
 
@@ -27,8 +28,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// The program, with this configuration; `target` is given the address it gets.
-    pub(crate) fn shapegate(config: &Path, secret: &str, target: Target) -> anyhow::Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shapegate"));
+    pub(crate) fn shapegate(build: &Build, config: &Path, secret: &str, target: Target) -> anyhow::Result<Self> {
+        let mut command = Command::new(&build.program);
         command.arg("--config").arg(config).env("ELECTRIC_SECRET", secret).env_remove("RUST_LOG");
         let serving = |line: &str| {
             let entry: Value = serde_json::from_str(line).ok()?;
@@ -37,7 +38,22 @@ impl Server {
         };
         let trouble = |line: &str| line.contains(r#""level":"ERROR""#);
         let (process, (address, admin)) = Process::start_and_read(&mut command, serving, trouble)?;
-        Ok(Self::new("shapegate", Target { address, ..target }, process).with_metrics(admin))
+        Ok(Self::new(build.name, Target { address, ..target }, process).with_metrics(admin))
+    }
+
+    /// Pingora as a plain reverse proxy of `upstream`, which is this bench run again.
+    pub(crate) async fn pingora(threads: usize, upstream: SocketAddr, target: Target) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["pass-through", "--threads", &threads.to_string(), "--upstream", &upstream.to_string()]);
+        let listening = |line: &str| line.strip_prefix(PASS_THROUGH)?.trim().parse::<SocketAddr>().ok();
+        let (mut process, address) = Process::start_and_read(&mut command, listening, |_| true)?;
+        while Connection::open(address).await.is_err() {
+            if process.has_ended() {
+                bail!("the pass-through ended at its start");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Self::new("pingora", Target { address, ..target }, process))
     }
 
     /// The floor, which is this bench run again.
@@ -108,6 +124,23 @@ impl Server {
             .find(|(name, _)| name.ends_with("_requests_in_flight"))
             .context("no metric of requests in flight")?;
         Ok(Some(value.parse().context("requests in flight")?))
+    }
+}
+
+/// A build of the program.
+pub(crate) struct Build {
+    pub name: &'static str,
+    pub program: PathBuf,
+}
+
+impl Build {
+    /// The one that cargo has made for this bench.
+    pub(crate) fn current() -> Self {
+        Self { name: "shapegate", program: env!("CARGO_BIN_EXE_shapegate").into() }
+    }
+
+    pub(crate) const fn other(program: PathBuf) -> Self {
+        Self { name: "against", program }
     }
 }
 

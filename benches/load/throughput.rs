@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -36,6 +37,9 @@ pub(crate) struct Throughput {
     /// Measure another server beside: one that only passes on what the floor serves
     #[arg(long, value_enum, conflicts_with = "url")]
     compare: Option<Compare>,
+    /// Ask for another place in the log each time, so that no two requests share an answer; beside a bare Pingora
+    #[arg(long, conflicts_with_all = ["url", "compare"])]
+    unique: bool,
     #[command(flatten)]
     pub common: Common,
 }
@@ -63,7 +67,7 @@ impl Throughput {
         let mut report = Report::new("throughput", setting);
         let mut loads = Vec::new();
         for server in servers {
-            loads.push(Load::warm(server, expected.clone()).await?);
+            loads.push(Load::warm(server, expected.clone(), self.unique).await?);
         }
         let progress = Progress::new(self.rounds.get() * loads.len());
         for _ in 0..self.rounds.get() {
@@ -78,9 +82,18 @@ impl Throughput {
 
     async fn servers(&self, stage: &Stage) -> anyhow::Result<(Vec<Server>, Option<Bytes>)> {
         let (source, body) = stage.record(PARAMETERS).await?;
-        let mut servers = vec![stage.shapegate()?, stage.floor(&source)?];
+        let floor = stage.floor(&source)?;
+        if self.unique {
+            // The floor is Electric here: a recorded answer costs least.
+            let mut servers = stage.all_builds(floor.target.address)?;
+            servers.extend([stage.pingora(&floor).await?, floor]);
+            return Ok((servers, Some(body)));
+        }
+        let mut servers = stage.all_builds(stage.electric())?;
+        servers.push(floor);
         if let Some(Compare::Nginx) = self.compare {
-            servers.push(stage.nginx(&servers[1]).await?);
+            let nginx = stage.nginx(&servers[servers.len() - 1]).await?;
+            servers.push(nginx);
         }
         Ok((servers, Some(body)))
     }
@@ -95,11 +108,13 @@ struct Load {
     /// One for each user, written once.
     requests: Arc<[Bytes]>,
     expected: Option<Bytes>,
+    /// Counts requests that are to differ from each other.
+    unique: Option<Arc<AtomicU64>>,
 }
 
 impl Load {
     /// Sends every request once: tokens are checked, connections and caches made.
-    async fn warm(server: Server, expected: Option<Bytes>) -> anyhow::Result<Self> {
+    async fn warm(server: Server, expected: Option<Bytes>, unique: bool) -> anyhow::Result<Self> {
         let users = server.target.tokens.len().max(1);
         let requests: Arc<[Bytes]> = (0..users).map(|user| server.target.request(user, PARAMETERS)).collect();
         let mut connection = Connection::open(server.target.address).await?;
@@ -113,7 +128,7 @@ impl Load {
             };
             ensure!(answer.status == 200, "{} answered {}", server.name, answer.summary());
         }
-        Ok(Self { server, requests, expected })
+        Ok(Self { server, requests, expected, unique: unique.then(Arc::default) })
     }
 
     async fn round(&self, scene: &Scene, connections: usize, time: Duration) -> anyhow::Result<Round> {
@@ -122,7 +137,8 @@ impl Load {
         for number in 0..connections {
             let connection = Connection::open(address).await?;
             let (requests, expected) = (Arc::clone(&self.requests), self.expected.clone());
-            clients.push(Client { connection, requests, expected, next: number, tally: Tally::default() });
+            let unique = self.unique.clone().map(|number| (number, self.server.target.clone()));
+            clients.push(Client { connection, requests, expected, unique, next: number, tally: Tally::default() });
         }
         let (before, requests) = (self.server.usage()?, scene.upstream_requests());
         let start = Instant::now();
@@ -156,6 +172,7 @@ struct Client {
     connection: Connection,
     requests: Arc<[Bytes]>,
     expected: Option<Bytes>,
+    unique: Option<(Arc<AtomicU64>, Target)>,
     next: usize,
     tally: Tally,
 }
@@ -187,9 +204,9 @@ impl Client {
 
     /// One request; false where the connection takes no other.
     async fn ask(&mut self) -> anyhow::Result<bool> {
+        let request = self.request();
         let sent = Instant::now();
-        let request = &self.requests[self.next % self.requests.len()];
-        let Some(answer) = self.connection.exchange(request).await? else { return Ok(false) };
+        let Some(answer) = self.connection.exchange(&request).await? else { return Ok(false) };
         self.next += 1;
         self.tally.latencies.push(answer.at - sent);
         *self.tally.answers.statuses.entry(answer.status).or_default() += 1;
@@ -197,6 +214,16 @@ impl Client {
             self.tally.answers.wrong(|| answer.summary());
         }
         Ok(!answer.closes)
+    }
+
+    fn request(&self) -> Bytes {
+        match &self.unique {
+            None => self.requests[self.next % self.requests.len()].clone(),
+            Some((number, target)) => {
+                let number = number.fetch_add(1, Ordering::Relaxed);
+                target.request(self.next, &format!("handle=1-1&offset={number}_0"))
+            }
+        }
     }
 
     fn fail(mut self, error: &anyhow::Error) -> Tally {

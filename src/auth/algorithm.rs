@@ -1,11 +1,11 @@
-//! The signature algorithms we accept (RFC 7518 section 3.1, RFC 8037 section 3.1).
+//! The accepted signature algorithms (RFC 7518 section 3.1, RFC 8037 section 3.1).
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::error::UnknownAlgorithm;
 
-/// A signature algorithm, by its `alg` name; `none` has no variant.
+/// A signature algorithm, named as in `alg`. There is no variant for `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the registered names
 pub enum Algorithm {
@@ -36,7 +36,7 @@ impl Algorithm {
         Self::Rs512,
     ];
 
-    /// The registered name, exact in case.
+    /// The registered name; its case matters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EdDsa => "EdDSA",

@@ -1,4 +1,4 @@
-//! The one bearer token of a request (RFC 6750 section 2.1, RFC 9110 section 11.4).
+//! Reads the bearer token of a request (RFC 6750 section 2.1, RFC 9110 section 11.4).
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::hex::hex;
 
 const SCHEME: &str = "Bearer";
 
-/// A well-formed bearer token that nothing has verified yet.
+/// A well-formed bearer token that is not verified yet.
 #[derive(Clone)]
 pub struct BearerToken {
     text: Box<str>,
@@ -23,10 +23,13 @@ pub struct BearerToken {
 pub(crate) struct TokenDigest([u8; 32]);
 
 impl BearerToken {
-    /// Takes the token from the one `Authorization` header.
+    /// Reads the token from the only `Authorization` header.
     ///
-    /// The scheme is compared without case, exactly one space follows it, and the token is token68 of at most
-    /// `max_bytes` bytes (RFC 9110 section 11.2). No other header, cookie or parameter is a source.
+    /// The scheme is case-insensitive, exactly one space follows it, and the token is a token68 of at most `max_bytes`
+    /// bytes (RFC 9110 section 11.2). No other header, cookie or parameter is read.
+    ///
+    /// # Errors
+    /// There is no token, it is longer than `max_bytes`, or the header is malformed or given more than once.
     pub fn from_headers(headers: &HeaderMap, max_bytes: usize) -> Result<Self, BearerError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(BearerError::Missing)?;
@@ -47,7 +50,10 @@ impl BearerToken {
         Self::new(token)
     }
 
-    /// The token with this text, where it is token68; [`BearerError::Missing`] where it is empty.
+    /// Checks that a text is a token68.
+    ///
+    /// # Errors
+    /// [`BearerError::Missing`] if the text is empty, [`BearerError::Malformed`] if it is not a token68.
     pub fn new(text: &str) -> Result<Self, BearerError> {
         if text.is_empty() {
             return Err(BearerError::Missing);
@@ -58,7 +64,7 @@ impl BearerToken {
         Ok(Self { text: text.into(), digest: TokenDigest(sha256(text)) })
     }
 
-    /// The first 8 bytes of the token's SHA-256 in hex: what a log may show of it.
+    /// The first 8 bytes of the token's SHA-256, in hex. Logs show this instead of the token.
     pub fn hash(&self) -> String {
         hex(&self.digest.0[..8])
     }
@@ -85,7 +91,7 @@ impl TokenDigest {
 }
 
 impl std::hash::Hash for TokenDigest {
-    // SHA-256 is already spread evenly, so eight of its bytes are hash enough.
+    // SHA-256 is evenly distributed, so eight of its bytes suffice as a hash.
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
@@ -94,7 +100,7 @@ impl std::hash::Hash for TokenDigest {
 
 fn is_token68(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    // No early exit and no branch: the compiler then looks at many bytes at once, and every request pays for this.
+    // Without early exit or branch the compiler can vectorize this, which matters because every request runs it.
     !body.is_empty() && body.bytes().fold(true, |so_far, byte| so_far & is_token68_byte(byte))
 }
 
@@ -120,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_well_formed_token_is_taken() {
+    fn one_well_formed_token_is_read() {
         for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
             assert_eq!(parse(&[value.as_bytes()]).unwrap().as_str(), "a.b.c");
         }
@@ -128,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_sent_is_missing() {
+    fn an_absent_or_empty_token_is_missing() {
         let values: [&[&[u8]]; 5] = [&[], &[b""], &[b" \t"], &[b"Bearer"], &[b"Bearer "]];
         for value in values {
             assert_eq!(parse(value).unwrap_err(), BearerError::Missing, "{value:?}");
@@ -164,13 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn t15_a_long_token_is_refused_before_a_look_at_it() {
+    fn t15_a_long_token_is_rejected_before_it_is_parsed() {
         assert!(parse(&[b"Bearer 0123456789abcdef"]).is_ok());
         assert_eq!(parse(&[b"Bearer 0123456789abcdef!"]).unwrap_err(), BearerError::TooLong);
     }
 
     #[test]
-    fn t16_two_headers_are_malformed_even_where_one_is_empty() {
+    fn t16_two_headers_are_malformed_even_if_one_is_empty() {
         let values: [&[&[u8]]; 3] = [&[b"Bearer a", b"Bearer a"], &[b"Bearer a", b""], &[b"", b"Bearer a"]];
         for value in values {
             assert_eq!(parse(value).unwrap_err(), BearerError::Malformed, "{value:?}");
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn t16_no_other_header_is_a_source() {
+    fn t16_no_other_header_is_read() {
         let mut headers = HeaderMap::new();
         for name in ["proxy-authorization", "cookie", "x-authorization"] {
             headers.insert(name, HeaderValue::from_static("Bearer a.b.c"));
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_shows_itself_as_a_short_hash() {
+    fn debug_output_of_a_token_is_a_short_hash() {
         let token = BearerToken::new("abc").unwrap();
         assert_eq!(token.hash(), "ba7816bf8f01cfea"); // SHA-256("abc") from FIPS 180-4
         assert_eq!(format!("{token:?}"), "BearerToken(ba7816bf8f01cfea…)");

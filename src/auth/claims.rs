@@ -1,4 +1,4 @@
-//! The claims of a verified token, ready for CEL.
+//! The claims of a verified token, converted for CEL.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,28 +13,28 @@ use crate::json;
 pub struct Claims(Box<dyn Val>);
 
 impl Claims {
-    /// Prepares verified claims; only the verifier has such.
+    /// Converts verified claims. Only the verifier calls this.
     pub(super) fn new(json: Map<String, Value>) -> Self {
         Self(object(json))
     }
 
-    /// Claims of no token, to try rules with; `None` where the text is no JSON object.
+    /// Parses sample claims to try rules with; `None` if the text is not a JSON object.
     ///
-    /// They prove nothing: a decision is about a [`Principal`](super::Principal), which only the verifier makes.
+    /// Sample claims authorize nothing: that takes a [`Principal`](super::Principal), which only the verifier makes.
     pub fn sample(text: &str) -> Option<Self> {
         json::parse_object(text.as_bytes()).ok().map(Self::new)
     }
 
-    /// The claims as a CEL map.
+    /// Returns the claims as a CEL map.
     ///
-    /// Integers that fit `i64` are `int`, larger ones `uint`, every other number `double`.
+    /// Integers that fit into `i64` are `int`, larger ones are `uint`, every other number is `double`.
     pub fn cel(&self) -> &(dyn Val + 'static) {
         &*self.0
     }
 }
 
 impl fmt::Debug for Claims {
-    // Claims are about a person: their values are for rules, not for logs.
+    // Claims are personal data: rules may read the values, logs must not show them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Claims(…)")
     }
@@ -63,7 +63,7 @@ fn number(number: &Number) -> Box<dyn Val> {
     if let Some(integer) = number.as_u64() {
         return Box::new(CelUInt::from(integer));
     }
-    // The parser admits finite numbers alone; NaN equals nothing, so an impossible one still denies.
+    // The parser accepts only finite numbers. If one were not, NaN compares equal to nothing, so rules would deny.
     Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN)))
 }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_show_no_value() {
+    fn debug_output_of_claims_shows_no_values() {
         assert_eq!(format!("{:?}", claims()), "Claims(…)");
     }
 }

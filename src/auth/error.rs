@@ -1,42 +1,42 @@
-//! Why a token, an issuer or an algorithm is refused.
+//! Errors of tokens, issuers and algorithms.
 
 use std::time::Duration;
 
-/// Why there is no token to verify.
+/// Why a request has no token that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
-    /// More than one `Authorization` header, another scheme, or not `Bearer`, one space, token68.
+    /// There is more than one `Authorization` header, or it is not `Bearer`, one space and a token68.
     #[error("the Authorization header is not one well-formed bearer token")]
     Malformed,
-    /// No `Authorization` header, or one without a token, as Electric's clients send it before login.
+    /// There is no `Authorization` header, or one without a token, as Electric's clients send it before login.
     #[error("no bearer token")]
     Missing,
-    /// The token has more bytes than allowed; nothing has looked at them.
+    /// The token has more bytes than allowed; it was not parsed.
     #[error("the bearer token is too long")]
     TooLong,
 }
 
-/// Why a token is not accepted.
+/// Why a token is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Everything holds but the time: `exp` and the leeway have passed.
+    /// `exp` and the leeway have passed; everything else about the token is valid.
     #[error("the token has expired")]
     Expired,
-    /// Anything else is wrong with it.
+    /// The token is invalid for another reason.
     #[error("the token is invalid: {0}")]
     Invalid(#[from] InvalidReason),
-    /// The issuer's keys cannot be had, so nobody knows.
+    /// The issuer's keys are unavailable, so the token can be neither accepted nor rejected.
     #[error("the issuer's keys are unavailable")]
     KeysUnavailable {
-        /// When a further attempt makes sense; at least 1 s.
+        /// The time until another attempt makes sense; at least 1 s.
         retry_after: Duration,
     },
 }
 
-/// What is wrong with a token: a metric label and a line for the operator, never for the client.
+/// What is wrong with a token, as a metric label and for the operator's log. Clients never see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
-#[allow(missing_docs)] // `as_str` says it
+#[allow(missing_docs)] // the variants are the labels in `as_str`
 pub enum InvalidReason {
     Algorithm,
     AlgorithmMismatch,
@@ -64,7 +64,7 @@ pub enum InvalidReason {
     UnknownKey,
 }
 
-/// Why there is no verifier for a list of issuers.
+/// Why a verifier cannot be built from a list of issuers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifierError {
     /// Two issuers have the same name.
@@ -73,9 +73,9 @@ pub enum VerifierError {
     /// One issuer cannot be used.
     #[error("issuer {issuer:?}: {reason}")]
     Issuer {
-        /// Its name.
+        /// The issuer's `iss`.
         issuer: String,
-        /// Why.
+        /// What is wrong with it.
         reason: IssuerError,
     },
 }
@@ -83,23 +83,24 @@ pub enum VerifierError {
 /// Why an `[[issuer]]` cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// `algorithms` is empty, or mixes or mistakes shared secrets and public keys (RFC 8725 section 3.1).
+    /// `algorithms` is empty, mixes HMAC and public-key algorithms, or does not match the kind of keys (RFC 8725
+    /// section 3.1).
     #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
     Algorithms,
     /// `audience` is empty.
     #[error("audience must not be empty")]
     NoAudience,
     /// There is neither a fixed nor a remote set.
-    #[error("there are no keys")]
+    #[error("no keys are configured")]
     NoKeys,
-    /// The shared secret is shorter than 32 bytes, one byte repeated, or printed in documentation.
-    #[error("the shared secret is shorter than 32 bytes or a known one")]
+    /// The shared secret is shorter than 32 bytes, is one byte repeated, or is a published example.
+    #[error("the shared secret is shorter than 32 bytes, one repeated byte, or a published example")]
     WeakSecret,
 }
 
-/// The name of an algorithm is unknown or not accepted.
+/// The algorithm is unknown or not supported.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown algorithm; known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
+#[error("unknown algorithm; supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
 pub struct UnknownAlgorithm;
 
 impl TokenError {

@@ -1,4 +1,4 @@
-//! What an issuer's tokens must claim (RFC 7519 section 4.1, RFC 8725 sections 3.8 and 3.9).
+//! Checks the claims of an issuer's tokens (RFC 7519 section 4.1, RFC 8725 sections 3.8 and 3.9).
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use super::error::{InvalidReason, TokenError};
 use crate::clock::UnixTime;
 
-/// 9999-12-31T23:59:59Z. A later date is a mistake (milliseconds, mostly) and would never end.
+/// 9999-12-31T23:59:59Z in seconds. A later date is a mistake, mostly milliseconds; such a token would never expire.
 const LATEST_DATE: u64 = 253_402_300_799;
 
-/// Names in one `aud`; more is no audience but an attack.
+/// The most names in one `aud`; a token with more is rejected as an attack.
 const MAX_AUDIENCES: usize = 100;
 
-/// The claim rules of one issuer, `iss` aside, which has chosen them.
+/// The requirements of one issuer on claims other than `iss`.
 #[derive(Debug)]
 pub(crate) struct Expectations {
     pub(crate) audience: Vec<String>,
@@ -21,17 +21,18 @@ pub(crate) struct Expectations {
     pub(crate) max_lifetime: Option<Duration>,
 }
 
-/// Claims that hold, and what was read from them.
+/// Valid claims, with the values read from them.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) claims: Map<String, Value>,
     pub(crate) subject: Option<String>,
-    /// `exp` and the leeway: the first moment at which the token is refused.
+    /// `exp` plus the leeway: the first second at which the token is rejected.
     pub(crate) expires_at: UnixTime,
 }
 
 impl Expectations {
-    /// Checks the claims of a token whose signature holds; [`TokenError::Expired`] only where nothing else is wrong.
+    /// Checks the claims of a token whose signature is valid. Returns [`TokenError::Expired`] only if nothing else is
+    /// wrong.
     pub(crate) fn check(&self, claims: Map<String, Value>, now: UnixTime) -> Result<Accepted, TokenError> {
         self.check_audience(&claims)?;
         let subject = subject(&claims)?;
@@ -80,7 +81,7 @@ fn subject(claims: &Map<String, Value>) -> Result<Option<String>, InvalidReason>
     }
 }
 
-/// A NumericDate: an integer of seconds from 0 to [`LATEST_DATE`]; a fraction is refused, even `1.0` and `1e9`.
+/// Reads a NumericDate: integer seconds from 0 to [`LATEST_DATE`]. A fraction is rejected, even `1.0` and `1e9`.
 fn date(claims: &Map<String, Value>, name: &str, wrong: InvalidReason) -> Result<Option<UnixTime>, InvalidReason> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = value.as_u64().filter(|seconds| *seconds <= LATEST_DATE).ok_or(wrong)?;
@@ -117,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_token_holds_until_exp() {
+    fn a_plain_token_is_valid_until_exp() {
         assert_eq!(check(&json!({})), Ok(UnixTime::from_secs(NOW + 100)));
         assert!(check(&json!({ "nbf": NOW, "iat": NOW, "sub": "u" })).is_ok());
     }
 
     #[test]
-    fn t12_dates_of_another_type_are_refused() {
+    fn t12_dates_of_another_type_are_rejected() {
         let wrong = [
             json!("1800000100"),
             json!(1_800_000_100.0),
@@ -149,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn t12_a_token_without_exp_is_refused() {
+    fn t12_a_token_without_exp_is_rejected() {
         let claims = json!({ "aud": "app" }).as_object().unwrap().clone();
         let result = expectations(0, None).check(claims, UnixTime::from_secs(NOW));
         assert_eq!(result.unwrap_err(), InvalidReason::Expiry.into());
     }
 
     #[test]
-    fn t12_a_token_from_the_future_is_refused() {
+    fn t12_a_token_from_the_future_is_rejected() {
         assert_eq!(check(&json!({ "nbf": NOW + 1 })), Err(InvalidReason::NotBefore.into()));
         assert_eq!(check(&json!({ "iat": NOW + 1 })), Err(InvalidReason::IssuedAt.into()));
     }
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn t13_a_leeway_longer_than_the_time_so_far_does_not_underflow() {
+    fn t13_a_leeway_longer_than_the_time_since_1970_does_not_underflow() {
         assert!(check_at(&expectations(60, None), &json!({ "exp": 5, "nbf": 0, "iat": 0 }), 10).is_ok());
     }
 
@@ -218,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_a_text_that_is_not_empty() {
+    fn a_subject_that_is_empty_or_not_a_string_is_rejected() {
         for sub in [json!(""), json!(1), json!(null), json!(["u"])] {
             assert_eq!(check(&json!({ "sub": sub.clone() })), Err(InvalidReason::Subject.into()), "{sub}");
         }
     }
 
     #[test]
-    fn expired_is_said_only_where_nothing_else_is_wrong() {
+    fn expired_is_reported_only_if_nothing_else_is_wrong() {
         assert_eq!(check(&json!({ "exp": 1 })), Err(TokenError::Expired));
         assert_eq!(check(&json!({ "exp": 1, "aud": "x" })), Err(InvalidReason::Audience.into()));
         assert_eq!(check(&json!({ "exp": 1, "nbf": NOW + 1 })), Err(InvalidReason::NotBefore.into()));

@@ -1,4 +1,4 @@
-//! One accepted issuer: its keys, and what its tokens must look like.
+//! One accepted issuer: its keys and the requirements on its tokens.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::shape::ShapeClaims;
 
 /// An issuer whose tokens are accepted.
 pub(super) struct TrustedIssuer {
-    /// A [`Principal`](super::Principal) holds it, so it also says under which configuration a token was verified.
+    /// The `iss`. A [`Principal`](super::Principal) holds the same `Arc`, so pointer equality tells under which
+    /// configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
     pub(super) shape_claims: ShapeClaims,
@@ -24,16 +25,17 @@ pub(super) struct TrustedIssuer {
     keys: Keys,
 }
 
-/// The keys of one issuer, in use only for its own tokens.
+/// The keys of one issuer. They verify only tokens of this issuer.
 enum Keys {
     Published { fixed: Option<KeySet>, remote: Option<Arc<RemoteStore>> },
     Shared { secret: Secret, key: Arc<Key> },
 }
 
 impl TrustedIssuer {
-    /// Checks again what the configuration promises. What `before`, the issuer of this name so far, has fetched is
-    /// good here too, as far as it comes from the same place; else it starts from the disk where that is possible, and
-    /// blocks for the file.
+    /// Builds an issuer, and checks the rules of its configuration again.
+    ///
+    /// `before` is the previous issuer of this name. Keys that it fetched from the same URL are reused. Otherwise the
+    /// issuer starts with the last good set on disk, if there is one; reading the file blocks.
     pub(super) fn new(
         issuer: IssuerSettings,
         before: Option<&Self>,
@@ -54,9 +56,9 @@ impl TrustedIssuer {
         Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
     }
 
-    /// Whether this is the issuer that `config` describes, in every detail: what was verified under it holds on.
+    /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
     pub(super) fn is(&self, config: &IssuerSettings) -> bool {
-        // Whole, so that a new member is not forgotten here.
+        // Lists every field, so that a new one does not compile until it is compared here.
         let IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
         let expected = &self.expectations;
         *self.name == **issuer
@@ -68,20 +70,20 @@ impl TrustedIssuer {
             && self.keys.are(keys)
     }
 
-    /// Whether a token with this header may be this issuer's at all.
+    /// Rejects a header whose `alg` or `typ` this issuer does not accept.
     pub(super) fn check_header(&self, header: &JoseHeader) -> Result<(), InvalidReason> {
         if !self.algorithms.contains(&header.algorithm) {
             return Err(InvalidReason::Algorithm);
         }
         match &header.typ {
             Some(typ) if !self.types.contains(typ) => Err(InvalidReason::Type),
-            // RFC 8725 section 3.11: what is signed here always says what it is.
+            // RFC 8725 section 3.11: tokens that this gatekeeper signs always have a `typ`.
             None if self.shape_claims == ShapeClaims::Own => Err(InvalidReason::Type),
             _ => Ok(()),
         }
     }
 
-    /// The key for a token with this header; waits for a fetch only where no set has it.
+    /// Finds the key for a token with this header. Waits for a fetch only if no set has the key.
     pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
         match (self.find(header, clock.now()), self.remote()) {
             (Ok(key), _) => Ok(key),
@@ -95,7 +97,7 @@ impl TrustedIssuer {
 
     fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
         let (fixed, remote) = match &self.keys {
-            // One secret, so a `kid` says nothing; `check_header` has seen that the algorithm is the secret's.
+            // There is one secret, so `kid` is ignored; `check_header` has checked that the algorithm is HS256.
             Keys::Shared { key, .. } => return Ok(Arc::clone(key)),
             Keys::Published { fixed, remote } => (fixed, remote.as_ref().map(|remote| remote.load())),
         };
@@ -107,7 +109,8 @@ impl TrustedIssuer {
         }
     }
 
-    /// Whether `key` is still one of this issuer's: what a remembered verdict rests on (docs/security.md, T18, J8).
+    /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
+    /// T18, J8).
     pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
         match &self.keys {
             Keys::Shared { key: own, .. } => own.is(key),
@@ -120,7 +123,8 @@ impl TrustedIssuer {
         }
     }
 
-    /// What it means that this issuer no longer [`holds`](Self::holds) a key: gone, or all keys too old to trust.
+    /// The error for a key that this issuer no longer [`holds`](Self::holds): the key was removed, or all remote keys
+    /// are too old to be trusted.
     pub(super) fn key_gone(&self, now: UnixTime) -> TokenError {
         match self.remote() {
             Some(remote) if usable(&remote.load(), now).is_none() => {
@@ -172,7 +176,7 @@ impl Keys {
         }
     }
 
-    /// Whether these are the keys of `source`; of fetched ones, whether they come from the same place.
+    /// Whether these are the keys of `source`. Remote sets are compared by their settings, not by their keys.
     fn are(&self, source: &KeySource) -> bool {
         match (self, source) {
             (Self::Shared { secret, .. }, KeySource::Shared(other)) => secret == other,
@@ -182,7 +186,7 @@ impl Keys {
                     (None, None) => true,
                     _ => false,
                 };
-                // The algorithms have been compared.
+                // The caller has compared the algorithms.
                 same_set && remote.as_ref().map(|remote| remote.place()) == place.as_ref()
             }
             _ => false,
@@ -190,7 +194,7 @@ impl Keys {
     }
 }
 
-/// What a missing key means: a lie, or an issuer we cannot ask.
+/// The error for a missing key: a forged `kid`, or an unreachable issuer.
 fn explain(problem: NoKey, demand: Demand) -> TokenError {
     match (problem, demand) {
         (NoKey::Ambiguous, _) => InvalidReason::AmbiguousKey.into(),

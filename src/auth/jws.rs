@@ -1,4 +1,4 @@
-//! A token taken apart: the compact serialization and its header (RFC 7515 sections 4 and 7.1).
+//! Parses a token: the compact serialization and its header (RFC 7515 sections 4 and 7.1).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,18 +8,19 @@ use super::Algorithm;
 use super::error::InvalidReason;
 use crate::json;
 
-/// A token whose shape and header are acceptable and whose signature nobody has checked.
+/// A token with an acceptable structure and header. Its signature is not verified yet.
 #[derive(Debug)]
 pub(crate) struct Jws<'a> {
     pub(crate) header: JoseHeader,
-    /// What is signed: header and payload as sent, with the dot between them.
+    /// The signed text: encoded header, dot, encoded payload, as sent.
     pub(crate) message: &'a str,
     payload: &'a str,
     /// Base64url, not decoded.
     pub(crate) signature: &'a str,
 }
 
-/// What we read of a header. Members that carry or point to keys (`jwk`, `jku`, `x5c`, `x5t`, `x5u`) are not read.
+/// The header members that are used. Members that carry or point to keys (`jwk`, `jku`, `x5c`, `x5t`, `x5u`) are
+/// ignored.
 #[derive(Debug)]
 pub(crate) struct JoseHeader {
     pub(crate) algorithm: Algorithm,
@@ -29,7 +30,7 @@ pub(crate) struct JoseHeader {
 }
 
 impl<'a> Jws<'a> {
-    /// Takes a compact JWS apart: exactly three parts, strict base64url, a strict header.
+    /// Parses a compact JWS: exactly three parts, strict base64url, a strict header.
     pub(crate) fn parse(token: &'a str) -> Result<Self, InvalidReason> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidReason::Structure)?;
         let (header, payload) = message.split_once('.').ok_or(InvalidReason::Structure)?;
@@ -39,7 +40,7 @@ impl<'a> Jws<'a> {
         Ok(Self { header: JoseHeader::parse(header)?, message, payload, signature })
     }
 
-    /// The payload's members; they prove nothing before the signature is checked.
+    /// Parses the payload. Its members prove nothing before the signature is verified.
     pub(crate) fn unverified_claims(&self) -> Result<Map<String, Value>, InvalidReason> {
         json::parse_object(&decode(self.payload)?).map_err(|_| InvalidReason::Payload)
     }
@@ -48,8 +49,8 @@ impl<'a> Jws<'a> {
 impl JoseHeader {
     fn parse(encoded: &str) -> Result<Self, InvalidReason> {
         let members = json::parse_object(&decode(encoded)?).map_err(|_| InvalidReason::Header)?;
-        // Each changes what the signed bytes mean, and we implement none of them (RFC 7515 section 4.1.11, RFC 7797,
-        // RFC 7516 section 4.1, RFC 7519 section 5.2).
+        // Each of these changes the meaning of the signed bytes, and none is implemented (RFC 7515 section 4.1.11,
+        // RFC 7797, RFC 7516 section 4.1, RFC 7519 section 5.2).
         for (name, reason) in [
             ("b64", InvalidReason::UnencodedPayload),
             ("crit", InvalidReason::Critical),
@@ -70,7 +71,7 @@ impl JoseHeader {
     }
 }
 
-/// The text of a member that may be absent; `None` where it is something other than a text.
+/// Reads an optional string member: `Some(None)` if it is absent, `None` if it is not a string.
 fn optional_text<'m>(members: &'m Map<String, Value>, name: &str) -> Option<Option<&'m str>> {
     match members.get(name) {
         None => Some(None),
@@ -83,7 +84,7 @@ fn media_type(typ: &str) -> String {
     typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
 }
 
-/// Base64url without padding, canonical trailing bits (RFC 7515 section 2).
+/// Decodes base64url without padding; trailing bits must be zero (RFC 7515 section 2).
 fn decode(part: &str) -> Result<Vec<u8>, InvalidReason> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidReason::Encoding)
 }
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn t1_an_algorithm_is_one_exact_name() {
+    fn t1_only_exact_names_of_known_algorithms_are_accepted() {
         let algorithms = [
             r#""none""#,
             r#""None""#,
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn t6_a_kid_is_a_text() {
+    fn t6_a_kid_must_be_a_string() {
         for kid in ["7", "null", "[]", "{}", "true"] {
             let result = parse_header(&format!(r#"{{"alg":"ES256","kid":{kid}}}"#));
             assert_eq!(result.unwrap_err(), InvalidReason::KeyId, "{kid}");
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn t7_extensions_that_change_the_meaning_are_refused() {
+    fn t7_extensions_that_change_the_meaning_are_rejected() {
         for (member, reason) in [
             (r#""crit":["exp"],"exp":1"#, InvalidReason::Critical),
             (r#""crit":[]"#, InvalidReason::Critical),
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn t8_only_three_parts_that_are_not_empty_are_a_token() {
+    fn t8_a_token_has_exactly_three_parts_and_none_is_empty() {
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#);
         let tokens = ["", "a", "a.b", "a.b.c.d", "a.b.c.d.e", "..", "a..c", "a.b.", ".b.c", r#"{"payload":"e30"}"#];
         for token in tokens {
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn t8_base64url_is_canonical_and_unpadded() {
-        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"} "#); // 16 bytes: two trailing characters, loose bits
+        // 16 bytes: the last character of the encoding carries unused bits.
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"} "#);
         let (body, last) = header.split_at(header.len() - 1);
         let loose = char::from(last.as_bytes()[0] + 1);
         for wrong in [format!("{body}{loose}"), format!("{header}=="), format!("{header}\n"), format!("+{header}")] {
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn t9_a_type_is_a_text() {
+    fn t9_a_type_must_be_a_string() {
         assert_eq!(parse_header(r#"{"alg":"ES256","typ":1}"#).unwrap_err(), InvalidReason::Type);
     }
 }

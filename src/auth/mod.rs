@@ -1,13 +1,20 @@
-//! Bearer token to [`Principal`].
+//! Verifies bearer tokens: turns a token into a [`Principal`].
 //!
-//! In the order of a request: [`BearerToken`] takes the one token from the headers, [`TokenVerifier`] looks among the
-//! verdicts, and only for a token not seen before takes it apart (`jws`), parses it strictly (`json`), picks the issuer,
-//! finds the key ([`keys`]), checks the signature and then what the token claims (`expectations`). Nothing here knows
-//! the HTTP server, nothing logs on the request path, and the time is read through [`crate::clock::Clock`].
+//! The steps of one request:
+//! 1. [`BearerToken`] takes the only token from the headers.
+//! 2. [`TokenVerifier`] looks the token up among the cached verdicts. The steps below run only for a new token.
+//! 3. `jws` splits the token, `json` parses its parts strictly.
+//! 4. The issuer is chosen by `iss`, and [`keys`] finds its key.
+//! 5. The signature is checked, then the claims (`expectations`).
 //!
-//! Rules that a reader of RFC 7519 may ask for: `exp`, `iss` and `aud` are required; dates are integers (a fraction,
-//! even `1.0`, is refused) up to the year 9999; a token is valid while `now < exp + leeway`; a duplicate member
-//! anywhere in header or payload refuses the token; `sub` is optional, and where present a text that is not empty.
+//! This module does not depend on the HTTP server, does not log on the request path, and reads the time through
+//! [`crate::clock::Clock`].
+//!
+//! Choices that RFC 7519 leaves open:
+//! - `exp`, `iss` and `aud` are required. `sub` is optional; if present it is a string that is not empty.
+//! - Dates are integers up to the year 9999; a fraction is rejected, even `1.0`.
+//! - A token is valid while `now < exp + leeway`.
+//! - A token with a duplicate member anywhere in its header or payload is rejected.
 
 mod algorithm;
 mod bearer;

@@ -1,4 +1,4 @@
-//! Who asks: what a verified token proves.
+//! The verified caller of a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::ShapeClaim;
 
-/// A verified caller. Holding one is the proof that a token passed every check; only the verifier makes one.
+/// A verified caller. It proves that a token passed every check: only the verifier can make one.
 pub struct Principal {
     issuer: Arc<str>,
     key: Arc<Key>,
@@ -27,13 +27,15 @@ pub struct Principal {
     for_nobody: bool,
 }
 
-/// One subject's identity as a hash: of issuer and `sub`, or of the token itself where it names no subject. A token
-/// minted here counts for the user it was minted for, so that nobody has a budget for each of them.
+/// Identifies a subject by a hash of issuer and `sub`, or of the whole token if it has no `sub`.
+///
+/// A token that the gatekeeper minted counts for the user it was minted for. Otherwise a user would get one more budget
+/// with each minted token.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SubjectKey([u8; 32]);
 
 impl SubjectKey {
-    /// The claim of a minted token that holds its user's.
+    /// The claim of a minted token that holds the key of its user.
     pub(crate) const CLAIM: &str = "user";
 
     fn of_subject(issuer: &str, subject: &str) -> Self {
@@ -50,7 +52,7 @@ impl SubjectKey {
         Some(Self(bytes))
     }
 
-    /// In hex.
+    /// Encodes the key as 64 hex digits, for [`Self::CLAIM`].
     pub(crate) fn to_claim(&self) -> String {
         hex(&self.0)
     }
@@ -91,7 +93,7 @@ impl Principal {
         &self.issuer
     }
 
-    /// Whether it was verified by the issuer that holds this very name, not by another one of the same name.
+    /// Whether the token was verified by the issuer that owns this `Arc`, not by another issuer with the same name.
     pub(super) fn is_of(&self, issuer: &Arc<str>) -> bool {
         Arc::ptr_eq(&self.issuer, issuer)
     }
@@ -106,28 +108,28 @@ impl Principal {
         &self.claims
     }
 
-    /// The one shape that its token is for; `None` for a token of a user, whom the rules decide about.
+    /// The only shape that the token is for; `None` for a user's token, for which the rules decide.
     pub const fn shape(&self) -> Option<&ShapeClaim> {
         self.shape.as_ref()
     }
 
-    /// The moment from which the token is refused: `exp` and the issuer's leeway.
+    /// The time from which the token is rejected: `exp` plus the issuer's leeway.
     pub const fn expires_at(&self) -> UnixTime {
         self.expires_at
     }
 
-    /// The short hash of the token that logs show, as [`BearerToken::hash`] gives it.
+    /// The short token hash for logs, as [`BearerToken::hash`] returns it.
     pub fn token_hash(&self) -> &str {
         &self.token_hash
     }
 
-    /// Under what this caller's budgets are counted.
+    /// The key under which this caller's budgets are counted.
     pub const fn subject_key(&self) -> &SubjectKey {
         &self.subject_key
     }
 
-    /// Whether its token was minted here for somebody who had none, under a public rule: anybody may have as many of
-    /// these as he likes.
+    /// Whether the gatekeeper minted this token under a public rule for a client without a token. Anyone can get any
+    /// number of such tokens.
     pub const fn is_for_nobody(&self) -> bool {
         self.for_nobody
     }

@@ -1,4 +1,4 @@
-//! The tasks that keep key sets current.
+//! Tasks that refresh remote key sets.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 use super::TokenVerifier;
 use super::keys::store::RemoteStore;
 
-/// One task for each remote key set of the verifier in use; they end with this.
+/// Runs one task per remote key set of the current verifier. Dropping it ends the tasks.
 #[derive(Default)]
 pub struct Renewals(Vec<Renewal>);
 
@@ -17,8 +17,10 @@ struct Renewal {
 }
 
 impl Renewals {
-    /// From here on it is the sets of `verifier` that are kept current: the first fetch of a new one is at once, one
-    /// that was kept current already goes on as it was, and of those that are gone nothing is fetched any more.
+    /// Keeps the key sets of `verifier` current from now on.
+    ///
+    /// A new set is fetched at once, a set that was already refreshed continues unchanged, and a set that `verifier`
+    /// does not have is no longer fetched.
     pub fn follow(&mut self, verifier: &TokenVerifier) {
         self.0.retain(|renewal| verifier.remotes().any(|store| Arc::ptr_eq(store, &renewal.store)));
         for store in verifier.remotes() {

@@ -1,4 +1,4 @@
-//! What the configuration says of an issuer.
+//! Settings of an issuer.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use super::keys::KeySet;
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
 
-/// One `[[issuer]]`.
+/// Settings of one `[[issuer]]`.
 #[derive(Debug)]
 pub struct IssuerSettings {
-    /// The exact `iss`.
+    /// The exact `iss` of its tokens.
     pub issuer: String,
-    /// A token's `aud` must name one of these; never empty.
+    /// The accepted audiences; a token's `aud` must name one of them. Never empty.
     pub audience: Vec<String>,
-    /// The accepted `alg` values; never empty, and all HMAC or all public-key as `keys` is.
+    /// The accepted `alg` values. Never empty; all HMAC for a shared secret, all public-key for published keys.
     pub algorithms: Vec<Algorithm>,
     /// Where the keys come from.
     pub keys: KeySource,
-    /// Clock skew allowed at `exp`, `nbf` and `iat`; 0 to 60 s.
+    /// The clock skew allowed for `exp`, `nbf` and `iat`: 0 to 60 s.
     pub leeway: Duration,
-    /// The longest accepted `exp - iat`; where set, `iat` is required.
+    /// The longest accepted `exp - iat`. If set, `iat` is required.
     pub max_lifetime: Option<Duration>,
     /// The accepted `typ` values in lower case, without `application/`; a token without `typ` is accepted.
     pub types: Vec<String>,
-    /// What a `shape` claim in its tokens means.
+    /// How a `shape` claim in its tokens is treated.
     pub shape_claims: ShapeClaims,
 }
 
 /// Where an issuer's keys come from.
 #[derive(Debug)]
 pub enum KeySource {
-    /// One shared secret, for HS256; at least 32 bytes.
+    /// One shared secret for HS256, at least 32 bytes.
     Shared(Secret),
-    /// Public keys: a set read at start, one fetched, or both (the fixed one is asked first).
+    /// Public keys: a set from a file, a fetched set, or both. The file is searched first.
     Published {
         /// The set of `jwks.file`.
         fixed: Option<KeySet>,
@@ -44,19 +44,19 @@ pub enum KeySource {
     },
 }
 
-/// A JWKS endpoint.
+/// Settings of a JWKS endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteKeys {
     /// `https`, or `http` to loopback (or with `danger_plain_http`).
     pub url: Url,
-    /// Refreshed at the latest after this; the endpoint's `max-age` may ask for less, never below 30 s.
+    /// The longest time between two refreshes. The endpoint's `max-age` may shorten it, to no less than 30 s.
     pub refresh: Duration,
-    /// At most one refresh for an unknown `kid` in this time.
+    /// The shortest time between two refreshes because of an unknown `kid`.
     pub cooldown: Duration,
-    /// The longest a whole fetch may take; at most 5 s.
+    /// The time limit of a whole fetch; at most 5 s.
     pub timeout: Duration,
-    /// How old a set from the disk or from a failing endpoint may be and still be used.
+    /// The age up to which a set is used if the endpoint fails, also one read from disk.
     pub max_stale: Duration,
-    /// Whether a URL that resolves to a loopback, private or link-local address is fetched.
+    /// Whether a URL may resolve to a loopback, private or link-local address.
     pub private_address: bool,
 }

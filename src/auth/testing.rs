@@ -1,4 +1,4 @@
-//! Keys, tokens, issuers and a scripted endpoint for the tests of this module.
+//! Test keys, tokens and issuers, and a scripted JWKS endpoint.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ use crate::clock::UnixTime;
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
 
-/// The time at which tests begin.
+/// The time at which tests start.
 pub(crate) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 pub(crate) const ISSUER: &str = "https://auth.example.com";
 pub(crate) const AUDIENCE: &str = "https://app.example.com";
@@ -62,14 +62,14 @@ impl TestKey {
         Self::new(kid, Algorithm::Es384, Pair::Ec(Arc::new(pair), "P-384"))
     }
 
-    /// All RSA test keys are one pair: making one takes long.
+    /// Makes an RSA key. All of them share one key pair, because generating one is slow.
     pub(crate) fn rsa(kid: &str, algorithm: Algorithm) -> Self {
         static PAIR: OnceLock<RsaKeyPair> = OnceLock::new();
         let pair = PAIR.get_or_init(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
         Self::new(kid, algorithm, Pair::Rsa(pair))
     }
 
-    /// The same pair under another `kid`, or none.
+    /// Returns the same key pair under another `kid`, or without one.
     pub(crate) fn named(&self, kid: Option<&str>) -> Self {
         Self { kid: kid.map(str::to_owned), ..self.clone() }
     }
@@ -82,7 +82,7 @@ impl TestKey {
         Self { kid: Some(kid.to_owned()), algorithm, pair }
     }
 
-    /// The public half, with `alg`, `kid` and `use`.
+    /// Returns the public key as a JWK with `alg`, `kid` and `use`.
     pub(crate) fn jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match &self.pair {
@@ -105,14 +105,14 @@ impl TestKey {
         jwk
     }
 
-    /// A token with exactly these texts as header and payload.
+    /// Signs a token with exactly this header and payload.
     pub(crate) fn sign_text(&self, header: &str, payload: &[u8]) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let signature = URL_SAFE_NO_PAD.encode(self.sign_bytes(message.as_bytes()));
         format!("{message}.{signature}")
     }
 
-    /// A token with these claims and this key's `alg` and `kid` in the header.
+    /// Signs a token with these claims, and this key's `alg` and `kid` in the header.
     pub(crate) fn sign(&self, claims: &Value) -> BearerToken {
         let mut header = json!({ "alg": self.algorithm.as_str() });
         if let Some(kid) = &self.kid {
@@ -152,7 +152,7 @@ pub(crate) fn bearer(text: &str) -> BearerToken {
     BearerToken::new(text).unwrap()
 }
 
-/// Claims that hold for 100 s.
+/// Returns claims that are valid for 100 s.
 pub(crate) fn claims() -> Value {
     json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": "user-1", "exp": NOW.as_secs() + 100, "iat": NOW.as_secs() })
 }
@@ -161,7 +161,7 @@ pub(crate) fn jwks(keys: &[&TestKey]) -> String {
     json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string()
 }
 
-/// An issuer that accepts every public-key algorithm, without leeway.
+/// Returns an issuer that accepts every public-key algorithm, without leeway.
 pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
     IssuerSettings {
         issuer: ISSUER.to_owned(),
@@ -184,7 +184,7 @@ pub(crate) fn fixed(keys: &[&TestKey]) -> KeySource {
     KeySource::Published { fixed: Some(parsed.set), remote: None }
 }
 
-/// Refresh 10 min, cool-down 30 s, stale after 1 h.
+/// Returns an endpoint with a refresh of 10 min and a cool-down of 30 s; its keys are stale after 1 h.
 pub(crate) fn remote_keys() -> RemoteKeys {
     RemoteKeys {
         url: "https://auth.example.com/jwks".parse().unwrap(),
@@ -200,7 +200,7 @@ pub(crate) fn remote() -> KeySource {
     KeySource::Published { fixed: None, remote: Some(remote_keys()) }
 }
 
-/// An endpoint that gives its answers in order, the last one for ever, each when the gate lets it.
+/// An endpoint that returns its responses in order and then repeats the last one. Each waits for a permit of the gate.
 pub(crate) struct ScriptedFetch {
     answers: Mutex<VecDeque<Result<String, FetchError>>>,
     gate: Semaphore,
@@ -208,14 +208,14 @@ pub(crate) struct ScriptedFetch {
 }
 
 impl ScriptedFetch {
-    /// An endpoint that answers at once.
+    /// Creates an endpoint that responds at once.
     pub(crate) fn open(answers: impl IntoIterator<Item = Result<String, FetchError>>) -> Arc<Self> {
         let fetch = Self::closed(answers);
         fetch.let_through(1_000_000);
         fetch
     }
 
-    /// An endpoint that answers when [`let_through`](Self::let_through) says so.
+    /// Creates an endpoint that responds only when [`let_through`](Self::let_through) permits it.
     pub(crate) fn closed(answers: impl IntoIterator<Item = Result<String, FetchError>>) -> Arc<Self> {
         let answers = Mutex::new(answers.into_iter().collect());
         Arc::new(Self { answers, gate: Semaphore::new(0), calls: AtomicUsize::new(0) })
@@ -225,12 +225,12 @@ impl ScriptedFetch {
         self.gate.add_permits(answers);
     }
 
-    /// Fetches begun.
+    /// The number of fetches started.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// From here on the endpoint answers this alone.
+    /// Makes the endpoint return only this response from now on.
     pub(crate) fn now_answers(&self, answer: Result<String, FetchError>) {
         *self.answers.lock().unwrap() = VecDeque::from([answer]);
     }
@@ -247,7 +247,7 @@ impl JwksFetch for ScriptedFetch {
     }
 }
 
-/// `length` random bytes.
+/// Returns `length` random bytes.
 pub(crate) fn random_bytes(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     rand::fill(&mut bytes).unwrap();

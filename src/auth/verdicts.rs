@@ -1,7 +1,7 @@
-//! Verified tokens remembered (docs/security.md, T18).
+//! Caches verified tokens (docs/security.md, T18).
 //!
-//! A verdict is only ever a success, is found by the SHA-256 of the whole token, and is no proof by itself: the verifier
-//! asks on every hit whether the key is still held and the token not yet expired.
+//! Only successes are cached, by the SHA-256 of the whole token. A cached verdict alone is not proof: on every hit the
+//! verifier checks that the issuer still has the key and that the token has not expired.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use super::principal::Principal;
 
 type DigestHash = BuildHasherDefault<DigestHasher>;
 
-/// At most so many verified tokens; the least used go first.
+/// A bounded cache of verified tokens that evicts the least used first.
 pub(crate) struct Verdicts {
     cache: Cache<TokenDigest, Arc<Principal>, UnitWeighter, DigestHash>,
     capacity: usize,
 }
 
 impl Verdicts {
-    /// Remembers up to about `capacity` tokens; 0 remembers none.
+    /// Creates a cache of about `capacity` tokens; 0 caches none.
     pub(crate) fn new(capacity: usize) -> Self {
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
         let cache = Cache::with(capacity, weight, UnitWeighter, DigestHash::default(), DefaultLifecycle::default());
@@ -40,7 +40,7 @@ impl Verdicts {
         self.cache.remove(&token);
     }
 
-    /// As many as it was made for.
+    /// The `capacity` that it was created with.
     pub(crate) const fn capacity(&self) -> usize {
         self.capacity
     }
@@ -51,7 +51,7 @@ impl Verdicts {
     }
 }
 
-/// Passes on the bytes of a digest, which are spread evenly already.
+/// Uses the bytes of a digest as the hash, since SHA-256 is already evenly distributed.
 #[derive(Default)]
 struct DigestHasher(u64);
 

@@ -1,4 +1,4 @@
-//! The one place that turns a token into a [`Principal`].
+//! Verifies tokens. This is the only place that makes a [`Principal`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
-/// A reload builds a [`successor`](Self::successor). No verdict outlives the configuration of the issuer that it was
-/// reached under, and none is lost where that is the same.
+/// A reload builds a [`successor`](Self::successor). Cached verdicts of unchanged issuers stay valid; those of issuers
+/// whose configuration changed do not.
 pub struct TokenVerifier {
     issuers: Vec<Arc<TrustedIssuer>>,
     verdicts: Arc<Verdicts>,
@@ -31,26 +31,29 @@ pub struct TokenVerifier {
 /// A verified token's caller.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// Who asks.
+    /// The caller.
     pub principal: Arc<Principal>,
-    /// How it was found out.
+    /// Whether the token was verified now or before.
     pub check: Check,
 }
 
-/// How a token came to be accepted.
+/// How a token was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Every check was made.
+    /// Every check was made for this request.
     New,
-    /// It was verified before; its key is still held and it has not expired.
+    /// The token was verified before; its key is still valid and it has not expired.
     Seen,
 }
 
 impl TokenVerifier {
-    /// A verifier for `issuers` that remembers about `verdicts` tokens (0: none).
+    /// Creates a verifier for `issuers` that caches about `verdicts` verified tokens (0: none).
     ///
-    /// Reads the last good key sets from `state_dir` and blocks for it; fetches nothing before [`Renewals`](super::Renewals)
-    /// follow it or a token asks.
+    /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
+    /// [`Renewals`](super::Renewals) follow it or a token needs a key.
+    ///
+    /// # Errors
+    /// Two issuers have the same name, or an issuer has no audience, no keys, a weak secret or unsuitable algorithms.
     pub fn new(
         issuers: Vec<IssuerSettings>,
         verdicts: usize,
@@ -64,10 +67,10 @@ impl TokenVerifier {
         Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
     }
 
-    /// The verifier of another configuration. An issuer that is the same there goes on as it is, with its keys and with
-    /// what is remembered of its tokens; of one that has changed, the keys of the same endpoint are still good.
+    /// Creates the verifier of a new configuration.
     ///
-    /// Blocks for the key sets on disk of issuers that are new.
+    /// An unchanged issuer keeps its keys and, unless the size of the cache changes, its cached verdicts. A changed
+    /// issuer keeps the keys fetched from the same URL. For a new issuer, this reads the key set on disk, which blocks.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -81,10 +84,10 @@ impl TokenVerifier {
         Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
     }
 
-    /// Who sent this token.
+    /// Verifies a token and returns its caller.
     ///
-    /// A token seen before is decided at once, and so is one whose key is at hand; a token with an unknown key waits for
-    /// at most one fetch, shared with all that wait, within the issuer's timeout.
+    /// Does not wait if the token was verified before or its key is known. With an unknown key it waits for at most one
+    /// fetch, which all waiting requests share and which ends within the issuer's timeout (at most 5 s).
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
@@ -100,9 +103,9 @@ impl TokenVerifier {
         Ok(Verified { principal, check: Check::New })
     }
 
-    /// Whether a caller verified before may go on: for answers that outlive the request (docs/security.md, T19).
+    /// Checks that a verified caller is still valid, for responses that take long (docs/security.md, T19).
     ///
-    /// Asks for time and key only; whoever [is not known here](Self::knows) has to be verified anew.
+    /// Checks only expiry and key. A caller that [is not known here](Self::knows) is rejected; verify its token again.
     pub fn recheck(&self, principal: &Principal) -> Result<(), TokenError> {
         let now = self.clock.now();
         match self.standing(principal, now) {
@@ -116,27 +119,27 @@ impl TokenVerifier {
         }
     }
 
-    /// Whether the caller was verified under the very configuration of its issuer that is in use here.
+    /// Whether the caller was verified under the same configuration of its issuer that this verifier uses.
     pub fn knows(&self, principal: &Principal) -> bool {
         self.issuer_of(principal).is_some()
     }
 
-    /// Whether this token was verified before, so that [`verify`](Self::verify) has no signature to check.
+    /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
     pub fn remembers(&self, token: &BearerToken) -> bool {
         self.verdicts.find(token.digest()).is_some()
     }
 
-    /// How the keys of each issuer stand, in the order of the configuration.
+    /// Returns the state of each issuer's keys, in the order of the configuration.
     pub fn key_status(&self) -> Vec<KeyStatus> {
         self.issuers.iter().map(|issuer| issuer.status()).collect()
     }
 
-    /// The key sets that are fetched.
+    /// The key sets that are fetched over HTTP.
     pub(super) fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteStore>> {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
     }
 
-    /// Every check, in the order of their cost; [`TokenError::Expired`] comes last.
+    /// Makes every check, the cheap ones first. [`TokenError::Expired`] comes last, so it means nothing else is wrong.
     async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
         let jws = Jws::parse(token.as_str())?;
         let claims = jws.unverified_claims()?;
@@ -172,7 +175,7 @@ impl TokenVerifier {
     }
 }
 
-/// The issuers of a configuration; those of `before` that are the same are taken as they are.
+/// Builds the issuers of a configuration, and reuses those of `before` that are unchanged.
 fn trusted(
     issuers: Vec<IssuerSettings>,
     before: &[Arc<TrustedIssuer>],
@@ -196,11 +199,11 @@ fn trusted(
     Ok(trusted)
 }
 
-/// How a verdict of before stands now.
+/// Whether a cached verdict is still valid.
 enum Standing {
     Expired,
     Holds,
-    /// The issuer is gone, or is not as it was then.
+    /// The issuer was removed or its configuration changed.
     IssuerChanged,
     KeyGone,
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use clap::Args;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -44,7 +45,7 @@ impl Explain {
         let (headers, target) = (HeaderMap::from_iter([(HOST, HeaderValue::from_static("explain"))]), self.target()?);
         let head = RequestHead {
             method: &Method::GET,
-            target: target.as_bytes(),
+            target: Bytes::copy_from_slice(target.as_bytes()),
             version: Version::HTTP_11,
             headers: &headers,
             has_body: false,

@@ -4,22 +4,35 @@
 //! |---|---|
 //! | `syntax` | text to tokens to sqlparser's tree, within bounds of size, nesting and alphabet |
 //! | `admit` | sqlparser's tree to ours: what is not on the list is refused |
+//! | `rows` | refuses what can fail on some rows and not on others |
 //! | `tree` | our tree, and the only printer |
 //! | `order_by` | `order_by`, columns alone |
 //! | `lint` | what Electric refuses or evaluates slowly in a rule's own `where` |
 //!
-//! A client's text is never forwarded: every guard that was put around it could be broken (docs/electric.md, "Composing
-//! a where"; tests/electric/112, 113, 124). What is sent holds quoted columns, texts without a backslash, digits and
+//! The client's own text is never forwarded: of several guards put around it, each was broken (docs/electric.md,
+//! "Composing a where"; tests/electric/112, 113, 124). What is sent holds quoted columns, texts without a backslash,
+//! digits and
 //! `$n`.
 //!
-//! Nothing is allowed that can fail on some rows and not on others: Postgres is free to evaluate a client's condition
-//! before the rule's, and an error would then tell about rows that the rule hides. So there is no arithmetic, a column
-//! is cast to `text` alone, and a `LIKE` pattern is a constant that is whole.
+//! The rule's condition does not protect rows from the client's: Postgres evaluates both in any order. If a client's
+//! condition could fail on some rows and not on others, the error would tell about rows that the rule hides. So such
+//! conditions are refused; `rows` lists them.
+//!
+//! SQL has a second wall, `CASE WHEN rule THEN filter ELSE false END`, but Electric does not take it: its parser
+//! (`eval/parser.ex` of sync-service 1.x) knows neither `CASE` nor `COALESCE`. It knows `(rule AND filter) IS TRUE`, but
+//! some versions lose these parentheses on the way to Postgres (libpg_query issue 206). A subset is a `where` of its own,
+//! which Electric joins to the rule's. So there is no second wall.
+//!
+//! The types of columns are not known here. Electric checks them, and refuses constants of types without operators, such
+//! as `json[]`. Two faults remain possible, and neither can be seen from here: `LIKE` fails on a column with a
+//! nondeterministic collation, and an extension can replace an operator by one that fails (`intarray`). Such columns must
+//! not be in a rule's `columns`.
 
 mod admit;
 mod error;
 pub mod lint;
 mod order_by;
+mod rows;
 mod syntax;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -292,9 +292,11 @@ impl Hub {
             if !flight.shared {
                 return;
             }
+            let joined = flight.joined();
             tokio::time::sleep(grace).await;
             let mut open = self.shard(&flight.key);
-            if flight.followers() == 0 {
+            // One that joined and left in the meantime has started the grace again.
+            if flight.followers() == 0 && flight.joined() == joined {
                 remove(&mut open, flight);
                 return;
             }

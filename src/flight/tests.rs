@@ -471,3 +471,24 @@ async fn who_comes_while_a_long_answer_waits_for_its_slowest_reader_gets_one_too
     drop(slow);
     assert_eq!(whole(late.unwrap()).await.unwrap().len(), 1024 * 1024);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_grace_starts_again_when_a_follower_joins_and_leaves() {
+    let (_open, opened) = oneshot::channel();
+    let scene = Scene::new("grace = '10s'", [Act::Wait(opened)]);
+    // In steps, since a timer that is late starts the next one late.
+    let pass = async |seconds: u32| {
+        for _ in 0..seconds {
+            advance(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    drop(scene.join(LIVE));
+    pass(9).await;
+    drop(scene.join(LIVE));
+    pass(9).await;
+    assert_eq!(scene.hub.open_flights(), 1, "18 s after the first left, and 9 s after the last");
+    pass(3).await;
+    scene.settle().await;
+    assert_eq!(scene.fetches(), 1);
+}

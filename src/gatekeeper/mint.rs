@@ -1,4 +1,4 @@
-//! A permit becomes a token, and the answer that carries it.
+//! Mints a token from a permit, and builds the response that contains it.
 
 use serde_json::{Map, json};
 
@@ -8,21 +8,21 @@ use crate::clock::UnixTime;
 use crate::policy::Permit;
 use crate::shape::{Definition, Log, Replica, ShapeClaim, TableName};
 
-/// A token for one shape, and what its client is told.
+/// A minted token with the definition of its shape.
 pub struct Minted {
     token: String,
     definition: Definition,
 }
 
 impl Gatekeeper {
-    /// A token for exactly what `permit` allows to `user` (`None` where a public rule allows it to anybody).
+    /// Mints a token for exactly what `permit` allows to `user`, which is `None` if a public rule allows it to anyone.
     ///
-    /// It lives for [`Gatekeeper::lifetime`], and no longer than the user's own. `None` where signing fails, for which
-    /// no reason is known.
+    /// The token is valid for [`Gatekeeper::lifetime`], but no longer than the user's token. Returns `None` if signing
+    /// fails or the permit comes from no rule; neither is expected.
     pub fn mint(&self, permit: &Permit, log: Log, user: Option<&Principal>, now: UnixTime) -> Option<Minted> {
         let definition = definition(permit, log)?;
         let longest = now.saturating_add(self.lifetime).as_secs();
-        // What is told as its end is judged with a leeway again.
+        // The verifier of the minted token adds the leeway to `exp` again.
         let user_end = user.map(|user| user.expires_at().as_secs().saturating_sub(LEEWAY.as_secs()));
         let mut claims = json!({
             "iss": self.issuer,
@@ -46,12 +46,13 @@ impl Gatekeeper {
 }
 
 impl Minted {
-    /// The bytes of the token.
+    /// The length of the token in bytes.
     pub const fn token_len(&self) -> usize {
         self.token.len()
     }
 
-    /// The answer: what `new ShapeStream({ ...answer })` takes, and the members of Electric's example beside it.
+    /// Builds the JSON response: the options for `new ShapeStream({ ...response })`, and the additional members of the
+    /// response in Electric's example.
     pub fn config(&self, url: &str) -> String {
         let Definition { table, predicate, columns, replica, log, .. } = &self.definition;
         let mut config = json!({ "table": table.to_string() });
@@ -80,7 +81,7 @@ impl Minted {
     }
 }
 
-/// What a permit gives; `None` only if the permit's table is none.
+/// Returns the shape that a permit allows; `None` only if the permit's table is not a table name.
 fn definition(permit: &Permit, log: Log) -> Option<Definition> {
     Some(Definition {
         table: TableName::parse(permit.table()).ok()?,

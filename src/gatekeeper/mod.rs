@@ -1,9 +1,15 @@
-//! The gatekeeper: tokens that are good for one shape (Electric's second auth pattern).
+//! The gatekeeper: mints tokens that are valid for one shape only (Electric's second auth pattern).
 //!
-//! A user's token and the rules give a [`Permit`](crate::policy::Permit); [`Gatekeeper::mint`] writes all of it that
-//! decides rows into a short-lived token, and the answer that a client spreads into its `ShapeStream` options. A GET
-//! with such a token repeats the definition: [`ScopedRequest`](crate::shape::ScopedRequest) reads it, [`ShapeClaim::is_repeated_by`](crate::shape::ShapeClaim::is_repeated_by) compares, and
-//! the request to Electric is made of the claim, never of the client's text.
+//! 1. A user's token and the rules give a [`Permit`].
+//! 2. [`Gatekeeper::mint`] writes everything in it that decides rows into a short-lived token. The response contains
+//!    the token in a form that a client spreads into its `ShapeStream` options.
+//! 3. A GET with such a token repeats the shape's definition. [`ScopedRequest`] parses it, and
+//!    [`ShapeClaim::is_repeated_by`] compares it with the token's claim.
+//! 4. The request to Electric is built from the claim, never from the client's text.
+//!
+//! [`Permit`]: crate::policy::Permit
+//! [`ScopedRequest`]: crate::shape::ScopedRequest
+//! [`ShapeClaim::is_repeated_by`]: crate::shape::ShapeClaim::is_repeated_by
 
 mod mint;
 mod signing;
@@ -18,54 +24,54 @@ use crate::shape::ShapeClaims;
 pub use mint::Minted;
 pub use signing::{NoSigningKey, SigningKey};
 
-/// What `[gatekeeper]` says.
+/// The settings of `[gatekeeper]`.
 #[derive(Debug)]
 pub struct Gatekeeper {
-    /// The path above the tables, without a slash at its end.
+    /// The path under which tables are served, without a slash at its end.
     pub path: String,
-    /// The `iss` of minted tokens; no `[[issuer]]` has it.
+    /// The `iss` of minted tokens. No `[[issuer]]` has the same.
     pub issuer: String,
-    /// Their `aud`; never empty.
+    /// The `aud` of minted tokens; never empty.
     pub audience: Vec<String>,
-    /// The longest that a token lives; it never outlives the user's.
+    /// The longest lifetime of a minted token. It also ends with the user's token.
     pub lifetime: Duration,
-    /// The `url` handed to clients: where the shape path is served.
+    /// The `url` that clients are given: where the shape path is served.
     pub public_url: String,
-    /// What signs.
+    /// The key that signs.
     pub key: SigningKey,
 }
 
-/// What is served at a path below the gatekeeper's.
+/// An endpoint of the gatekeeper.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Endpoint<'a> {
-    /// The public half of the signing key.
+    /// Serves the public key as a JSON Web Key Set.
     Keys,
-    /// Tokens for this table, percent-encoded as it stands in the path.
+    /// Mints tokens for this table. The name is percent-encoded as in the path.
     Table(&'a str),
 }
 
-/// The `typ` of minted tokens (RFC 8725 section 3.11): no user's token has it, and no other is accepted as minted.
+/// The `typ` of minted tokens (RFC 8725 section 3.11). A minted token must have it, and a user's token must not.
 const TOKEN_TYPE: &str = "shape+jwt";
 
-/// Clock skew between several of us, at `exp` and `iat`.
+/// The clock skew allowed between instances of shapegate, for `exp` and `iat`.
 const LEEWAY: Duration = Duration::from_secs(5);
 
 impl Gatekeeper {
-    /// What is served at `path`, which is compared byte for byte; `None` where that is not the gatekeeper's to say.
+    /// Finds the endpoint of `path`, which is compared byte for byte; `None` if the gatekeeper does not serve it.
     pub fn endpoint<'a>(&self, path: &'a str) -> Option<Endpoint<'a>> {
         match path.strip_prefix(&*self.path)?.strip_prefix('/')? {
             "jwks.json" => self.key.jwks().map(|_| Endpoint::Keys),
             "" => None,
-            // An `&` would be a parameter of the query that this becomes the first part of.
+            // The table becomes the first parameter of a query, and `&` would add another one.
             table if table.contains(['/', '&']) => None,
             table => Some(Endpoint::Table(table)),
         }
     }
 
-    /// The issuer of minted tokens as the verifier takes it: one algorithm, one type, this one key.
+    /// Returns the verifier's settings for minted tokens: one algorithm, one type, only this key.
     ///
     /// # Errors
-    /// Where the public half is not a key that tokens may be verified with; no key that [`SigningKey`] reads is so.
+    /// The public key is not usable for verification. This does not happen for keys that [`SigningKey`] accepts.
     pub fn issuer(&self) -> Result<IssuerSettings, crate::auth::keys::KeySetError> {
         let algorithms = vec![self.key.algorithm()];
         Ok(IssuerSettings {
@@ -82,7 +88,7 @@ impl Gatekeeper {
 }
 
 impl Endpoint<'_> {
-    /// The methods it takes, as `Allow` lists them.
+    /// The allowed methods, in the syntax of the `Allow` header.
     pub const fn methods(&self) -> &'static str {
         match self {
             Self::Keys => "GET, OPTIONS",

@@ -1,4 +1,4 @@
-//! The key that signs shape tokens, and its public half.
+//! Signs shape tokens, and publishes the public key.
 
 use std::fmt;
 
@@ -16,47 +16,47 @@ use crate::auth::Algorithm;
 use crate::digest::sha256;
 use crate::secret::Secret;
 
-/// Signs under exactly one algorithm.
+/// A key that signs with exactly one algorithm.
 pub enum SigningKey {
-    /// HS256: whoever verifies can also sign.
+    /// HS256. Anyone who can verify can also sign.
     Shared {
-        /// The secret itself.
+        /// The secret, for the verifier.
         secret: Secret,
-        /// The same, ready for use.
+        /// The secret, prepared for signing.
         key: Box<hmac::Key>,
     },
-    /// EdDSA or ES256: the public half may be known to all.
+    /// EdDSA or ES256. The public key may be published.
     Pair {
-        /// The private half.
+        /// The key pair that signs.
         pair: Pair,
-        /// The public half as a JSON Web Key (RFC 7517), named by its thumbprint (RFC 7638).
+        /// The public key as a JSON Web Key (RFC 7517). Its `kid` is its thumbprint (RFC 7638).
         jwk: Value,
     },
 }
 
-/// A key pair, on the curve its algorithm takes.
+/// A key pair, named by its curve.
 #[allow(missing_docs)]
 pub enum Pair {
     Ed25519(Ed25519KeyPair),
     P256(Box<EcdsaKeyPair>),
 }
 
-/// The text is no private key of a kind that signs here.
+/// The text is not a supported private key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a private key for EdDSA (Ed25519) or ES256 (P-256) in PKCS#8, PEM: `openssl genpkey -algorithm ed25519`")]
 pub struct NoSigningKey;
 
 impl SigningKey {
-    /// A secret for HS256, of whose strength the verifier judges.
+    /// Creates a key for HS256. It does not check the secret's strength; the verifier does.
     pub fn shared(secret: Secret) -> Self {
         let key = Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()));
         Self::Shared { secret, key }
     }
 
-    /// The private key of a PEM file (RFC 7468 section 10, PKCS#8 without encryption).
+    /// Parses the private key of a PEM file (RFC 7468 section 10, PKCS#8 without encryption).
     ///
     /// # Errors
-    /// [`NoSigningKey`] for everything else, which is not shown.
+    /// [`NoSigningKey`] for everything else. It does not show the text.
     pub fn from_pem(pem: &[u8]) -> Result<Self, NoSigningKey> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| NoSigningKey)?;
         let der = key.secret_pkcs8_der();
@@ -68,7 +68,7 @@ impl SigningKey {
         Ok(Self::Pair { pair, jwk })
     }
 
-    /// The one `alg` of its tokens.
+    /// The `alg` of its tokens.
     pub const fn algorithm(&self) -> Algorithm {
         match self {
             Self::Shared { .. } => Algorithm::Hs256,
@@ -77,7 +77,7 @@ impl SigningKey {
         }
     }
 
-    /// The public half as a JSON Web Key Set; `None` where there is none.
+    /// Returns the public key as a JSON Web Key Set; `None` for a shared secret.
     pub fn jwks(&self) -> Option<Value> {
         match self {
             Self::Shared { .. } => None,
@@ -85,7 +85,7 @@ impl SigningKey {
         }
     }
 
-    /// A token with these claims (RFC 7515 section 3.1); `None` where the primitive refuses to sign.
+    /// Signs a token with these claims (RFC 7515 section 3.1); `None` if the library fails to sign.
     pub(super) fn token(&self, claims: &Value) -> Option<String> {
         let mut header = json!({ "alg": self.algorithm().as_str(), "typ": TOKEN_TYPE });
         if let Self::Pair { jwk, .. } = self {
@@ -110,9 +110,9 @@ impl fmt::Debug for SigningKey {
 }
 
 impl Pair {
-    /// The public half, its members as RFC 7518 section 6.2 and RFC 8037 section 2 have them.
+    /// Returns the public key as a JWK (RFC 7518 section 6.2, RFC 8037 section 2).
     fn jwk(&self) -> Option<Value> {
-        // In the order of the thumbprint (RFC 7638 section 3.2), which is that of the names.
+        // The thumbprint needs the members in the order of their names (RFC 7638 section 3.2).
         let (mut jwk, algorithm) = match self {
             Self::Ed25519(pair) => {
                 (json!({ "crv": "Ed25519", "kty": "OKP", "x": encode(pair.public_key()) }), Algorithm::EdDsa)

@@ -19,7 +19,7 @@ fn matches(shape: &Value, query: &str) -> bool {
     claim(shape).unwrap().is_repeated_by(&request(&format!("{query}&offset=-1")))
 }
 
-/// What goes upstream for a request that a claim allows.
+/// Returns the request to Electric if the claim allows the query.
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<UpstreamRequest> {
     let request = ScopedRequest::parse(None, query).ok()?;
     let permit: Permit = PolicySet::default().authorize_shape(claim, &request).ok()?;
@@ -27,7 +27,7 @@ fn upstream(claim: &ShapeClaim, query: &str) -> Option<UpstreamRequest> {
 }
 
 #[test]
-fn a_claim_in_the_format_of_electric_s_example() {
+fn a_claim_in_the_format_of_electrics_example_is_read() {
     let shape = json!({ "namespace": null, "table": "items", "where": null, "columns": null });
     for good in
         ["table=items", "table=public.items", "table=%22items%22", "table=items&where=&columns=&replica=default"]
@@ -37,7 +37,7 @@ fn a_claim_in_the_format_of_electric_s_example() {
     for bad in ["", "table=item", "table=a.items", "table=items&params[1]=x", "table=items&where=true"] {
         assert!(!matches(&shape, bad), "{bad}");
     }
-    // Missing nulls are nulls.
+    // A missing member counts as null.
     assert!(matches(&json!({ "table": "items" }), "table=items"));
     assert!(matches(&json!({ "namespace": "auth", "table": "Users" }), "table=auth.%22Users%22"));
     assert!(!matches(&json!({ "namespace": "auth", "table": "Users" }), "table=auth.Users"));
@@ -45,7 +45,7 @@ fn a_claim_in_the_format_of_electric_s_example() {
 }
 
 #[test]
-fn only_the_gatekeeper_s_own_tokens_name_an_upstream() {
+fn the_upstream_claim_is_read_only_from_minted_tokens() {
     let read = |upstream: Value, treated: ShapeClaims| {
         let claims = json!({ "shape": { "table": "items" }, "rule": "r", "upstream": upstream });
         ShapeClaim::read(claims.as_object().unwrap(), treated)
@@ -59,7 +59,7 @@ fn only_the_gatekeeper_s_own_tokens_name_an_upstream() {
 }
 
 #[test]
-fn columns_are_a_list_or_a_text_in_any_order() {
+fn columns_are_a_list_or_a_string_in_any_order() {
     for columns in [json!(["id", "createdAt"]), json!("id,\"createdAt\"")] {
         let shape = json!({ "table": "items", "columns": columns });
         assert!(matches(&shape, "table=items&columns=id,%22createdAt%22"));
@@ -86,7 +86,7 @@ fn params_are_an_object_or_a_list() {
 }
 
 #[test]
-fn a_claim_that_is_not_understood_is_none() {
+fn invalid_claims_are_rejected() {
     for shape in [
         json!(null),
         json!([]),
@@ -118,7 +118,7 @@ fn a_claim_that_is_not_understood_is_none() {
 }
 
 #[test]
-fn a_claim_counts_by_its_issuer() {
+fn the_issuers_setting_decides_how_a_claim_is_treated() {
     let read = |claims: Value, treated| ShapeClaim::read(claims.as_object().unwrap(), treated);
     let shape = json!({ "table": "t" });
     assert_eq!(read(json!({ "shape": shape }), ShapeClaims::Ignored), Ok(None));
@@ -126,7 +126,7 @@ fn a_claim_counts_by_its_issuer() {
     assert_eq!(read(json!({}), ShapeClaims::Honoured), Ok(None));
     assert_eq!(read(json!({}), ShapeClaims::Own), Err(Malformed));
     assert_eq!(read(json!({ "shape": shape }), ShapeClaims::Own), Err(Malformed));
-    // A rule named by another issuer is none.
+    // The `rule` claim of another issuer is ignored.
     let foreign = read(json!({ "shape": shape, "rule": "r" }), ShapeClaims::Honoured).unwrap().unwrap();
     assert_eq!(foreign.rule(), None);
     let own = read(json!({ "shape": shape, "rule": "r" }), ShapeClaims::Own).unwrap().unwrap();
@@ -134,7 +134,7 @@ fn a_claim_counts_by_its_issuer() {
 }
 
 #[test]
-fn a_private_key_is_read_from_pem_alone() {
+fn a_private_key_is_read_from_pem_only() {
     for (algorithm, expected) in
         [(&rcgen::PKCS_ED25519, Algorithm::EdDsa), (&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::Es256)]
     {
@@ -151,8 +151,8 @@ fn a_private_key_is_read_from_pem_alone() {
 }
 
 #[test]
-fn a_key_is_named_by_its_thumbprint() {
-    // RFC 8037 appendix A.1 to A.3: the key, its public half and its thumbprint.
+fn the_kid_of_a_key_is_its_thumbprint() {
+    // RFC 8037 appendix A.1 to A.3: the private key, the public key and its thumbprint.
     let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
     let jwks = SigningKey::from_pem(pem.as_bytes()).unwrap().jwks().unwrap();
     assert_eq!(jwks["keys"][0]["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
@@ -184,21 +184,24 @@ fn shape() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// What goes upstream is the claim written out: a client that sends the same is allowed the same, and under no
-    /// other claim.
+    /// The request to Electric repeats the claim. A client that sends the same query is allowed by this claim and by no
+    /// other.
     #[test]
-    fn what_goes_upstream_repeats_the_claim(shape in shape(), other in shape()) {
+    fn the_request_to_electric_repeats_the_claim(shape in shape(), other in shape()) {
         let (claim, other) = (claim(&shape).unwrap(), claim(&other).unwrap());
         let query = written(&claim);
         let sent = upstream(&claim, &query).expect("the claim's own definition");
-        let again = upstream(&claim, sent.query()).expect("what goes upstream");
+        let again = upstream(&claim, sent.query()).expect("the request to Electric");
         prop_assert_eq!(sent.query(), again.query());
         prop_assert_eq!(claim == other, upstream(&other, &query).is_some());
     }
 
-    /// One more parameter of the definition's never passes.
+    /// A query with an additional parameter of the definition is rejected.
     #[test]
-    fn nothing_may_be_added(shape in shape(), name in "table|where|columns|queryable_columns|replica|params(\\[[0-9+x]{0,2}\\]?)?") {
+    fn additional_parameters_of_the_definition_are_rejected(
+        shape in shape(),
+        name in "table|where|columns|queryable_columns|replica|params(\\[[0-9+x]{0,2}\\]?)?",
+    ) {
         let claim = claim(&shape).unwrap();
         let query = written(&claim);
         let base = format!("{name}=");
@@ -208,9 +211,11 @@ proptest! {
         }
     }
 
-    /// Any text is answered, and what is allowed reads again as itself.
+    /// No query panics. The request to Electric for an allowed one is allowed itself.
     #[test]
-    fn any_query_is_compared(query in "((table|where|params\\[1\\]|columns|offset|log|x)=[a-z%0-9\",.+-]{0,6}&?){0,6}") {
+    fn any_query_is_allowed_or_rejected(
+        query in "((table|where|params\\[1\\]|columns|offset|log|x)=[a-z%0-9\",.+-]{0,6}&?){0,6}",
+    ) {
         let claim = claim(&json!({ "table": "t" })).unwrap();
         if let Some(sent) = upstream(&claim, &query) {
             prop_assert!(upstream(&claim, sent.query()).is_some());
@@ -218,7 +223,7 @@ proptest! {
     }
 }
 
-/// A request that repeats a claim, as a client would write it.
+/// Returns a query that repeats a claim, as a client would write it.
 fn written(claim: &ShapeClaim) -> String {
     let Definition { table, predicate, columns, queryable_columns, replica, log, .. } = claim.definition();
     let mut query = url::form_urlencoded::Serializer::new(String::new());

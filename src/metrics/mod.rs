@@ -1,7 +1,7 @@
 //! Counts and measures events for Prometheus.
 //!
 //! [`Metrics`] has one method for each event; the metrics of one topic are in one file. This module imports nothing
-//! else of the crate but the clock: callers pass labels as text, which must come from an enum or from the configuration
+//! else of the crate: callers pass labels as text, which must come from an enum or from the configuration
 //! and never from a client. State that is only read at a scrape is in `server::admin`.
 
 mod flights;

@@ -4,7 +4,6 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use super::{Metrics, Register, labels};
-use crate::clock::UnixTime;
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -89,13 +88,13 @@ impl Process {
 }
 
 impl Metrics {
-    /// Notes that the policy with these rules is in use from `now` on.
-    pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = &'a str>, now: UnixTime) {
+    /// Notes that the policy with these rules is in use from `now` on, in seconds since 1970.
+    pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = &'a str>, now: u64) {
         for rule in rules {
             self.requests.rule_loaded(rule);
             self.upstream.rule_loaded(rule);
         }
-        self.process.config_loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.process.config_loaded.set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 
     /// Counts a reload of the configuration, which was `taken` or refused.

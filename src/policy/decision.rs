@@ -1,4 +1,4 @@
-//! The decision: a request and who asks become a permit, or a denial.
+//! Decides whether a request is allowed: returns a permit or a denial.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::shape::{
     UpstreamName,
 };
 
-/// Leave to read the rows of one shape; on the request path only [`PolicySet::authorize`] gives one.
+/// Permission to read the rows of one shape. On the request path only [`PolicySet`] creates it.
 #[derive(Debug)]
 pub struct Permit {
     rule: RuleId,
@@ -30,17 +30,17 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The rule that allowed it.
+    /// The rule that allowed the request.
     pub fn rule(&self) -> &RuleId {
         &self.rule
     }
 
-    /// The rule that allowed it and the upstream, once nothing else of the permit is needed.
+    /// Takes the rule that allowed the request and its upstream, and drops the rest.
     pub fn into_rule(self) -> (RuleId, UpstreamName) {
         (self.rule, self.upstream)
     }
 
-    /// Which Electric has the rows.
+    /// The Electric upstream that has the rows.
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream
     }
@@ -50,78 +50,79 @@ impl Permit {
         &self.table
     }
 
-    /// The `where` text; `None` only where the rule says `where = "none"`.
+    /// The `where` text; `None` only for a rule with `where = "none"` or a shape claim without `where`.
     pub fn predicate(&self) -> Option<&str> {
         self.predicate.as_deref()
     }
 
-    /// The values of `$1`, `$2`, …; never empty texts, never with NUL.
+    /// The values of `$1`, `$2`, …. None contains NUL, and those of a rule are never empty.
     pub fn params(&self) -> &[String] {
         &self.params
     }
 
-    /// The columns sent; `None` for all.
+    /// The columns that are sent; `None` for all.
     pub const fn columns(&self) -> Option<&Columns> {
         self.columns.as_ref()
     }
 
-    /// Whether a subset may be asked for.
+    /// Whether a client may request subsets.
     pub fn subset(&self) -> bool {
         self.subset
     }
 
-    /// The columns that a filter may name: those sent, where a rule gave the permit; `None` for all.
+    /// The columns that a filter may name; `None` for all. For a rule's permit they are the columns that are sent.
     pub const fn queryable_columns(&self) -> Option<&Columns> {
         self.queryable_columns.as_ref()
     }
 
-    /// The same permit, to be taken as it is: the client may narrow nothing.
+    /// Returns the permit without the client's options: no subsets and no filter of the client.
     #[must_use]
     pub fn closed(self) -> Self {
         Self { subset: false, client_where: false, ..self }
     }
 
-    /// What its rule says, hashed: another rule has another one. `None` where no rule gave the permit.
+    /// The hash of the rule's configuration; `None` if no rule gave the permit. A changed rule has another hash.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
 
-    /// Checks that the client sends only what the rule opens.
+    /// Checks that the client sends only parameters that the rule allows it to set.
     ///
     /// # Errors
-    /// Names the parameters that only the rule may set.
+    /// The parameters that only the rule may set.
     pub fn check_opened(&self, request: &ShapeRequest) -> Result<(), Vec<ParameterError>> {
         if (request.is_filtered() && !self.client_where) || (request.subset().is_some() && !self.subset) {
             return Err(vec![shape::problem("query", shape::RESERVED)]);
         }
-        // A client may repeat the rule's `replica`, which decides what an update shows, but not change it.
+        // A client may repeat the rule's `replica`, but not change it: it decides which columns an update shows.
         match (request.protocol(ProtocolParam::Replica), self.replica) {
             (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
             _ => Err(vec![shape::problem("replica", "is set by the rule; leave it out")]),
         }
     }
 
-    /// What an update carries.
+    /// Whether an update carries the whole row.
     pub fn replica(&self) -> Replica {
         self.replica
     }
 }
 
-/// Why there is no permit.
+/// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Rules exist, none of them holds for this bearer and these parameters; the last of them, for observers.
+    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them, for
+    /// logs and metrics.
     Forbidden(RuleId),
-    /// No rule serves that table.
+    /// No rule serves this table.
     ShapeNotFound,
-    /// No public rule serves that table, and there is no token.
+    /// No public rule serves this table, and the request has no token.
     TokenMissing,
 }
 
-/// The name, in logs and metrics, of what is allowed by another issuer's shape token.
+/// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
 const FOREIGN: &str = "shape_claim";
 
-/// Nothing is served at a path.
+/// No rule serves this path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownPath;
 
@@ -135,7 +136,7 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// The rules in the order of the file, which is the order in which they are asked.
+    /// Creates the set from rules in the order of the file. They are evaluated in this order.
     pub fn new(rules: Vec<Rule>) -> Self {
         let mut set = Self::default();
         for rule in rules {
@@ -153,25 +154,25 @@ impl PolicySet {
         set
     }
 
-    /// Every rule's name, in the order of the file.
+    /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
     }
 
-    /// Every upstream that a rule can pick.
+    /// Returns every upstream that a rule can pick; a name may appear more than once.
     pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamName> {
         self.rules.iter().flat_map(|(_, rule)| rule.upstream.names())
     }
 
-    /// Whether any rule needs no token.
+    /// Whether any rule is public.
     pub fn has_public(&self) -> bool {
         self.rules.iter().any(|(_, rule)| rule.public)
     }
 
-    /// Which endpoint a path names, byte for byte: `None` for the shape path, the path itself for a rule's own.
+    /// Finds the endpoint of a path, byte for byte: `None` for the shape path, the path itself for a rule's own.
     ///
     /// # Errors
-    /// [`UnknownPath`] where nothing is served.
+    /// [`UnknownPath`] if no rule serves the path.
     pub fn endpoint<'a>(&self, path: &'a str) -> Result<Option<&'a str>, UnknownPath> {
         match path {
             SHAPE_PATH => Ok(None),
@@ -180,21 +181,21 @@ impl PolicySet {
         }
     }
 
-    /// Whether any rule of an endpoint, as [`PolicySet::endpoint`] names it, takes subsets.
+    /// Whether any rule of an endpoint allows subsets. `own_path` is the result of [`PolicySet::endpoint`].
     pub fn takes_subsets(&self, own_path: Option<&str>) -> bool {
         self.rules.iter().any(|(_, rule)| rule.subset && rule.path.as_deref() == own_path)
     }
 
-    /// The client parameters that rules read; every other one is dropped.
+    /// The client parameters that rules read. All others are dropped.
     pub fn parameters(&self) -> &HashSet<String> {
         &self.parameters
     }
 
-    /// The permit of the first rule that holds.
+    /// Returns the permit of the first rule that allows the request.
     ///
     /// # Errors
-    /// A [`Denial`] where none does: deny is the default, and an error inside a rule (a missing claim, a value that
-    /// cannot be bound) denies too.
+    /// A [`Denial`] if no rule allows it. An error inside a rule, such as a missing claim or a value that cannot be
+    /// bound, denies too.
     pub fn authorize(
         &self,
         principal: Option<&Principal>,
@@ -222,16 +223,16 @@ impl PolicySet {
         Err(denial)
     }
 
-    /// The permit for a request that repeats the definition in its shape token: made of the claim, never of the
-    /// request.
+    /// Returns the permit for a request with a shape token. The request must repeat the definition in the token's
+    /// claim. The permit is built from the claim, not from the request.
     ///
-    /// A token minted here is good for as long as its rule stands as it was: a reload that removes or changes the rule
-    /// ends it. It goes to the upstream that the rule picked when it was minted. A token of another issuer that may say
-    /// what is read has no rule, and goes to the default upstream.
+    /// A token minted by the gatekeeper is valid only while its rule is unchanged: a reload that removes or changes the
+    /// rule ends it. Its request goes to the upstream that the rule picked when the token was minted. A shape token of
+    /// another issuer has no rule, and its request goes to the default upstream.
     ///
     /// # Errors
-    /// [`Denial::ShapeNotFound`] where no rule serves the table any more, [`Denial::Forbidden`] where the rule is
-    /// another one or the request differs.
+    /// [`Denial::ShapeNotFound`] if no rule serves the table any more, [`Denial::Forbidden`] if the rule changed or the
+    /// request differs from the claim.
     pub fn authorize_shape(&self, claim: &ShapeClaim, request: &ScopedRequest) -> Result<Permit, Denial> {
         let definition = claim.definition();
         let (rule, table, upstream) = match claim.rule() {
@@ -253,7 +254,7 @@ impl PolicySet {
             columns: definition.columns.clone(),
             queryable_columns: definition.queryable_columns.clone(),
             replica: definition.replica,
-            // A definition that was repeated whole has nothing left to open.
+            // The client already repeats the whole definition, so it may set nothing else.
             subset: false,
             client_where: false,
             upstream,
@@ -261,7 +262,7 @@ impl PolicySet {
         })
     }
 
-    /// The rule of a table that still says what it said when a token was minted.
+    /// Finds the rule of a table by the fingerprint that it had when the token was minted.
     fn standing(&self, table: &TableName, fingerprint: &str) -> Result<(&RuleId, &Rule), Denial> {
         let mut denial = Denial::ShapeNotFound;
         for (id, rule) in self.by_table.get(table).into_iter().flatten().filter_map(|&index| self.rules.get(index)) {
@@ -273,12 +274,12 @@ impl PolicySet {
         Err(denial)
     }
 
-    /// The paths of rules that have one of their own.
+    /// Returns the paths of the rules that have their own path.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.by_path.keys().map(String::as_str)
     }
 
-    /// What each rule would ask of Electric if its `allow` held: for `check --probe`, never for a client.
+    /// Returns each rule's permit as if its `allow` were true. For `check --probe`; never used for a client.
     pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
         self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope)))
     }

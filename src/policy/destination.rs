@@ -1,4 +1,4 @@
-//! Which Electric a rule reads from.
+//! Picks the Electric upstream that a rule reads from.
 
 use std::collections::HashMap;
 
@@ -6,11 +6,11 @@ use super::expression::{Expression, Scope};
 use super::source::UpstreamSource;
 use crate::shape::UpstreamName;
 
-/// A compiled `upstream` of a rule.
+/// The compiled `upstream` of a rule.
 #[derive(Debug)]
 pub(super) enum Destination {
     Fixed(UpstreamName),
-    /// By a text that the token says, which the client cannot choose.
+    /// Picked by a string claim. The client cannot choose it, because the token is signed.
     ByClaim {
         claim: Expression,
         map: HashMap<String, UpstreamName>,
@@ -18,14 +18,14 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// Compiles it; the error says what to write instead.
+    /// Compiles the setting. The error says what to write instead.
     pub(super) fn compile(source: &UpstreamSource) -> Result<Self, String> {
         match source {
             UpstreamSource::Named(name) => Ok(Self::Fixed(UpstreamName::new(name))),
             UpstreamSource::ByClaim { claim, map } => {
                 let claim = Expression::compile(claim)?;
                 if claim.parameters().next().is_some() || claim.reads_now() || !claim.reads_claims() {
-                    return Err("`claim` reads claims and nothing else: the query is the client's".to_owned());
+                    return Err("`claim` must read claims only: a client could choose anything else".to_owned());
                 }
                 let map = map.iter().map(|(value, name)| (value.clone(), UpstreamName::new(name)));
                 Ok(Self::ByClaim { claim, map: map.collect() })
@@ -33,7 +33,7 @@ impl Destination {
         }
     }
 
-    /// The upstream for this bearer; `None` denies: the claim is missing, no text, or in no place of the map.
+    /// Picks the upstream for this caller. `None` denies: the claim is missing, not a string, or not in the map.
     pub(super) fn pick(&self, scope: &Scope<'_>) -> Option<UpstreamName> {
         match self {
             Self::Fixed(name) => Some(name.clone()),
@@ -41,12 +41,12 @@ impl Destination {
         }
     }
 
-    /// The upstream of this name, where the rule can pick it.
+    /// Returns the upstream with this name, if the rule can pick it.
     pub(super) fn find(&self, name: &UpstreamName) -> Option<UpstreamName> {
         self.names().find(|known| *known == name).cloned()
     }
 
-    /// All that it can pick.
+    /// Returns every upstream that the rule can pick.
     pub(super) fn names(&self) -> impl Iterator<Item = &UpstreamName> {
         let (one, many) = match self {
             Self::Fixed(only) => (Some(only), None),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_picks_what_the_map_names_and_nothing_else() {
+    fn a_claim_picks_only_upstreams_of_the_map() {
         use serde_json::json;
         assert_eq!(picked(json!({ "tenant": "acme" })).as_deref(), Some("acme-db"));
         assert_eq!(picked(json!({ "tenant": "globex" })).as_deref(), Some("default"));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_no_say() {
+    fn claim_expressions_that_a_client_could_influence_are_rejected() {
         for source in ["query.tenant", "claims.a + query.tenant", "string(now)", "'acme'", "claims."] {
             assert!(by_claim(source).is_err(), "{source}");
         }

@@ -1,4 +1,4 @@
-//! CEL expressions over `claims`, `query` and `now`, compiled and checked once.
+//! Compiles, checks and evaluates CEL expressions over `claims`, `query` and `now`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, OnceLock};
@@ -12,10 +12,11 @@ use cel::{Context, IdedExpr, Program, Value};
 use crate::clock::UnixTime;
 use crate::shape::protocol;
 
-/// Building it costs 20 µs, so once; an inner scope for each request costs next to nothing.
+/// The CEL context with the standard functions. Building it takes 20 µs, so it is shared; the inner scope of each
+/// request costs almost nothing.
 static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
 
-/// What an expression sees of one request.
+/// The variables of one request that an expression can read.
 #[derive(Debug)]
 pub struct Scope<'a> {
     claims: Option<&'a (dyn Val + 'static)>,
@@ -25,7 +26,8 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// `claims` of a verified token (`None` for a public request), the client's own parameters, the current time.
+    /// Creates a scope from the `claims` of a verified token (`None` without a token), the client's parameters and the
+    /// current time.
     pub fn new(claims: Option<&'a (dyn Val + 'static)>, parameters: &'a [(String, String)], now: UnixTime) -> Self {
         let now = CelInt::from(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         Self { claims, parameters, query: OnceLock::new(), now }
@@ -53,14 +55,14 @@ impl VariableResolver for Scope<'_> {
     }
 }
 
-/// A compiled expression whose every reference is known to exist.
+/// A compiled expression. Every variable and function that it names exists.
 #[derive(Debug)]
 pub(super) struct Expression {
     program: Program,
     reads: Reads,
 }
 
-/// What an expression reads.
+/// The variables that an expression reads.
 #[derive(Debug, Default)]
 struct Reads {
     claims: bool,
@@ -69,7 +71,7 @@ struct Reads {
 }
 
 impl Expression {
-    /// Compiles `source`; the error says what to write instead.
+    /// Compiles `source`. The error says what to write instead.
     pub(super) fn compile(source: &str) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|errors| {
             let first = errors.errors.first().map_or_else(String::new, |error| error.msg.clone());
@@ -80,7 +82,7 @@ impl Expression {
         Ok(Self { program, reads })
     }
 
-    /// The client parameters it names.
+    /// Returns the client parameters that the expression reads.
     pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.reads.parameters.iter().map(String::as_str)
     }
@@ -93,17 +95,17 @@ impl Expression {
         self.reads.now
     }
 
-    /// Whether it is true; an error (a missing claim, a type that does not fit) and any other value are not.
+    /// Whether the result is `true`. An error (a missing claim, a wrong type) and any other value count as false.
     pub(super) fn holds(&self, scope: &Scope<'_>) -> bool {
         self.evaluate(scope, |value| value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())).unwrap_or(false)
     }
 
-    /// Its value as texts to bind.
+    /// Evaluates to strings for parameters; `None` if there is no value or it cannot be bound.
     pub(super) fn bind(&self, scope: &Scope<'_>) -> Option<Bound> {
         self.evaluate(scope, Bound::from_val)?
     }
 
-    /// What `read` makes of its value, where that is a text.
+    /// Evaluates and passes the result to `read`, if it is a string.
     pub(super) fn with_text<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&str) -> R) -> Option<R> {
         self.evaluate(scope, |value| value.downcast_ref::<CelString<'_>>().map(|text| read(text.inner())))?
     }
@@ -117,10 +119,10 @@ impl Expression {
     }
 }
 
-/// The value of an expression, as bound parameters take it.
+/// The value of an expression, converted to strings for parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Bound {
-    /// Sorted and unique, so that two users with the same set share a shape; may be empty.
+    /// A list, sorted and without duplicates, so that users with the same set share a shape. May be empty.
     Many(Vec<String>),
     One(String),
 }
@@ -137,7 +139,8 @@ impl Bound {
     }
 }
 
-/// Text, integer or boolean; nothing else has one exact text (docs/security.md, Q9), and Electric cuts a text off at NUL.
+/// Converts a string, integer or boolean. Other types have no single exact form (docs/security.md, Q9). Empty strings
+/// are rejected, and so is NUL, because Electric cuts a string off there.
 fn text(value: &dyn Val) -> Option<String> {
     if let Some(text) = value.downcast_ref::<CelString<'_>>() {
         let text = text.inner();
@@ -153,8 +156,8 @@ fn text(value: &dyn Val) -> Option<String> {
 }
 
 impl Reads {
-    /// Checks every name below `node`; `bound` are the elements that macros such as `map` name.
-    fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<String>) -> Result<(), String> {
+    /// Checks every name and every pattern below `node`. `bound` holds the elements that macros such as `map` introduce.
+    fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<Element>) -> Result<(), String> {
         match &node.expr {
             Expr::Ident(name) => return self.variable(name, bound),
             Expr::Select(select) if is_query(&select.operand) => return self.parameter(&select.field),
@@ -164,18 +167,24 @@ impl Reads {
                     _ => Err("`query[…]`: write the parameter's name as a literal".to_owned()),
                 };
             }
-            Expr::Call(call) => check_function(&call.func_name)?,
+            Expr::Call(call) => {
+                check_function(&call.func_name)?;
+                if call.func_name == MATCHES && call.args.last().is_some_and(|pattern| is_from_client(pattern, bound)) {
+                    return Err(CLIENT_PATTERN.to_owned());
+                }
+            }
             _ => {}
         }
         let depth = bound.len();
         if let Expr::Comprehension(comprehension) = &node.expr {
+            let from_client = is_from_client(&comprehension.iter_range, bound);
             let names =
                 [Some(&comprehension.iter_var), comprehension.iter_var2.as_ref(), Some(&comprehension.accu_var)];
             for name in names.into_iter().flatten() {
                 if VARIABLES.contains(&name.as_str()) {
-                    return Err(format!("`{name}` is the name of a variable; call the element something else"));
+                    return Err(format!("`{name}` is the name of a variable; give the element another name"));
                 }
-                bound.push(name.clone());
+                bound.push(Element { name: name.clone(), from_client });
             }
         }
         let result = children(&node.expr).into_iter().try_for_each(|child| self.visit(child, bound));
@@ -183,14 +192,14 @@ impl Reads {
         result
     }
 
-    fn variable(&mut self, name: &str, bound: &[String]) -> Result<(), String> {
+    fn variable(&mut self, name: &str, bound: &[Element]) -> Result<(), String> {
         match name {
-            _ if bound.iter().any(|bound| bound == name) => {}
+            _ if bound.iter().any(|element| element.name == name) => {}
             "claims" => self.claims = true,
             "now" => self.now = true,
-            "query" => return Err("write query.name, so that it is known which parameters the rule reads".to_owned()),
+            "query" => return Err("write query.name: a rule must name each parameter that it reads".to_owned()),
             _ if TYPES.contains(&name) => {}
-            _ => return Err(format!("unknown variable `{name}`; there are claims, query and now")),
+            _ => return Err(format!("unknown variable `{name}`; available: claims, query, now")),
         }
         Ok(())
     }
@@ -204,12 +213,30 @@ impl Reads {
     }
 }
 
+/// What a macro such as `map` names.
+struct Element {
+    name: String,
+    /// Whether the client says what is in the list.
+    from_client: bool,
+}
+
+/// Whether the client decides what `node` is.
+fn is_from_client(node: &IdedExpr, bound: &[Element]) -> bool {
+    match &node.expr {
+        Expr::Ident(name) => {
+            let element = bound.iter().rev().find(|element| element.name == *name);
+            element.map_or(name == "query", |element| element.from_client)
+        }
+        expr => children(expr).into_iter().any(|child| is_from_client(child, bound)),
+    }
+}
+
 fn check_function(name: &str) -> Result<(), String> {
     let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
     if operator || FUNCTIONS.contains(&name) {
         return Ok(());
     }
-    Err(format!("unknown function `{name}`; there are {}", FUNCTIONS.join(", ")))
+    Err(format!("unknown function `{name}`; available: {}", FUNCTIONS.join(", ")))
 }
 
 fn is_query(node: &IdedExpr) -> bool {
@@ -237,6 +264,9 @@ fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
     }
 }
 
+const MATCHES: &str = "matches";
+const CLIENT_PATTERN: &str = "`matches` must not take its pattern from `query`: a client could send one that takes long \
+    to try; write the pattern as a literal, or compare with ==, startsWith, endsWith or contains";
 const VARIABLES: [&str; 3] = ["claims", "now", "query"];
 const TYPES: [&str; 9] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
 const FUNCTIONS: [&str; 17] = [
@@ -252,7 +282,7 @@ const FUNCTIONS: [&str; 17] = [
     "has",
     "int",
     "map",
-    "matches",
+    MATCHES,
     "size",
     "startsWith",
     "string",
@@ -279,19 +309,19 @@ mod tests {
     }
 
     #[test]
-    fn membership_decides() {
+    fn only_members_of_a_list_are_allowed() {
         let rule = "query.organizationId in claims.organizationIds";
         let org = serde_json::json!({"organizationIds": ["org-1", "org-2"]});
         assert!(holds(rule, org.clone(), &[("organizationId", "org-1")]));
         assert!(!holds(rule, org.clone(), &[("organizationId", "org-3")]));
         assert!(!holds(rule, org, &[]));
         assert!(!holds(rule, serde_json::json!({}), &[("organizationId", "org-1")]));
-        // `in` on a text would be a substring test
+        // `in` on a string would be a substring test.
         assert!(!holds(rule, serde_json::json!({"organizationIds": "org-1,org-2"}), &[("organizationId", "org-1")]));
     }
 
     #[test]
-    fn only_true_holds() {
+    fn only_the_value_true_allows() {
         assert!(holds("claims.admin", serde_json::json!({"admin": true}), &[]));
         for not_true in
             [serde_json::json!("true"), serde_json::json!(1), serde_json::json!(null), serde_json::json!([])]
@@ -303,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn binds_exact_texts() {
+    fn values_are_bound_exactly_or_not_at_all() {
         use serde_json::json;
         let one = |text: &str| Some(Bound::One(text.to_owned()));
         let many = |texts: &[&str]| Some(Bound::Many(texts.iter().map(|text| (*text).to_owned()).collect()));
@@ -314,7 +344,7 @@ mod tests {
         assert_eq!(bind(json!({"x": true})), one("true"));
         assert_eq!(bind(json!({"x": ["b", "a", "b"]})), many(&["a", "b"]));
         assert_eq!(bind(json!({"x": []})), many(&[]));
-        for refused in [
+        for rejected in [
             json!({}),
             json!({"x": null}),
             json!({"x": 1.5}),
@@ -326,12 +356,12 @@ mod tests {
             json!({"x": ["a", null]}),
             json!({"x": ["a", ""]}),
         ] {
-            assert_eq!(bind(refused.clone()), None, "{refused}");
+            assert_eq!(bind(rejected.clone()), None, "{rejected}");
         }
     }
 
     #[test]
-    fn refuses_at_load_what_cannot_work() {
+    fn expressions_that_cannot_work_are_rejected_at_load() {
         for (source, hint) in [
             ("claim.x", "unknown variable `claim`"),
             ("claims.", "not a CEL expression"),
@@ -348,7 +378,33 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_parameters_it_reads() {
+    fn a_pattern_from_the_client_is_refused_at_load() {
+        for (pattern_of_client, twin) in [
+            ("claims.name.matches(query.p)", "query.p.matches(claims.name)"),
+            ("matches(claims.name, query.p)", "matches(query.p, '^a+$')"),
+            ("claims.name.matches(query['p'])", "claims.name.matches('p')"),
+            ("claims.name.matches('^' + query.p)", "claims.name.matches('^' + claims.prefix)"),
+            ("claims.name.matches(string(query.p))", "claims.name == query.p"),
+            ("claims.name.matches(query.p == 'a' ? query.p : 'b')", "claims.name.startsWith(query.p)"),
+            ("[query.p].exists(p, claims.name.matches(p))", "['^a'].exists(p, query.p.matches(p))"),
+            (
+                "claims.list.map(x, x + query.p).exists(p, claims.name.matches(p))",
+                "claims.list.exists(p, query.p.matches(p))",
+            ),
+            (
+                "[[query.p]].exists(a, a.exists(b, claims.name.matches(b)))",
+                "[query.p].exists(p, claims.list.exists(p, claims.name.matches(p)))",
+            ),
+            ("claims.x && has(query.p) && (claims.list.all(x, x.matches(query.p)))", "claims.x && has(query.p)"),
+        ] {
+            let error = Expression::compile(pattern_of_client).unwrap_err();
+            assert!(error.contains("write the pattern as a literal"), "{pattern_of_client}: {error}");
+            Expression::compile(twin).unwrap_or_else(|error| panic!("{twin}: {error}"));
+        }
+    }
+
+    #[test]
+    fn an_expression_lists_the_parameters_it_reads() {
         let expression = Expression::compile("has(query.b) && query['a'] in claims.x.map(o, o + query.c)").unwrap();
         assert_eq!(expression.parameters().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert!(expression.reads_claims() && !expression.reads_now());

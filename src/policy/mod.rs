@@ -1,7 +1,8 @@
-//! The policy: which rows of which table a principal may see.
+//! The policy: decides which rows of which table a principal may read.
 //!
-//! A rule is compiled once, at load. [`PolicySet::authorize`] takes the first rule of the requested table (or path)
-//! whose `allow` holds and renders its `where` into a [`Permit`]; whatever fails on the way is a [`Denial`].
+//! Rules are compiled once, when the configuration is loaded. [`PolicySet::authorize`] takes the first rule of the
+//! requested table or path whose `allow` is true and whose `where` can be rendered, and returns a [`Permit`]. Without
+//! such a rule it returns a [`Denial`].
 
 mod decision;
 mod destination;

@@ -1,4 +1,4 @@
-//! A compiled rule.
+//! Compiles a rule.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
 
-/// A rule's name in metrics, logs and `explain`: its path or table, with `#n` behind from the second one on.
+/// A rule's name in metrics, logs and `explain`: its path or table, followed by `#2`, `#3`, … if there are several.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(Arc<str>);
 
@@ -20,27 +20,27 @@ impl RuleId {
         Self(name.into())
     }
 
-    /// The name; made from the configuration alone.
+    /// The name. It depends on the configuration only, never on a request.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// One compiled `[[shape]]`.
+/// A compiled `[[shape]]`.
 #[derive(Debug)]
 pub struct Rule {
     pub(super) table: TableName,
-    /// As the file writes it, and as Electric gets it.
+    /// The table as written in the file and as sent to Electric.
     pub(super) table_text: Arc<str>,
     pub(super) path: Option<String>,
     pub(super) public: bool,
     pub(super) replica: Replica,
-    /// The columns that are sent, and the only ones that a filter may name.
+    /// The columns that are sent and that a filter may name; `None` for all.
     pub(super) columns: Option<Columns>,
     pub(super) subset: bool,
     pub(super) client_where: bool,
     pub(super) upstream: Destination,
-    /// What the file says of the rule, hashed.
+    /// The hash of the rule's settings.
     pub(super) fingerprint: Arc<str>,
     allow: Option<Expression>,
     predicate: Predicate,
@@ -56,7 +56,7 @@ impl Rule {
     /// Compiles a rule.
     ///
     /// # Errors
-    /// Everything that is wrong with it, by key.
+    /// Every error in the rule, with its key.
     pub fn compile(source: RuleSource) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
         let fingerprint = fingerprint(&source);
@@ -89,7 +89,7 @@ impl Rule {
         }
     }
 
-    /// The SQL of its `where` with `$1`, `$2`, … in the places of values; `None` where it serves every row.
+    /// Returns the SQL of its `where` with `$1`, `$2`, … for the values; `None` if the rule serves every row.
     pub fn sql(&self) -> Option<String> {
         match &self.predicate {
             Predicate::Template(template) => Some(template.sql()),
@@ -97,7 +97,7 @@ impl Rule {
         }
     }
 
-    /// The client parameters its expressions read.
+    /// Returns the client parameters that its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
         self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
     }
@@ -106,7 +106,7 @@ impl Rule {
         self.allow.as_ref().is_none_or(|allow| allow.holds(scope))
     }
 
-    /// The `where` with its values; `None` denies.
+    /// Renders the `where` with its values. The outer `None` denies; the inner one means every row.
     pub(super) fn render(&self, scope: &Scope<'_>) -> Option<Option<Rendered>> {
         match &self.predicate {
             Predicate::Template(template) => template.render(scope).map(Some),
@@ -124,8 +124,8 @@ impl Predicate {
     }
 }
 
-/// The first 16 bytes, in hex, of the SHA-256 of all that the file says of a rule: `Debug` leaves no key out, so none
-/// that is added later can be forgotten here.
+/// Hashes all settings of a rule: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output, which includes
+/// keys that are added later.
 fn fingerprint(source: &RuleSource) -> Arc<str> {
     hex(&sha256(format!("{source:?}"))[..16]).into()
 }
@@ -142,8 +142,8 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
     match source {
         PredicateSource::Unfiltered => Some(Predicate::Unfiltered),
         PredicateSource::Template(text) if text.trim().is_empty() => {
-            // Electric takes an empty `where` for none at all (tests/electric/111).
-            fail(errors, "where", "is empty; to serve every row, say where = \"none\"".to_owned());
+            // Electric treats an empty `where` as absent (tests/electric/111).
+            fail(errors, "where", "is empty; to serve every row, write where = \"none\"".to_owned());
             None
         }
         PredicateSource::Template(text) => {
@@ -160,20 +160,20 @@ fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
     let Some(path) = path else { return };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
     if !path.starts_with('/') || !path.chars().all(plain) || path.contains("//") || path.contains("/.") {
-        fail(errors, "path", "write /segments of letters, digits, - . _ ~".to_owned());
+        fail(errors, "path", "must be /segments of letters, digits, - . _ ~".to_owned());
     } else if path == SHAPE_PATH {
         fail(errors, "path", format!("{SHAPE_PATH} serves the rules without a path; leave it out or choose another"));
     }
 }
 
-/// A public request carries no token, so a rule that reads claims would deny every one.
+/// Rejects a public rule that reads claims. A public request has no token, so the rule would deny every request.
 fn check_public(
     allow: Option<&Expression>,
     predicate: Option<&Predicate>,
     upstream: Option<&Destination>,
     errors: &mut Vec<RuleError>,
 ) {
-    let message = "reads claims, but the rule is public and a public request has none".to_owned();
+    let message = "reads claims, but the rule is public and a public request has no token".to_owned();
     if allow.is_some_and(Expression::reads_claims) {
         fail(errors, "allow", message);
     } else if predicate.is_some_and(|predicate| predicate.expressions().any(Expression::reads_claims)) {

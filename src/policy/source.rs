@@ -1,62 +1,62 @@
-//! A rule as the configuration writes it, before it is compiled.
+//! The settings of a rule, before it is compiled.
 
 use std::collections::BTreeMap;
 
 use crate::shape::Replica;
 
-/// One `[[shape]]` of the file.
+/// Settings of one `[[shape]]`.
 #[derive(Clone, Debug)]
 pub struct RuleSource {
-    /// The table, as Electric takes it: `tasks`, `auth.organizations`, `"Mixed"."Case"`.
+    /// The table in Electric's syntax: `tasks`, `auth.organizations`, `"Mixed"."Case"`.
     pub table: String,
-    /// A path of its own; without one the rule serves `/v1/shape?table=…`.
+    /// The path that the rule serves; `None` for `/v1/shape?table=…`.
     pub path: Option<String>,
-    /// CEL over `claims`, `query` and `now`; absent: any valid token.
+    /// CEL over `claims`, `query` and `now` that must be true; `None` allows any valid token.
     pub allow: Option<String>,
-    /// Which rows.
+    /// The `where`: which rows are sent.
     pub predicate: PredicateSource,
-    /// The columns sent and queryable; absent: all.
+    /// The columns that are sent and that filters may name; `None` for all.
     pub columns: Option<Vec<String>>,
-    /// Whether no token is needed.
+    /// Whether requests without a token are allowed.
     pub public: bool,
-    /// What an update carries.
+    /// Whether an update carries the whole row.
     pub replica: Replica,
-    /// Whether a client may ask for subsets.
+    /// Whether a client may request subsets.
     pub subset: bool,
-    /// Whether a client may narrow the rows by a `where` of its own.
+    /// Whether a client may narrow the rows with its own `where`.
     pub client_where: bool,
-    /// Which Electric it reads from.
+    /// The Electric upstream that the rule reads from.
     pub upstream: UpstreamSource,
 }
 
-/// `upstream`: absent, it is `[upstream]`.
+/// The `upstream` of a rule. Without the key it is `[upstream]`.
 #[derive(Clone, Debug)]
 pub enum UpstreamSource {
-    /// Always this one.
+    /// Always the upstream with this name.
     Named(String),
-    /// By the token.
+    /// The upstream that a claim of the token picks.
     ByClaim {
-        /// CEL over `claims`, for a text.
+        /// CEL over `claims` that returns a string.
         claim: String,
-        /// From its value to a name.
+        /// Maps that string to the name of an upstream.
         map: BTreeMap<String, String>,
     },
 }
 
-/// `where`: there is no default.
+/// The `where` of a rule. There is no default.
 #[derive(Clone, Debug)]
 pub enum PredicateSource {
     /// `where = "none"`: every row of the table.
     Unfiltered,
-    /// SQL with `{{ CEL }}` in the places of values.
+    /// SQL with `{{ CEL }}` placeholders for values.
     Template(String),
 }
 
-/// What is wrong with one key of a rule.
+/// An error in one key of a rule.
 #[derive(Debug)]
 pub struct RuleError {
     /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table`, `path` or `upstream`.
     pub key: &'static str,
-    /// What is wrong and what to write instead; holds no secret (rules have none).
+    /// What is wrong and what to write instead. It cannot show a secret, because rules have none.
     pub message: String,
 }

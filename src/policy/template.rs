@@ -1,11 +1,11 @@
-//! `where` templates: SQL whose `{{ CEL }}` places become bound `$n` parameters.
+//! Compiles and renders `where` templates: SQL in which every `{{ CEL }}` placeholder becomes a bound `$n` parameter.
 
 use super::expression::{Bound, Expression, Scope};
 
-/// A compiled template: values only ever travel as parameters, the text only ever comes from the configuration.
+/// A compiled template. Its SQL comes only from the configuration; values are sent only as parameters.
 #[derive(Debug)]
 pub(super) struct Template {
-    /// SQL before each place; one more than there are places.
+    /// The SQL before each placeholder and after the last one: one more part than there are placeholders.
     sql: Vec<String>,
     places: Vec<Place>,
 }
@@ -16,14 +16,14 @@ struct Place {
     list: ListPlace,
 }
 
-/// Whether a list may stand in a place.
+/// Whether the value of a placeholder may be a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ListPlace {
-    /// Directly inside `ARRAY[…]`; an empty one denies.
+    /// A list is allowed, directly inside `ARRAY[…]`; an empty list denies.
     Array,
-    /// Directly inside `IN (…)`; an empty one selects nothing.
+    /// A list is allowed, directly inside `IN (…)`; an empty list selects no rows.
     In,
-    /// Anywhere else.
+    /// Anywhere else a list denies.
     Nowhere,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Rendered {
 }
 
 impl Template {
-    /// Compiles `text`; the error says what to write instead.
+    /// Compiles `text`. The error says what to write instead.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
         let mut scanner = Scanner::default();
         let (mut sql, mut places) = (Vec::new(), Vec::new());
@@ -64,7 +64,7 @@ impl Template {
         self.places.iter().map(|place| &place.expression)
     }
 
-    /// The SQL with one `$n` in each place, as it is where no value is a list.
+    /// Returns the SQL with one `$n` for each placeholder, as if no value were a list.
     pub(super) fn sql(&self) -> String {
         let mut sql = String::new();
         for (index, part) in self.sql.iter().enumerate() {
@@ -76,7 +76,7 @@ impl Template {
         sql
     }
 
-    /// The SQL with its parameters; `None` where a value is missing or cannot be bound.
+    /// Renders the SQL and its parameters; `None` if a value is missing or cannot be bound.
     pub(super) fn render(&self, scope: &Scope<'_>) -> Option<Rendered> {
         let mut params = Vec::new();
         let (first, others) = self.sql.split_first()?;
@@ -88,7 +88,7 @@ impl Template {
                     push_placeholder(&mut sql, params.len());
                 }
                 Bound::Many(values) if place.list == ListPlace::Nowhere || values.len() > MAX_LIST => return None,
-                // `x IN (NULL)` and `x NOT IN (NULL)` are never true; `NOT (x && ARRAY[NULL])` is.
+                // `x IN (NULL)` and `x NOT IN (NULL)` are never true, but `NOT (x && ARRAY[NULL])` is.
                 Bound::Many(values) if values.is_empty() && place.list == ListPlace::Array => return None,
                 Bound::Many(values) if values.is_empty() => sql.push_str("NULL"),
                 Bound::Many(values) => {
@@ -107,8 +107,8 @@ impl Template {
     }
 }
 
-/// More values than this in one list deny: Electric's request line ends at 10,000 bytes (docs/electric.md,
-/// "Size limits").
+/// The most values in one list; a longer list denies. Electric accepts at most 10,000 bytes of request line
+/// (docs/electric.md, "Size limits").
 const MAX_LIST: usize = 1_000;
 
 fn push_placeholder(sql: &mut String, number: usize) {
@@ -116,7 +116,7 @@ fn push_placeholder(sql: &mut String, number: usize) {
     sql.push_str(&number.to_string());
 }
 
-/// Splits `CEL }} rest`, passing over braces of CEL maps and CEL texts.
+/// Splits `CEL }} rest`. Skips braces of CEL maps and inside CEL strings.
 fn split_expression(text: &str) -> Result<(&str, &str), String> {
     let mut depth = 0_usize;
     let mut quote = None;
@@ -138,21 +138,21 @@ fn split_expression(text: &str) -> Result<(&str, &str), String> {
     Err("`{{` without `}}`".to_owned())
 }
 
-/// Follows the SQL text just far enough to know that a place stands where a value may stand.
+/// Scans the SQL just enough to know that a placeholder is outside quotes and comments, and whether it may be a list.
 #[derive(Debug, Default)]
 struct Scanner {
-    /// Each open bracket: the closing one, and whether a list may stand in it.
+    /// For each open bracket, the closing one and whether a list may be inside.
     open: Vec<(char, ListPlace)>,
-    /// The last word or sign before the current point, in upper case.
+    /// The last word or sign before the current position, in upper case.
     last: String,
 }
 
 impl Scanner {
-    /// Reads up to the next `{{` or the end, and says where that is.
+    /// Scans up to the next `{{` or the end, and returns that position.
     fn scan(&mut self, sql: &str) -> Result<usize, String> {
         let joins = |c: char| c.is_alphanumeric() || "_$\"'{".contains(c);
         if self.last == "$" && sql.starts_with(joins) {
-            return Err("something directly behind {{ … }}: put a space between".to_owned());
+            return Err("text directly after {{ … }}: put a space between them".to_owned());
         }
         let mut at = 0;
         while let Some(c) = sql[at..].chars().next() {
@@ -166,7 +166,7 @@ impl Scanner {
             at += match c {
                 '\'' => self.text(rest)?,
                 '"' => self.identifier(rest)?,
-                '$' => return Err("`$` in `where`: parameters are numbered here, write {{ … }}".to_owned()),
+                '$' => return Err("`$` in `where`: parameters are numbered automatically, write {{ … }}".to_owned()),
                 ';' | '\\' | '\0' => return Err(format!("{c:?} in `where` is not allowed")),
                 '(' | '[' => self.bracket(c),
                 ')' | ']' => self.close(c)?,
@@ -184,7 +184,7 @@ impl Scanner {
 
     fn text(&mut self, rest: &str) -> Result<usize, String> {
         if matches!(self.last.as_str(), "E" | "U" | "B" | "X") {
-            return Err("a prefixed text (E'…', U&'…', B'…', X'…') in `where` is not allowed".to_owned());
+            return Err("a string with a prefix (E'…', U&'…', B'…', X'…') in `where` is not allowed".to_owned());
         }
         self.quoted(rest, '\'')
     }
@@ -193,12 +193,12 @@ impl Scanner {
         self.quoted(rest, '"')
     }
 
-    /// The length of a quoted part; a doubled quote is two parts in a row, which amounts to the same.
+    /// Returns the length of a quoted part. A doubled quote reads as two parts in a row, which has the same effect.
     fn quoted(&mut self, rest: &str, quote: char) -> Result<usize, String> {
         let end = rest[1..].find(quote).ok_or_else(|| format!("unbalanced {quote} in `where`"))? + 2;
         if rest[..end].contains("{{") {
             return Err(format!(
-                "a place inside {quote}…{quote}: write {{{{ … }}}} without quotes around it, the value is bound, not pasted"
+                "{{{{ … }}}} inside {quote}…{quote}: write it without quotes; the value is sent as a parameter"
             ));
         }
         self.last = quote.to_string();
@@ -245,7 +245,7 @@ impl Scanner {
     }
 
     fn finish(&self) -> Result<(), String> {
-        self.open.last().map_or(Ok(()), |(closing, _)| Err(format!("`where` lacks a {closing}")))
+        self.open.last().map_or(Ok(()), |(closing, _)| Err(format!("a {closing} is missing in `where`")))
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_does_not_fit_denies() {
+    fn a_value_that_cannot_be_bound_denies() {
         use serde_json::json;
         assert_eq!(render("a = {{ claims.x }}", json!({})), None);
         assert_eq!(render("a = {{ claims.x }}", json!({"x": ["a"]})), None);
@@ -298,18 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn refuses_at_load_what_could_break_out() {
+    fn templates_that_could_change_the_sql_are_rejected_at_load() {
         for (template, hint) in [
             ("a = '{{ claims.x }}'", "without quotes"),
             ("\"{{ claims.x }}\" = 1", "without quotes"),
             ("a = {{ claims.x", "without `}}`"),
-            ("a = $1", "numbered here"),
-            ("a = $$x$$", "numbered here"),
+            ("a = $1", "numbered automatically"),
+            ("a = $$x$$", "numbered automatically"),
             ("a = 1 -- b", "comment"),
             ("a = 1 /* b */", "comment"),
             ("a = 1; b", "not allowed"),
-            ("a = E'\\''", "prefixed"),
-            ("(a = 1", "lacks a )"),
+            ("a = E'\\''", "a string with a prefix"),
+            ("(a = 1", "a ) is missing"),
             ("a = 1)", "unbalanced )"),
             ("a = ARRAY[1)", "unbalanced )"),
             ("a = 'x", "unbalanced '"),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
@@ -107,7 +106,7 @@ impl Gateway {
     async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
         let rules = Arc::clone(&client.rules);
         let has_body = !session.is_body_empty();
-        let head = head_of(session.req_header(), has_body, Some(&rules.limits));
+        let head = head_of(session, has_body, Some(&rules.limits));
         let mut arriving = Arriving::new(self, client);
         let decision = decide(&rules, &*self.clock, &head, &mut arriving).await?;
         let Arriving { address, place, .. } = arriving;
@@ -142,18 +141,26 @@ impl Gateway {
 
 /// Reads the head of a request. `sizes` is `None` if they were checked before.
 pub(super) fn head_of<'a>(
-    request: &'a RequestHeader,
+    session: &'a ServerSession,
     has_body: bool,
     sizes: Option<&'a LimitSettings>,
 ) -> RequestHead<'a> {
+    let request = session.req_header();
     RequestHead {
         method: &request.method,
-        target: request.raw_path(),
+        target: raw_target(session).unwrap_or_else(|| Bytes::copy_from_slice(request.raw_path())),
         version: request.version,
         headers: &request.headers,
         has_body,
         sizes,
     }
+}
+
+/// The request target as it arrived over HTTP/1.1: the header's own has lost what follows a `#`.
+fn raw_target(session: &ServerSession) -> Option<Bytes> {
+    let ServerSession::H1(session) = session else { return None };
+    let raw = session.get_headers_raw_bytes();
+    Some(raw.slice_ref(raw.split(|byte| *byte == b' ').nth(1)?))
 }
 
 /// A request that has just arrived on a connection.
@@ -212,24 +219,24 @@ impl Caller for Arriving<'_> {
 
 /// Reads the body of a POST, within bounds of size and time.
 async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
-    let reading = async {
-        let mut body = Vec::new();
-        let broken = |_| Rejection::invalid("body", "breaks off");
-        while let Some(part) = session.read_request_body().await.map_err(broken)? {
-            if body.len() + part.len() > MAX_BODY_BYTES {
-                return Err(Rejection::ContentTooLarge);
-            }
-            body.extend_from_slice(&part);
-        }
-        SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
-    };
-    let read = timeout(BODY_TIMEOUT, reading).await;
-    let read = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s")));
-    if read.is_err() {
-        // Its end was not found, perhaps: the rest must not be taken for the next request (docs/security.md, P4).
+    let read = timeout(BODY_TIMEOUT, read_body(session)).await;
+    let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
+        // Its end was not found: the rest must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
+    })?;
+    SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
+}
+
+async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Rejection> {
+    let mut body = Vec::new();
+    let broken = |_| Rejection::invalid("body", "is cut off or not well framed");
+    while let Some(part) = session.read_request_body().await.map_err(broken)? {
+        if body.len() + part.len() > MAX_BODY_BYTES {
+            return Err(Rejection::ContentTooLarge);
+        }
+        body.extend_from_slice(&part);
     }
-    read
+    Ok(body)
 }
 
 /// How long a client may take to send its body.

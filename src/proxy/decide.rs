@@ -24,7 +24,7 @@ pub(crate) enum Decision {
     /// It is answered from a flight.
     Shape(Grant),
     /// It may load a subset, which its body describes. The body is not read yet.
-    Subset(PendingSubset),
+    Subset(Box<PendingSubset>),
     /// It is answered with a document of our own.
     Document(Document),
     /// It is a preflight; the methods of its target.
@@ -100,12 +100,12 @@ pub(crate) async fn decide(
     head: &RequestHead<'_>,
     caller: &mut impl Caller,
 ) -> Result<Decision, Rejection> {
-    head.check_headers()?;
-    // Before everything else: a browser shows no response whose preflight was refused.
-    if head.method == Method::OPTIONS {
-        return Ok(Decision::Preflight(preflight_methods(rules, head)));
-    }
     caller.arrive(head)?;
+    head.check_headers()?;
+    // Before the token: a preflight has none.
+    if head.method == Method::OPTIONS {
+        return Ok(Decision::Preflight(preflight_methods(rules, head)?));
+    }
     let (path, query) = head.split_target()?;
     if let Some((gatekeeper, endpoint)) = gatekeeper(rules, path) {
         return attend(rules, clock, gatekeeper, endpoint, head, query, caller).await.map(Decision::Document);
@@ -120,7 +120,7 @@ pub(crate) async fn decide(
     }
     caller.enter(principal.as_deref())?;
     let pending = PendingSubset { shape, permit, principal };
-    if head.method == Method::POST { Ok(Decision::Subset(pending)) } else { pending.grant(rules, None) }
+    if head.method == Method::POST { Ok(Decision::Subset(Box::new(pending))) } else { pending.grant(rules, None) }
 }
 
 impl PendingSubset {
@@ -266,10 +266,14 @@ fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
 }
 
 /// The methods that a preflight for any target is told.
-fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> &'static str {
+fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> Result<&'static str, Rejection> {
+    // A server of shapes has nothing to say about itself (RFC 9110 section 9.3.7).
+    if &*head.target == b"*" {
+        return Err(Rejection::invalid("target", "must be a path and a query"));
+    }
     let path = head.split_target().map(|(path, _)| path).unwrap_or_default();
     if let Some((_, endpoint)) = gatekeeper(rules, path) {
-        return endpoint.methods();
+        return Ok(endpoint.methods());
     }
-    rules.policy.endpoint(path).map_or(METHODS, |own_path| methods(&rules.policy, own_path))
+    Ok(rules.policy.endpoint(path).map_or(METHODS, |own_path| methods(&rules.policy, own_path)))
 }

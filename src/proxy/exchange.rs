@@ -146,8 +146,8 @@ impl Exchange {
     /// Decides what the response is, by its header.
     pub(super) async fn judge(&mut self, header: &ResponseHeader) -> Result<()> {
         let status = header.status;
-        // It announces a response, and says nothing about it.
-        if status.is_informational() {
+        // It announces a response, and says nothing about it. 101 is final: this was no request for an upgrade.
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
         self.metrics.upstream_answered(self.ask.request.is_live(), self.asked.elapsed());

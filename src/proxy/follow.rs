@@ -153,7 +153,7 @@ impl Gateway {
         client: &mut ClientRequest,
         bearer: &mut Bearer,
     ) -> Judgement {
-        let head = head_of(session.req_header(), bearer.posted().is_some(), None);
+        let head = head_of(session, bearer.posted().is_some(), None);
         let principal = bearer.principal().cloned();
         let mut caller = Rejudged { gateway: self, principal, record: &mut client.record };
         let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {

@@ -1,5 +1,6 @@
 //! The head of a request, and what can be rejected by looking at the head alone.
 
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
@@ -12,7 +13,7 @@ use crate::shape::MAX_BODY_BYTES;
 pub(crate) struct RequestHead<'a> {
     pub(crate) method: &'a Method,
     /// The request target, byte for byte.
-    pub(crate) target: &'a [u8],
+    pub(crate) target: Bytes,
     pub(crate) version: Version,
     pub(crate) headers: &'a HeaderMap,
     /// Whether a body may follow.
@@ -21,7 +22,7 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) sizes: Option<&'a LimitSettings>,
 }
 
-impl<'a> RequestHead<'a> {
+impl RequestHead<'_> {
     /// Checks sizes, and that headers which must be unique are (docs/security.md, P11, T16, C17).
     pub(super) fn check_headers(&self) -> Result<(), Rejection> {
         if self.sizes.is_some_and(|sizes| self.exceeds(sizes)) {
@@ -46,11 +47,11 @@ impl<'a> RequestHead<'a> {
     }
 
     /// Returns path and query of a target in origin form; every other form is rejected (docs/security.md, Q7).
-    pub(super) fn split_target(&self) -> Result<(&'a str, &'a str), Rejection> {
+    pub(super) fn split_target(&self) -> Result<(&str, &str), Rejection> {
         if self.sizes.is_some_and(|sizes| self.target.len() > sizes.uri_bytes) {
             return Err(Rejection::UriTooLong);
         }
-        let text = std::str::from_utf8(self.target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
+        let text = std::str::from_utf8(&self.target).map_err(|_| Rejection::invalid("target", "is not UTF-8"))?;
         if !text.starts_with('/') || text.contains('#') || text.chars().any(|c| c.is_control() || c == ' ') {
             return Err(Rejection::invalid("target", "must be a path and a query"));
         }

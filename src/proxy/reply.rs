@@ -188,8 +188,9 @@ pub(super) fn is_known(request: &RequestHeader, head: &Head) -> bool {
         return false;
     }
     let Some(etag) = head.etag() else { return false };
+    let encoded = Encoding::ALL.map(|encoding| encoded_etag(etag, encoding));
     let mut tags = values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == etag || Encoding::ALL.into_iter().any(|encoding| tag == encoded_etag(etag, encoding)))
+    tags.any(|tag| tag == etag || encoded.iter().any(|encoded| tag == encoded))
 }
 
 /// A strong entity tag names exact bytes, so each encoding has its own.

@@ -1,4 +1,4 @@
-//! The request to Electric: built from empty, in one canonical order.
+//! Builds the request to Electric. It starts empty, and its parameters have one canonical order.
 
 use std::borrow::Cow;
 
@@ -14,16 +14,16 @@ use crate::shape::{Columns, ParameterError, Replica, SHAPE_PATH, ShapeRequest, U
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// A request to Electric, whole but for the secret.
+/// A request to Electric, complete except for the secret.
 ///
-/// Two clients ask the same Electric for the same bytes exactly when their [`UpstreamRequest::upstream`],
-/// [`UpstreamRequest::query`] and [`UpstreamRequest::body`] are equal.
+/// Two requests are the same for Electric exactly if their [`UpstreamRequest::upstream`], [`UpstreamRequest::query`]
+/// and [`UpstreamRequest::body`] are equal.
 #[derive(Debug)]
 pub struct UpstreamRequest {
     query: String,
     body: Option<String>,
     client_where: bool,
-    /// Bytes of `query` that define the shape; the rest says which part of it is asked for.
+    /// How many bytes of `query` define the shape. The rest says which part of its log is requested.
     definition: usize,
     handle: Option<String>,
     rule: RuleId,
@@ -34,24 +34,23 @@ pub struct UpstreamRequest {
 /// Why a permitted request is not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
-    /// The client sent what its rule does not open, or a filter that is not allowed.
+    /// The client sent a parameter that its rule does not let it set, or a filter that is not allowed.
     #[error("a parameter is not allowed")]
     Invalid(Vec<ParameterError>),
-    /// The request line would pass Electric's limit of 9,999 bytes (tests/electric/60).
+    /// The request line would exceed Electric's limit of 9,999 bytes (tests/electric/60).
     #[error("the rule's values make the request to Electric longer than 9,999 bytes")]
     TooLong,
 }
 
-/// Room on Electric's request line for the path, the method, the version and the secret.
+/// The most bytes of a query. The rest of Electric's 9,999 bytes is for method, path, secret and version.
 const MAX_QUERY: usize = 9_500;
 
 impl UpstreamRequest {
-    /// Builds the request that `permit` allows, at the point of the log that `request` names, narrowed by the client's
-    /// own filter and subset where the permit opens them.
+    /// Builds the request that `permit` allows, with the offset and other protocol parameters of `request`. It includes
+    /// the client's own filter and subset if the permit allows them.
     ///
     /// # Errors
-    /// A [`RewriteError`] where the client sent more than the permit opens, or where the bound values do not fit on
-    /// Electric's request line.
+    /// The client sent a parameter that the permit does not allow, or the query does not fit Electric's request line.
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
         permit.check_opened(request).map_err(RewriteError::Invalid)?;
         let queryable = permit.queryable_columns().map(Columns::names);
@@ -68,8 +67,7 @@ impl UpstreamRequest {
             }
         }
         query.push_some("columns", permit.columns().map(Columns::text));
-        // Without it a hidden column could be read through a filter (docs/security.md, F3). A rule without columns hides
-        // none: what may be queried is what is sent.
+        // Without it a filter could reveal a hidden column (docs/security.md, F3). A rule without columns hides none.
         query.push_some("queryable_columns", permit.queryable_columns().map(Columns::text));
         if permit.replica() == Replica::Full {
             query.push("replica", "full");
@@ -88,52 +86,54 @@ impl UpstreamRequest {
         Ok(Self { query: query.0, body, client_where, definition, handle, rule, upstream, live })
     }
 
-    /// The canonical query without the secret: what two clients must agree on to share an answer.
+    /// The canonical query without the secret. Two clients share a response only if it is equal.
     pub fn query(&self) -> &str {
         &self.query
     }
 
-    /// The JSON of a subset, which makes it a POST; `None` for a GET.
+    /// The JSON body of a subset, which is sent as a POST; `None` for a GET.
     pub fn body(&self) -> Option<&str> {
         self.body.as_deref()
     }
 
-    /// Whether equal requests may share an answer. No two answers to a subset are equal (docs/electric.md, "Subsets").
+    /// Whether equal requests may share a response. Subsets do not: no two of their responses are equal
+    /// (docs/electric.md, "Subsets").
     pub fn is_shared(&self) -> bool {
         self.body.is_none()
     }
 
-    /// Whether a client's own filter is a part of its `where`.
+    /// Whether the `where` includes a client's own filter.
     pub fn has_client_where(&self) -> bool {
         self.client_where
     }
 
-    /// The part of the query that defines the shape, whoever asks for which part of its log.
+    /// The part of the query that defines the shape, without the parameters that select a part of its log.
     pub fn definition(&self) -> &str {
         &self.query[..self.definition]
     }
 
-    /// The definition and where it is read: equal for one and the same shape, and for no two.
+    /// The definition together with the upstream. It is equal exactly for requests to the same shape.
     pub fn shape(&self) -> Cow<'_, str> {
         self.at_upstream(Cow::Borrowed(self.definition()))
     }
 
-    /// The Electric that is asked.
+    /// The Electric upstream that the request goes to.
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream
     }
 
-    /// The handle that is asked for.
+    /// The requested handle.
     pub fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
     }
 
-    /// The SHA-256 of upstream, query and body in hex, for people: equal exactly where both are.
+    /// The SHA-256 of upstream, query and body, in hex. Equal for equal requests; for display.
     pub fn key(&self) -> String {
         hex(&sha256(&*self.identity()))
     }
 
-    /// Upstream, query and body in one text. An encoded query has no line end, so no two of them give the same.
+    /// Upstream, query and body in one string, separated by newlines. It is unique, because an encoded query contains
+    /// no newline.
     pub fn identity(&self) -> Cow<'_, str> {
         self.at_upstream(match &self.body {
             None => Cow::Borrowed(&self.query),
@@ -141,8 +141,8 @@ impl UpstreamRequest {
         })
     }
 
-    /// With the upstream's name before it, where that is not the default. A name has no `=`, and a query always has one
-    /// before its end.
+    /// Prefixes a string with the upstream's name and a newline, unless it is the default upstream. The result is
+    /// unique: a name contains no `=`, but a query always does.
     fn at_upstream<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         match self.upstream.named() {
             None => text,
@@ -150,41 +150,41 @@ impl UpstreamRequest {
         }
     }
 
-    /// The place in the shape's log that is asked for, as the client wrote it.
+    /// The requested position in the shape's log, as the client wrote it.
     pub fn offset(&self) -> &str {
         let mut passed = self.query[self.definition..].split('&');
         passed.find_map(|pair| pair.strip_prefix("offset=")).unwrap_or_default()
     }
 
-    /// Whether Electric may have to open a shape, or to query Postgres, before it can answer.
+    /// Whether Electric may have to create a shape or query Postgres before it can respond.
     pub fn is_initial(&self) -> bool {
         self.body.is_some() || self.handle.is_none() || matches!(self.offset(), "-1" | "now")
     }
 
-    /// The rule that allowed it.
+    /// The rule that allowed the request.
     pub fn rule(&self) -> &RuleId {
         &self.rule
     }
 
-    /// Whether Electric may hold its answer back until something changes.
+    /// Whether Electric may delay its response until something changes.
     pub fn is_live(&self) -> bool {
         self.live
     }
 
-    /// The request target for the wire, the secret at its end: not for logs.
+    /// The request target to send, with the secret at its end. Never log it.
     pub fn target(&self, secret: Option<&Secret>) -> Secret {
         let mut query = Query(self.query.clone());
         query.push_some("secret", secret.map(Secret::expose));
         Secret::new(format!("{SHAPE_PATH}?{}", query.0))
     }
 
-    /// The request target for people.
+    /// The request target for display, without the secret.
     pub fn redacted_target(&self, secret: Option<&Secret>) -> String {
         format!("{SHAPE_PATH}?{}{}", self.query, if secret.is_some() { "&secret=…" } else { "" })
     }
 }
 
-/// The protocol parameters that go upstream, in their order. `replica` is the rule's.
+/// The protocol parameters that are forwarded, in their order. `replica` is not one of them: the rule sets it.
 const PASSED: [ProtocolParam; 8] = [
     ProtocolParam::Log,
     ProtocolParam::Offset,
@@ -196,7 +196,7 @@ const PASSED: [ProtocolParam; 8] = [
     ProtocolParam::CacheBuster,
 ];
 
-/// RFC 3986 section 2.3: everything but the unreserved characters is encoded.
+/// The characters to encode: all except the unreserved ones of RFC 3986 section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Default)]

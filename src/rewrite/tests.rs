@@ -1,4 +1,4 @@
-//! From a rule and a request to the request for Electric.
+//! Tests which request to Electric a rule and a client's request give.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn policy(rules: &str) -> PolicySet {
     Config::parse(&text, Path::new("x.toml"), &Environment::from([])).unwrap_or_else(|error| panic!("{error}")).policy
 }
 
-/// What the first of these public rules makes of a query, and of a body where there is one.
+/// Builds the request to Electric for a query, and for a body if there is one, under these rules, made public.
 pub(crate) fn rewritten(rules: &str, query: &str, body: Option<&str>) -> Result<UpstreamRequest, RewriteError> {
     let policy = policy(rules);
     let mut request = ShapeRequest::parse(None, query, policy.parameters()).map_err(RewriteError::Invalid)?;
@@ -27,8 +27,8 @@ pub(crate) fn rewritten(rules: &str, query: &str, body: Option<&str>) -> Result<
     UpstreamRequest::build(permit, &request, None)
 }
 
-/// The first error of a request that is refused.
-fn refused(rules: &str, query: &str, body: Option<&str>) -> String {
+/// Returns the first error of a request that is rejected.
+fn rejected(rules: &str, query: &str, body: Option<&str>) -> String {
     match rewritten(rules, query, body) {
         Err(RewriteError::Invalid(errors)) => format!("{}: {}", errors[0].name, errors[0].problem),
         other => panic!("{query}: {other:?}"),
@@ -36,7 +36,7 @@ fn refused(rules: &str, query: &str, body: Option<&str>) -> String {
 }
 
 #[test]
-fn the_same_shape_at_two_electrics_is_two() {
+fn the_same_definition_at_two_upstreams_gives_two_shapes() {
     let rule =
         |upstream: &str| format!("[[shape]]\ntable = 'a'\nwhere = 'none'\nsubset = true\nupstream = '{upstream}'\n");
     let upstreams = "[upstreams.b]\nurl = 'http://b'\ndanger_no_secret = true\n";
@@ -67,12 +67,12 @@ fn replica_may_only_be_repeated() {
     let (default, full) = (rule("default"), rule("full"));
     assert!(rewritten(&full, "table=a&offset=-1", None).is_ok());
     assert!(rewritten(&full, "table=a&offset=-1&replica=full", None).is_ok());
-    assert!(refused(&default, "table=a&offset=-1&replica=full", None).starts_with("replica: "));
-    assert!(refused(&full, "table=a&offset=-1&replica=default", None).starts_with("replica: "));
+    assert!(rejected(&default, "table=a&offset=-1&replica=full", None).starts_with("replica: "));
+    assert!(rejected(&full, "table=a&offset=-1&replica=default", None).starts_with("replica: "));
 }
 
 #[test]
-fn a_rule_opens_what_it_says_and_nothing_else() {
+fn clients_may_send_only_the_parameters_that_the_rule_allows() {
     let filter = "&where=id%20%3D%20%241&params%5B1%5D=7";
     let subset = "&subset__where=id%20%3D%201";
     let closed = OPEN.replace("subset = true", "").replace("client_where = true", "");
@@ -97,7 +97,7 @@ fn a_rule_opens_what_it_says_and_nothing_else() {
 }
 
 #[test]
-fn a_filter_stands_behind_the_rule_and_counts_on_from_it() {
+fn a_client_filter_follows_the_rule_and_continues_its_numbering() {
     let request = rewritten(OPEN, &ask("&where=%22Owner%22%20%3D%20%242&params[2]=me&params[1]=x"), None).unwrap();
     assert_eq!(
         request.query(),
@@ -112,7 +112,7 @@ fn a_filter_stands_behind_the_rule_and_counts_on_from_it() {
 }
 
 #[test]
-fn one_filter_in_two_spellings_is_one_shape() {
+fn two_spellings_of_a_filter_give_one_shape() {
     let key = |rest: &str| rewritten(OPEN, &ask(rest), None).unwrap().key();
     let one = key("&where=id%20%3D%20%241%20AND%20title%20%3D%20%242&params[1]=7&params[2]=x");
     assert_eq!(one, key("&params[1]=x&params[2]=7&where=((%22id%22=%242))%20and%20TITLE=%241&params[3]=unused"));
@@ -120,7 +120,7 @@ fn one_filter_in_two_spellings_is_one_shape() {
 }
 
 #[test]
-fn a_subset_is_a_post_in_one_form_however_it_came() {
+fn a_subset_is_always_sent_as_a_post_in_one_form() {
     let body = r#"{"subset":{"limit":3,"offset":0,"order_by":"\"title\" ASC","params":{"1":"Task 100%"},"where":"(\"title\" LIKE $1)"}}"#;
     let in_query = "&subset__where=title%20LIKE%20%241&subset__params=%7B%221%22%3A%22Task%20100%25%22%7D\
                     &subset__order_by=title%20ASC&subset__limit=3&subset__offset=0";
@@ -142,7 +142,7 @@ fn a_subset_is_a_post_in_one_form_however_it_came() {
 }
 
 #[test]
-fn filters_name_the_rule_s_columns_and_all_where_it_names_none() {
+fn filters_may_name_only_the_columns_of_the_rule_or_all_if_it_lists_none() {
     let open = OPEN.replace("columns = ['id', 'title', 'Owner']\n", "");
     for (rest, body) in [
         ("&where=secret%20%3D%201", None),
@@ -152,8 +152,8 @@ fn filters_name_the_rule_s_columns_and_all_where_it_names_none() {
         ("", Some(r#"{"order_by":"\"secret\" DESC"}"#)),
     ] {
         assert!(
-            refused(OPEN, &ask(rest), body).ends_with("where: a column that may not be queried")
-                || refused(OPEN, &ask(rest), body).ends_with("order_by: a column that may not be queried"),
+            rejected(OPEN, &ask(rest), body).ends_with("where: a column that may not be queried")
+                || rejected(OPEN, &ask(rest), body).ends_with("order_by: a column that may not be queried"),
             "{rest}"
         );
         let request = rewritten(&open, &ask(rest), body).unwrap();
@@ -162,26 +162,26 @@ fn filters_name_the_rule_s_columns_and_all_where_it_names_none() {
 }
 
 #[test]
-fn what_has_two_readings_is_refused() {
+fn ambiguous_parameters_are_rejected() {
     for (rest, body, expected) in [
-        ("&where=true&where=false", None, "where: stands more than once"),
-        ("&where=true&params[1]=1&params[1]=1", None, "params: stands more than once"),
-        ("&subset__limit=1&subset__limit=1", None, "subset.limit: stands more than once"),
-        ("&subset__params={}&subset__params={}", None, "subset.params: stands more than once"),
-        ("&subset__params={\"1\":2}&subset__params[1]=2", None, "subset.params: stands more than once"),
-        ("&subset__params[1]=2&subset__params={\"1\":2}", None, "subset.params: stands more than once"),
-        ("&subset__where=true", Some("{}"), "subset: stands in the query and in the body"),
+        ("&where=true&where=false", None, "where: is given more than once"),
+        ("&where=true&params[1]=1&params[1]=1", None, "params: is given more than once"),
+        ("&subset__limit=1&subset__limit=1", None, "subset.limit: is given more than once"),
+        ("&subset__params={}&subset__params={}", None, "subset.params: is given more than once"),
+        ("&subset__params={\"1\":2}&subset__params[1]=2", None, "subset.params: is given more than once"),
+        ("&subset__params[1]=2&subset__params={\"1\":2}", None, "subset.params: is given more than once"),
+        ("&subset__where=true", Some("{}"), "subset: is given in the query and in the body"),
     ] {
-        assert_eq!(refused(OPEN, &ask(rest), body), expected, "{rest}");
+        assert_eq!(rejected(OPEN, &ask(rest), body), expected, "{rest}");
     }
 }
 
 #[test]
-fn control_characters_are_the_filter_s_to_judge_and_only_there() {
+fn control_characters_are_allowed_only_in_filters() {
     let request = rewritten(OPEN, &ask("&where=title%0A%3D%20%241&params[1]=a%0Ab"), None).unwrap();
     assert!(request.query().contains("params%5B2%5D=a%0Ab"), "{request:?}");
-    assert_eq!(refused(OPEN, &ask("&where=true%00"), None), "where: a control character");
-    let nul = refused(OPEN, &ask("&where=title%20%3D%20%241&params[1]=a%00b"), None);
+    assert_eq!(rejected(OPEN, &ask("&where=true%00"), None), "where: a control character");
+    let nul = rejected(OPEN, &ask("&where=title%20%3D%20%241&params[1]=a%00b"), None);
     assert_eq!(nul, "where: a value in params holds a NUL");
-    assert!(refused(OPEN, &ask("&organization%0A=x"), None).starts_with("query: has a part"));
+    assert!(rejected(OPEN, &ask("&organization%0A=x"), None).starts_with("query: contains a control"));
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use pingora::listeners::tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -102,7 +103,7 @@ impl Server {
         let sockets = Sockets::open(&config.server, inherited)?;
         let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         metrics.limits_known(Limit::ALL.map(Limit::as_str));
-        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now());
+        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now().as_secs());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, changed) = watch::channel(Change::default());
         let configured = reload::Configured::of(&config);
@@ -175,23 +176,10 @@ impl Server {
         let (gateway, certificates) = (self.gateway, running.certificates.clone());
         let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let tracer = gateway.tracer.clone();
-        let mut serving = JoinSet::new();
-        for socket in sockets.listen {
-            let listener = TcpListener::from_std(socket.listener)?;
-            serving.spawn(listener::accept(
-                listener,
-                tls.clone(),
-                gateway.clone(),
-                Arc::clone(&self.proxy),
-                watch.clone(),
-            ));
-        }
+        let mut serving = accept(sockets.listen, tls.as_ref(), &gateway, &self.proxy, &watch)?;
         let admin = AdminPort::open(admin, sockets.admin);
         gateway.rules().upstreams.watch();
-        // They end with the shutdown: who drains needs no new keys.
-        tokio::spawn(renew_keys(gateway.clone(), watch.clone()));
-        let memory = Arc::clone(gateway.limiter.memory());
-        tokio::spawn(async move { memory.watch(watch).await });
+        watch_until_shutdown(&gateway, watch);
         // They end with this.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
@@ -209,12 +197,9 @@ impl Server {
         self.reloader.stop(self.settings.drain / STREAMS_END_IN);
         shutdown.send_replace(true);
         let admin = match ending {
-            // It is the new process's, and stays open there.
             Ending::TakenOver(pid) => {
-                tracing::info!(pid, "a new process serves; requests in flight finish here");
                 watchdog.abort();
-                drop(offer);
-                admin.close().await;
+                hand_over(pid, offer, admin).await;
                 None
             }
             Ending::Stopped => {
@@ -229,13 +214,8 @@ impl Server {
             admin.close().await;
         }
         serving.join_all().await;
-        if let Some(tracer) = tracer {
-            tracer.finish(SPANS_FINISH).await;
-        }
-        if let (Some(audit), Some(sweeping)) = (self.audit, sweeping) {
-            sweeping.abort();
-            let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
-        }
+        sweeping.into_iter().for_each(|sweeping| sweeping.abort());
+        finish(tracer, self.audit).await;
         Ok(())
     }
 
@@ -280,6 +260,47 @@ enum Ending {
     Stopped,
     /// The process with this id serves.
     TakenOver(u32),
+}
+
+/// Starts to accept connections on each socket.
+fn accept(
+    sockets: Vec<BoundSocket>,
+    tls: Option<&Arc<Acceptor>>,
+    gateway: &Gateway,
+    proxy: &Arc<Proxy>,
+    shutdown: &watch::Receiver<bool>,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut serving = JoinSet::new();
+    for socket in sockets {
+        let listener = TcpListener::from_std(socket.listener)?;
+        let (gateway, proxy) = (gateway.clone(), Arc::clone(proxy));
+        serving.spawn(listener::accept(listener, tls.cloned(), gateway, proxy, shutdown.clone()));
+    }
+    Ok(serving)
+}
+
+/// Renews keys and measures memory. Both end with the shutdown: a process that drains needs no new keys.
+fn watch_until_shutdown(gateway: &Gateway, shutdown: watch::Receiver<bool>) {
+    tokio::spawn(renew_keys(gateway.clone(), shutdown.clone()));
+    let memory = Arc::clone(gateway.limiter.memory());
+    tokio::spawn(async move { memory.watch(shutdown).await });
+}
+
+/// Leaves the admin port to the process with this id, where it stays open.
+async fn hand_over(pid: u32, offer: Option<Offer>, admin: AdminPort) {
+    tracing::info!(pid, "a new process serves; requests in flight finish here");
+    drop(offer);
+    admin.close().await;
+}
+
+/// Sends the last spans and writes the last sessions of the audit log.
+async fn finish(tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) {
+    if let Some(tracer) = tracer {
+        tracer.finish(SPANS_FINISH).await;
+    }
+    if let Some(audit) = audit {
+        let _ = tokio::task::spawn_blocking(move || audit.finish(AUDIT_FINISH)).await;
+    }
 }
 
 async fn taken(offer: Option<&Offer>) -> u32 {

@@ -132,7 +132,7 @@ impl Running {
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);
-        self.observers.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now());
+        self.observers.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now().as_secs());
         let generation = before.generation + 1;
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();

@@ -1,4 +1,4 @@
-//! The `shape` claim of a verified token, and the request that must repeat it.
+//! Parses the `shape` claim of a verified token, and the request that must repeat it.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::protocol::ProtocolParam;
 use super::upstream_name::UpstreamName;
 use super::{ParameterError, SHAPE_PATH, ShapeRequest};
 
-/// The one shape that a token is for.
+/// The only shape that a token is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeClaim {
     definition: Definition,
@@ -17,30 +17,30 @@ pub struct ShapeClaim {
     upstream: UpstreamName,
 }
 
-/// What a `shape` claim in an issuer's tokens means.
+/// How the `shape` claims of an issuer's tokens are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShapeClaims {
-    /// A token with one is for that shape alone, and no rule is asked: the issuer has decided.
+    /// A token with the claim allows that shape only, without any rule: the issuer has decided.
     Honoured,
-    /// Nothing: it is a claim like any other.
+    /// The claim has no special meaning.
     Ignored,
-    /// The issuer is the gatekeeper here: every token has one, and the rule it was minted under must still stand.
+    /// The issuer is our gatekeeper: every token needs the claim, and the rule it was minted under must be unchanged.
     Own,
 }
 
-/// A `shape` claim that says nothing, or something that is not understood.
+/// The `shape` claim is missing or invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shape claim is malformed")]
 pub struct Malformed;
 
 impl ShapeClaim {
-    /// The claim beside it that names the upstream which its rule picked; absent for the default one.
+    /// The claim that names the upstream which the rule picked; absent for the default upstream.
     pub(crate) const UPSTREAM: &str = "upstream";
 
-    /// Reads the claim of a token of an issuer whose shape claims are treated so.
+    /// Reads the claim of a token. `treated` is the issuer's setting. `None` if the token is not a shape token.
     ///
     /// # Errors
-    /// [`Malformed`] where the issuer's tokens may or must carry a claim, and it is not one.
+    /// [`Malformed`] if the claim is invalid, or is missing from a token that must have it.
     pub fn read(claims: &Map<String, Value>, treated: ShapeClaims) -> Result<Option<Self>, Malformed> {
         let shape = match (treated, claims.get("shape")) {
             (ShapeClaims::Ignored, _) | (ShapeClaims::Honoured, None) => return Ok(None),
@@ -58,51 +58,51 @@ impl ShapeClaim {
         Ok(Some(Self { definition: Definition::of_claim(shape)?, rule, upstream }))
     }
 
-    /// What the token is for.
+    /// The definition of the shape.
     pub const fn definition(&self) -> &Definition {
         &self.definition
     }
 
-    /// The fingerprint of the rule it was minted under; `None` where another issuer signed it.
+    /// The fingerprint of the rule that the token was minted under; `None` for another issuer's token.
     pub fn rule(&self) -> Option<&str> {
         self.rule.as_deref()
     }
 
-    /// Where the rule said that its rows are; the default one where another issuer signed it.
+    /// The upstream that the rule picked; the default one for another issuer's token.
     pub const fn upstream(&self) -> &UpstreamName {
         &self.upstream
     }
 
-    /// Whether a request asks for exactly this shape.
+    /// Whether a request repeats exactly this shape.
     pub fn is_repeated_by(&self, request: &ScopedRequest) -> bool {
         request.definition.as_ref() == Some(&self.definition)
     }
 }
 
-/// A GET with a shape token: its definition, and the rest.
+/// A GET with a shape token, split into the shape's definition and the other parameters.
 #[derive(Debug)]
 pub struct ScopedRequest {
-    /// `None` where the request has no single reading as one.
+    /// `None` if the request has no valid and unambiguous definition.
     definition: Option<Definition>,
     protocol: ShapeRequest,
 }
 
 impl ScopedRequest {
-    /// Parses the query of a request to the shape path (`path` is `None`), the only one such tokens are for, or to a
-    /// rule's own path.
+    /// Parses the query of a request. `path` is `None` for the shape path; a rule's own path never matches a claim.
     ///
     /// # Errors
-    /// As [`ShapeRequest::parse`], for everything but the definition, which is [compared](ShapeClaim::is_repeated_by).
+    /// As [`ShapeRequest::parse`], except for the definition's parameters. An invalid definition fails the
+    /// [comparison](ShapeClaim::is_repeated_by) instead.
     pub fn parse(path: Option<&str>, query: &str) -> Result<Self, Vec<ParameterError>> {
         let (repeated, rest) = Repeated::split(query);
-        // The table stands in the definition, so nothing else names the shape.
+        // The definition already holds the table, so the rest needs none: a path as target makes it optional.
         let protocol = ShapeRequest::parse(Some(SHAPE_PATH), &rest, &HashSet::new())?;
         let log = Log::of(protocol.protocol(ProtocolParam::Log));
         let definition = log.filter(|_| path.is_none()).and_then(|log| repeated.definition(log));
         Ok(Self { definition, protocol })
     }
 
-    /// The point of the log that is asked for, and all else that does not define the shape: once it was compared.
+    /// Returns the parameters that do not define the shape, such as the offset. Compare the definition first.
     pub fn into_protocol(self) -> ShapeRequest {
         self.protocol
     }

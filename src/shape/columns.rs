@@ -1,4 +1,4 @@
-//! A list of columns, compared without regard to order, quotes and the case of what is not quoted.
+//! A list of columns. Order, quotes and the case of unquoted names do not matter when lists are compared.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 use super::identifier;
 use super::table::ColumnName;
 
-/// Columns, each once and at least one; equal in any order, as for Electric (docs/electric.md, "Parameters").
+/// One or more different columns. Lists in another order are equal, as for Electric (docs/electric.md, "Parameters").
 #[derive(Clone, Debug)]
 pub struct Columns {
     names: Arc<[String]>,
     text: Arc<str>,
 }
 
-/// Why names are not a list of columns.
+/// Why names are not a valid list of columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnsError {
-    /// There is none, or one is empty or has NUL.
-    #[error("name at least one column, the primary key among them")]
+    /// There is no name, or a name is empty or contains NUL.
+    #[error("name at least one column, including the primary key")]
     NoName,
-    /// One is there twice.
+    /// A name is repeated.
     #[error("names a column twice")]
     Twice,
 }
@@ -28,7 +28,7 @@ impl Columns {
     /// Makes a list of columns with exactly these names.
     ///
     /// # Errors
-    /// There is no name, or one twice, empty or with NUL.
+    /// There is no name, or a name is repeated, empty, or contains NUL.
     pub fn exact(names: &[String]) -> Result<Self, ColumnsError> {
         let unique: BTreeSet<_> = names.iter().collect();
         if names.is_empty() || names.iter().any(|name| name.is_empty() || name.contains('\0')) {
@@ -41,7 +41,7 @@ impl Columns {
         Ok(Self { names: names.into(), text: quoted.join(",").into() })
     }
 
-    /// The columns of a comma list of identifiers, plain or in double quotes; `None` where it is none.
+    /// Parses identifiers, plain or in double quotes, separated by commas; `None` if the text is not such a list.
     pub fn parse(text: &str) -> Option<Self> {
         let mut names = Vec::new();
         let mut rest = text;
@@ -56,17 +56,17 @@ impl Columns {
         }
     }
 
-    /// Parses a list that may be absent: `Some(None)` if it is, `None` if the text is no list.
+    /// Parses an optional list: `Some(None)` if it is absent, `None` if the text is not a list.
     pub(crate) fn parse_optional(text: Option<&str>) -> Option<Option<Self>> {
         text.map_or(Some(None), |text| Self::parse(text).map(Some))
     }
 
-    /// The names, in the order they were given.
+    /// The names, in their original order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// As Electric's `columns` takes them.
+    /// The list in the syntax of Electric's `columns`.
     pub fn text(&self) -> &str {
         &self.text
     }

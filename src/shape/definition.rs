@@ -1,4 +1,4 @@
-//! What decides which rows a shape has, in the one form in which two of them are compared.
+//! The definition of a shape, in a form that can be compared.
 
 use std::collections::BTreeMap;
 
@@ -10,50 +10,50 @@ use super::protocol::parameter_number;
 use super::request::percent_decode;
 use super::table::TableName;
 
-/// Everything of a request that decides rows, names resolved and defaults filled in: `==` is the comparison.
+/// Everything that decides which rows a shape has. Names are resolved and defaults filled in, so `==` compares shapes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
-    /// Schema and name, exact.
+    /// The exact schema and name.
     pub table: TableName,
     /// The `where` text, byte for byte; `None` for every row.
     pub predicate: Option<String>,
     /// The values of `$1`, `$2`, ….
     pub params: Vec<String>,
-    /// The columns sent; `None` for all.
+    /// The columns that are sent; `None` for all.
     pub columns: Option<Columns>,
-    /// The columns that a filter may name: those sent, where nothing else is said.
+    /// The columns that a filter may name; by default those that are sent.
     pub queryable_columns: Option<Columns>,
-    /// What an update carries.
+    /// Whether an update carries the whole row.
     pub replica: Replica,
-    /// Whether the rows of before are sent.
+    /// Whether existing rows are sent.
     pub log: Log,
 }
 
 /// Electric's `replica` parameter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Replica {
-    /// Changed columns only.
+    /// An update carries the changed columns only.
     #[default]
     Default,
-    /// Whole rows, and the old values.
+    /// An update carries the whole row and the old values.
     Full,
 }
 
 /// Electric's `log` parameter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Log {
-    /// No row but those that change.
+    /// Only changes are sent.
     ChangesOnly,
-    /// The rows there are, then their changes.
+    /// Existing rows are sent, then changes.
     #[default]
     Full,
 }
 
-/// Every member of the claim; in Electric's own example the first, second, third and fourth.
+/// The members of the claim. Electric's own example has the first four.
 const MEMBERS: [&str; 8] = ["namespace", "table", "where", "columns", "params", "queryable_columns", "replica", "log"];
 
 impl Definition {
-    /// The claim, with a null for what is absent.
+    /// Encodes the claim; absent members are null.
     pub(crate) fn to_claim(&self) -> Value {
         let params: Map<_, _> = self.numbered_params().map(|(number, value)| (number, value.into())).collect();
         json!({
@@ -68,7 +68,8 @@ impl Definition {
         })
     }
 
-    /// Reads a claim; what is null or not there is absent, and what is not understood might restrict, so it is refused.
+    /// Parses a claim. A null member counts as absent. An unknown member is rejected, because it might restrict the
+    /// shape.
     pub(super) fn of_claim(claim: &Value) -> Result<Self, Malformed> {
         let claim = Claim(claim.as_object().ok_or(Malformed)?);
         claim.check_members()?;
@@ -86,14 +87,14 @@ impl Definition {
         })
     }
 
-    /// The values by their numbers, as texts: `"1"`, `"2"`, ….
+    /// Returns the values with their numbers as strings: `"1"`, `"2"`, ….
     pub(crate) fn numbered_params(&self) -> impl Iterator<Item = (String, &str)> {
         self.params.iter().enumerate().map(|(index, value)| ((index + 1).to_string(), value.as_str()))
     }
 }
 
 impl Log {
-    /// Of the parameter's value; `None` where it is none of Electric's.
+    /// Parses the parameter's value; `None` if Electric does not know the value.
     pub fn of(value: Option<&str>) -> Option<Self> {
         match value {
             None | Some("full") => Some(Self::Full),
@@ -116,7 +117,8 @@ impl<'a> Claim<'a> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    /// An empty text is an absent one, as Electric has it; NUL would cut it off there.
+    /// Reads a string. An empty one counts as absent, as for Electric. NUL is rejected, because Electric cuts a string
+    /// off there.
     fn text(&self, name: &str) -> Result<Option<&'a str>, Malformed> {
         match self.member(name) {
             None => Ok(None),
@@ -127,7 +129,7 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// A list of exact names, or a text as the parameter has it.
+    /// Reads an array of exact names, or a string in the syntax of the `columns` parameter.
     fn columns(&self, name: &str) -> Result<Option<Columns>, Malformed> {
         match self.member(name) {
             Some(Value::Array(names)) => {
@@ -138,7 +140,7 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// `{"1": …, "2": …}` or a list; each value a text or an integer.
+    /// Reads `{"1": …, "2": …}` or an array. Each value is a string or an integer.
     fn params(&self) -> Result<Vec<String>, Malformed> {
         match self.member("params") {
             None => Ok(Vec::new()),
@@ -161,7 +163,7 @@ fn bound(value: &Value) -> Result<String, Malformed> {
     }
 }
 
-/// The values in the order of their numbers, which are 1, 2, … without a gap.
+/// Returns the values in the order of their numbers; `None` if the numbers are not 1, 2, … without a gap.
 fn gapless(values: BTreeMap<u32, String>) -> Option<Vec<String>> {
     let whole = values.keys().copied().eq((1..).take(values.len()));
     whole.then(|| values.into_values().collect())
@@ -175,21 +177,22 @@ fn replica(value: Option<&str>) -> Option<Replica> {
     }
 }
 
-/// The part of a client's query that repeats the definition, as far as it was read.
+/// The parameters of a client's query that repeat the definition.
 #[derive(Debug, Default)]
 pub(super) struct Repeated {
     texts: BTreeMap<&'static str, String>,
     params: BTreeMap<u32, String>,
-    /// A name stands twice, or is none of `params[1]`, `params[2]`, …: then nothing is repeated.
+    /// Whether a parameter is repeated, or named `params` but not `params[1]`, `params[2]`, …. If so, there is no
+    /// definition.
     ambiguous: bool,
 }
 
-/// The parameters of a definition, beside `params[n]` and `log`.
+/// The parameters of a definition other than `params[n]` and `log`.
 const TEXTS: [&str; 5] = ["columns", "queryable_columns", "replica", "table", "where"];
 
 impl Repeated {
-    /// Takes the definition's parameters out of a query; the rest of it is for
-    /// [`ShapeRequest::parse`](super::ShapeRequest::parse), which refuses every other spelling of them.
+    /// Splits a query into the definition's parameters and the rest. Pass the rest to
+    /// [`ShapeRequest::parse`](super::ShapeRequest::parse), which rejects every other spelling of these parameters.
     pub(super) fn split(query: &str) -> (Self, String) {
         let mut repeated = Self::default();
         let rest: Vec<_> = query.split('&').filter(|pair| !repeated.take(pair)).collect();
@@ -197,7 +200,7 @@ impl Repeated {
         (repeated, rest)
     }
 
-    /// Whether a pair is of the definition.
+    /// Takes a pair if it belongs to the definition, and returns whether it did.
     fn take(&mut self, pair: &str) -> bool {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (Some(name), Some(value)) = (percent_decode(name), percent_decode(value)) else { return false };
@@ -215,7 +218,7 @@ impl Repeated {
         }
     }
 
-    /// The definition; `None` where it is none.
+    /// Builds the definition; `None` if the parameters are ambiguous or invalid.
     pub(super) fn definition(mut self, log: Log) -> Option<Definition> {
         if self.ambiguous {
             return None;

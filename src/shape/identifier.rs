@@ -1,9 +1,9 @@
-//! Identifiers of SQL, as Postgres reads them.
+//! Parses SQL identifiers like Postgres.
 
-/// The identifier at the start of `text`, and what follows it. One without quotes goes up to `separator` and is folded to
-/// lower case; in double quotes each character counts, and a doubled quote is one of the name's.
+/// Reads the identifier at the start of `text`, and returns it with the rest of the text.
 ///
-/// `None` where there is none, or one that needs quotes it does not have.
+/// An identifier without quotes ends at `separator` and is folded to lower case. In double quotes the name is exact,
+/// and a doubled quote stands for one quote. `None` if there is no identifier, or it needs quotes and has none.
 pub(crate) fn first(text: &str, separator: char) -> Option<(String, &str)> {
     match text.strip_prefix('"') {
         Some(quoted) => up_to_quote(quoted),
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_quoted_is_exact_and_what_is_not_is_folded() {
+    fn quoted_names_are_exact_and_others_are_folded() {
         for (text, name, rest) in [
             ("Items", "items", ""),
             ("_a$1.b", "_a$1", ".b"),

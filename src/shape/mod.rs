@@ -1,7 +1,7 @@
-//! Shapes: what a client asks for, and what defines a shape.
+//! Parses what a client requests, and defines what a shape is.
 //!
-//! A [`ShapeRequest`] is parsed from the client's path and query. A [`Definition`] is everything that decides which rows
-//! a shape has; a [`ShapeClaim`] is a definition in a token, and a [`ScopedRequest`] must repeat it.
+//! A [`ShapeRequest`] is parsed from the client's path and query. A [`Definition`] holds everything that decides which
+//! rows a shape has. A [`ShapeClaim`] is a definition in a token, and a [`ScopedRequest`] must repeat it.
 
 mod claim;
 mod columns;
@@ -22,5 +22,5 @@ pub use subset::{MAX_BODY_BYTES, SubsetQuery};
 pub use table::{TableName, TableNameError};
 pub use upstream_name::UpstreamName;
 
-/// Electric's path, ours by default, and the only one ever sent upstream (docs/security.md, Q7).
+/// Electric's path. It is also our default path, and the only path of requests to Electric (docs/security.md, Q7).
 pub const SHAPE_PATH: &str = "/v1/shape";

@@ -1,30 +1,31 @@
-//! Electric's parameters: those that pass, and those that only the policy may set (docs/electric.md, "Parameters").
+//! Classifies Electric's parameters: which a client may send, and which only the policy may set (docs/electric.md,
+//! "Parameters").
 
 /// A protocol parameter that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProtocolParam {
-    /// Ignored by Electric; it exists to change a cache's key.
+    /// `cache-buster`: changes the key in HTTP caches; Electric ignores it.
     CacheBuster,
-    /// Opaque; decides the next `electric-cursor`.
+    /// `cursor`: an opaque value that decides the next `electric-cursor`.
     Cursor,
-    /// Ignored by Electric; it exists to change a cache's key after a 409.
+    /// `expired_handle`: changes the key in HTTP caches after a 409; Electric ignores it.
     ExpiredHandle,
-    /// The shape's handle; required once there is an offset.
+    /// `handle`: the shape's handle; required unless the offset is `-1` or `now`.
     Handle,
-    /// `true` waits for the next change.
+    /// `live`: `true` waits for the next change.
     Live,
-    /// `true` streams changes as server-sent events; `experimental_live_sse` is its old name.
+    /// `live_sse`: `true` streams changes as server-sent events. Its old name is `experimental_live_sse`.
     LiveSse,
-    /// `full` or `changes_only`.
+    /// `log`: `full` or `changes_only`.
     Log,
-    /// `-1`, `now` or a place in the log.
+    /// `offset`: `-1`, `now` or a position in the log.
     Offset,
-    /// Set by the rule; a client may repeat what the rule says.
+    /// `replica`: the rule sets it; a client may repeat the rule's value.
     Replica,
 }
 
 impl ProtocolParam {
-    /// The name, exact in case.
+    /// The parameter's name; its case matters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CacheBuster => "cache-buster",
@@ -46,7 +47,7 @@ impl ProtocolParam {
         ALL.into_iter().find(|param| param.as_str() == name)
     }
 
-    /// What is wrong with a value, in words for the client.
+    /// Checks a value. The error is a message to the client.
     pub(super) fn check(self, value: &str) -> Result<(), &'static str> {
         let (good, problem) = match self {
             Self::CacheBuster | Self::Cursor | Self::ExpiredHandle | Self::Handle => {
@@ -61,27 +62,27 @@ impl ProtocolParam {
     }
 }
 
-/// What a parameter's name says.
+/// The class of a parameter's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// None of Electric's: a rule may read it.
+    /// Not a parameter of Electric; a rule may read it.
     Custom,
-    /// Reserved, unless the rule opens it; exact.
+    /// Reserved unless the rule lets clients set it. Spelled exactly.
     Openable(Openable),
-    /// One of ours or Electric's in another spelling (`OFFSET`, `table[]`).
+    /// A protocol parameter or `table` in another spelling (`OFFSET`, `table[]`).
     Misspelt,
-    /// A protocol parameter, exact.
+    /// A protocol parameter, spelled exactly.
     Protocol(ProtocolParam),
-    /// Decides rows or access: only the policy may set it, whatever the spelling.
+    /// Decides rows or access, so only the policy may set it, in any spelling.
     Reserved,
 }
 
-/// A parameter that narrows what the rule gives, where the rule lets a client do that.
+/// A parameter with which a client narrows the rows of a rule, if the rule allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Openable {
     /// `where`: the client's own filter.
     Where,
-    /// `params[n]`: a value of that filter.
+    /// `params[n]`: a value of the client's own filter.
     Param(u32),
     /// `subset__…`: a field of a subset.
     Subset(SubsetField),
@@ -103,22 +104,22 @@ impl Openable {
     }
 }
 
-/// A field of a subset, in a body or, behind `subset__`, in a query.
+/// A field of a subset, in a body or, prefixed with `subset__`, in a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SubsetField {
-    /// How many rows at most.
+    /// `limit`: the most rows.
     Limit,
-    /// How many rows to leave out first.
+    /// `offset`: how many rows to skip.
     Offset,
-    /// Columns and directions.
+    /// `order_by`: columns and directions.
     OrderBy,
-    /// The client's own form of `order_by`, which no server reads.
+    /// `order_by_expr`: the client library's own form of `order_by`; servers ignore it.
     OrderByExpr,
-    /// The values of `where`, by number.
+    /// `params`: the values of `where`, by number.
     Params,
-    /// The filter.
+    /// `where`: the filter.
     Where,
-    /// The client's own form of `where`, which no server reads.
+    /// `where_expr`: the client library's own form of `where`; servers ignore it.
     WhereExpr,
 }
 
@@ -136,7 +137,7 @@ impl SubsetField {
         })
     }
 
-    /// The field as errors name it.
+    /// The field's name in errors.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Limit => "subset.limit",
@@ -150,18 +151,19 @@ impl SubsetField {
     }
 }
 
-/// `[n]`, in the one way to write it.
+/// Parses `[n]`.
 fn number(bracketed: &str) -> Option<u32> {
     parameter_number(bracketed.strip_prefix('[')?.strip_suffix(']')?)
 }
 
-/// The number of a parameter, 1 to 9999, without leading zeros.
+/// Parses the number of a parameter: 1 to 9999, without leading zeros.
 pub(crate) fn parameter_number(digits: &str) -> Option<u32> {
     let plain = (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     (plain && !digits.starts_with('0')).then(|| digits.parse().ok())?
 }
 
-/// Classifies a percent-decoded name as Electric's parser would read it: up to the first bracket (docs/security.md, Q2).
+/// Classifies a percent-decoded name. Like Electric's parser, it compares the part up to the first bracket
+/// (docs/security.md, Q2).
 pub fn classify(name: &str) -> Name {
     if let Some(param) = ProtocolParam::from_name(name) {
         return Name::Protocol(param);
@@ -222,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_seen_as_electric_sees_them() {
+    fn names_are_classified_as_electric_reads_them() {
         assert_eq!(classify("offset"), Name::Protocol(ProtocolParam::Offset));
         assert_eq!(classify("experimental_live_sse"), Name::Protocol(ProtocolParam::LiveSse));
         for custom in ["organizationId", "tables", "wherever", "x[where]", "param", "cache_buster"] {
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn values_have_one_form() {
+    fn values_in_another_form_are_rejected() {
         for offset in ["-1", "now", "0_0", "0_inf", "27750744_0"] {
             assert!(ProtocolParam::Offset.check(offset).is_ok(), "{offset}");
         }

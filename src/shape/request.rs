@@ -1,4 +1,4 @@
-//! The client's request, parsed once and strictly.
+//! Parses a client's request strictly.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -10,7 +10,7 @@ use super::subset::SubsetQuery;
 use super::table::TableName;
 use crate::filter::ClientFilter;
 
-/// What a client asks for.
+/// A parsed request of a client.
 #[derive(Debug)]
 pub struct ShapeRequest {
     target: Target,
@@ -23,31 +23,31 @@ pub struct ShapeRequest {
     dropped: usize,
 }
 
-/// How the shape is named.
+/// The way in which a request names the shape.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Target {
     /// By a rule's own path.
     Path(String),
-    /// By `table=`.
+    /// By the `table` parameter.
     Table(TableName),
 }
 
-/// What is wrong with one parameter; neither part ever holds a client's text.
+/// An error in one parameter. It never contains text of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterError {
-    /// The parameter, in its proper spelling.
+    /// The parameter, in its correct spelling.
     pub name: Cow<'static, str>,
-    /// What is wrong with it.
+    /// The problem, in words for the client.
     pub problem: &'static str,
 }
 
-/// More parameters than this are refused; Electric's clients send about a dozen.
+/// The most parameters; a request with more is rejected. Electric's clients send about a dozen.
 const MAX_PARAMETERS: usize = 64;
 
 impl ShapeRequest {
     /// Parses the query of a request to the shape path (`path` is `None`) or to a rule's own path.
     ///
-    /// `known` names the parameters that rules read; each other one is dropped and counted.
+    /// `known` names the parameters that rules read; other unknown parameters are dropped and counted.
     ///
     /// # Errors
     /// Every parameter that is reserved, repeated, misspelt or malformed (docs/security.md, Q1 to Q6).
@@ -69,7 +69,7 @@ impl ShapeRequest {
         }
     }
 
-    /// How the shape is named.
+    /// The way in which the request names the shape.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -79,7 +79,7 @@ impl ShapeRequest {
         self.protocol.get(&param).map(String::as_str)
     }
 
-    /// Whether the answer may wait for a change.
+    /// Whether the request is live, so that its response may wait for a change.
     pub fn is_live(&self) -> bool {
         self.protocol(ProtocolParam::Live) == Some("true")
     }
@@ -89,7 +89,7 @@ impl ShapeRequest {
         &self.parameters
     }
 
-    /// How many parameters nobody reads.
+    /// How many unknown parameters were dropped.
     pub fn dropped(&self) -> usize {
         self.dropped
     }
@@ -97,27 +97,28 @@ impl ShapeRequest {
     /// Adds the subset of a body.
     ///
     /// # Errors
-    /// Where the query has one already.
+    /// The query contains a subset already.
     pub fn with_body(self, subset: SubsetQuery) -> Result<Self, Vec<ParameterError>> {
         match self.subset {
             None => Ok(Self { subset: Some(subset), ..self }),
-            Some(_) => Err(vec![problem("subset", "stands in the query and in the body")]),
+            Some(_) => Err(vec![problem("subset", "is given in the query and in the body")]),
         }
     }
 
-    /// What is asked for of the shape, where that is a subset.
+    /// The subset of the shape that is requested, if any.
     pub(crate) fn subset(&self) -> Option<&SubsetQuery> {
         self.subset.as_ref()
     }
 
-    /// Whether the client filters the shape, or sends values for a filter.
+    /// Whether the client sends a filter for the shape, or values for one.
     pub(crate) fn is_filtered(&self) -> bool {
         self.client_where.is_some() || !self.client_params.is_empty()
     }
 
-    /// The client's own filter of the shape. It names only the `queryable` columns; `None` allows every column.
+    /// Parses the client's own filter of the shape. It may name only the `queryable` columns; `None` allows all.
     ///
-    /// No other check of columns exists for it: Electric's `queryable_columns` holds for subsets alone (PROTOCOL 1).
+    /// This is the only check of its columns: Electric applies `queryable_columns` to subsets only (docs/electric.md,
+    /// "Parameters").
     pub(crate) fn client_filter(
         &self,
         queryable: Option<&[String]>,
@@ -166,7 +167,7 @@ impl<'a> Reader<'a> {
             return self.fail("query", UNREADABLE);
         };
         let class = classify(&name);
-        // The filter says itself which control characters its text and its values may hold.
+        // The filter's parser decides which control characters its text and its values may contain.
         if !matches!(class, Name::Openable(_)) && !is_plain(&value) {
             return self.fail("query", UNREADABLE);
         }
@@ -177,13 +178,14 @@ impl<'a> Reader<'a> {
             Name::Custom if self.known.contains(&name) => self.read_parameter(name, value),
             Name::Custom => self.dropped += 1,
             Name::Openable(openable) => self.read_openable(openable, value),
-            Name::Misspelt => self.fail("query", "has a parameter of Electric's in another spelling"),
+            Name::Misspelt => self.fail("query", "has a parameter of Electric in another spelling"),
             Name::Protocol(param) => self.read_protocol(param, name, value),
             Name::Reserved => self.fail("query", RESERVED),
         }
     }
 
-    /// Read before the rule is known; [`ShapeRequest::check_opened`] asks it.
+    /// Reads a parameter that only some rules allow. The rule is not known yet;
+    /// [`Permit::check_opened`](crate::policy::Permit::check_opened) checks it later.
     fn read_openable(&mut self, openable: Openable, value: String) {
         match openable {
             Openable::Where => {
@@ -198,7 +200,7 @@ impl<'a> Reader<'a> {
             }
             Openable::Subset(field) => {
                 let read = self.subset.get_or_insert_default().read_text(field, value);
-                // `subset__params` and `subset__params[1]` are two ways to say one thing.
+                // `subset__params` and `subset__params[1]` are two ways to send the same values.
                 if !self.subset_fields.insert(field) {
                     self.fail(field.as_str(), REPEATED);
                 } else if let Err(error) = read {
@@ -227,8 +229,8 @@ impl<'a> Reader<'a> {
         self.parameters.push((name, value));
     }
 
-    /// A repeated name is an error; two names of one parameter (the client sends `live_sse` under its old name too)
-    /// must agree.
+    /// Reads a protocol parameter. A repeated name is an error. Two names of one parameter must have the same value:
+    /// the client sends `live_sse` under its old name too.
     fn read_protocol(&mut self, param: ProtocolParam, name: String, value: String) {
         let before = self.protocol.get(&param);
         if before.is_some_and(|before| *before != value) || !self.protocol_names.insert(name) {
@@ -254,7 +256,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// The combinations that Electric refuses (tests/electric/34, 36, 37, 38), refused before they cost a request.
+    /// Rejects combinations that Electric rejects too (tests/electric/34, 36, 37, 38), which saves a request to it.
     fn check_protocol(&mut self) {
         self.protocol.retain(|_, value| !value.is_empty());
         let value = |param| self.protocol.get(&param).map(String::as_str);
@@ -278,16 +280,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(super) const REPEATED: &str = "stands more than once";
+pub(super) const REPEATED: &str = "is given more than once";
 pub(crate) const RESERVED: &str =
-    "has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it";
-const UNREADABLE: &str = "has a part that is not percent-encoded UTF-8, or a control character";
+    "has a reserved parameter (such as where, params, columns, subset or secret), which only the rule may set";
+const UNREADABLE: &str = "contains a control character, or text that is not percent-encoded UTF-8";
 
 pub(crate) fn problem(name: &'static str, problem: &'static str) -> ParameterError {
     ParameterError { name: name.into(), problem }
 }
 
-/// `+` is a space, as for Plug; a `%` without two hex digits and invalid UTF-8 have no reading.
+/// Decodes percent-encoding; `None` for a `%` without two hex digits or invalid UTF-8. `+` is a space, as for Plug, the
+/// HTTP library of Electric.
 pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
@@ -315,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_a_client_sends() {
+    fn a_usual_request_of_a_client_is_accepted() {
         let request =
             parse("table=tasks&organizationId=org+1&offset=0_inf&handle=1-2&live=true&cursor=&utm=x&utm=y").unwrap();
         assert_eq!(request.target(), &Target::Table(TableName::parse("tasks").unwrap()));
@@ -328,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn the_client_names_sse_twice() {
+    fn live_sse_is_accepted_under_both_its_names_at_once() {
         let query = "table=a&offset=0_0&handle=1-1&live=true&experimental_live_sse=true&live_sse=true";
         assert_eq!(parse(query).unwrap().protocol(ProtocolParam::LiveSse), Some("true"));
         assert!(parse(&query.replace("experimental_", "")).is_err());
     }
 
     #[test]
-    fn refuses_what_could_reach_the_policy_s_side() {
+    fn reserved_parameters_are_rejected_in_any_spelling() {
         for reserved in
             ["WHERE=true", "%57here=true", "params=x", "params[01]=x", "columns%5B%5D=x", "subset[where]=1", "secret="]
         {
@@ -345,15 +348,15 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_has_two_readings() {
+    fn ambiguous_queries_are_rejected() {
         for (query, hint) in [
-            ("table=a&table=b&offset=-1", "table: stands more"),
-            ("%74able=a&table=b&offset=-1", "table: stands more"),
-            ("table=a&offset=-1&offset=now", "offset: stands more"),
-            ("table=a&offset=-1&organizationId=1&organizationId=2", "organizationId: stands more"),
+            ("table=a&table=b&offset=-1", "table: is given more"),
+            ("%74able=a&table=b&offset=-1", "table: is given more"),
+            ("table=a&offset=-1&offset=now", "offset: is given more"),
+            ("table=a&offset=-1&organizationId=1&organizationId=2", "organizationId: is given more"),
             (
                 "table=a&offset=0_0&handle=1-1&live=true&live_sse=true&experimental_live_sse=false",
-                "live_sse: stands more",
+                "live_sse: is given more",
             ),
             ("table[]=a&offset=-1", "another spelling"),
             ("TABLE=a&offset=-1", "another spelling"),
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_electric_would() {
+    fn requests_that_electric_would_reject_are_rejected() {
         for (query, expected) in [
             ("", "table: can't be blank"),
             ("table=&offset=-1", "table: can't be blank"),

@@ -1,9 +1,9 @@
-//! The body firewall: what a client says of a subset is read strictly, cut to five fields and written anew.
+//! Parses a client's subset strictly and builds a new body for Electric with at most five fields.
 //!
-//! Electric merges the body of a POST over the query: a client's own could replace table, `where` and columns
-//! (tests/electric/23 to 25, 125, 126). So a body that goes to Electric is made here, from empty, in the one
-//! form that cannot: a `subset` object and nothing beside it. What comes as `subset__…` in a query leaves in the same
-//! form, so that Electric's bound on the request line does not count for it.
+//! Electric merges the body of a POST over the query, so a client's body could replace table, `where` and columns
+//! (tests/electric/23 to 25, 125, 126). A client's body is therefore never forwarded: the body for Electric is built
+//! here and contains only a `subset` object, which cannot replace them. `subset__…` parameters of a query are sent in
+//! the same form, so that Electric's limit on the request line does not apply to them.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use super::request::{ParameterError, REPEATED, problem};
 use crate::filter::{ClientFilter, OrderBy};
 use crate::json;
 
-/// Bytes of a body; a longer one is refused, and not read to its end.
+/// The most bytes of a body. A longer one is rejected before it is read to its end.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// Rows that a subset may ask for or skip; Electric's numbers end where Postgres' `int8` does.
+/// The most rows that a subset may request or skip: the largest `int8` of Postgres, which is also Electric's limit.
 const MAX_ROWS: u64 = i64::MAX as u64;
 
-/// What a client says of a subset: read, and not yet judged.
+/// A parsed subset of a client. Its `where` and `order_by` are not checked yet; [`Self::body`] checks them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubsetQuery {
     condition: Option<String>,
@@ -32,11 +32,11 @@ pub struct SubsetQuery {
 }
 
 impl SubsetQuery {
-    /// Reads a body: one JSON object of at most [`MAX_BODY_BYTES`] and 128 levels, with the fields of a subset at its
-    /// top or in `{"subset":{…}}`, and nothing beside them.
+    /// Parses a body: one JSON object of at most [`MAX_BODY_BYTES`] and 128 levels. It contains only the fields of a
+    /// subset, or only `{"subset":{…}}`.
     ///
     /// # Errors
-    /// Everything in it that is no field of a subset, or not as that field should be.
+    /// Every member that is not a field of a subset or has an invalid value.
     pub fn from_body(body: &[u8]) -> Result<Self, Vec<ParameterError>> {
         let object = Some(body).filter(|body| body.len() <= MAX_BODY_BYTES).map(json::parse_object);
         let Some(Ok(mut members)) = object else {
@@ -45,21 +45,21 @@ impl SubsetQuery {
         let fields = match members.remove("subset") {
             None => members,
             Some(Value::Object(fields)) if members.is_empty() => fields,
-            Some(_) => return Err(vec![problem("subset", "must be an object with nothing beside it")]),
+            Some(_) => return Err(vec![problem("subset", "must be an object and the only member of the body")]),
         };
         let mut subset = Self::default();
         let mut errors = Vec::new();
         for (name, value) in fields {
             let read = match SubsetField::from_name(&name) {
                 Some(field) => subset.read(field, value),
-                None => Err(problem("body", "takes where, params, order_by, limit and offset, nothing else")),
+                None => Err(problem("body", "may contain only where, params, order_by, limit and offset")),
             };
             errors.extend(read.err());
         }
         if errors.is_empty() { Ok(subset) } else { Err(errors) }
     }
 
-    /// Reads a parameter of a query.
+    /// Reads a field from a query parameter.
     pub(super) fn read_text(&mut self, field: SubsetField, text: String) -> Result<(), ParameterError> {
         let value = match field {
             SubsetField::Where | SubsetField::OrderBy | SubsetField::WhereExpr | SubsetField::OrderByExpr => {
@@ -77,7 +77,7 @@ impl SubsetQuery {
         self.read(field, value)
     }
 
-    /// Reads one value of the filter.
+    /// Reads one numbered value of the filter.
     pub(super) fn read_param(&mut self, number: u32, value: String) -> Result<(), ParameterError> {
         match self.params.insert(number, value) {
             None => Ok(()),
@@ -88,12 +88,12 @@ impl SubsetQuery {
     fn read(&mut self, field: SubsetField, value: Value) -> Result<(), ParameterError> {
         let fail = |words| Err(problem(field.as_str(), words));
         match (field, value) {
-            // Electric's client sends these beside the SQL that it made of them, with the names that columns have in
-            // the client. Electric ignores them, and so they are not for us to read.
+            // Electric's client sends these in addition to the SQL that it made from them. They use the client's names
+            // of columns, and Electric ignores them, so they are dropped.
             (SubsetField::WhereExpr | SubsetField::OrderByExpr, _) | (_, Value::Null) => {}
             (SubsetField::Where, Value::String(text)) => self.condition = Some(text),
             (SubsetField::OrderBy, Value::String(text)) => self.order_by = Some(text),
-            (SubsetField::Where | SubsetField::OrderBy, _) => return fail("must be a text"),
+            (SubsetField::Where | SubsetField::OrderBy, _) => return fail("must be a string"),
             (SubsetField::Limit, value) => match rows(&value).filter(|rows| *rows > 0) {
                 Some(rows) => self.limit = Some(rows),
                 None => return fail("must be a whole number greater than 0"),
@@ -115,11 +115,12 @@ impl SubsetQuery {
         Ok(())
     }
 
-    /// The body for Electric. `columns` are those that `where` and `order_by` may name; `None` for all. Parameters are
-    /// numbered from 1 whatever the shape's own `where` has: a subset counts for itself (tests/electric/19).
+    /// Builds the body for Electric. `columns` are those that `where` and `order_by` may name; `None` for all.
+    ///
+    /// Parameters are numbered from 1, independent of those of the shape's own `where` (tests/electric/19).
     ///
     /// # Errors
-    /// What is wrong with `where` and with `order_by`.
+    /// The errors in `where` and in `order_by`.
     pub fn body(&self, columns: Option<&[String]>) -> Result<String, Vec<ParameterError>> {
         let mut fields = Map::new();
         let mut errors = Vec::new();
@@ -137,7 +138,7 @@ impl SubsetQuery {
         match self.order_by.as_deref().map(|text| OrderBy::parse(text, columns)) {
             Some(Ok(order_by)) => drop(fields.insert("order_by".to_owned(), order_by.render().into())),
             Some(Err(error)) => errors.push(problem(SubsetField::OrderBy.as_str(), error.as_str())),
-            // Rows in no order have no first one (tests/electric/31).
+            // Without an order, limit and offset have no defined meaning; Electric requires it too (tests/electric/31).
             None if self.limit.is_some() || self.offset.is_some() => {
                 errors.push(problem(SubsetField::OrderBy.as_str(), "is required when limit or offset is present"));
             }
@@ -150,13 +151,13 @@ impl SubsetQuery {
     }
 }
 
-const PARAMS: &str = "must be an object of texts, numbers and booleans, its members named by numbers from 1";
+const PARAMS: &str = "must be an object of strings, numbers and booleans, with numbers from 1 as names";
 
 fn rows(value: &Value) -> Option<u64> {
     value.as_u64().filter(|rows| *rows <= MAX_ROWS)
 }
 
-/// A value as Electric takes it, a text; `None` where it has none, or was rounded on the way.
+/// Converts a value to a string for Electric; `None` if the type is not allowed or the number may have been rounded.
 fn value_text(value: &Value) -> Option<String> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {

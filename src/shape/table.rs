@@ -1,10 +1,10 @@
-//! Table names, compared the way Postgres does.
+//! Parses table names so that they compare as in Postgres.
 
 use std::fmt;
 
 use super::identifier;
 
-/// A table's schema and name with quotes and letter case resolved.
+/// A table's schema and name, with quotes and letter case resolved.
 ///
 /// `items`, `ITEMS`, `"items"` and `public.items` are one table (docs/electric.md, "Parameters"); `"Items"` is another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,11 +14,11 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Reads `name` or `schema.name`, each part plain or in double quotes.
+    /// Parses `name` or `schema.name`, each part plain or in double quotes.
     ///
     /// # Errors
-    /// Where a part is empty, longer than 63 bytes (Postgres cuts such a name, which could name another table), or
-    /// holds a character that needs quotes it does not have.
+    /// A part is empty, contains NUL or an unquoted character that needs quotes, or is longer than 63 bytes. Postgres
+    /// truncates longer names, so that they could mean another table.
     pub fn parse(text: &str) -> Result<Self, TableNameError> {
         let (first, rest) = Self::part(text)?;
         let Some(rest) = rest else {
@@ -30,10 +30,10 @@ impl TableName {
         }
     }
 
-    /// The table with exactly this name in exactly this schema (`public` where there is none).
+    /// Creates a table name from an exact schema (`public` if `None`) and an exact name.
     ///
     /// # Errors
-    /// Where Postgres would not take a part as it stands: empty, longer than 63 bytes, or with NUL.
+    /// A part is empty, longer than 63 bytes, or contains NUL.
     pub fn exact(schema: Option<&str>, name: &str) -> Result<Self, TableNameError> {
         let schema = schema.unwrap_or(DEFAULT_SCHEMA);
         if [schema, name].into_iter().any(|part| part.is_empty() || part.len() > 63 || part.contains('\0')) {
@@ -42,17 +42,17 @@ impl TableName {
         Ok(Self { schema: schema.to_owned(), name: name.to_owned() })
     }
 
-    /// The schema, exact; `None` for `public`.
+    /// The exact schema; `None` for `public`.
     pub fn schema(&self) -> Option<&str> {
         Some(self.schema.as_str()).filter(|schema| *schema != DEFAULT_SCHEMA)
     }
 
-    /// The name within its schema, exact.
+    /// The exact name, without the schema.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The first part, and what follows its dot.
+    /// Splits off the first part; the second value is the text after the dot.
     fn part(text: &str) -> Result<(String, Option<&str>), TableNameError> {
         let (name, rest) = identifier::first(text, '.').ok_or(TableNameError)?;
         if name.is_empty() || name.len() > 63 || name.contains('\0') {
@@ -66,10 +66,10 @@ impl TableName {
     }
 }
 
-/// Where Postgres looks for a table whose schema is not named.
+/// The schema of a table that is named without one.
 const DEFAULT_SCHEMA: &str = "public";
 
-/// As Electric's `table` takes it; reads back as the same table.
+/// Writes the name in the syntax of Electric's `table`. Parsing it gives the same table.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = self.schema() {
@@ -79,12 +79,12 @@ impl fmt::Display for TableName {
     }
 }
 
-/// Not the name of a table.
+/// The text is not a table name.
 #[derive(Debug, thiserror::Error)]
 #[error("not a table name: write name or schema.name, with double quotes around a part that needs them")]
 pub struct TableNameError;
 
-/// An identifier as Electric's `columns` and `table` take it: plain where that is safe, else in double quotes.
+/// Writes an identifier for Electric's `columns` and `table`: plain if that is safe, otherwise in double quotes.
 pub(super) struct ColumnName<'a>(pub(super) &'a str);
 
 impl fmt::Display for ColumnName<'_> {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn one_table_in_all_its_spellings() {
+    fn all_spellings_of_a_table_are_equal() {
         for spelling in ["ITEMS", "\"items\"", "public.items", "\"public\".\"items\"", "Public.Items"] {
             assert!(same("items", spelling), "{spelling}");
         }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_back_what_it_shows() {
+    fn a_displayed_name_parses_to_the_same_table() {
         for (schema, name, shown) in [
             (None, "items", "items"),
             (Some("public"), "items", "items"),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_table_name() {
+    fn invalid_table_names_are_rejected() {
         let long = "x".repeat(64);
         let bad = [
             "", ".", "a.", ".a", "a.b.c", "a b", "a;", "\"a", "\"\"", "a\"b\"", "\"a\"b", "a\0", "\"a\0\"", "1a",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_a_column_where_it_must() {
+    fn column_names_are_quoted_if_needed() {
         assert_eq!(ColumnName("created_at").to_string(), "created_at");
         assert_eq!(ColumnName("createdAt").to_string(), "\"createdAt\"");
         assert_eq!(ColumnName("a\"b,c").to_string(), "\"a\"\"b,c\"");

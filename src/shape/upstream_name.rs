@@ -1,26 +1,26 @@
-//! What an Electric is called.
+//! The name of an Electric upstream.
 
 use std::sync::Arc;
 
-/// The name of an Electric: of an `[upstreams.NAME]`, or [`UpstreamName::DEFAULT`] for `[upstream]`.
+/// The name of an upstream: NAME of `[upstreams.NAME]`, or [`UpstreamName::DEFAULT`] for `[upstream]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UpstreamName(Option<Arc<str>>);
 
 impl UpstreamName {
-    /// What `[upstream]` is called.
+    /// The name of `[upstream]`.
     pub const DEFAULT: &str = "default";
 
-    /// Of a name as the file writes it.
+    /// Creates a name from the configuration; `default` gives the default upstream.
     pub fn new(name: &str) -> Self {
         Self(Some(name).filter(|name| *name != Self::DEFAULT).map(Into::into))
     }
 
-    /// The name; made from the configuration alone.
+    /// The name. It comes from the configuration only, never from a request.
     pub fn as_str(&self) -> &str {
         self.named().unwrap_or(Self::DEFAULT)
     }
 
-    /// The name of one that is not the default.
+    /// The name, or `None` for the default upstream.
     pub fn named(&self) -> Option<&str> {
         self.0.as_deref()
     }

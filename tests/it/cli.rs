@@ -123,7 +123,7 @@ async fn check_probe_prints_errors_of_electric_without_the_secret() {
     std::fs::write(&path, nobody).unwrap();
     let unreachable = output(&arguments).await;
     assert_eq!(unreachable.status.code(), Some(1));
-    assert!(text(&unreachable.stdout).contains("tasks: Electric cannot be reached"), "{}", text(&unreachable.stdout));
+    assert!(text(&unreachable.stdout).contains("tasks: Electric is unreachable"), "{}", text(&unreachable.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ mod cli;
 mod clients;
 mod exchange;
 mod faults;
+mod filter_postgres;
 mod flights;
 mod gatekeeper;
 mod harness;

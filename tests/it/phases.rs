@@ -267,3 +267,35 @@ async fn silent_issuer() -> String {
     });
     url
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    for (line, status) in [
+        (format!("GET {TASKS}#fragment"), 400),
+        (format!("GET {TASKS}"), 200),
+        ("OPTIONS *".to_owned(), 400),
+        ("OPTIONS /v1/shape".to_owned(), 204),
+    ] {
+        let mut wire = Wire::open(&gate.url).await;
+        wire.send(format!("{line} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").as_bytes())
+            .await;
+        assert_eq!(wire.answer(false).await.unwrap().status, status, "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_h2c_a_short_request_does_not_wait_for_the_preface_of_http_2() {
+    let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
+    for request in ["GET / HTTP/1.0\r\n\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
+        let mut wire = Wire::open(&gate.url).await;
+        wire.send(request.as_bytes()).await;
+        if request == "PRI" {
+            // The first bytes of both: the rest decides.
+            wire.send(b"NT / HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
+        }
+        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{request:?}: no answer"));
+        assert!(answer.status.is_client_error(), "{request:?}: {}", answer.status);
+    }
+}

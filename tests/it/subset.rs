@@ -200,7 +200,7 @@ async fn malformed_bodies_give_400_and_oversized_ones_413() {
     assert_eq!(post(good(), "x-other", "no content type at all").await.status, 200);
     let twice = gate.post(&format!("{TASKS}&subset__limit=1"), &token, "{}").await;
     assert_refused(&twice, 400, "invalid_request", "in the query and in the body");
-    assert_eq!(twice.json()["errors"], json!({ "subset": ["stands in the query and in the body"] }));
+    assert_eq!(twice.json()["errors"], json!({ "subset": ["is given in the query and in the body"] }));
 }
 
 /// Returns the body of the last request to Electric.

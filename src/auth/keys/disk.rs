@@ -1,4 +1,4 @@
-//! The last good key set of one endpoint, on disk for the next start (docs/security.md, J10).
+//! Saves the last good key set of an endpoint to disk for the next start (docs/security.md, J10).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,10 +16,10 @@ use crate::digest::sha256;
 use crate::hex::hex;
 use crate::json;
 
-/// A key set written by us is at most what was fetched, and a little around it.
+/// The most bytes that are read: the largest key set, plus 64 KiB for the other members.
 const MAX_FILE_BYTES: u64 = MAX_SET_BYTES as u64 + 64 * 1024;
 
-/// Where one endpoint's set is kept.
+/// The file that holds the key set of one endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskCopy {
     path: PathBuf,
@@ -27,7 +27,7 @@ pub(crate) struct DiskCopy {
     url: String,
 }
 
-/// A set that was good when it was fetched.
+/// A key set read from disk. It was valid when it was fetched.
 #[derive(Debug)]
 pub(crate) struct SavedKeys {
     pub(crate) set: KeySet,
@@ -36,15 +36,15 @@ pub(crate) struct SavedKeys {
 }
 
 impl DiskCopy {
-    /// The copy for this issuer and URL in `directory`; nothing is read or written yet.
+    /// Names the file for this issuer and URL in `directory`. Reads and writes nothing.
     pub(crate) fn new(directory: &Path, issuer: &str, url: &Url) -> Self {
-        // An `iss` holds no newline next to a URL's scheme, so the two cannot run into each other.
+        // A URL holds no newline, so the last newline separates the two and different pairs give different names.
         let name = hex(&sha256(format!("{issuer}\n{url}"))[..16]);
         let path = directory.join(format!("jwks-{name}.json"));
         Self { path, issuer: issuer.to_owned(), url: url.to_string() }
     }
 
-    /// The kept set, where there is one of this issuer and URL that was not fetched after `now`.
+    /// Loads the saved set. It must be of this issuer and URL, and must not be fetched after `now`. Blocks.
     pub(crate) fn load(&self, algorithms: &[Algorithm], now: UnixTime) -> Result<SavedKeys, LoadError> {
         let document = json::parse_object(&self.read()?).map_err(|_| LoadError::Corrupt)?;
         let is = |name: &str, ours: &str| document.get(name).and_then(Value::as_str) == Some(ours);
@@ -63,7 +63,7 @@ impl DiskCopy {
         })
     }
 
-    /// Writes a set in place of the kept one: whole or not at all. Blocks.
+    /// Replaces the saved set atomically. Blocks.
     pub(crate) fn save(&self, jwks: &Value, fetched_at: UnixTime, max_age: Option<Duration>) -> io::Result<()> {
         let document = json!({
             "issuer": self.issuer,
@@ -72,12 +72,12 @@ impl DiskCopy {
             "max_age": max_age.map(|age| age.as_secs()),
             "jwks": jwks,
         });
-        // During an upgrade two processes write here.
+        // During an upgrade two processes write to this directory.
         let temporary = self.path.with_extension(format!("{}.tmp", std::process::id()));
         let result =
             write_whole(&temporary, document.to_string().as_bytes()).and_then(|()| self.replace_by(&temporary));
         if result.is_err() {
-            let _ = fs::remove_file(&temporary); // the write's own error is the one to report
+            let _ = fs::remove_file(&temporary); // the error of the write is the one to report
         }
         result
     }
@@ -85,7 +85,7 @@ impl DiskCopy {
     fn read(&self) -> Result<Vec<u8>, LoadError> {
         let file = File::open(&self.path)?;
         let metadata = file.metadata()?;
-        // Whoever may write the file chooses our keys.
+        // Anyone who can write to the file can choose the keys that are trusted.
         if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
             return Err(LoadError::Unsafe);
         }
@@ -103,23 +103,23 @@ impl DiskCopy {
     }
 }
 
-/// Why there is no kept set to start from.
+/// Why the saved set cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    #[error("it is truncated or not ours")]
+    #[error("the file is truncated or not a saved key set")]
     Corrupt,
-    #[error("it claims to be fetched in the future")]
+    #[error("its fetch time is in the future")]
     FromTheFuture,
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("it belongs to another issuer or URL")]
+    #[error("the file belongs to another issuer or URL")]
     OtherIssuer,
-    #[error("others may write to it")]
+    #[error("the file is writable by group or others, or not a regular file")]
     Unsafe,
 }
 
 impl LoadError {
-    /// Whether there simply is no file, as on a first start.
+    /// Whether the file does not exist, as on a first start.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
@@ -132,7 +132,8 @@ fn keys(document: &Map<String, Value>, algorithms: &[Algorithm]) -> Result<KeySe
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let _ = fs::remove_file(path); // of a process that ended half-way; `create_new` then follows no planted link
+    // Removes the file of a process that was killed while it wrote. `create_new` then follows no planted link.
+    let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn j10_the_file_is_ours_alone_and_no_other_is_left() {
+    fn j10_the_file_is_private_and_no_temporary_file_is_left() {
         let directory = tempfile::tempdir().unwrap();
         let copy = saved(directory.path());
         saved(directory.path());
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_an_error_and_no_panic() {
+    fn a_missing_directory_is_an_error_not_a_panic() {
         let directory = tempfile::tempdir().unwrap();
         let copy = DiskCopy::new(&directory.path().join("missing"), "i", &url());
         assert!(copy.save(&json!({ "keys": [] }), NOW, None).is_err());

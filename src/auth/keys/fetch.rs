@@ -1,4 +1,4 @@
-//! How a key set is fetched: the network seam and its implementation over HTTP.
+//! Fetches key sets: the [`JwksFetch`] trait and its implementation over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,49 +12,49 @@ use super::resolver::GuardedResolver;
 use super::set::MAX_SET_BYTES;
 use crate::auth::RemoteKeys;
 
-/// The longest a fetch may take, whatever the configuration says (docs/security.md, J7).
+/// The longest time for a fetch, whatever the configuration says (docs/security.md, J7).
 const LONGEST_FETCH: Duration = Duration::from_secs(5);
 
-/// What an endpoint answered; nothing has parsed it yet.
+/// The response of an endpoint, not parsed yet.
 #[derive(Clone, Debug)]
 pub struct FetchedKeys {
     /// The body, at most 1 MiB.
     pub body: Vec<u8>,
-    /// The `max-age` of its Cache-Control, zero for `no-cache` and `no-store`, as sent.
+    /// The `max-age` of its `Cache-Control`, as sent; zero for `no-cache` and `no-store`.
     pub max_age: Option<Duration>,
 }
 
-/// Why a fetch gave nothing. No variant shows a part of the answer.
+/// Why a fetch failed. No variant shows a part of the response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The body is encoded; we ask for none and decompress nothing.
-    #[error("the answer is compressed")]
+    /// The body is compressed, although the request does not allow it. It is never decompressed.
+    #[error("the response is compressed")]
     Compressed,
-    /// `Content-Type` says it is something else than JSON.
-    #[error("the answer is not JSON")]
+    /// `Content-Type` is not one under which JSON is served.
+    #[error("the response is not JSON")]
     ContentType,
-    /// Name resolution, connection, TLS or transfer failed: the causes, outermost first, without the URL.
+    /// Name resolution, connection, TLS or transfer failed. Holds the causes, outermost first, without the URL.
     #[error("{0}")]
     Network(String),
-    /// Not 200; redirects are not followed.
-    #[error("the answer has status {0}")]
+    /// The status is not 200. Redirects are not followed.
+    #[error("the response has status {0}")]
     Status(u16),
     /// The whole fetch took longer than allowed.
-    #[error("no complete answer in time")]
+    #[error("no complete response in time")]
     Timeout,
-    /// More than 1 MiB.
-    #[error("the answer has more than 1 MiB")]
+    /// The body has more than 1 MiB.
+    #[error("the response has more than 1 MiB")]
     TooLarge,
 }
 
-/// The seam through which key sets are fetched.
+/// Fetches key sets. Tests replace the implementation.
 #[async_trait]
 pub trait JwksFetch: Send + Sync {
     /// Fetches the set at `remote.url` within `remote.timeout`.
     async fn fetch(&self, remote: &RemoteKeys) -> Result<FetchedKeys, FetchError>;
 }
 
-/// Fetches over HTTP: no redirect, no proxy, no decompression, no connection kept.
+/// Fetches over HTTP without redirects, proxies, decompression or persistent connections.
 #[derive(Clone, Debug)]
 pub struct HttpFetch {
     public: Client,
@@ -62,7 +62,10 @@ pub struct HttpFetch {
 }
 
 impl HttpFetch {
-    /// Sets up TLS with the system's trust store; fails where there is none.
+    /// Creates the clients, with TLS and the system's trust store.
+    ///
+    /// # Errors
+    /// The system has no trust store.
     pub fn new() -> Result<Self, FetchError> {
         Ok(Self { public: client(GuardedResolver::PublicAddresses)?, private: client(GuardedResolver::AnyAddress)? })
     }
@@ -108,13 +111,13 @@ fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError>
     };
     let content_type = content_type.to_str().unwrap_or_default().to_ascii_lowercase();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    // Object stores serve a set under the last three.
+    // Object stores serve key sets with these three types.
     let others = ["application/octet-stream", "binary/octet-stream", "text/plain"];
     let is_json = media_type == "application/json" || media_type.ends_with("+json");
     if is_json || others.contains(&media_type) { Ok(()) } else { Err(FetchError::ContentType) }
 }
 
-/// Reads piece by piece, so that neither a false length nor an endless body fills the memory (docs/security.md, J4).
+/// Reads the body in pieces, so that neither a false length nor an endless body fills memory (docs/security.md, J4).
 async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(network)? {
@@ -126,7 +129,7 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     Ok(body)
 }
 
-/// The shortest of all `max-age` directives (RFC 9111 section 5.2.2.1).
+/// Returns the shortest of all `max-age` directives (RFC 9111 section 5.2.2.1). `no-cache` and `no-store` count as 0.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let seconds = values.flat_map(|value| value.split(',')).filter_map(|directive| {
@@ -140,7 +143,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     seconds.min().map(Duration::from_secs)
 }
 
-#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+#[allow(clippy::needless_pass_by_value)] // the signature that `map_err` needs
 fn network(error: reqwest::Error) -> FetchError {
     let error = error.without_url();
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());

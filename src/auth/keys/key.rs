@@ -1,4 +1,4 @@
-//! One key that can verify: the JSON Web Key it came from, proven usable (RFC 7517 section 4, RFC 7518 section 6).
+//! Parses and checks one JSON Web Key, and verifies signatures with it (RFC 7517 section 4, RFC 7518 section 6).
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use serde_json::{Map, Value};
 use crate::auth::Algorithm;
 use crate::secret::Secret;
 
-/// The largest public exponent: four bytes. 65537 is what everybody uses; a huge one makes each check slow.
+/// The longest RSA public exponent, in bytes. 65537 is the usual one; a huge one makes each verification slow.
 const MAX_EXPONENT_BYTES: usize = 4;
 
 /// The shortest HMAC secret, in bytes: the hash's own length (RFC 7518 section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Secrets printed in documentation, long enough to pass for a real one (docs/security.md, T4).
+/// Secrets published in documentation that are long enough to pass the length check (docs/security.md, T4).
 const KNOWN_SECRETS: [&str; 5] = [
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
     "a-string-secret-at-least-256-bits-long",
@@ -29,33 +29,33 @@ const KNOWN_SECRETS: [&str; 5] = [
     "your-super-secret-jwt-token-with-at-least-32-characters-long",
 ];
 
-/// A key that verifies under exactly one algorithm.
+/// A key that verifies signatures of exactly one algorithm.
 pub(crate) struct Key {
     algorithm: Algorithm,
     kid: Option<String>,
     material: Material,
-    /// The public members that were read, and no others; `None` for a shared secret.
+    /// The public members that are used, without any others; `None` for a shared secret.
     public: Option<Map<String, Value>>,
 }
 
-/// The key itself, parsed once for all the signatures that it checks.
+/// The key material, parsed once for all verifications.
 enum Material {
     Public(ParsedPublicKey),
-    /// Wiped from memory when it is dropped.
+    /// Zeroed in memory on drop.
     Shared(DecodingKey),
 }
 
-/// The signature is not one by this key.
+/// The signature was not made with this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadSignature;
 
-/// Why a key of a set is not used.
+/// Why a key of a set is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRejection {
-    /// The issuer's `algorithms` has none for this key.
+    /// None of the issuer's `algorithms` fits this key.
     #[error("no algorithm of this issuer fits the key")]
     Algorithm,
-    /// An RSA key without `alg`, where the issuer accepts several RSA algorithms.
+    /// It is an RSA key without `alg`, and the issuer accepts several RSA algorithms.
     #[error("the key names no alg and several of this issuer's algorithms fit it")]
     AlgorithmAmbiguous,
     /// `crv` is not P-256, P-384 or Ed25519.
@@ -67,39 +67,39 @@ pub enum KeyRejection {
     /// `e` is even, below 3 or longer than four bytes.
     #[error("unacceptable RSA exponent")]
     Exponent,
-    /// `kid` is not a text.
-    #[error("kid is not a text")]
+    /// `kid` is not a string.
+    #[error("kid is not a string")]
     KeyId,
-    /// `key_ops` is no list with `verify`.
+    /// `key_ops` is not an array that contains `verify`.
     #[error("key_ops does not allow verify")]
     KeyOperations,
-    /// `kty` is not EC, OKP or RSA; a published set never gives a shared secret.
+    /// `kty` is not EC, OKP or RSA. A shared secret (`oct`) is never taken from a published set.
     #[error("unsupported key type")]
     KeyType,
     /// A member that the key type needs is missing or not base64url.
-    #[error("a member is missing or not base64url")]
+    #[error("a required member is missing or not base64url")]
     Malformed,
-    /// `n` is even or not of 2048 to 8192 bits.
-    #[error("the RSA modulus is even or not of 2048 to 8192 bits")]
+    /// `n` is even, or does not have 2048 to 8192 bits.
+    #[error("the RSA modulus is even, or does not have 2048 to 8192 bits")]
     Modulus,
     /// The coordinates have the wrong length or are not on the curve.
-    #[error("not a point of the curve")]
+    #[error("the coordinates are not a point on the curve")]
     Point,
-    /// The private half is published, so anybody may sign.
-    #[error("the private key is published with it")]
+    /// The private key is published with it, so anyone can sign.
+    #[error("the private key is published")]
     Private,
     /// `use` is not `sig`.
     #[error("use is not sig")]
     Use,
 }
 
-/// Why a text is no HMAC secret.
+/// The text is not acceptable as an HMAC secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a secret of at least 32 bytes, or one that is printed in documentation")]
+#[error("the secret is shorter than 32 bytes, one repeated byte, or a published example")]
 pub(crate) struct WeakSecret;
 
 impl Key {
-    /// The key of one JWK, under the one of `algorithms` that it is for.
+    /// Parses one JWK and determines its algorithm, which must be one of `algorithms`.
     pub(super) fn from_jwk(jwk: &Value, algorithms: &[Algorithm]) -> Result<Self, KeyRejection> {
         let jwk = jwk.as_object().ok_or(KeyRejection::Malformed)?;
         check_purpose(jwk)?;
@@ -114,7 +114,7 @@ impl Key {
         Ok(Self { algorithm, kid, material, public })
     }
 
-    /// A shared secret for HS256 (docs/security.md, T4).
+    /// Makes a key of a shared secret for HS256; rejects weak secrets (docs/security.md, T4).
     pub(crate) fn shared(secret: &Secret) -> Result<Self, WeakSecret> {
         let text = secret.expose();
         let same_byte = text.bytes().all(|byte| text.as_bytes().first() == Some(&byte));
@@ -124,7 +124,7 @@ impl Key {
         Ok(Self::of_secret(text.as_bytes()))
     }
 
-    /// An HMAC key of any bytes: published test vectors are not text.
+    /// Makes an HMAC key of any bytes, because the secrets of published test vectors are not text.
     #[cfg(test)]
     pub(crate) fn for_vectors(secret: &[u8]) -> Self {
         Self::of_secret(secret)
@@ -147,15 +147,15 @@ impl Key {
         self.public.as_ref()
     }
 
-    /// Whether both verify exactly the same tokens.
+    /// Whether both keys verify exactly the same tokens.
     pub(crate) fn is(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         Arc::ptr_eq(self, other) || (self.kid == other.kid && self.public.is_some() && self.public == other.public)
     }
 
-    /// Checks a signature in base64url over `message`: the only use of a signature primitive in this program.
+    /// Verifies a base64url signature of `message`. This is the only place that verifies signatures.
     ///
-    /// HMACs are compared in constant time by the primitive (docs/security.md, T20).
-    #[allow(clippy::disallowed_methods)] // the one place
+    /// The library compares HMACs in constant time (docs/security.md, T20).
+    #[allow(clippy::disallowed_methods)] // the only place that may call them
     pub(crate) fn verify(&self, message: &str, signature: &str) -> Result<(), BadSignature> {
         let message = message.as_bytes();
         let holds = match &self.material {
@@ -177,7 +177,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What a key is, by `kty` and `crv`.
+/// The kind of a key, from `kty` and `crv`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ed25519,
@@ -208,7 +208,7 @@ impl Kind {
         }
     }
 
-    /// The members that make up the public key, beside `kty`.
+    /// The members of the public key, without `kty`.
     const fn members(self) -> &'static [&'static str] {
         match self {
             Self::Ed25519 => &["crv", "x"],
@@ -227,7 +227,7 @@ impl Kind {
     }
 }
 
-/// How RSA signatures of this algorithm are checked; `None` if it is not an RSA algorithm.
+/// The RSA parameters of this algorithm; `None` if it is not an RSA algorithm.
 const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
     match algorithm {
         Algorithm::Ps256 => Some(&primitives::RSA_PSS_2048_8192_SHA256),
@@ -240,7 +240,7 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
     }
 }
 
-/// `use`, `key_ops`, and no private half (RFC 7517 sections 4.2 and 4.3).
+/// Checks `use` and `key_ops`, and that there is no private key (RFC 7517 sections 4.2 and 4.3).
 fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyRejection> {
     if jwk.get("use").is_some_and(|usage| usage != "sig") {
         return Err(KeyRejection::Use);
@@ -252,7 +252,7 @@ fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyRejection> {
     if jwk.contains_key("d") { Err(KeyRejection::Private) } else { Ok(()) }
 }
 
-/// The one algorithm of a key: its own `alg`, or else the only one of the issuer's that fits.
+/// Chooses a key's algorithm: its `alg`, or the only accepted algorithm that fits the key.
 fn choose_algorithm(jwk: &Map<String, Value>, kind: Kind, accepted: &[Algorithm]) -> Result<Algorithm, KeyRejection> {
     let named = match jwk.get("alg") {
         None => None,

@@ -1,7 +1,7 @@
-//! Where the keys of an issuer come from and which of them are used.
+//! Loads the keys of an issuer and selects the usable ones.
 //!
-//! [`KeySet`] holds usable keys only; `store` keeps one issuer's remote set current: `renewal` decides when, [`fetch`]
-//! knows how, `disk` keeps the last good set for the next start.
+//! [`KeySet`] holds only usable keys. `store` keeps one issuer's remote set current: `renewal` decides when to fetch,
+//! [`fetch`] fetches, and `disk` saves the last good set for the next start.
 
 pub(crate) mod disk;
 pub mod fetch;

@@ -1,69 +1,69 @@
-//! When a key set is fetched again: one decision, in one function, without a clock.
+//! Decides when a key set is fetched again. The decision is one pure function that takes ages, not a clock.
 
 use std::time::Duration;
 
-/// The least an endpoint's `max-age` may ask for (docs/security.md, J12).
+/// The lower bound for an endpoint's `max-age` (docs/security.md, J12).
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(30);
-/// The most it may ask for (docs/security.md, J12).
+/// The upper bound for an endpoint's `max-age` (docs/security.md, J12).
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// The wait after the first failure; it doubles with each further one.
+/// The wait after the first failure; it doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
-/// When one endpoint's set is renewed.
+/// The settings that decide when one endpoint's set is renewed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RenewalPolicy {
     /// The longest time between two renewals.
     pub(crate) refresh: Duration,
-    /// The shortest time between two renewals that unknown keys ask for.
+    /// The shortest time between two renewals because of unknown keys.
     pub(crate) cooldown: Duration,
-    /// Which part of a wait passes before renewal, above 0, at most 1: below 1 renews before expiry, and a value drawn
-    /// per process keeps a fleet from asking in step.
+    /// The factor by which a wait is shortened, above 0 and at most 1. Below 1 the set is renewed before it expires; a
+    /// random value per process keeps a fleet from fetching at the same time.
     pub(crate) spread: f64,
 }
 
 /// Why a renewal is considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// Time passes.
+    /// The refresh interval or a backoff may have passed.
     Schedule,
     /// A token names a key that no set has.
     UnknownKey,
 }
 
-/// How long ago what happened; `None`: never.
+/// The time since each event; `None` if it never happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Age {
-    /// Since the last fetch that gave a set.
+    /// Since the last fetch that succeeded.
     pub(crate) success: Option<Duration>,
     /// Since the last fetch that failed.
     pub(crate) failure: Option<Duration>,
-    /// Since the last fetch that an unknown key asked for.
+    /// Since the last fetch because of an unknown key.
     pub(crate) demand: Option<Duration>,
     /// Failures since the last success.
     pub(crate) failures: u32,
-    /// What the endpoint's `max-age` asked for.
+    /// The endpoint's `max-age`.
     pub(crate) max_age: Option<Duration>,
 }
 
-/// What to do.
+/// The decision about a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
     /// Fetch now.
     Fetch,
-    /// Not before this has passed.
+    /// Fetch once this time has passed.
     Wait(Duration),
 }
 
 impl RenewalPolicy {
-    /// Whether to fetch now.
+    /// Decides whether to fetch now.
     pub(crate) fn decide(&self, age: Age, cause: Cause) -> Renewal {
         match cause {
             Cause::Schedule if age.failures > 0 => Renewal::after(self.backoff(age.failures), age.failure),
             Cause::Schedule => Renewal::after(self.lifetime(age.max_age), age.success),
-            // Failures count for the cool-down too; a renewal by schedule does not, or a key published right after
-            // one would be unknown for a whole cool-down.
+            // Failures start the cool-down too. Scheduled renewals do not: otherwise a key published right after one
+            // would stay unknown for a whole cool-down.
             Cause::UnknownKey => {
                 let failed = age.failure.filter(|_| age.failures > 0);
                 let latest = age.demand.into_iter().chain(failed).min();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_renews_at_the_asked_time_within_bounds() {
+    fn the_schedule_follows_max_age_within_its_bounds() {
         use Renewal::{Fetch, Wait};
         for (success, max_age, expected) in [
             (None, None, Fetch),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn t6_an_unknown_key_asks_once_per_cooldown() {
+    fn t6_an_unknown_key_causes_one_fetch_per_cooldown() {
         use Renewal::{Fetch, Wait};
         for (success, failure, failures, demand, expected) in [
             (None, None, 0, None, Fetch),
@@ -148,7 +148,7 @@ mod tests {
             (ago(0), None, 0, ago(30), Fetch),
             (None, ago(10), 1, None, Wait(secs(20))), // failures count too
             (None, ago(10), 1, ago(5), Wait(secs(25))),
-            (ago(1), ago(10), 0, None, Fetch), // but not those before a success
+            (ago(1), ago(10), 0, None, Fetch), // but not failures before a success
             (None, ago(30), 9, ago(31), Fetch),
         ] {
             let age = Age { success, failure, demand, failures, max_age: None };
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_renews_before_expiry() {
+    fn a_spread_below_1_renews_before_expiry() {
         let early = RenewalPolicy { spread: 0.75, ..POLICY };
         let age = Age { success: ago(0), ..Age::default() };
         assert_eq!(early.decide(age, Cause::Schedule), Renewal::Wait(secs(450)));

@@ -1,13 +1,13 @@
-//! Which addresses a key endpoint's name may mean (docs/security.md, J6).
+//! Limits the addresses to which a key endpoint's name may resolve (docs/security.md, J6).
 //!
-//! The addresses that pass are the ones connected to, so a name that changes its mind between check and use gains
-//! nothing. An address written in the URL itself is the operator's own word and never comes here.
+//! The client connects to the very addresses that passed the check, so DNS rebinding has no effect. A URL with a
+//! literal IP address is not checked here: the operator wrote it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Resolves names and keeps the allowed addresses.
+/// Resolves names and keeps only the allowed addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GuardedResolver {
     /// Any address, as `private_address` allows.
@@ -33,14 +33,14 @@ impl Resolve for GuardedResolver {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed: Vec<SocketAddr> = found.filter(|found| resolver.allows(name.as_str(), found.ip())).collect();
             if allowed.is_empty() {
-                return Err("the name has no address that may be asked (see `private_address`)".into());
+                return Err("the name resolves to no public address (see `private_address`)".into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
 }
 
-/// `localhost` and names below it (RFC 6761 section 6.3).
+/// Whether the name is `localhost` or below it (RFC 6761 section 6.3).
 fn is_localhost(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost")
@@ -53,7 +53,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Outside the special-purpose registry (RFC 6890); cloud metadata is link-local.
+/// Whether the address is outside the special-purpose registry (RFC 6890). Cloud metadata addresses are link-local.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let special = address.is_loopback()
@@ -68,7 +68,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Inside 2000::/3, the only part given out (RFC 4291 section 2.4), and not carrying an IPv4 address that is special.
+/// Whether the address is in 2000::/3, the only allocated global unicast range (RFC 4291 section 2.4). An embedded IPv4
+/// address is judged instead, if there is one.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let embedded = match (a, b) {
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn j6_only_public_addresses_are_asked() {
+    fn j6_only_public_addresses_are_allowed() {
         let guard = GuardedResolver::PublicAddresses;
         for address in ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"] {
             assert!(guard.allows("auth.example.com", address.parse().unwrap()), "{address}");
@@ -138,10 +139,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn j6_a_name_that_means_loopback_is_refused_unless_it_says_so() {
+    async fn j6_a_name_that_resolves_to_loopback_is_rejected_unless_it_is_localhost() {
         let resolve = |host: &str| GuardedResolver::PublicAddresses.resolve(host.parse().unwrap());
         assert!(resolve("localhost").await.is_ok());
-        // The resolver of the system reads a short form of 127.0.0.1; reqwest would hand such a name to us.
+        // The system's resolver understands this short form of 127.0.0.1; reqwest passes such a name to the resolver.
         assert!(resolve("127.1").await.is_err());
     }
 }

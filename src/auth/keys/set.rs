@@ -1,4 +1,4 @@
-//! A set of usable keys (RFC 7517 section 5).
+//! Parses a JSON Web Key Set into usable keys (RFC 7517 section 5).
 
 use std::sync::Arc;
 
@@ -8,71 +8,74 @@ use super::key::{Key, KeyRejection};
 use crate::auth::Algorithm;
 use crate::json;
 
-/// Bytes of a set; more is no key set (docs/security.md, J4).
+/// The most bytes of a key set; a longer one is rejected (docs/security.md, J4).
 pub(crate) const MAX_SET_BYTES: usize = 1 << 20;
 
-/// Keys in a set, usable or not; more is no key set (docs/security.md, J4).
+/// The most keys in a set, usable or not; a set with more is rejected (docs/security.md, J4).
 const MAX_KEYS: usize = 100;
 
-/// Keys that are each proven usable; never empty.
+/// A set of keys that all passed the checks. Never empty.
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Arc<Key>>,
 }
 
-/// A set, and what of it is not used.
+/// A parsed key set: the usable keys and the rejected ones.
 #[derive(Debug)]
 pub struct ParsedKeys {
     /// The usable keys.
     pub set: KeySet,
-    /// The others, for the log and for `shapegate check`.
+    /// The rejected keys, for the log and for `shapegate check`.
     pub rejected: Vec<RejectedKey>,
 }
 
-/// A key of a set that is not used.
+/// A rejected key of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedKey {
-    /// Its place in `keys`, from 0.
+    /// Its position in `keys`, from 0.
     pub index: usize,
-    /// Its `kid`, where it has one.
+    /// Its `kid`, if it has one.
     pub kid: Option<String>,
-    /// What is wrong with it.
+    /// Why it was rejected.
     pub reason: KeyRejection,
 }
 
-/// Why a document is no key set.
+/// Why a document is not accepted as a key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Not a JSON object with a list `keys`, or one with a duplicate member.
+    /// The document is not a JSON object with an array `keys`, or has a duplicate member.
     #[error("not a JSON Web Key Set")]
     Malformed,
     /// `keys` is empty, or no key in it is usable.
     #[error("no usable key, first problem: {}", .0.map_or("the set is empty".to_owned(), |reason| reason.to_string()))]
     NoUsableKey(Option<KeyRejection>),
-    /// More than 1 MiB.
+    /// The document has more than 1 MiB.
     #[error("more than 1 MiB")]
     TooLarge,
-    /// More than 100 keys.
+    /// The set has more than 100 keys.
     #[error("more than 100 keys")]
     TooManyKeys,
 }
 
-/// Why no key of a set is the one for a token.
+/// Why a set has no key for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoKey {
-    /// The token has no `kid` and several keys fit its algorithm.
+    /// The token has no `kid`, and several keys have its algorithm.
     Ambiguous,
     /// The key with this `kid` is for another algorithm.
     Mismatch,
-    /// No key has this `kid`, or none fits a token without one.
+    /// No key has this `kid`; or the token has no `kid`, and no key has its algorithm.
     Unknown,
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set and keeps the keys usable under one of `algorithms` (docs/security.md, J1 to
+    /// Parses a JSON Web Key Set and keeps the keys that are usable with one of `algorithms` (docs/security.md, J1 to
     /// J5).
     ///
-    /// A bad key is left out and reported; of usable keys with one `kid` none is kept.
+    /// A bad key is left out and reported. If several usable keys have the same `kid`, none of them is kept.
+    ///
+    /// # Errors
+    /// The document is not a key set, has more than 1 MiB or more than 100 keys, or none of its keys is usable.
     pub fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<ParsedKeys, KeySetError> {
         if bytes.len() > MAX_SET_BYTES {
             return Err(KeySetError::TooLarge);
@@ -97,7 +100,7 @@ impl KeySet {
         Ok(ParsedKeys { set: Self { keys }, rejected })
     }
 
-    /// The kept keys as a JSON Web Key Set, public members only.
+    /// Returns the usable keys as a JSON Web Key Set with their public members only.
     pub fn to_json(&self) -> Value {
         json!({ "keys": self.keys.iter().filter_map(|key| key.public()).collect::<Vec<_>>() })
     }
@@ -113,14 +116,14 @@ impl KeySet {
         self.keys.iter().any(|held| held.is(key))
     }
 
-    /// Whether both sets hold the same keys, whatever their order.
+    /// Whether both sets hold the same keys, in any order.
     pub(crate) fn same_keys(&self, other: &Self) -> bool {
         self.len() == other.len() && self.keys.iter().all(|key| other.holds(key))
     }
 
-    /// The key for a token with this `kid` and algorithm.
+    /// Finds the key for a token with this `kid` and algorithm. Earlier sets in `sets` take precedence.
     ///
-    /// A token without `kid` has a key where exactly one of the set fits; several sets count as one, `sets` in order.
+    /// For a token without `kid`, exactly one key of all sets must have its algorithm.
     pub(crate) fn find(sets: &[&Self], kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Key>, NoKey> {
         let mut keys = sets.iter().flat_map(|set| &set.keys);
         if kid.is_some() {
@@ -129,7 +132,7 @@ impl KeySet {
         }
         let mut fitting = keys.filter(|key| key.algorithm() == algorithm);
         let key = fitting.next().ok_or(NoKey::Unknown)?;
-        // The same key in the fixed and in the remote set is one key.
+        // A key that is in both the fixed and the remote set counts once.
         if fitting.any(|other| !other.is(key)) { Err(NoKey::Ambiguous) } else { Ok(Arc::clone(key)) }
     }
 }
@@ -138,7 +141,7 @@ fn kid_of(jwk: &Value) -> Option<String> {
     jwk.get("kid").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Which of two keys a `kid` means would be chance, so neither is used (docs/security.md, J1).
+/// Rejects all keys that share a `kid`, because the `kid` does not say which of them is meant (docs/security.md, J1).
 fn drop_duplicates(usable: &mut Vec<(usize, Arc<Key>)>, rejected: &mut Vec<RejectedKey>) {
     let kids: Vec<_> = usable.iter().filter_map(|(_, key)| key.kid().map(str::to_owned)).collect();
     let (duplicates, unique) = std::mem::take(usable)

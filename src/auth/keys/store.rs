@@ -1,4 +1,4 @@
-//! The remote key set of one issuer: swapped whole, read without a lock, fetched by one task at a time.
+//! Holds the remote key set of one issuer. Readers take no lock, and at most one task fetches at a time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,31 +19,31 @@ use crate::clock::{Clock, UnixTime};
 /// The shortest `Retry-After`.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
-/// What every issuer shares: the time, the network, the directory of the last good sets.
+/// What all issuers share: the clock, the fetcher and the directory of the saved key sets.
 pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fetcher: Arc<dyn JwksFetch>,
     pub(crate) state: Option<PathBuf>,
 }
 
-/// How the keys of one issuer stand, for `/readyz` and `/metrics`.
+/// The state of one issuer's keys, for `/readyz` and `/metrics`.
 #[derive(Clone, Debug)]
 pub struct KeyStatus {
     /// The `iss`.
     pub issuer: String,
-    /// Keys in use now.
+    /// Usable keys.
     pub keys: usize,
-    /// Keys of the last fetched set that are not used, for any reason of [`super::KeyRejection`].
+    /// Keys of the last fetched set that were rejected, for any reason of [`super::KeyRejection`].
     pub rejected: usize,
-    /// Since the remote set was fetched; `None` where there is none.
+    /// The age of the remote set; `None` if there is none.
     pub age: Option<Duration>,
-    /// Fetches that gave a set.
+    /// Fetches that succeeded.
     pub refreshes_ok: u64,
-    /// Fetches that gave none.
+    /// Fetches that failed.
     pub refreshes_failed: u64,
     /// Writes of the set to disk that failed.
     pub saves_failed: u64,
-    /// Whether there is a key to check tokens with.
+    /// Whether there is at least one usable key.
     pub ready: bool,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Snapshot {
     usable_until: UnixTime,
 }
 
-/// The set of one endpoint, and how it is kept current.
+/// The key set of one endpoint, with everything needed to refresh it.
 pub(crate) struct RemoteStore {
     issuer: Arc<str>,
     remote: RemoteKeys,
@@ -66,13 +66,13 @@ pub(crate) struct RemoteStore {
     clock: Arc<dyn Clock>,
     fetcher: Arc<dyn JwksFetch>,
     disk: Option<DiskCopy>,
-    /// One write at a time, or an older set could end up above a newer one.
+    /// Allows one write at a time. Otherwise an older set could replace a newer one on disk.
     saving: Mutex<()>,
     current: ArcSwapOption<Snapshot>,
     progress: watch::Sender<Progress>,
 }
 
-/// What the fetches did so far; waiting requests watch it.
+/// The state of the fetches. Waiting requests watch it.
 #[derive(Debug, Default)]
 struct Progress {
     running: bool,
@@ -85,18 +85,18 @@ struct Progress {
     saves_failed: u64,
 }
 
-/// What looking for an unknown key came to, after a fetch where one was due.
+/// The outcome of a search for an unknown key, after a fetch if one was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// The set is as current as it may be: what it lacks does not exist.
+    /// The set is current: a key that it lacks does not exist.
     Current,
-    /// No telling: there is no set, or the endpoint fails. Ask again after this.
+    /// There is no usable set, or the endpoint fails, so the key may exist. Try again after this time.
     Unavailable(Duration),
 }
 
 impl RemoteStore {
-    /// A store that starts from what `before` has of the same endpoint, else from the last good set on disk, where
-    /// `state` has one young enough. Blocks for the file.
+    /// Creates a store. It starts with the keys that `before` fetched from the same URL, or else with the last good set
+    /// on disk. Reading the file blocks.
     pub(crate) fn new(
         issuer: Arc<str>,
         remote: RemoteKeys,
@@ -128,17 +128,19 @@ impl RemoteStore {
         store
     }
 
-    /// Whether this is the store of `remote` and `algorithms`.
+    /// Whether this store has these settings and algorithms.
     pub(crate) fn is(&self, remote: &RemoteKeys, algorithms: &[Algorithm]) -> bool {
         self.remote == *remote && self.algorithms == algorithms
     }
 
-    /// Where its set comes from.
+    /// The settings of the endpoint.
     pub(crate) const fn place(&self) -> &RemoteKeys {
         &self.remote
     }
 
-    /// Takes over the set of the same endpoint, as far as the algorithms of now allow; a fetch comes at once anyway.
+    /// Takes over the keys of `before` if its URL is the same, except those that the current algorithms do not allow.
+    ///
+    /// Returns whether it did. The set is fetched at once in any case.
     fn start_from(&self, before: &Self) -> bool {
         let before = Some(before).filter(|before| before.remote.url == self.remote.url);
         let Some(known) = before.and_then(|before| before.current.load_full()) else { return false };
@@ -152,18 +154,18 @@ impl RemoteStore {
         match disk.load(&self.algorithms, self.clock.now()) {
             Ok(saved) => self.publish(saved.set, 0, saved.fetched_at, saved.max_age),
             Err(error) if error.is_absence() => {}
-            Err(error) => tracing::warn!(issuer = %self.issuer, %error, "kept key set ignored"),
+            Err(error) => tracing::warn!(issuer = %self.issuer, %error, "saved key set ignored"),
         }
     }
 
-    /// The current snapshot; [`usable`] says whether it may still be used.
+    /// Returns the current snapshot. [`usable`] tells whether it is still young enough.
     pub(crate) fn load(&self) -> Guard<Option<Arc<Snapshot>>> {
         self.current.load()
     }
 
-    /// Fetches because a token names an unknown key, where the policy allows it; joins a fetch under way.
+    /// Fetches because a token names an unknown key, if the policy allows it, or waits for the fetch in progress.
     ///
-    /// However many requests wait, one fetch serves them, and none is ended because a request is.
+    /// One fetch serves all waiting requests. It continues if a waiting request is cancelled.
     pub(crate) async fn demand(self: &Arc<Self>) -> Demand {
         self.begin(Cause::UnknownKey);
         self.settled().await;
@@ -174,7 +176,7 @@ impl RemoteStore {
         Demand::Current
     }
 
-    /// The time to the next fetch that the policy allows; at least 1 s.
+    /// The time until the policy allows the next fetch; at least 1 s.
     pub(crate) fn retry_after(&self) -> Duration {
         let age = self.age(&self.progress.borrow());
         let wait = |cause| match self.policy.decide(age, cause) {
@@ -184,7 +186,7 @@ impl RemoteStore {
         wait(Cause::Schedule).min(wait(Cause::UnknownKey)).max(SHORTEST_RETRY)
     }
 
-    /// Keeps the set current for as long as it is polled; the first fetch is at once.
+    /// Keeps the set current while it is polled. A set that is due is fetched at once.
     pub(crate) async fn keep_current(self: Arc<Self>) {
         loop {
             let renewal = self.begin(Cause::Schedule);
@@ -195,7 +197,7 @@ impl RemoteStore {
         }
     }
 
-    /// Starts a fetch where the policy says so and none is running.
+    /// Starts a fetch if the policy says so and none is running.
     fn begin(self: &Arc<Self>, cause: Cause) -> Renewal {
         let mut renewal = Renewal::Wait(Duration::ZERO);
         self.progress.send_if_modified(|progress| {
@@ -225,7 +227,7 @@ impl RemoteStore {
             self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
         for RejectedKey { index, kid, reason } in &parsed.rejected {
-            tracing::warn!(issuer = %self.issuer, index, kid = ?kid, %reason, "key not used");
+            tracing::warn!(issuer = %self.issuer, index, kid = ?kid, %reason, "key rejected");
         }
         self.publish(parsed.set, parsed.rejected.len(), self.clock.now(), max_age);
         Ok(())
@@ -264,7 +266,7 @@ impl RemoteStore {
         }
     }
 
-    /// How this store stands; keys of a fixed set are not counted.
+    /// Returns the state of this store, without the keys of a fixed set.
     pub(crate) fn status(&self) -> KeyStatus {
         let (now, progress, current) = (self.clock.now(), self.progress.borrow(), self.load());
         let keys = usable(&current, now).map_or(0, KeySet::len);
@@ -281,7 +283,7 @@ impl RemoteStore {
     }
 }
 
-/// The keys of a snapshot, where it is not too old at `now`.
+/// Returns the keys of a snapshot, if it is not too old at `now`.
 pub(crate) fn usable(snapshot: &Option<Arc<Snapshot>>, now: UnixTime) -> Option<&KeySet> {
     snapshot.as_ref().filter(|snapshot| now < snapshot.usable_until).map(|snapshot| &snapshot.set)
 }
@@ -307,7 +309,7 @@ impl Progress {
     }
 }
 
-/// One fetch under way. However it ends, a panic included, its end is published, or requests would wait for ever.
+/// One fetch in progress. Its drop publishes the end even after a panic, so that no request waits forever.
 struct Attempt {
     store: Arc<RemoteStore>,
     fetched: bool,

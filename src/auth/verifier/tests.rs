@@ -21,7 +21,7 @@ mod successor;
 mod vectors;
 mod verdicts;
 
-/// A verifier over scripted keys at a time that the test moves.
+/// A verifier with scripted key fetches and a manual clock.
 struct Setup {
     verifier: Arc<TokenVerifier>,
     clock: Arc<ManualClock>,
@@ -104,7 +104,7 @@ async fn a_principal_carries_what_the_token_proves() {
 }
 
 #[tokio::test]
-async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
+async fn subject_keys_differ_by_issuer_and_subject_or_by_token() {
     let (key, other) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
     let second = IssuerSettings { issuer: "https://other".to_owned(), ..issuer(fixed(&[&other])) };
     let setup = setup(vec![issuer(fixed(&[&key])), second]);
@@ -129,7 +129,7 @@ async fn budgets_are_per_subject_of_an_issuer_or_per_token() {
 }
 
 #[test]
-fn t4_weak_secrets_stop_the_start() {
+fn t4_weak_secrets_are_rejected_at_start() {
     for secret in ["", "a", &SECRET[..31], &"a".repeat(64), "a-string-secret-at-least-256-bits-long"] {
         let error = try_new(vec![shared_issuer(secret)]).err().unwrap();
         assert!(matches!(error, VerifierError::Issuer { reason: IssuerError::WeakSecret, .. }), "{secret}");
@@ -138,7 +138,7 @@ fn t4_weak_secrets_stop_the_start() {
 }
 
 #[test]
-fn an_issuer_that_cannot_work_stops_the_start() {
+fn an_issuer_that_cannot_work_is_rejected_at_start() {
     let key = TestKey::ed25519("k");
     let good = || issuer(fixed(&[&key]));
     let shared = || KeySource::Shared(Secret::new(SECRET));
@@ -161,7 +161,7 @@ fn an_issuer_that_cannot_work_stops_the_start() {
 }
 
 #[tokio::test]
-async fn expired_is_said_only_once_the_signature_holds() {
+async fn expired_is_reported_only_if_the_signature_is_valid() {
     let (key, stranger) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let expired = with(&json!({ "exp": NOW.as_secs() - 1 }));
@@ -186,7 +186,7 @@ async fn t14_issuer_and_audience_are_compared_exactly() {
 }
 
 #[tokio::test]
-async fn t14_a_key_counts_for_its_own_issuer_only() {
+async fn t14_a_key_verifies_tokens_of_its_own_issuer_only() {
     let (a, b, shared) = (TestKey::ed25519("k"), TestKey::ed25519("k"), TestKey::hmac(SECRET.as_bytes()));
     let second = IssuerSettings { issuer: "https://b".to_owned(), ..issuer(fixed(&[&b])) };
     let third = IssuerSettings { issuer: "https://c".to_owned(), ..shared_issuer(SECRET) };

@@ -238,11 +238,11 @@ fn named_upstreams_and_those_who_name_them() {
         (by("map = {}"), "7: shape[0].upstream.map: is empty: the rule would deny everybody"),
         (
             by("map = { x = 'acme-db' }").replace("claims.t", "query.t"),
-            "7: shape[0].upstream: `claim` reads claims and nothing else: the query is the client's",
+            "7: shape[0].upstream: `claim` must read claims only: a client could choose anything else",
         ),
         (
             by("map = { x = 'acme-db' }").replace("where = 'none'", "where = 'none'\npublic = true"),
-            "8: shape[0].upstream: reads claims, but the rule is public and a public request has none",
+            "8: shape[0].upstream: reads claims, but the rule is public and a public request has no token",
         ),
         (
             by("mapp = { x = 'acme-db' }"),
@@ -266,7 +266,7 @@ fn named_upstreams_and_those_who_name_them() {
 
 #[test]
 fn issuer() {
-    let known = "known are EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
+    let known = "supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
     let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
     let url = "jwks.url = 'https://e'\n";
     let shared = "hs256.env = 'AUTH_SECRET'\n";

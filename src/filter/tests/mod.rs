@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 
 use super::{ClientFilter, FilterError};
 
-/// `$1` = a uuid, `$2` = a text with all that quotes, `$3` = an array, `$4` = a pattern.
+/// `$1` = a uuid, `$2` = a text with all that quotes, `$3` = an array, `$4` = a pattern, `$5` = one that ends in a lone
+/// backslash, `$6` = one that ends in a whole one.
 pub(crate) fn params() -> BTreeMap<u32, String> {
-    let values = ["6b1c0a52-7d2f-4c6e-9a51-0d3f5a3f9f10", "o'x\\\" $1 -- ;", "{x,\"y z\"}", "a%n"];
+    let values = ["6b1c0a52-7d2f-4c6e-9a51-0d3f5a3f9f10", "o'x\\\" $1 -- ;", "{x,\"y z\"}", "a%n", "a\\", "a\\\\"];
     (1..).zip(values.map(str::to_owned)).collect()
 }
 

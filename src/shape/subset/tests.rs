@@ -1,4 +1,4 @@
-//! The body firewall: what it takes, what it refuses, and that no text gets through as it came.
+//! Subsets: what is accepted, what is rejected, and that no text of a client is forwarded unchanged.
 
 use proptest::prelude::*;
 
@@ -8,13 +8,13 @@ fn columns() -> Vec<String> {
     ["id", "title", "done"].map(str::to_owned).to_vec()
 }
 
-/// The body made of a body.
+/// Returns the body for Electric that is built from a client's body.
 fn passed(body: &str) -> Value {
     let made = SubsetQuery::from_body(body.as_bytes()).and_then(|subset| subset.body(Some(&columns())));
     serde_json::from_str(&made.unwrap_or_else(|errors| panic!("{body}: {errors:?}"))).unwrap()
 }
 
-/// The errors of a body, as `name: problem`.
+/// Returns the errors of a body, as `name: problem`.
 fn errors(body: &str) -> Vec<String> {
     let made = SubsetQuery::from_body(body.as_bytes()).and_then(|subset| subset.body(Some(&columns())));
     let errors = made.expect_err(body);
@@ -51,11 +51,11 @@ fn fields_and_their_values() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-fn what_is_not_a_subset_is_refused() {
+fn a_body_that_is_not_a_subset_is_rejected() {
     let body = "body: is not one JSON object without duplicate members";
-    let field = "body: takes where, params, order_by, limit and offset, nothing else";
-    let beside = "subset: must be an object with nothing beside it";
-    let params = "subset.params: must be an object of texts, numbers and booleans, its members named by numbers from 1";
+    let field = "body: may contain only where, params, order_by, limit and offset";
+    let beside = "subset: must be an object and the only member of the body";
+    let params = "subset.params: must be an object of strings, numbers and booleans, with numbers from 1 as names";
     let limit = "subset.limit: must be a whole number greater than 0";
     let offset = "subset.offset: must be a whole number, 0 or greater";
     let ordered = "subset.order_by: is required when limit or offset is present";
@@ -76,7 +76,7 @@ fn what_is_not_a_subset_is_refused() {
         (r#"{"limit":1e999}"#, body),
         (&deep, body),
         (&long, body),
-        // What would replace the shape.
+        // Members that would replace the shape.
         (r#"{"table":"items"}"#, field),
         (r#"{"columns":["secret"]}"#, field),
         (r#"{"queryable_columns":["secret"]}"#, field),
@@ -97,12 +97,12 @@ fn what_is_not_a_subset_is_refused() {
         (r#"{"subset":null,"where":"true"}"#, beside),
         (r#"{"subset":[]}"#, beside),
         (r#"{"subset":"{}"}"#, beside),
-        // Values.
-        (r#"{"where":7}"#, "subset.where: must be a text"),
-        (r#"{"where":["true"]}"#, "subset.where: must be a text"),
-        (r#"{"where":{"sql":"true"}}"#, "subset.where: must be a text"),
+        // Wrong values.
+        (r#"{"where":7}"#, "subset.where: must be a string"),
+        (r#"{"where":["true"]}"#, "subset.where: must be a string"),
+        (r#"{"where":{"sql":"true"}}"#, "subset.where: must be a string"),
         (r#"{"where":""}"#, "subset.where: empty"),
-        (r#"{"order_by":["id"]}"#, "subset.order_by: must be a text"),
+        (r#"{"order_by":["id"]}"#, "subset.order_by: must be a string"),
         (r#"{"order_by":"id; DROP TABLE t"}"#, "subset.order_by: a semicolon"),
         (r#"{"order_by":"(SELECT 1)"}"#, "subset.order_by: order_by takes columns, ASC or DESC, NULLS FIRST or LAST"),
         (r#"{"params":[1]}"#, params),
@@ -129,11 +129,11 @@ fn what_is_not_a_subset_is_refused() {
     ] {
         assert_eq!(errors(attack)[0], expected, "{attack}");
     }
-    assert_eq!(errors(r#"{"where":1,"limit":0,"x":1}"#).len(), 3, "all of them at once");
+    assert_eq!(errors(r#"{"where":1,"limit":0,"x":1}"#).len(), 3, "all errors at once");
 }
 
 #[test]
-fn depth_and_length_end_where_they_should() {
+fn depth_and_length_are_limited() {
     let deep = |depth: usize| format!(r#"{{"where_expr":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
     passed(&deep(100));
     let long = |length: usize| format!(r#"{{"where_expr":"{}"}}"#, "x".repeat(length - r#"{"where_expr":""}"#.len()));
@@ -142,7 +142,7 @@ fn depth_and_length_end_where_they_should() {
 }
 
 #[test]
-fn parameters_of_a_query_are_as_strict() {
+fn query_parameters_are_checked_as_strictly_as_a_body() {
     let mut subset = SubsetQuery::default();
     for (field, text) in [
         (SubsetField::Limit, ""),
@@ -161,7 +161,7 @@ fn parameters_of_a_query_are_as_strict() {
     assert_eq!(subset, SubsetQuery::default());
 }
 
-/// JSON of any kind, rich in the names that mean something.
+/// Generates any JSON, often with the names of subset fields.
 fn any_json() -> impl Strategy<Value = Value> {
     let name = prop_oneof![
         prop::sample::select(vec![
@@ -214,7 +214,7 @@ fn check(body: &[u8]) -> Result<bool, TestCaseError> {
         };
         prop_assert!(fits, "{}", made);
     }
-    // What goes out would come in as the same.
+    // The built body parses to the same body.
     let again = SubsetQuery::from_body(made.as_bytes()).and_then(|subset| subset.body(Some(&columns())));
     prop_assert_eq!(again, Ok(made));
     Ok(true)
@@ -224,7 +224,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn any_json_gives_fields_of_a_subset_or_nothing(json in any_json()) {
+    fn any_json_gives_a_subset_or_an_error(json in any_json()) {
         check(json.to_string().as_bytes())?;
     }
 

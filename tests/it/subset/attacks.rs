@@ -237,7 +237,7 @@ async fn other_spellings_of_parameters_are_rejected() {
 async fn rules_without_filters_or_subsets_reject_both() {
     let gate = gate().await;
     let token = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
-    let refused = json!({ "query": ["has a reserved parameter (where, params, columns, subset, secret and the like); the rule sets it"] });
+    let refused = json!({ "query": ["has a reserved parameter (such as where, params, columns, subset or secret), which only the rule may set"] });
     for (target, attack) in [
         ("/v1/shape?table=items&offset=-1", "where=true"),
         ("/v1/shape?table=items&offset=-1", "params[1]=x"),

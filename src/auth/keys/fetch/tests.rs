@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::auth::testing::remote_keys;
 
-/// Serves every connection by `answer`, after its request's head was read; the number of connections, and the URL.
+/// Serves every connection with `answer`, once the head of its request was read. Returns the number of connections and
+/// the endpoint.
 async fn serve<F: Future<Output = ()> + Send>(
     answer: impl Fn(TcpStream) -> F + Send + Sync + 'static,
 ) -> (Arc<AtomicUsize>, RemoteKeys) {
@@ -53,7 +54,7 @@ async fn a_set_is_fetched_with_its_max_age() {
 }
 
 #[test]
-fn j12_the_shortest_of_all_directives_counts() {
+fn j12_the_shortest_of_all_cache_directives_applies() {
     for (values, expected) in [
         (vec!["max-age=90"], Some(90)),
         (vec!["MAX-AGE=\"90\" , public"], Some(90)),
@@ -74,7 +75,7 @@ fn j12_the_shortest_of_all_directives_counts() {
 }
 
 #[tokio::test]
-async fn j5_only_200_counts() {
+async fn j5_only_status_200_is_accepted() {
     for (line, status) in
         [("204 No Content", 204), ("304 Not Modified", 304), ("404 Not Found", 404), ("503 Oops", 503)]
     {
@@ -84,7 +85,7 @@ async fn j5_only_200_counts() {
 }
 
 #[tokio::test]
-async fn j5_other_content_is_refused() {
+async fn j5_other_content_types_are_rejected() {
     for content_type in ["text/html", "text/html; charset=utf-8", "application/xml", "image/png", "", "json"] {
         let result = fetch_text(ok(&format!("content-type: {content_type}\r\n"), "{}")).await;
         assert_eq!(result.unwrap_err(), FetchError::ContentType, "{content_type}");
@@ -95,7 +96,7 @@ async fn j5_other_content_is_refused() {
 }
 
 #[tokio::test]
-async fn j5_nothing_is_decompressed() {
+async fn j5_compressed_responses_are_rejected() {
     for encoding in ["gzip", "br", "zstd", "deflate", "gzip, gzip"] {
         let result = fetch_text(ok(&format!("content-encoding: {encoding}\r\n"), "\u{1f}")).await;
         assert_eq!(result.unwrap_err(), FetchError::Compressed, "{encoding}");
@@ -113,7 +114,7 @@ async fn j6_a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn j4_a_huge_body_is_cut_while_it_streams() {
+async fn j4_a_huge_body_is_rejected_while_it_streams() {
     let endless = |head: &'static str| {
         serve(move |mut stream| async move {
             let _ = stream.write_all(head.as_bytes()).await;
@@ -130,7 +131,7 @@ async fn j4_a_huge_body_is_cut_while_it_streams() {
 }
 
 #[tokio::test]
-async fn a_truncated_body_is_no_body() {
+async fn a_truncated_body_is_an_error() {
     let result = fetch_text("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"keys\":[]}").await;
     assert!(matches!(result.unwrap_err(), FetchError::Network(_)));
 }
@@ -140,7 +141,7 @@ async fn j7_the_whole_fetch_is_bounded_in_time() {
     for head in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"] {
         let (_, remote) = serve(move |mut stream| async move {
             let _ = stream.write_all(head.as_bytes()).await;
-            // Slower than the limit in all, faster in each piece.
+            // The whole response takes longer than the limit, each piece of it does not.
             for _ in 0..100 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 if !head.is_empty() && stream.write_all(b"a").await.is_err() {
@@ -156,7 +157,7 @@ async fn j7_the_whole_fetch_is_bounded_in_time() {
 }
 
 #[tokio::test]
-async fn j6_an_address_in_the_url_and_localhost_are_the_operators_word() {
+async fn j6_a_literal_address_in_the_url_and_localhost_are_allowed() {
     let (connections, remote) = serve(|mut stream| async move {
         let _ = stream.write_all(ok("", "{}").as_bytes()).await;
     })
@@ -170,7 +171,7 @@ async fn j6_an_address_in_the_url_and_localhost_are_the_operators_word() {
 }
 
 #[tokio::test]
-async fn an_error_names_no_url() {
+async fn errors_do_not_show_the_url() {
     let mut remote = serve(|_| async {}).await.1;
     remote.url.set_port(Some(1)).unwrap();
     remote.url.set_query(Some("key=canary"));

@@ -9,7 +9,7 @@ fn parse(keys: &Value) -> Result<ParsedKeys, KeySetError> {
     KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), &public)
 }
 
-/// A good key with one member changed; `null` removes it.
+/// Returns a good key's JWK with one member changed; `null` removes the member.
 fn changed(key: &TestKey, name: &str, value: Value) -> Value {
     let mut jwk = key.jwk();
     match value {
@@ -19,7 +19,7 @@ fn changed(key: &TestKey, name: &str, value: Value) -> Value {
     jwk
 }
 
-/// A bad key is left out with its reason, and the good one stays (docs/security.md, J3).
+/// Asserts that a bad key is left out with its reason while a good key is kept (docs/security.md, J3).
 fn assert_rejected(jwk: &Value, reason: KeyRejection) {
     let good = TestKey::ed25519("good").jwk();
     let parsed = parse(&json!([jwk, good])).unwrap();
@@ -48,7 +48,7 @@ fn good_keys_of_every_kind_are_kept() {
 }
 
 #[test]
-fn j1_of_two_keys_with_one_kid_neither_is_used() {
+fn j1_keys_that_share_a_kid_are_both_rejected() {
     let (a, b, c) = (TestKey::ed25519("twice"), TestKey::es256("twice"), TestKey::ed25519("once"));
     let parsed = parse(&json!([a.jwk(), b.jwk(), c.jwk()])).unwrap();
     assert_eq!(parsed.set.len(), 1);
@@ -59,13 +59,13 @@ fn j1_of_two_keys_with_one_kid_neither_is_used() {
 }
 
 #[test]
-fn j1_keys_without_kid_are_no_duplicates() {
+fn j1_keys_without_kid_are_not_duplicates() {
     let keys = [TestKey::ed25519("").named(None).jwk(), TestKey::es256("").named(None).jwk()];
     assert_eq!(parse(&json!(keys)).unwrap().set.len(), 2);
 }
 
 #[test]
-fn j2_j3_keys_for_another_purpose_are_left_out() {
+fn j2_j3_keys_for_another_purpose_are_rejected() {
     let key = TestKey::es256("k");
     for usage in [json!("enc"), json!(""), json!("SIG"), json!(1), json!(["sig"])] {
         assert_rejected(&changed(&key, "use", usage), KeyRejection::Use);
@@ -96,7 +96,7 @@ fn j2_j3_a_key_is_for_the_algorithm_it_names_and_the_curve_it_has() {
 }
 
 #[test]
-fn t2_j2_a_published_set_gives_no_shared_secret() {
+fn t2_j2_a_shared_secret_in_a_published_set_is_rejected() {
     let secret = json!({ "kty": "oct", "k": encode(&[7; 32]), "alg": "HS256", "kid": "s" });
     assert_rejected(&secret, KeyRejection::KeyType);
     for kty in [json!("rsa"), json!("AKP"), json!(1), json!(null)] {
@@ -153,14 +153,14 @@ fn a_key_without_alg_is_for_the_only_algorithm_that_fits() {
     let one = parse(&[Algorithm::Ps256, Algorithm::Es256]).unwrap();
     assert!(KeySet::find(&[&one.set], Some("r"), Algorithm::Ps256).is_ok());
     assert_eq!(KeySet::find(&[&one.set], Some("r"), Algorithm::Rs256).unwrap_err(), NoKey::Mismatch);
-    assert_eq!(one.rejected[0].reason, KeyRejection::Algorithm); // EdDSA is not this issuer's
+    assert_eq!(one.rejected[0].reason, KeyRejection::Algorithm); // this issuer does not accept EdDSA
     let several = parse(&[Algorithm::Ps256, Algorithm::Rs256, Algorithm::EdDsa]).unwrap();
     assert_eq!(several.rejected[0].reason, KeyRejection::AlgorithmAmbiguous);
     assert_eq!(several.set.len(), 1);
 }
 
 #[test]
-fn j4_a_huge_set_is_no_set() {
+fn j4_a_huge_set_is_rejected() {
     let keys: Vec<_> =
         (0..101).map(|number| changed(&TestKey::ed25519("k"), "kid", number.to_string().into())).collect();
     assert_eq!(parse(&json!(keys)).unwrap_err(), KeySetError::TooManyKeys);
@@ -171,7 +171,7 @@ fn j4_a_huge_set_is_no_set() {
 }
 
 #[test]
-fn j5_what_is_no_set_is_an_error() {
+fn j5_a_document_that_is_not_a_key_set_is_an_error() {
     for text in ["", "<html></html>", "[]", "null", "{}", r#"{"keys":{}}"#, r#"{"keys":1}"#, r#"{"keys":[],"keys":[]}"#]
     {
         let result = KeySet::parse(text.as_bytes(), &Algorithm::ALL);

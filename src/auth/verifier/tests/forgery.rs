@@ -1,9 +1,9 @@
-//! Tokens that are forged, ambiguous, or of another kind.
+//! Rejects tokens that are forged, ambiguous or of another kind.
 
 use super::*;
 
 #[tokio::test]
-async fn t1_a_token_without_signature_is_refused_under_any_name_of_none() {
+async fn t1_an_unsigned_token_is_rejected_under_every_spelling_of_none() {
     let key = TestKey::ed25519("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     for alg in ["none", "None", "NONE", "nOnE", "", "eddsa"] {
@@ -15,7 +15,7 @@ async fn t1_a_token_without_signature_is_refused_under_any_name_of_none() {
 }
 
 #[tokio::test]
-async fn t2_a_public_key_is_no_hmac_secret_in_any_form() {
+async fn t2_a_public_key_in_any_form_is_not_used_as_an_hmac_secret() {
     for key in [TestKey::rsa("k", Algorithm::Rs256), TestKey::es256("k"), TestKey::ed25519("k")] {
         let setup = setup(vec![issuer(fixed(&[&key]))]);
         let jwk = key.jwk();
@@ -38,7 +38,7 @@ async fn t2_a_public_key_is_no_hmac_secret_in_any_form() {
 }
 
 #[tokio::test]
-async fn t2_a_key_verifies_under_its_own_algorithm_only() {
+async fn t2_a_key_verifies_its_own_algorithm_only() {
     let (rs, ps) = (TestKey::rsa("k", Algorithm::Rs256), TestKey::rsa("k", Algorithm::Ps256));
     let setup = setup(vec![issuer(fixed(&[&rs]))]);
     assert_eq!(setup.verify(&rs.sign(&claims())).await, Ok(Check::New));
@@ -48,7 +48,7 @@ async fn t2_a_key_verifies_under_its_own_algorithm_only() {
 }
 
 #[tokio::test]
-async fn t3_signatures_of_the_wrong_form_are_refused() {
+async fn t3_signatures_of_the_wrong_form_are_rejected() {
     let key = TestKey::es256("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let token = key.sign(&claims());
@@ -66,7 +66,7 @@ async fn t3_signatures_of_the_wrong_form_are_refused() {
 }
 
 #[tokio::test]
-async fn t5_keys_in_the_header_prove_nothing_and_are_not_fetched() {
+async fn t5_keys_in_the_header_are_neither_used_nor_fetched() {
     let (key, own) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -84,7 +84,7 @@ async fn t5_keys_in_the_header_prove_nothing_and_are_not_fetched() {
 }
 
 #[tokio::test]
-async fn t6_a_kid_is_compared_and_nothing_else() {
+async fn t6_a_kid_is_only_compared() {
     let key = TestKey::ed25519("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let long = "k".repeat(65_536);
@@ -108,7 +108,7 @@ async fn t6_a_token_without_kid_needs_exactly_one_fitting_key() {
 }
 
 #[tokio::test]
-async fn t7_t8_tokens_of_another_kind_are_refused_though_signed() {
+async fn t7_t8_signed_tokens_of_another_kind_are_rejected() {
     let key = TestKey::ed25519("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let payload = claims().to_string();
@@ -153,7 +153,7 @@ async fn t9_only_the_configured_types_are_accepted() {
 }
 
 #[tokio::test]
-async fn t10_t11_ambiguous_payloads_are_refused_though_signed() {
+async fn t10_t11_signed_tokens_with_ambiguous_payloads_are_rejected() {
     let key = TestKey::ed25519("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let good = claims().to_string();

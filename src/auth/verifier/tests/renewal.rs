@@ -1,4 +1,4 @@
-//! Tokens against keys that come and go. Tokio's time stands still until nothing else can run.
+//! Verifies tokens while keys are fetched, replaced and removed. Tokio's clock advances only when every task waits.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,13 +14,13 @@ fn remote_setup(fetch: Arc<ScriptedFetch>) -> Setup {
     setup_with(vec![issuer(remote())], 20_000, fetch)
 }
 
-/// Lets both clocks run.
+/// Advances both clocks.
 async fn pass(setup: &Setup, seconds: u64) {
     setup.pass(seconds);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-/// An endpoint whose client is broken.
+/// A fetcher that panics.
 struct PanickingFetch;
 
 #[async_trait::async_trait]
@@ -36,7 +36,7 @@ fn renew(setup: &Setup) -> Renewals {
     renewals
 }
 
-/// Until every other task waits for something.
+/// Returns once every other task waits for something.
 async fn others_ran() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -87,7 +87,7 @@ async fn j11_t6_ten_thousand_requests_share_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t6_an_unknown_kid_asks_once_per_cooldown_failures_included() {
+async fn t6_an_unknown_kid_causes_one_fetch_per_cooldown_even_if_fetches_fail() {
     let (key, forged) = (TestKey::ed25519("k"), TestKey::ed25519("x"));
     let setup = remote_setup(ScriptedFetch::open([Ok(jwks(&[&key]))]));
     let token = forged.sign(&claims());
@@ -129,7 +129,7 @@ async fn j7_a_known_kid_never_waits_for_a_fetch() {
     let token = forged.sign(&claims());
     let waiting = tokio::spawn(async move { verifier.verify(&token).await.map(|verified| verified.check) });
     others_ran().await;
-    assert_eq!(setup.fetch.calls(), 2); // and it hangs
+    assert_eq!(setup.fetch.calls(), 2); // the second fetch hangs
     let fresh = key.sign(&with(&json!({ "jti": 1 })));
     assert_eq!(setup.verify(&fresh).await, Ok(Check::New));
     assert!(!waiting.is_finished());
@@ -138,7 +138,7 @@ async fn j7_a_known_kid_never_waits_for_a_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_leaves_does_not_end_the_fetch_it_began() {
+async fn cancelling_a_request_does_not_cancel_the_fetch_it_started() {
     let key = TestKey::ed25519("k");
     let setup = remote_setup(ScriptedFetch::closed([Ok(jwks(&[&key]))]));
     let (verifier, token) = (setup.verifier.clone(), key.sign(&claims()));
@@ -151,7 +151,7 @@ async fn a_request_that_leaves_does_not_end_the_fetch_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t18_t19_j8_a_key_that_leaves_takes_its_verdicts_with_it() {
+async fn t18_t19_j8_removing_a_key_ends_the_verdicts_it_verified() {
     let (stays, leaves) = (TestKey::ed25519("stays"), TestKey::ed25519("leaves"));
     let setup = remote_setup(ScriptedFetch::open([Ok(jwks(&[&stays, &leaves])), Ok(jwks(&[&stays]))]));
     let _stop = renew(&setup);
@@ -182,7 +182,7 @@ async fn t18_another_key_under_the_same_kid_ends_the_verdicts_of_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn j9_without_a_set_nothing_is_accepted_and_nothing_refused() {
+async fn j9_without_a_key_set_tokens_are_neither_accepted_nor_invalid() {
     let key = TestKey::ed25519("k");
     let setup = remote_setup(ScriptedFetch::open([Err(FetchError::Timeout)]));
     match setup.verify(&key.sign(&claims())).await {
@@ -192,7 +192,7 @@ async fn j9_without_a_set_nothing_is_accepted_and_nothing_refused() {
     let status = &setup.verifier.key_status()[0];
     assert!(!status.ready);
     assert_eq!((status.keys, status.refreshes_failed), (0, 1));
-    // A token that cannot be right whatever the keys are is told so, and asks nobody.
+    // A token that no key could make valid is invalid, and causes no fetch.
     assert_eq!(setup.invalid(&key.sign(&with(&json!({ "iss": "x" })))).await, InvalidReason::Issuer);
     setup.fetch.now_answers(Ok(jwks(&[&key])));
     let _stop = renew(&setup);
@@ -202,7 +202,7 @@ async fn j9_without_a_set_nothing_is_accepted_and_nothing_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn j5_a_bad_answer_keeps_the_last_good_set_until_it_is_stale() {
+async fn j5_after_a_bad_response_the_last_good_set_is_used_until_it_is_stale() {
     let key = TestKey::ed25519("k");
     let long = with(&json!({ "exp": NOW.as_secs() + 100_000 }));
     let setup = remote_setup(ScriptedFetch::open([
@@ -229,7 +229,7 @@ async fn j5_a_bad_answer_keeps_the_last_good_set_until_it_is_stale() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewal_comes_before_expiry_and_stops_when_told() {
+async fn renewal_comes_before_expiry_and_ends_when_dropped() {
     let key = TestKey::ed25519("k");
     let setup = remote_setup(ScriptedFetch::open([Ok(jwks(&[&key]))]));
     let stop = renew(&setup);
@@ -241,7 +241,7 @@ async fn renewal_comes_before_expiry_and_stops_when_told() {
 }
 
 #[tokio::test]
-async fn j10_an_issuer_that_is_down_is_bridged_by_the_disk() {
+async fn j10_the_saved_set_is_used_while_the_issuer_is_down() {
     let key = TestKey::ed25519("k");
     let state = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(NOW));
@@ -267,7 +267,7 @@ async fn j10_an_issuer_that_is_down_is_bridged_by_the_disk() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_counted_and_hurts_nobody() {
+async fn a_failed_save_is_counted_and_tokens_are_still_accepted() {
     let key = TestKey::ed25519("k");
     let state = tempfile::tempdir().unwrap().path().join("missing");
     let (clock, fetch) = (Arc::new(ManualClock::at(NOW)), ScriptedFetch::open([Ok(jwks(&[&key]))]));
@@ -280,7 +280,7 @@ async fn a_full_disk_is_counted_and_hurts_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fixed_set_is_asked_first_and_a_remote_one_for_the_rest() {
+async fn a_fixed_set_is_searched_before_the_remote_one() {
     let (in_file, remote_only) = (TestKey::ed25519("file"), TestKey::ed25519("remote"));
     let both = || {
         let KeySource::Published { fixed, .. } = fixed(&[&in_file]) else { unreachable!() };
@@ -292,7 +292,7 @@ async fn a_fixed_set_is_asked_first_and_a_remote_one_for_the_rest() {
     assert_eq!(setup.fetch.calls(), 0);
     assert_eq!(setup.verify(&remote_only.sign(&claims())).await, Ok(Check::New));
     assert_eq!(setup.fetch.calls(), 1);
-    // One key in both sets is one key.
+    // A key in both sets counts once.
     let one = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&in_file]))]));
     let _stop = renew(&one);
     others_ran().await;
@@ -301,7 +301,7 @@ async fn a_fixed_set_is_asked_first_and_a_remote_one_for_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_that_panics_is_a_failed_fetch_and_nobody_waits_for_ever() {
+async fn a_fetch_that_panics_counts_as_failed_and_no_request_hangs() {
     let key = TestKey::ed25519("k");
     let clock = Arc::new(ManualClock::at(NOW));
     let verifier = TokenVerifier::new(vec![issuer(remote())], 1, clock, None, Arc::new(PanickingFetch)).unwrap();
@@ -310,14 +310,14 @@ async fn a_fetch_that_panics_is_a_failed_fetch_and_nobody_waits_for_ever() {
     assert_eq!(verifier.key_status()[0].refreshes_failed, 1);
 }
 
-/// Tokens that outlive the key set, all different, so that no verdict is remembered for them.
+/// Signs tokens that outlive the key set. All are different, so none has a cached verdict.
 fn long_lived(key: &TestKey, count: usize) -> Vec<BearerToken> {
     let exp = NOW.as_secs() + 100_000;
     let sign = |number| key.sign(&with(&json!({ "exp": exp, "jti": number })));
     (0..count).map(sign).collect()
 }
 
-/// Ten thousand requests at one time, with these tokens in turn.
+/// Starts ten thousand simultaneous requests that use these tokens in turn.
 fn herd(setup: &Setup, tokens: &[BearerToken]) -> JoinSet<Result<Check, TokenError>> {
     let mut requests = JoinSet::new();
     for token in tokens.iter().cycle().take(10_000) {
@@ -327,7 +327,7 @@ fn herd(setup: &Setup, tokens: &[BearerToken]) -> JoinSet<Result<Check, TokenErr
     requests
 }
 
-/// Keys fetched once, and the next fetch hangs from their renewal on.
+/// Fetches the keys once; the next fetch hangs.
 async fn setup_with_a_hanging_renewal(key: &TestKey) -> (Setup, Renewals) {
     let setup = remote_setup(ScriptedFetch::closed([Ok(jwks(&[key]))]));
     let stop = renew(&setup);
@@ -338,7 +338,7 @@ async fn setup_with_a_hanging_renewal(key: &TestKey) -> (Setup, Renewals) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn j11_j7_ten_thousand_requests_at_the_set_s_renewal_share_one_fetch_and_none_waits() {
+async fn j11_j7_ten_thousand_requests_during_a_renewal_share_one_fetch_and_none_waits() {
     let key = TestKey::ed25519("k");
     let (setup, _stop) = setup_with_a_hanging_renewal(&key).await;
     let tokens = long_lived(&key, 1_000);
@@ -347,7 +347,7 @@ async fn j11_j7_ten_thousand_requests_at_the_set_s_renewal_share_one_fetch_and_n
     let results = herd(&setup, &tokens).join_all().await;
     assert_eq!((results.len(), arrived.elapsed()), (10_000, Duration::ZERO));
     assert!(results.iter().all(Result::is_ok));
-    assert_eq!(setup.fetch.calls(), 2); // and it hangs still
+    assert_eq!(setup.fetch.calls(), 2); // the second fetch still hangs
     assert!(setup.verifier.key_status()[0].age >= Some(Duration::from_secs(600)));
     setup.fetch.let_through(1);
     others_ran().await;
@@ -355,7 +355,7 @@ async fn j11_j7_ten_thousand_requests_at_the_set_s_renewal_share_one_fetch_and_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn j11_ten_thousand_requests_beyond_max_stale_share_one_fetch_and_are_refused_with_it() {
+async fn j11_ten_thousand_requests_beyond_max_stale_share_one_fetch_and_fail_with_it() {
     let key = TestKey::ed25519("k");
     let (setup, _stop) = setup_with_a_hanging_renewal(&key).await;
     let tokens = long_lived(&key, 1_000);
@@ -364,13 +364,13 @@ async fn j11_ten_thousand_requests_beyond_max_stale_share_one_fetch_and_are_refu
     assert_eq!(setup.fetch.calls(), 2);
     let mut requests = herd(&setup, &tokens);
     others_ran().await;
-    assert!(requests.try_join_next().is_none(), "nobody is told before the fetch ends");
+    assert!(requests.try_join_next().is_none(), "a request ended before the fetch");
     setup.fetch.let_through(1);
     for result in requests.join_all().await {
         assert!(matches!(result, Err(TokenError::KeysUnavailable { .. })), "{result:?}");
     }
     assert_eq!(setup.fetch.calls(), 2);
-    // The twin: the endpoint is back.
+    // The endpoint works again.
     setup.fetch.now_answers(Ok(jwks(&[&key])));
     setup.fetch.let_through(1_000_000);
     pass(&setup, 61).await;

@@ -1,4 +1,4 @@
-//! A verifier takes the place of another.
+//! A successor replaces a verifier on reload.
 
 use tokio::task::yield_now;
 
@@ -23,7 +23,7 @@ fn after(setup: &Setup, issuers: Vec<IssuerSettings>) -> Setup {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_is_the_same_keeps_keys_and_verdicts() {
+async fn an_unchanged_issuer_keeps_its_keys_and_verdicts() {
     let (key, file, shared) = (TestKey::ed25519("k"), TestKey::ed25519("f"), TestKey::hmac(SECRET.as_bytes()));
     let issuers = || {
         let shared = IssuerSettings { issuer: "https://shared.example.com".to_owned(), ..shared_issuer(SECRET) };
@@ -45,7 +45,7 @@ async fn an_issuer_that_is_the_same_keeps_keys_and_verdicts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
+async fn any_changed_setting_of_an_issuer_applies_to_tokens_seen_before() {
     let key = TestKey::ed25519("k");
     type Change = fn(&mut IssuerSettings);
     let changes: [(&str, Change); 8] = [
@@ -76,7 +76,7 @@ async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
         assert!(!second.verifier.knows(&principal), "{what}");
         assert!(second.verifier.recheck(&principal).is_err(), "{what}");
         assert!(matches!(second.verify(&token).await, Err(TokenError::Invalid(_))), "{what}");
-        // And back: what the one refused, the other takes, and remembers no less for it.
+        // Back to the first configuration: the token is accepted and cached again.
         let third = after(&second, vec![issuer(fixed(&[&key]))]);
         assert_eq!(third.verify(&token).await, Ok(Check::New), "{what}");
         assert_eq!(third.verify(&token).await, Ok(Check::Seen), "{what}");
@@ -84,7 +84,7 @@ async fn whatever_an_issuer_asks_for_anew_is_asked_of_tokens_seen_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_changes_keeps_the_keys_of_its_url_and_no_others() {
+async fn a_changed_issuer_keeps_only_keys_fetched_from_the_same_url() {
     let key = TestKey::ed25519("k");
     let first = setup_with(vec![issuer(remote())], 100, ScriptedFetch::open([Ok(jwks(&[&key]))]));
     let token = key.sign(&claims());
@@ -95,7 +95,7 @@ async fn an_issuer_that_changes_keeps_the_keys_of_its_url_and_no_others() {
         change(&mut remote);
         vec![issuer(KeySource::Published { fixed: None, remote: Some(remote) })]
     };
-    // Everything but the place is the same store.
+    // If only settings outside the endpoint changed, the store is reused.
     let lenient = vec![IssuerSettings { leeway: Duration::from_secs(60), ..issuer(remote()) }];
     let second = after(&first, lenient);
     assert_eq!(second.verify(&token).await, Ok(Check::New));
@@ -104,14 +104,14 @@ async fn an_issuer_that_changes_keeps_the_keys_of_its_url_and_no_others() {
     assert_eq!(first.fetch.calls(), 1);
     let elsewhere = after(&patient, keys(|remote| remote.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
     assert!(matches!(elsewhere.verify(&token).await, Err(TokenError::KeysUnavailable { .. })));
-    // A shorter `max_stale` holds for what was fetched before it, too.
+    // A shorter `max_stale` also applies to keys fetched before the change.
     first.pass(60);
     let strict = after(&patient, keys(|remote| remote.max_stale = Duration::from_secs(30)));
     assert!(!strict.verifier.key_status()[0].ready);
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewals_follow_the_verifier_and_let_go_of_what_is_gone() {
+async fn renewals_follow_the_verifier_and_stop_for_removed_issuers() {
     let (ours, theirs) = (TestKey::ed25519("k"), TestKey::ed25519("o"));
     let both = || vec![issuer(remote()), named(OTHER, remote())];
     let first = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&ours, &theirs]))]));
@@ -128,9 +128,9 @@ async fn renewals_follow_the_verifier_and_let_go_of_what_is_gone() {
     while tasks() - before > 1 {
         yield_now().await;
     }
-    assert!(gone.upgrade().is_none(), "nobody holds the keys of an issuer that is gone");
+    assert!(gone.upgrade().is_none(), "the keys of a removed issuer are freed");
     tokio::time::sleep(Duration::from_secs(599)).await;
-    assert_eq!(second.fetch.calls(), 3, "one goes on as it was, the other is asked no more");
+    assert_eq!(second.fetch.calls(), 3, "the remaining set is still refreshed, the removed one is not");
     let mut verifier = second.verifier;
     for _ in 0..100 {
         verifier = Arc::new(verifier.successor(both(), 100).unwrap());
@@ -148,7 +148,7 @@ async fn renewals_follow_the_verifier_and_let_go_of_what_is_gone() {
 }
 
 #[tokio::test]
-async fn a_successor_that_cannot_be_leaves_all_as_it_was() {
+async fn a_failed_successor_changes_nothing() {
     let key = TestKey::ed25519("k");
     let first = setup(vec![issuer(fixed(&[&key]))]);
     let token = key.sign(&claims());
@@ -156,7 +156,7 @@ async fn a_successor_that_cannot_be_leaves_all_as_it_was() {
     let twice = || vec![issuer(fixed(&[&key])), issuer(fixed(&[&key]))];
     assert!(matches!(first.verifier.successor(twice(), 100), Err(VerifierError::DuplicateIssuer(_))));
     assert_eq!(first.verify(&token).await, Ok(Check::Seen));
-    // Another size remembers nobody, and takes everybody.
+    // A cache of another size starts empty; tokens are verified again.
     let other = first.verifier.successor(vec![issuer(fixed(&[&key]))], 50).unwrap();
     assert_eq!(other.verify(&token).await.map(|verified| verified.check), Ok(Check::New));
 }

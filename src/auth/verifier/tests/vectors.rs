@@ -1,6 +1,8 @@
-//! Third-party test vectors: Wycheproof and the JOSE cookbook (RFC 7520), read from `$SHAPEGATE_CORPORA` (CONTRIBUTING.md).
+//! Runs third-party test vectors from `$SHAPEGATE_CORPORA`: Wycheproof and the JOSE cookbook (RFC 7520). See
+//! CONTRIBUTING.md.
 //!
-//! Their payloads are no claims, so they meet the verifier's own steps up to the signature: take apart, pick, verify.
+//! Their payloads are not claims, so they run through the verifier's steps only up to the signature: parse, find the
+//! key, verify.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,31 +10,31 @@ use std::path::PathBuf;
 use super::*;
 use crate::auth::keys::{Key, KeySet};
 
-/// Vectors called valid that we refuse on purpose: (file, tcId, why).
+/// Vectors marked valid that are rejected on purpose: (file, tcId, reason).
 const REFUSED: &[(&str, u64, &str)] = &[
-    (CRYPTO, 48, "a shared secret is one secret, never a set"),
-    (KEY, 2, "a shared secret is one secret, never a set"),
-    (KEY, 14, "HS384 is not offered"),
-    (KEY, 15, "HS512 is not offered"),
+    (CRYPTO, 48, "several shared secrets are not supported"),
+    (KEY, 2, "several shared secrets are not supported"),
+    (KEY, 14, "HS384 is not supported"),
+    (KEY, 15, "HS512 is not supported"),
     (SIGNATURE, 259, "an empty payload holds no claims"),
     (SIGNATURE, 264, "an empty payload holds no claims"),
     (SIGNATURE, 268, "an empty payload holds no claims"),
     (SIGNATURE, 272, "an empty payload holds no claims"),
     (SIGNATURE, 320, "an empty payload holds no claims"),
     (SIGNATURE, 325, "an empty payload holds no claims"),
-    (SIGNATURE, 346, "PS384 under a key for PS256"),
-    (SIGNATURE, 347, "ES512 is not offered"),
-    (SIGNATURE, 350, "PS384 under a key for PS256"),
-    (SIGNATURE, 351, "ES512 is not offered"),
+    (SIGNATURE, 346, "PS384 with a key for PS256"),
+    (SIGNATURE, 347, "ES512 is not supported"),
+    (SIGNATURE, 350, "PS384 with a key for PS256"),
+    (SIGNATURE, 351, "ES512 is not supported"),
     (SIGNATURE, 372, "a character outside base64url in the header"),
     (SIGNATURE, 373, "a character outside base64url in the payload"),
 ];
 
-/// Vectors called invalid that we accept: (file, tcId, why).
+/// Vectors marked invalid that are accepted: (file, tcId, reason).
 const ACCEPTED: &[(&str, u64, &str)] = &[
-    (CRYPTO, 46, "ROCA is a fault in how the issuer made its key, which we do not look for"),
+    (CRYPTO, 46, "the ROCA weakness of the issuer's key is not checked"),
     (KEY, 7, "ROCA, as above"),
-    (SIGNATURE, 367, "the padding it speaks of is not in the vector: it is byte for byte a good token"),
+    (SIGNATURE, 367, "the vector lacks the padding that it describes: it is a valid token"),
     (SIGNATURE, 370, "the same token again"),
 ];
 
@@ -40,10 +42,11 @@ const CRYPTO: &str = "json_web_crypto_test.json";
 const KEY: &str = "json_web_key_test.json";
 const SIGNATURE: &str = "json_web_signature_test.json";
 
-/// The vectors of `file` in a folder of `$SHAPEGATE_CORPORA`; `None` if that is not set. A set path must exist.
+/// Reads the vectors of `file` from `$SHAPEGATE_CORPORA`; `None` if the variable is not set. If it is set, the file
+/// must exist.
 fn corpus(file: &str) -> Option<Value> {
     let Some(root) = std::env::var_os("SHAPEGATE_CORPORA").filter(|root| !root.is_empty()) else {
-        tell(&format!("SKIPPED: {file} was not checked, since SHAPEGATE_CORPORA is not set (CONTRIBUTING.md)"));
+        tell(&format!("SKIPPED: {file} was not checked, because SHAPEGATE_CORPORA is not set (CONTRIBUTING.md)"));
         return None;
     };
     let path = PathBuf::from(root).join(file);
@@ -52,12 +55,12 @@ fn corpus(file: &str) -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap())
 }
 
-/// Writes a line to standard error past the test harness, which shows the output of failed tests only.
+/// Writes a line directly to standard error, because the test harness hides the output of tests that pass.
 fn tell(line: &str) {
     writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
-/// Whether the signature step accepts a JWS by the keys of a JWK or a JWK Set.
+/// Whether the signature of a JWS is accepted with the keys of a JWK or a JWK Set.
 fn accepts(keys: &Value, jws: &str) -> bool {
     let listed = keys.get("keys").cloned().unwrap_or_else(|| json!([keys]));
     let Ok(token) = BearerToken::new(jws) else { return false };
@@ -77,7 +80,7 @@ fn accepts(keys: &Value, jws: &str) -> bool {
     key.is_ok_and(|key| key.verify(jws.message, jws.signature).is_ok())
 }
 
-/// As an issuer with one shared secret.
+/// Like [`accepts`], for an issuer with one shared secret.
 fn accepts_shared(keys: &Value, jws: &Jws<'_>) -> bool {
     let [jwk] = keys.as_array().unwrap().as_slice() else {
         return false;
@@ -101,7 +104,7 @@ fn check_wycheproof(file: &str) {
             let id = test["tcId"].as_u64().unwrap();
             let listed =
                 |list: &[(&str, u64, &str)]| list.iter().any(|(name, listed, _)| (*name, *listed) == (file, id));
-            // Encrypted tokens and those in JSON are refused, valid or not (docs/security.md, T8).
+            // Encrypted tokens and JSON serializations are rejected, valid or not (docs/security.md, T8).
             let compact = test.get("jws").and_then(Value::as_str);
             let text = compact.map_or_else(|| test.to_string(), str::to_owned);
             let valid = test["result"] == "valid" && compact.is_some();
@@ -131,7 +134,7 @@ fn t1_t3_t8_wycheproof_json_web_crypto() {
 }
 
 #[test]
-fn jose_cookbook_signatures_hold() {
+fn jose_cookbook_signatures_are_accepted() {
     for path in ["jws/4_1.rsa_v15_signature.json", "jws/4_2.rsa-pss_signature.json", "curve25519/jws.json"] {
         let Some(example) = corpus(&format!("jose-cookbook/{path}")) else {
             return;

@@ -1,9 +1,9 @@
-//! Tokens seen before.
+//! Cached verdicts.
 
 use super::*;
 
 #[tokio::test]
-async fn t12_t13_a_token_ends_at_exp_and_leeway_whether_seen_or_not() {
+async fn t12_t13_a_token_expires_at_exp_plus_leeway_whether_cached_or_not() {
     let key = TestKey::ed25519("k");
     for verdicts in [0, 100] {
         let issuers = vec![IssuerSettings { leeway: Duration::from_secs(5), ..issuer(fixed(&[&key])) }];
@@ -20,7 +20,7 @@ async fn t12_t13_a_token_ends_at_exp_and_leeway_whether_seen_or_not() {
 }
 
 #[tokio::test]
-async fn t18_a_verdict_is_for_one_token_to_the_last_character() {
+async fn t18_a_verdict_applies_to_exactly_one_token() {
     let key = TestKey::es256("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let token = key.sign(&claims());
@@ -32,7 +32,7 @@ async fn t18_a_verdict_is_for_one_token_to_the_last_character() {
 }
 
 #[tokio::test]
-async fn t18_verdicts_are_bounded_and_never_negative() {
+async fn t18_the_cache_is_bounded_and_holds_no_failures() {
     let key = TestKey::ed25519("k");
     let setup = setup(vec![issuer(fixed(&[&key]))]);
     let stranger = TestKey::ed25519("k");
@@ -48,7 +48,7 @@ async fn t18_verdicts_are_bounded_and_never_negative() {
 }
 
 #[tokio::test]
-async fn t18_a_cache_changes_no_answer() {
+async fn t18_results_are_the_same_with_and_without_a_cache() {
     let (key, stranger) = (TestKey::ed25519("k"), TestKey::ed25519("k"));
     let (on, off) =
         (setup(vec![issuer(fixed(&[&key]))]), setup_with(vec![issuer(fixed(&[&key]))], 0, ScriptedFetch::open([])));
