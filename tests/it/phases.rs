@@ -269,7 +269,7 @@ async fn silent_issuer() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
+async fn targets_other_than_paths_give_400() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (line, status) in [
@@ -286,16 +286,16 @@ async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_h2c_a_short_request_does_not_wait_for_the_preface_of_http_2() {
+async fn short_request_with_h2c_does_not_wait_for_the_http_2_preface() {
     let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
     for request in ["GET / HTTP/1.0\r\n\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(request.as_bytes()).await;
         if request == "PRI" {
-            // The first bytes of both: the rest decides.
+            // Both protocols start with these bytes; the next ones decide.
             wire.send(b"NT / HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
         }
-        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{request:?}: no answer"));
+        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{request:?}: no response"));
         assert!(answer.status.is_client_error(), "{request:?}: {}", answer.status);
     }
 }
