@@ -1,6 +1,7 @@
-//! The size of files and functions in `src`, tests left out. `cargo test --test house -- --nocapture` prints the figures.
+//! Limits the size of files and functions in `src`, without tests. `cargo test --test house -- --nocapture` prints the
+//! figures.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+#![allow(clippy::unwrap_used, clippy::expect_used)] // clippy's exception for tests does not cover helper functions
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,20 +10,20 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Block, ImplItemFn, ItemFn, ItemMod, Signature, TraitItemFn};
 
-/// Lines of a file.
+/// The most lines that a file may have.
 const FILE: usize = 450;
 
-/// Lines of a function, from its signature to its closing brace.
+/// The most lines that a function may have, from its signature to its closing brace.
 const FUNCTION: usize = 60;
 
-/// The median of the lines between the braces of functions.
+/// The largest allowed median of the lines between the braces of functions.
 const MEDIAN: usize = 6;
 
 #[derive(Default)]
 struct Sizes {
-    /// Lines of the file that are tests.
+    /// The lines of test modules in the file.
     tests: usize,
-    /// Name, lines in all, lines between the braces.
+    /// For each function its name, its lines, and the lines between its braces.
     functions: Vec<(String, usize, usize)>,
 }
 
@@ -73,7 +74,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(is_test)
 }
 
-/// Every file below `folder` that is not a file of tests.
+/// Collects every file below `folder` that is not a test file.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -3,7 +3,7 @@
 //! The test follows the `mod` lines from `src/lib.rs`, reads each file with `syn` and collects every path: of `use`
 //! lines, of code, and of the tokens inside macros. Modules under `#[cfg(test)]` are left out.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+#![allow(clippy::unwrap_used, clippy::expect_used)] // clippy's exception for tests does not cover helper functions
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use syn::{Attribute, Expr, ExprLit, Item, ItemMod, Lit, Macro, Meta, UseTree};
 const WITHOUT_PINGORA: [&str; 9] =
     ["auth", "decisions", "filter", "flight", "gatekeeper", "limits", "policy", "rewrite", "shape"];
 
-/// The only modules that import `config`.
+/// The only modules that may import `config`.
 const MAY_IMPORT_CONFIG: [&str; 3] = ["cli", "demo", "server"];
 
-/// Imports that are being removed; the rules do not look at them.
+/// Imports that are being removed; the rules ignore them.
 const KNOWN: [(&str, &str); 0] = [];
 
 #[test]
-fn modules_do_not_import_each_other_in_a_circle() {
+fn modules_have_no_import_cycles() {
     let circles: BTreeSet<_> = GRAPH.edges.keys().filter_map(|(from, to)| GRAPH.circle(from, to)).collect();
-    assert!(circles.is_empty(), "import circles:\n{}", Vec::from_iter(circles).join("\n"));
+    assert!(circles.is_empty(), "import cycles:\n{}", Vec::from_iter(circles).join("\n"));
 }
 
 #[test]
@@ -44,14 +44,14 @@ fn metrics_imports_no_other_module() {
 }
 
 #[test]
-fn config_is_imported_by_the_server_and_the_commands_only() {
+fn only_server_cli_and_demo_import_config() {
     let imports = GRAPH.edges.keys().filter(|(from, to)| to == "config" && !MAY_IMPORT_CONFIG.contains(&&**from));
     let imports: Vec<_> = imports.map(|(from, to)| GRAPH.shown(&[from, to])).collect();
     assert!(imports.is_empty(), "{}", imports.join("\n"));
 }
 
 #[test]
-fn every_kind_of_path_is_seen() {
+fn reader_finds_every_kind_of_path() {
     let source = "
         use crate::{a::{b, C as D}, e};
         use super::super::f::*;
@@ -74,10 +74,10 @@ fn every_kind_of_path_is_seen() {
 
 static GRAPH: LazyLock<Graph> = LazyLock::new(Graph::of_src);
 
-/// The name that stands for every crate of Pingora's.
+/// The node that represents every Pingora crate.
 const PINGORA: &str = "pingora";
 
-/// Which top-level module imports which, and where it does so first.
+/// Imports between top-level modules, each with the place of its first occurrence.
 struct Graph {
     edges: BTreeMap<(String, String), String>,
 }
@@ -109,7 +109,7 @@ impl Graph {
         Self { edges }
     }
 
-    /// The shortest circle through an import, beginning with the module that comes first by name.
+    /// Finds the shortest cycle through an import. It starts with the module whose name sorts first.
     fn circle(&self, from: &str, to: &str) -> Option<String> {
         let mut circle = self.chain(to, from)?;
         let first = circle.iter().enumerate().min_by_key(|(_, name)| **name)?.0;
@@ -118,7 +118,7 @@ impl Graph {
         Some(self.shown(&circle))
     }
 
-    /// The shortest chain of imports from one module to another.
+    /// Finds the shortest chain of imports from one module to another.
     fn chain<'a>(&'a self, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
         let mut chains = VecDeque::from([vec![from]]);
         let mut seen = BTreeSet::from([from]);
@@ -149,12 +149,13 @@ fn parsed(file: &Path) -> syn::File {
     syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The folder with the files of a file's modules.
+/// Returns the folder that holds the child modules of a file.
 fn folder_of(file: &Path) -> PathBuf {
     if file.ends_with("mod.rs") { file.parent().unwrap().to_owned() } else { file.with_extension("") }
 }
 
-/// The modules that a file declares, with their files: in `children`, or where a `path` says from `beside` on.
+/// Lists the modules that a file declares, with their files: below `children`, or, with a `path` attribute, relative
+/// to `beside`.
 fn declared(syntax: &syn::File, beside: &Path, children: &Path) -> Vec<(String, PathBuf)> {
     let modules = syntax.items.iter().filter_map(|item| match item {
         Item::Mod(module) if module.content.is_none() && !is_test(&module.attrs) => Some(module),
@@ -169,7 +170,7 @@ fn declared(syntax: &syn::File, beside: &Path, children: &Path) -> Vec<(String, 
     files.collect()
 }
 
-/// The value of `#[path = "…"]`.
+/// Returns the value of `#[path = "…"]`.
 fn path_of(attributes: &[Attribute]) -> Option<String> {
     attributes.iter().find_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
@@ -191,7 +192,7 @@ struct Found {
     line: usize,
 }
 
-/// Collects the paths of one file.
+/// Collects the paths in one file.
 struct Reader {
     module: Vec<String>,
     file: PathBuf,
@@ -235,7 +236,7 @@ impl Reader {
         }
     }
 
-    /// Macros take any tokens; those that look like a path count as one.
+    /// Collects paths from the tokens of a macro: whatever looks like a path counts as one.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<Ident> = Vec::new();
         let mut colons = 0;

@@ -1,4 +1,4 @@
-//! Any bytes as the body of a POST: no panic, and what goes on to Electric is a subset and nothing else.
+//! Parses any bytes as the body of a POST. It must not panic, and the body sent to Electric must be only a subset.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ fuzz_target!(|body: &[u8]| {
         };
         assert!(fits, "{made}");
     }
-    // What is printed may be longer than what is read, and is then refused; else it reads as the same.
+    // The printed body may exceed the size limit and is then rejected; otherwise it parses to the same subset.
     if let Ok(again) = SubsetQuery::from_body(made.as_bytes()).and_then(|subset| subset.body(Some(&columns))) {
         assert_eq!(again, made);
     }

@@ -1,4 +1,5 @@
-//! Any text as a client's `where` and `order_by`: no panic, and what is accepted reads again as it was printed.
+//! Parses any text as a client's `where` and `order_by`. It must not panic, and what it accepts must parse to the same
+//! again after printing.
 
 #![no_main]
 
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use shapegate::filter::{ClientFilter, OrderBy};
 
-/// A longer text is refused, though it may be what a shorter one is printed as.
+/// The parser rejects longer texts, but a printed text may be longer than its source.
 const MAX_BYTES: usize = 4 * 1024;
 
 fuzz_target!(|text: &str| {

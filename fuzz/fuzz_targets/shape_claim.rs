@@ -1,6 +1,7 @@
-//! Any claim and any query: no panic, and what goes upstream for a request that is allowed repeats the same claim.
+//! Authorizes any query with any `shape` claim. It must not panic, and the upstream query of a permitted request must
+//! match the same claim.
 //!
-//! The first line is the `shape` claim, the rest the query.
+//! The first line of the input is the claim, the rest is the query.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use shapegate::policy::PolicySet;
 use shapegate::rewrite::UpstreamRequest;
 use shapegate::shape::{ScopedRequest, ShapeClaim, ShapeClaims};
 
-/// The query of the request to Electric; `None` where the claim does not allow the request.
+/// Returns the query of the request to Electric; `None` if the claim does not allow the request.
 fn upstream(claim: &ShapeClaim, query: &str) -> Option<String> {
     let request = ScopedRequest::parse(None, query).ok()?;
     let permit = PolicySet::default().authorize_shape(claim, &request).ok()?;
@@ -25,7 +26,7 @@ fuzz_target!(|text: &str| {
     let Ok(Some(claim)) = ShapeClaim::read(&claims, ShapeClaims::Honoured) else { return };
     if let Some(sent) = upstream(&claim, query) {
         assert_eq!(upstream(&claim, &sent).as_deref(), Some(&*sent));
-        // Each of them stands there already, or the claim does without.
+        // Each of these is either a duplicate or not in the claim.
         for more in ["table=x", "where=x", "columns=x", "params%5B1%5D=x", "params%5B0%5D=x"] {
             assert_eq!(upstream(&claim, &format!("{sent}&{more}")), None, "{more}");
         }

@@ -15,7 +15,8 @@ use super::settings::{LogFormat, LogSettings};
 
 /// Limits Pingora to warnings, and silences modules whose lines quote requests with their tokens
 /// (docs/security.md, C7).
-const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_proxy=off";
+const PINGORA: &str = "pingora_core=warn,pingora_core::apps::http_app=off,pingora_core::connectors=off,\
+    pingora_proxy=off";
 
 /// Entries that wait for standard error; about 8 MB if all of them are access lines.
 const CAPACITY: usize = 32 * 1024;

@@ -1,5 +1,6 @@
-// A client of the gatekeeper, as Electric's own example is one: it posts for the options of a ShapeStream, spreads them,
-// and posts again when it is refused. Prints what it sees as one JSON object a line; ends when its standard input does.
+// Runs a client of the gatekeeper, like Electric's example: it requests the options of a ShapeStream with a POST, uses
+// them, and requests new ones after a 401 or 403. It prints its events as one JSON object per line. The options come as
+// JSON in the first argument; the script ends when its standard input closes.
 import { FetchError, ShapeStream } from "@electric-sql/client";
 
 const options = JSON.parse(process.argv[2]);

@@ -1,6 +1,6 @@
-// Runs one live query of TanStack DB over an on-demand Electric collection, and prints the titles it holds, as one JSON
-// object a line, whenever they change. The options come as JSON in the first argument; the script ends when its
-// standard input does.
+// Runs one live query of TanStack DB on an on-demand Electric collection. Whenever its titles change, it prints them as
+// one JSON object per line. The options come as JSON in the first argument; the script ends when its standard input
+// closes.
 import { createCollection, createLiveQueryCollection, eq, inArray, like, or } from "@tanstack/db";
 import { electricCollectionOptions } from "@tanstack/electric-db-collection";
 
@@ -24,7 +24,7 @@ const tasks = createCollection(
   }),
 );
 
-// Every kind of condition that its compiler writes in another way.
+// One condition for each form of SQL that TanStack DB's compiler generates.
 const wanted = ({ task }) => or(like(task.title, "urgent%"), eq(task.title, "it's"), inArray(task.title, ["a", "b"]));
 const query = createLiveQueryCollection({
   query: (q) =>

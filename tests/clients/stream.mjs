@@ -1,15 +1,15 @@
-// Runs one ShapeStream as a test tells it, and prints what it sees as one JSON object a line.
-// The options come as JSON in the first argument; the script ends when its standard input does.
+// Runs one ShapeStream and prints its events as one JSON object per line.
+// The options come as JSON in the first argument; the script ends when its standard input closes.
 import { FetchError, ShapeStream } from "@electric-sql/client";
 
-// The client's event-source library asks a browser's globals whether its page is visible; node has none of them.
+// The client's event-source library uses browser globals to find out whether the page is visible; Node.js has none.
 globalThis.window ??= globalThis;
 globalThis.document ??= { hidden: false, addEventListener() {}, removeEventListener() {} };
 
 const options = JSON.parse(process.argv[2]);
 const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
-// A page asks its own server for a token; here a test answers for it.
+// A page gets its token from its own server. Here the test runs that server.
 const token = async () => `Bearer ${await (await fetch(options.tokenUrl)).text()}`;
 
 const stream = new ShapeStream({

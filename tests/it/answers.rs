@@ -1,4 +1,5 @@
-//! Every answer of the README's table over HTTP, and bad input of every kind: a clear 4xx, and no request to Electric.
+//! Every error response in the table of the README, and bad input of every kind: it gives a 4xx and no request to
+//! Electric.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::harness::{Answer, Gate, Setup, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// Sends a request line and headers as they are, with `Connection: close`.
+/// Sends a request line and headers verbatim, with `Connection: close`.
 async fn send(gate: &Gate, line: &str, headers: &str) -> Answer {
     raw(&gate.url, format!("{line} HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n{headers}\r\n").as_bytes()).await
 }
@@ -27,7 +28,7 @@ fn assert_answer(answer: &Answer, status: u16, code: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_allowed_twin_of_all_that_follows() {
+async fn permitted_request_gives_200() {
     let gate = Gate::start().await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -35,7 +36,7 @@ async fn the_allowed_twin_of_all_that_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_401_and_403() {
+async fn bad_tokens_give_401_and_denied_requests_403() {
     let gate = Gate::start().await;
     let none = Answer::of(gate.request(TASKS, None).send().await.unwrap()).await;
     assert_answer(&none, 401, "token_missing");
@@ -53,7 +54,7 @@ async fn tokens_401_and_403() {
         &format!("{good}A"),
         &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "aud": "https://other.test" })),
         &gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iss": "https://other.test" })),
-        // an expired token of nobody's is not "expired"
+        // An expired token with a bad signature is not "expired".
         &expired.replace(&expired[expired.len() - 40..expired.len() - 30], "AAAAAAAAAA"),
     ] {
         assert_answer(&gate.get(TASKS, bad).await, 401, "token_invalid");
@@ -65,7 +66,7 @@ async fn tokens_401_and_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_token_from_one_place() {
+async fn token_is_read_from_one_authorization_header_only() {
     // docs/security.md, T15, T16, T17
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -88,7 +89,7 @@ async fn one_token_from_one_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parameters_400() {
+async fn bad_or_reserved_parameters_give_400() {
     // docs/security.md, Q1 to Q6
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -147,7 +148,7 @@ async fn parameters_400() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_and_paths_404() {
+async fn unknown_tables_and_paths_give_404() {
     // docs/security.md, Q4, Q7
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -179,7 +180,7 @@ async fn tables_and_paths_404() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn methods_405_and_bodies_413() {
+async fn other_methods_give_405_and_bodies_413() {
     // docs/security.md, Q8, P8
     let gate = Gate::start().await;
     let token = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
@@ -201,7 +202,7 @@ async fn methods_405_and_bodies_413() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_and_headers_400_414_431() {
+async fn malformed_or_oversized_targets_and_headers_are_rejected() {
     // docs/security.md, P11, Q7, C17
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -226,11 +227,11 @@ async fn targets_and_headers_400_414_431() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_s_answers_become_ours() {
-    // docs/security.md, Q14: Electric's own words are not shown
+async fn errors_of_electric_are_replaced_by_own_responses() {
+    // docs/security.md, Q14: Electric's messages are not forwarded
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
-    // Each request another one, since a refusal serves for a second.
+    // A different request each time, since an error response is cached for a second.
     let shape = |number: u16| format!("{TASKS}&cache-buster={number}");
     for (status, expected, code) in [
         (401, 502, "upstream_refused"),
@@ -252,7 +253,7 @@ async fn electric_s_answers_become_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_400_of_electric_keeps_what_the_client_can_mend() {
+async fn electric_400_keeps_only_errors_that_the_client_can_fix() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let words = r#"{"message":"Invalid request","errors":{"offset":["out of bounds for this shape"],"where":["At location 8: canary"]}}"#;
@@ -264,14 +265,14 @@ async fn a_400_of_electric_keeps_what_the_client_can_mend() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_away_502_and_silent_504() {
-    // bound, so that nobody else gets the port, but not listening
+async fn unreachable_electric_gives_502_and_silent_electric_504() {
+    // Bound, so that no other process gets the port, but not listening.
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = nobody.local_addr().unwrap();
     let gate = Gate::with(Setup { electric_url: Some(format!("http://{address}")), ..Setup::default() }).await;
     assert_answer(&gate.get(TASKS, &gate.token(&["org_1"])).await, 502, "upstream_unreachable");
-    // takes connections (the kernel does) and says nothing
+    // The kernel accepts connections, and nothing responds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let electric_url = Some(format!("http://{}", silent.local_addr().unwrap()));
     let tune = |config: &mut Config| config.upstream.read_timeout = Duration::from_millis(50);
@@ -281,7 +282,7 @@ async fn electric_away_502_and_silent_504() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_much_at_one_time_429_and_503() {
+async fn concurrent_requests_over_the_limits_give_429_and_503() {
     let limits = "[limits]\nrequests = 3\nrequests_per_subject = 2\n";
     let rules = format!("{}\n{limits}", crate::harness::RULES);
     let electric = Options { hold: Duration::from_secs(20), ..Options::default() };
@@ -320,7 +321,7 @@ async fn preflight_needs_no_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn origins_are_told_apart() {
+async fn only_configured_origins_get_cors_headers() {
     // docs/security.md, C17
     let cors = "[cors]\norigins = [\"https://app.test\"]\ncredentials = true\n";
     let gate = Gate::with(Setup { rules: format!("{}\n{cors}", crate::harness::RULES), ..Setup::default() }).await;
@@ -348,7 +349,7 @@ async fn origins_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_rule_needs_no_token_and_others_still_do() {
+async fn public_rule_needs_no_token_but_other_rules_do() {
     let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
     let gate = Gate::with(Setup { rules: format!("{}\n{public}", crate::harness::RULES), ..Setup::default() }).await;
     let ask = async |target: &str| Answer::of(gate.request(target, None).send().await.unwrap()).await;
@@ -360,7 +361,7 @@ async fn a_public_rule_needs_no_token_and_others_still_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_values_414() {
+async fn too_many_values_in_the_predicate_give_414() {
     let rule = "[[shape]]\ntable = \"tasks\"\nwhere = '\"organization_id\" IN ({{ claims.organizationIds }})'\n";
     let gate = Gate::with(Setup { rules: rule.to_owned(), ..Setup::default() }).await;
     let ask = async |count: usize| {
@@ -374,7 +375,7 @@ async fn too_many_values_414() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_may_ask_about_any_path_and_then_sees_its_404() {
+async fn preflight_succeeds_for_any_path_so_a_browser_can_read_the_404() {
     let gate = Gate::start().await;
     let preflight = "Origin: https://app.test\r\nAccess-Control-Request-Method: GET\r\n";
     let answer = send(&gate, "OPTIONS /nothing", preflight).await;
@@ -384,7 +385,7 @@ async fn a_browser_may_ask_about_any_path_and_then_sees_its_404() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_method_is_refused_before_its_body() {
+async fn wrong_method_is_rejected_before_its_body() {
     let gate = Gate::start().await;
     let token = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
     let body = format!("{token}Content-Length: 2\r\n\r\n{{}}");
@@ -393,7 +394,7 @@ async fn a_method_is_refused_before_its_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_is_counted_by_its_rule() {
+async fn denial_is_counted_under_its_rule() {
     let gate = Gate::start().await;
     assert_answer(&gate.get(TASKS, &gate.token(&["org_2"])).await, 403, "forbidden");
     let series = r#"shapegate_requests_total{outcome="forbidden",rule="tasks",status="403"}"#;
@@ -401,7 +402,7 @@ async fn a_denial_is_counted_by_its_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
+async fn electric_400_caused_by_the_rule_gives_502_without_details() {
     let gate = Gate::start().await;
     let words = r#"{"message":"Invalid request","errors":{"where":["At location 8: canary"]}}"#;
     gate.electric.script(shapegate::demo::http::Reply::json(400, words));
@@ -413,8 +414,8 @@ async fn a_400_of_the_rule_s_making_names_nothing_and_counts_as_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preflight_with_a_body_ends_its_connection() {
-    // docs/security.md, P4: the client does not ask for `Connection: close`, so the close is ours
+async fn preflight_with_a_body_closes_its_connection() {
+    // docs/security.md, P4: the client does not ask for `Connection: close`; shapegate decides to close
     let gate = Gate::start().await;
     let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n\r\n");
     let head = format!("OPTIONS {TASKS} HTTP/1.1\r\nHost: gate.test\r\nContent-Length: {}\r\n\r\n", hidden.len());

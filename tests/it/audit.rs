@@ -1,4 +1,4 @@
-//! The audit log: who has read which shape, whatever becomes of the disk.
+//! The audit log: which subject has read which shape, and what a full disk loses.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +31,7 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_line_for_each_subject_and_shape() {
+async fn one_line_is_written_per_subject_and_shape() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let mut gate = Gate::with(audited(&path, "")).await;
@@ -40,7 +40,7 @@ async fn one_line_for_each_subject_and_shape() {
     let user = |subject: &str| gate.issuer.token(&json!({ "sub": subject, "organizationIds": ["org_1", "org_2"] }));
     let (ann, bob) = (user("ann\r\n\u{1b}[31m"), user("bob"));
     let mut bytes = 0;
-    // Two parts of one shape's log are one session, and so are a kept answer and a 304.
+    // Several requests for one shape are one session, also if the response is cached or a 304.
     for target in [TASKS, TASKS, &format!("{TASKS}&cache-buster=canary")] {
         let answer = gate.get(target, &ann).await;
         assert_eq!(answer.status, 200);
@@ -50,7 +50,7 @@ async fn one_line_for_each_subject_and_shape() {
     let again = gate.request(TASKS, Some(&bob)).header("if-none-match", etag.header("etag"));
     assert_eq!(again.send().await.unwrap().status(), 304);
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_2"), &ann).await.status, 200);
-    // Who is refused has read nothing.
+    // A rejected request is not recorded.
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_3"), &ann).await.status, 403);
     assert_eq!(gate.get(TASKS, "canary").await.status, 401);
     gate.until_metric("shapegate_audit_sessions", 3.0).await;
@@ -80,7 +80,7 @@ async fn one_line_for_each_subject_and_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_session_is_written_and_a_renamed_file_is_let_go() {
+async fn idle_session_is_written_and_a_renamed_file_is_reopened() {
     let folder = tempfile::tempdir().unwrap();
     let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
     let gate = Gate::with(audited(&path, "idle = '1s'")).await;
@@ -94,7 +94,7 @@ async fn an_idle_session_is_written_and_a_renamed_file_is_let_go() {
     assert_eq!(gate.metric("shapegate_audit_lines_dropped_total").await, 0.0);
 }
 
-/// Many sessions, each of which makes room for the next one: a line for each answer but the first.
+/// Opens many sessions, each of which evicts the previous one: `answers - 1` lines are written.
 async fn serve_many(gate: &Gate, answers: u32) {
     for number in 0..answers {
         let token = gate.issuer.token(&json!({ "sub": format!("user-{number}"), "organizationIds": ["org_1"] }));
@@ -103,14 +103,14 @@ async fn serve_many(gate: &Gate, answers: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_lines_and_no_answer() {
+async fn full_disk_loses_lines_but_fails_no_request() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let mut gate = Gate::with(audited(&path, "sessions = 1")).await;
     serve_many(&gate, 51).await;
     gate.until_metric("shapegate_audit_lines_dropped_total", 50.0).await;
-    // Once there is room, lines are written again.
+    // Lines are written again once there is space.
     std::fs::remove_file(&path).unwrap();
     serve_many(&gate, 2).await;
     until(async || path.exists() && !lines(&path).is_empty()).await;
@@ -119,7 +119,7 @@ async fn a_full_disk_costs_lines_and_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_without_a_reader_holds_up_no_answer_and_not_the_end() {
+async fn pipe_without_a_reader_blocks_neither_requests_nor_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -130,7 +130,7 @@ async fn a_pipe_without_a_reader_holds_up_no_answer_and_not_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn standard_error_takes_the_lines_whatever_the_log_leaves_out() {
+async fn audit_lines_on_stderr_ignore_the_log_level() {
     let electric = Electric::start(Options::default()).await.unwrap();
     let text = |name| Column::new(name, "text");
     electric.create_table("tasks", vec![text("id").not_null().primary_key(0), text("organization_id")]);
@@ -151,7 +151,7 @@ async fn standard_error_takes_the_lines_whatever_the_log_leaves_out() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_an_error_at_the_start() {
+async fn missing_audit_folder_is_an_error_at_start() {
     let setup = audited(Path::new("/nonexistent/audit.jsonl"), "");
     let config = setup.config("http://127.0.0.1:1", "http://127.0.0.1:1");
     let error = shapegate::server::Server::bind(config).err().unwrap();

@@ -1,4 +1,4 @@
-//! A real browser with the real client, through TLS and HTTP/2, from a page of another origin.
+//! A real browser with the real client, over TLS and HTTP/2, on a page of another origin.
 
 mod chromium;
 
@@ -10,10 +10,10 @@ use shapegate::demo::http::{Reply, Request, Server, Serving};
 use self::chromium::{Answered, Browser, Seen};
 use crate::harness::{Certificate, Gate, Setup};
 
-/// What a screen of an app has open at one time: twice what a browser gives one host over HTTP/1.1.
+/// Shapes that the page has open at once: twice the 6 connections that a browser opens to one host over HTTP/1.1.
 const SHAPES: usize = 12;
 
-/// A gate, and the page's own server.
+/// A gate, and the server of the page.
 struct Site {
     gate: Gate,
     page: String,
@@ -22,7 +22,7 @@ struct Site {
 }
 
 impl Site {
-    /// The page opens these organizations' tasks, with a token for the first `allowed` of them.
+    /// Starts both. The page opens the tasks of these organizations, with a token for the first `allowed` of them.
     async fn start(organizations: &[String], allowed: usize, live_sse: bool) -> Self {
         let certificate = Certificate::new();
         let key_hash = certificate.key_hash();
@@ -47,13 +47,13 @@ impl Site {
         Self { gate, page, key_hash, _serving: serving }
     }
 
-    /// The answers of the gate, preflights apart.
+    /// Returns the responses of the gate: those to preflights, and the others.
     fn answers<'a>(&self, seen: &'a Seen) -> (Vec<&'a Answered>, Vec<&'a Answered>) {
         seen.answers.iter().filter(|answer| answer.url.starts_with(&self.gate.url)).partition(|answer| answer.preflight)
     }
 }
 
-/// A file of `tests/clients`.
+/// Serves a file of `tests/clients`.
 fn file(path: &str) -> Reply {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients"));
     let kind = if path.ends_with(".html") { "text/html" } else { "text/javascript" };
@@ -67,7 +67,7 @@ fn organizations() -> Vec<String> {
     (0..SHAPES).map(|number| format!("org_{number}")).collect()
 }
 
-/// Whether each shape has told of a row with this title.
+/// Returns whether every shape has reported its row with this title.
 fn all_have(seen: &Seen, title: &str) -> bool {
     let has = |shape: usize| {
         seen.reports
@@ -90,7 +90,7 @@ async fn twelve_shapes(live_sse: bool) {
     let mut seen = Seen::default();
     browser.open(&site.page).await;
     browser.until(&mut seen, |seen| all_have(seen, "first")).await;
-    // More than HTTP/1.1 could have: all of them wait at the same time.
+    // All of them wait at the same time, which is more than HTTP/1.1 would allow.
     site.gate.electric.wait_for_waiting(SHAPES).await;
     insert("second", 100);
     browser.until(&mut seen, |seen| all_have(seen, "second")).await;
@@ -105,7 +105,7 @@ async fn twelve_shapes(live_sse: bool) {
     assert!(answers.len() >= 2 * SHAPES && answers.iter().all(|answer| answer.status == 200), "{answers:#?}");
     let all = || preflights.iter().chain(&answers);
     assert!(all().all(|answer| answer.protocol == "h2"), "{answers:#?}");
-    // A browser that does not know yet what a server speaks opens two or three, and has no use for more than one.
+    // A browser may open two or three connections before it knows that the server speaks HTTP/2, but uses only one.
     let first = answers[0].connection;
     assert!(all().all(|answer| answer.connection == first), "{answers:#?}");
     let live = |request: &&Request| request.target.contains("live_sse=true");
@@ -123,7 +123,7 @@ async fn twelve_live_shapes_share_one_connection_by_sse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_can_read_why_a_shape_is_refused() {
+async fn page_can_read_why_a_shape_is_rejected() {
     let organizations = organizations();
     let site = Site::start(&organizations, SHAPES - 1, false).await;
     site.gate.insert_task(1, "org_0", "mine");
@@ -140,7 +140,7 @@ async fn a_page_can_read_why_a_shape_is_refused() {
     let of_last: Vec<_> = seen.reports.iter().filter(|line| line["shape"] == json!(SHAPES - 1)).collect();
     assert_eq!(of_last[0], &json!({ "shape": SHAPES - 1, "error": 403, "code": "forbidden" }));
     assert!(of_last.iter().all(|line| line["title"].is_null()), "{of_last:#?}");
-    // The console shows each answer above 399, and nothing else: not that CORS hid one.
+    // The console shows a line for each status over 399, and no CORS error.
     assert!(seen.complaints.iter().all(|line| line.contains("status of 403")), "{:#?}", seen.complaints);
     let refused = |shape: &Request| shape.target.contains("org_11");
     assert!(!site.gate.electric.requests().iter().any(refused));

@@ -1,4 +1,4 @@
-//! A clone stands alone: nothing needs a folder outside the repository, and each citation leads to a place in it.
+//! The repository is complete: no file refers to a folder outside it, and each citation names a place in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +9,10 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SEARCHED: [&str; 10] =
     [".ci", "CONTRIBUTING.md", "README.md", "SECURITY.md", "benches", "conf", "docs", "fuzz", "src", "tests"];
 
-/// Folders that git ignores.
+/// Names of folders that git ignores.
 const IGNORED: [&str; 5] = ["node_modules", "target", "corpus", "artifacts", "coverage"];
 
-/// Every text file of the searched places except this file, and JSON, which has no comments.
+/// Reads every text file of the searched places, except this file and JSON, which has no comments.
 fn files() -> Vec<(String, String)> {
     let mut found = Vec::new();
     SEARCHED.iter().for_each(|place| collect(&Path::new(ROOT).join(place), &mut found));
@@ -36,18 +36,18 @@ fn place(path: &str) -> PathBuf {
     Path::new(ROOT).join(path)
 }
 
-/// The text on one line, without the marks of comments, so that a citation may be broken across lines.
+/// Joins the lines of a text and removes comment marks, so that citations may span lines.
 fn unwrapped(text: &str) -> String {
     let bare = |line: &str| line.trim().trim_start_matches(['/', '!', '#']).trim_start().to_owned();
     text.lines().map(bare).collect::<Vec<_>>().join(" ")
 }
 
-/// What follows each `mark` in `text`.
+/// Returns the text after each `mark`.
 fn after<'t>(text: &'t str, mark: &'t str) -> impl Iterator<Item = &'t str> {
     text.match_indices(mark).map(move |(at, _)| &text[at + mark.len()..])
 }
 
-/// The items at the start of `rest`, as in `T7, J1 to J5 and Q2`, up to the first that is none by `is_item`.
+/// Returns the items at the start of `rest`, as in `T7, J1 to J5 and Q2`, up to the first that is not an item.
 fn list(mut rest: &str, is_item: fn(&str) -> bool) -> Vec<&str> {
     let mut items = Vec::new();
     loop {
@@ -65,13 +65,13 @@ fn list(mut rest: &str, is_item: fn(&str) -> bool) -> Vec<&str> {
     }
 }
 
-/// As `T7`.
+/// Returns whether `text` is an id such as `T7`.
 fn is_id(text: &str) -> bool {
     let digits = text.trim_start_matches(|c: char| c.is_ascii_uppercase());
     text.len() == digits.len() + 1 && !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// As `07` or `13b`.
+/// Returns whether `text` is the number of a recording, such as `07` or `13b`.
 fn is_number(text: &str) -> bool {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_lowercase());
     (2..=3).contains(&digits.len())
@@ -79,7 +79,7 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// The quoted headings at the start of `rest`, as in `, "Long polls" and "Answers"`.
+/// Returns the quoted headings at the start of `rest`, as in `, "Long polls" and "Answers"`.
 fn headings(mut rest: &str) -> Vec<&str> {
     let mut headings = Vec::new();
     while let Some(quoted) = [", \"", " and \""].iter().find_map(|start| rest.strip_prefix(start)) {
@@ -90,7 +90,7 @@ fn headings(mut rest: &str) -> Vec<&str> {
     headings
 }
 
-/// Asserts that all that `cited` finds in the files is `known`, and that it finds something.
+/// Asserts that `cited` finds something in the files, and only what is `known`.
 fn assert_known(known: &BTreeSet<String>, cited: impl Fn(&str) -> Vec<String>) {
     let mut count = 0;
     let mut unknown = Vec::new();
@@ -103,7 +103,7 @@ fn assert_known(known: &BTreeSet<String>, cited: impl Fn(&str) -> Vec<String>) {
         }
     }
     assert!(count > 0, "nothing is cited");
-    assert!(unknown.is_empty(), "cited and not there: {unknown:#?}");
+    assert!(unknown.is_empty(), "cited but missing: {unknown:#?}");
 }
 
 fn owned(items: Vec<&str>) -> Vec<String> {
@@ -111,7 +111,7 @@ fn owned(items: Vec<&str>) -> Vec<String> {
 }
 
 #[test]
-fn no_file_needs_or_cites_what_is_outside_the_repository() {
+fn no_file_cites_anything_outside_the_repository() {
     let word = |text: &str, word: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word);
     let mut wrong = Vec::new();
     for (file, text) in files() {
@@ -145,7 +145,7 @@ fn each_cited_id_is_in_the_threat_model() {
 }
 
 #[test]
-fn each_cited_section_is_in_the_description_of_electric() {
+fn each_cited_section_exists_in_docs_electric_md() {
     let page = fs::read_to_string(place("docs/electric.md")).unwrap();
     let known = page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned);
     assert_known(&known.collect(), |text| {
@@ -159,7 +159,7 @@ fn each_cited_recording_exists() {
     let number = |name: &str| name.split('_').next().unwrap().to_owned();
     let known = files.map(|name| number(name.to_str().unwrap())).collect();
     assert_known(&known, |text| after(text, "tests/electric/").flat_map(|rest| owned(list(rest, is_number))).collect());
-    // The pages about the recordings cite them in brackets.
+    // These pages cite recordings in brackets.
     for page in ["docs/electric.md", "tests/electric/README.md"] {
         let text = unwrapped(&fs::read_to_string(place(page)).unwrap());
         let unknown: Vec<_> =

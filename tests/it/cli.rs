@@ -1,4 +1,4 @@
-//! The commands, as a person types them.
+//! The command line: check, explain, jwks, demo, and running the server.
 
 use std::process::{Output, Stdio};
 
@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn help_and_usage() {
+async fn help_fits_one_screen_and_wrong_usage_exits_with_64() {
     let help = output(&["--help"]).await;
     assert!(help.status.success());
     assert!(text(&help.stdout).lines().count() <= 24, "{}", text(&help.stdout));
@@ -28,7 +28,7 @@ async fn help_and_usage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_names_every_error_and_shows_no_secret() {
+async fn check_lists_every_error_and_prints_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let good = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
     let ok = output(&["check", "--config", good.to_str().unwrap()]).await;
@@ -60,7 +60,7 @@ async fn check_names_every_error_and_shows_no_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_probes_electric() {
+async fn check_probe_asks_electric_for_each_rule() {
     let gate = Gate::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
@@ -81,7 +81,7 @@ async fn check_probes_electric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_probes_with_the_samples_of_the_file_and_of_a_file() {
+async fn check_probe_takes_sample_values_from_the_configuration_or_a_file() {
     let gate = Gate::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
@@ -93,7 +93,7 @@ async fn check_probes_with_the_samples_of_the_file_and_of_a_file() {
     assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), ["tasks: ok", "/api/items: ok"]);
     let asked = |at: usize| gate.electric.requests()[at].target.clone();
     assert!(asked(0).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(0));
-    // What is given on the command line wins.
+    // Values on the command line take precedence.
     let claims = folder.path().join("claims.json");
     std::fs::write(&claims, r#"{ "org": { "ids": ["other"] } }"#).unwrap();
     let given = format!("@{}", claims.display());
@@ -108,7 +108,7 @@ async fn check_probes_with_the_samples_of_the_file_and_of_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_prints_electric_s_words_without_our_secret() {
+async fn check_probe_prints_errors_of_electric_without_the_secret() {
     let gate = Gate::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
@@ -127,7 +127,7 @@ async fn check_prints_electric_s_words_without_our_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_says_what_and_why() {
+async fn explain_prints_the_decision_and_its_reason() {
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
@@ -170,7 +170,7 @@ async fn explain_says_what_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_names_the_electric_and_the_server_of_a_shape() {
+async fn explain_names_the_upstream_and_server_of_a_shape() {
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
@@ -204,12 +204,12 @@ fn text_of(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jwks_makes_a_static_set() {
+async fn jwks_writes_a_static_key_set() {
     let issuer = IssuerServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", issuer.url());
     let out = folder.path().join("keys.json");
-    // the file is named before it is there, and a deploy step has no secrets
+    // `jwks` works before the file exists and without the secrets, as in a deploy step.
     let both = std::fs::read_to_string(&path).unwrap().replace("jwks = { ", "jwks = { file = \"keys.json\", ");
     std::fs::write(&path, both).unwrap();
     let mut jwks = shapegate(&["jwks", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()]);
@@ -219,7 +219,7 @@ async fn jwks_makes_a_static_set() {
         serde_json::from_slice::<serde_json::Value>(&std::fs::read(&out).unwrap()).unwrap()["keys"][0]["kid"],
         "key-1"
     );
-    // and it serves as `jwks.file`, without the issuer
+    // The file works as `jwks.file` while the issuer is down.
     issuer.set_up(false);
     let fixed = std::fs::read_to_string(&path).unwrap().replace(&format!(", url = \"{}/jwks\"", issuer.url()), "");
     std::fs::write(&path, fixed).unwrap();
@@ -233,7 +233,7 @@ async fn jwks_makes_a_static_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_port_is_an_error_at_once() {
+async fn port_in_use_is_an_error_at_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
@@ -246,8 +246,8 @@ async fn a_taken_port_is_an_error_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_files_are_told_at_the_start() {
-    // It ends at once.
+async fn start_warns_if_limits_exceed_the_open_file_limit() {
+    // The port is in use, so that the process ends at once.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
@@ -266,7 +266,7 @@ async fn more_connections_than_files_are_told_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_s_curl_lines_work_as_printed() {
+async fn demo_curl_commands_work_as_printed() {
     let mut child =
         shapegate(&["demo", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -297,7 +297,7 @@ async fn the_demo_s_curl_lines_work_as_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_it_well() {
+async fn sigterm_ends_the_process_with_exit_code_0() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
     let mut child = shapegate(&["--config", path.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
@@ -309,7 +309,7 @@ async fn sigterm_ends_it_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_reads_the_certificate() {
+async fn check_and_start_report_a_missing_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
     let tls = "[server]\ntls = { cert = \"missing.crt\", key = \"missing.key\" }";

@@ -1,4 +1,4 @@
-//! The real clients from npm, `@electric-sql/client` and TanStack DB on it, through shapegate.
+//! The real clients from npm through shapegate: `@electric-sql/client`, and TanStack DB on top of it.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use shapegate::demo::http::{Reply, Server, Serving};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{Gate, RULES, Setup, with_defaults};
+use crate::harness::{Gate, RULES, SHORT_LIFE, Setup, with_defaults};
 
-/// A test that hangs fails after this; none takes nearly as long.
+/// How long a test waits for a line of the client before it fails. No line takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The limits that everybody has: real clients must not come near them.
+/// The default limits, which real clients must not reach.
 const AS_BY_DEFAULT: &str = "\n[limits]\n";
 
 async fn start() -> Gate {
     Gate::with(Setup { rules: format!("{RULES}{AS_BY_DEFAULT}"), ..Setup::default() }).await
 }
 
-/// A script with a real client, in a process of its own.
+/// A Node.js process that runs a real client.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
     _child: Child,
@@ -42,15 +42,15 @@ impl Client {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup"));
+            .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup-test"));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { lines, _child: child }
     }
 
     async fn line(&mut self) -> Value {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("the client says nothing").unwrap();
-        let line = line.expect("the client ended; are its npm packages there? run .ci/setup");
+        let line = line.expect("no line from the client").unwrap();
+        let line = line.expect("the client ended; if its npm packages are missing, run .ci/setup-test");
         serde_json::from_str(&line).unwrap()
     }
 
@@ -64,7 +64,7 @@ impl Client {
         }
     }
 
-    /// Waits for a row with this title, and says by which operation it came.
+    /// Waits for a row with this title, and returns its operation.
     async fn title(&mut self, title: &str) -> String {
         let is_row = |message: &Value| message["value"]["title"] == title;
         let line = self.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_row))).await;
@@ -73,7 +73,7 @@ impl Client {
     }
 }
 
-/// Hands out tokens one after the other, the last one again and again.
+/// Starts a server that hands out these tokens in turn, and then always the last one.
 async fn token_server(tokens: Vec<String>) -> (String, Arc<AtomicUsize>, Serving) {
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}/token", server.local_addr().unwrap());
@@ -122,7 +122,7 @@ async fn initial_sync_and_live_update_by_sse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_409_makes_it_sync_anew() {
+async fn client_syncs_again_after_409() {
     let gate = start().await;
     gate.insert_task(1, "org_1", "before");
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
@@ -139,7 +139,7 @@ async fn a_409_makes_it_sync_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_makes_it_fetch_a_fresh_token() {
+async fn client_fetches_a_new_token_after_401() {
     let gate = start().await;
     gate.insert_task(1, "org_1", "first");
     let claims = json!({ "sub": "user-1", "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 });
@@ -155,7 +155,7 @@ async fn a_401_makes_it_fetch_a_fresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_403_stops_it() {
+async fn client_stops_after_403() {
     let gate = start().await;
     let (token_url, _, _serving) = token_server(vec![gate.token(&["org_2"])]).await;
     let mut options = options(&gate, &token_url);
@@ -167,7 +167,7 @@ async fn a_403_stops_it() {
     assert_eq!(gate.electric.request_count(), 0);
 }
 
-/// The rows of a line, in their order: operation and title.
+/// Returns the rows of a line in order, each as its operation and title.
 fn rows(line: &Value) -> Vec<String> {
     let messages = line["messages"].as_array().into_iter().flatten();
     messages
@@ -179,7 +179,7 @@ fn rows(line: &Value) -> Vec<String> {
         .collect()
 }
 
-/// All rows until one that ends with `last`.
+/// Reads rows until one contains `last`, and returns all of them.
 async fn all_until(client: &mut Client, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     while !seen.last().is_some_and(|row: &String| row.contains(last)) {
@@ -200,7 +200,7 @@ async fn two_see_the_same(live_sse: bool) {
         for (client, seen) in clients.iter_mut().zip(&mut seen) {
             seen.extend(all_until(client, last).await);
         }
-        // Both wait, and on the same answer of Electric.
+        // Both wait on the same flight.
         gate.until_metric("shapegate_requests_in_flight", 2.0).await;
         gate.until_metric("shapegate_open_flights", 1.0).await;
         match turn {
@@ -228,8 +228,8 @@ async fn two_clients_on_one_flight_see_the_same_by_sse() {
     two_see_the_same(true).await;
 }
 
-/// TanStack DB's Electric collection in on-demand mode: what a live query asks for is loaded as a subset, and what
-/// changes in it comes with the log.
+/// Runs TanStack DB's Electric collection in on-demand mode: the rows of a live query are loaded as a subset, and
+/// changes arrive with the log.
 async fn on_demand(method: &str) {
     let rules = RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1);
     let gate = Gate::with(Setup { rules: format!("{rules}{AS_BY_DEFAULT}"), ..Setup::default() }).await;
@@ -258,42 +258,41 @@ async fn on_demand(method: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_on_demand_collection_loads_subsets_by_get() {
+async fn on_demand_collection_loads_subsets_by_get() {
     on_demand("GET").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_on_demand_collection_loads_subsets_by_post() {
+async fn on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
 }
 
-/// A gate that mints under `rules`, and tells clients where it is.
+/// Starts a gate with `rules` and a gatekeeper that sends clients to its address.
 async fn minting(rules: &str, tune: fn(&mut Config)) -> Gate {
-    // Clients are told the port before it is bound.
-    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = reserved.local_addr().unwrap();
-    drop(reserved);
+    let mut gate = Gate::start().await;
     let rules = format!(
         r#"{rules}
 [gatekeeper]
 issuer = "https://shapes.test"
 audience = "https://app.test"
 hs256 = {{ env = "GATEKEEPER_SECRET" }}
-public_url = "http://{listen}/v1/shape"
-{AS_BY_DEFAULT}"#
+public_url = "{}/v1/shape"
+{AS_BY_DEFAULT}"#,
+        gate.url
     );
-    Gate::with(Setup { rules, listen, tune, ..Setup::default() }).await
+    gate.policy.keep(|setup| (setup.rules, setup.tune) = (rules, tune));
+    gate
 }
 
-/// How many of the requests to Electric start at the beginning of the log.
+/// Counts the requests to Electric that start at the beginning of the log.
 fn initial_requests(gate: &Gate) -> usize {
     gate.electric.requests().iter().filter(|request| request.target.contains("offset=-1")).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_s_client_goes_on_where_it_was_when_its_token_ends() {
+async fn gatekeeper_client_resumes_its_shape_after_its_token_expires() {
     let short = |config: &mut Config| {
-        config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(2);
+        config.gatekeeper.as_mut().unwrap().lifetime = Duration::from_secs(SHORT_LIFE);
         config.issuers.last_mut().unwrap().leeway = Duration::ZERO;
     };
     let rules = RULES.replace("where = '", "columns = [\"id\", \"organization_id\", \"title\"]\nwhere = '");
@@ -310,7 +309,7 @@ async fn a_gatekeeper_s_client_goes_on_where_it_was_when_its_token_ends() {
     client.until(|line| *line == json!({ "minted": 200 })).await;
     gate.insert_task(3, "org_2", "foreign too");
     gate.insert_task(4, "org_1", "second");
-    // Not a row of before: it has kept its handle and its offset.
+    // Only the new row: the client has kept its handle and offset.
     let rows = client.until(|line| line["messages"].as_array().is_some_and(|all| all.iter().any(is_change))).await;
     let titles: Vec<_> = rows["messages"].as_array().unwrap().iter().filter(|message| is_change(message)).collect();
     assert_eq!((titles.len(), &titles[0]["value"]["title"]), (1, &json!("second")));
@@ -322,7 +321,7 @@ fn is_change(message: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_s_client_refetches_at_403() {
+async fn gatekeeper_client_gets_a_new_token_after_403() {
     let gate = minting(RULES, |_| {}).await;
     gate.insert_task(1, "org_1", "first");
     let gatekeeper = format!("{}/gatekeeper/tasks?organizationId=org_1", gate.url);
@@ -330,7 +329,7 @@ async fn a_gatekeeper_s_client_refetches_at_403() {
     let mut client = Client::run("gatekeeper.mjs", &options);
     client.title("first").await;
     gate.electric.wait_for_waiting(1).await;
-    // The rule is another one now, though it says the same, so its tokens end.
+    // The rule has changed, although it allows the same, so its tokens are revoked.
     let rules = RULES.replace("in claims.organizationIds", "in claims.organizationIds && true");
     let setup = Setup { rules, ..Setup::default() };
     gate.policy.replace(setup.config("http://127.0.0.1:3000", "http://127.0.0.1:3001").policy);
@@ -343,7 +342,7 @@ async fn a_gatekeeper_s_client_refetches_at_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_a_token_gets_a_public_shape() {
+async fn client_without_a_token_syncs_a_public_shape() {
     let public = "[[shape]]\ntable = \"items\"\nwhere = \"none\"\npublic = true\n";
     let gate = minting(public, |_| {}).await;
     gate.electric.insert("items", json!({ "id": 1, "user_id": "u_1", "title": "open" })).unwrap();

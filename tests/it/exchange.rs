@@ -1,4 +1,4 @@
-//! What travels: upstream only what was built, downstream only what is allowed, every byte as it comes.
+//! One request and its response: what is forwarded to Electric and to the client, byte by byte as it arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,23 +7,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
+use shapegate::config::Config;
 use shapegate::demo::electric::{Column, Electric, Options};
 use shapegate::demo::http::{Body, End, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{Answer, Gate, SECRET, Setup, Stream, raw};
+use crate::harness::{Answer, Gate, SECRET, SHORT_LIFE, Setup, Stream, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// The live request behind an answer.
+/// Returns the live request that follows a response.
 fn live(answer: &Answer) -> String {
     let (handle, offset) = (answer.header("electric-handle"), answer.header("electric-offset"));
     format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_the_permitted_rows() {
+async fn client_gets_exactly_the_permitted_rows() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     gate.insert_task(2, "org_2", "theirs");
@@ -35,7 +36,7 @@ async fn exactly_the_permitted_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_request_to_electric_is_built_from_empty() {
+async fn request_to_electric_has_only_allowed_parameters_and_headers() {
     // docs/security.md, Q1, Q15, C3, C4, P9
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
@@ -65,7 +66,7 @@ async fn the_request_to_electric_is_built_from_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
+async fn response_keeps_electric_headers_and_is_cacheable_by_the_client_only() {
     let gate = Gate::start().await;
     let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
     for name in ["electric-handle", "electric-offset", "electric-schema", "electric-has-data", "etag"] {
@@ -93,8 +94,8 @@ async fn the_answer_keeps_electric_s_headers_and_loses_its_caching() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_secret_stays_here() {
-    // docs/security.md, C7, Q15: also one with characters that a query would cut
+async fn secret_reaches_neither_clients_nor_metrics() {
+    // docs/security.md, C7, Q15
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for target in [TASKS, "/v1/shape?table=tasks&organizationId=org_1&offset=-1&secret=x", "/nothing"] {
@@ -107,7 +108,7 @@ async fn the_secret_stays_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_poll_waits_and_ends_with_the_change() {
+async fn long_poll_returns_with_the_next_change() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
@@ -123,7 +124,7 @@ async fn a_long_poll_waits_and_ends_with_the_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_arrive_as_they_are_sent() {
+async fn events_are_forwarded_as_they_arrive() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "first");
     let token = gate.token(&["org_1"]);
@@ -133,13 +134,13 @@ async fn events_arrive_as_they_are_sent() {
     gate.electric.wait_for_waiting(1).await;
     for title in ["second", "third"] {
         gate.insert_task(title.len() as u32, "org_1", title);
-        // The stream stays open, so what arrives was not held back for its end.
+        // The stream is still open, so the event was not buffered until its end.
         stream.until(title).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_is_not_held_back() {
+async fn chunks_are_forwarded_without_buffering() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
@@ -152,21 +153,21 @@ async fn a_chunk_is_not_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_breaks_off_before_it_is_shown_is_502() {
+async fn truncated_response_gives_502_or_a_broken_body() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for end in [End::Truncate, End::Reset] {
         gate.electric.script(Reply::new(200).with_chunks([Bytes::from("[1,")]).with_end(end));
         let answer = gate.request(&format!("{TASKS}&cache-buster={end:?}"), Some(&token)).send().await.unwrap();
-        // Or it was shown already, and is seen to be broken.
+        // The status is 200 if it was sent before the body broke off; then the body is truncated.
         let status = answer.status();
         assert!(status == 502 || answer.bytes().await.is_err(), "{end:?}: {status}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_electric_closed_costs_no_request() {
-    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
+async fn connection_closed_by_electric_fails_no_request() {
+    // Electric closes a connection after 50 requests without notice (docs/electric.md, "Connections").
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -174,8 +175,8 @@ async fn a_connection_that_electric_closed_costs_no_request() {
     }
 }
 
-/// An upstream that answers the first request of each connection and closes without a word on the second one,
-/// as Electric does when its limit of requests meets a request on its way.
+/// Starts an upstream that answers the first request of each connection, or none, and closes at the next one, as
+/// Electric does if a request arrives while it closes the connection.
 async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -201,13 +202,13 @@ async fn closing_upstream(answers_on_new: bool) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() {
+async fn closed_reused_connection_is_retried_and_a_closed_new_one_is_not() {
     let (url, _) = closing_upstream(true).await;
     let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let retries = "shapegate_upstream_retries_total{rule=\"tasks\"}";
     let mut asked = 0;
-    // Now and then Pingora's pool has not yet taken the connection back, and a new one is opened at once.
+    // If Pingora's pool has not taken the connection back yet, the next request opens a new one.
     while gate.metric(retries).await < 2.0 {
         asked += 1;
         assert!(asked < 100, "no connection is ever reused");
@@ -221,11 +222,11 @@ async fn a_reused_connection_that_closes_is_retried_once_and_a_new_one_is_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends_with_its_token() {
-    // docs/security.md, T19: a poll of 20 s with a token of two
+async fn long_poll_ends_when_its_token_expires() {
+    // docs/security.md, T19: Electric holds the poll for 20 s, and the token expires before
     let gate = Gate::start().await;
     let first = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    let exp = SystemClock.now().as_secs() + 3;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let answer = gate.get(&live(&first), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "token_expired"));
@@ -233,12 +234,12 @@ async fn a_wait_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_event_after_the_token_s_end() {
+async fn no_event_is_sent_after_the_token_expires() {
     let gate = Gate::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
     gate.electric.script(reply.with_header("content-type", "text/event-stream"));
-    let exp = SystemClock.now().as_secs() + 3;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut stream = Stream::open(gate.request(TASKS, Some(&token))).await;
     sender.send(Bytes::from("before")).await.unwrap();
@@ -246,30 +247,33 @@ async fn no_event_after_the_token_s_end() {
     while SystemClock.now().as_secs() < exp {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The send may fail: then the silence was already over.
+    // The send fails if the stream has already ended.
     let _ = sender.send(Bytes::from("after")).await;
     drop(sender);
     assert!(!stream.rest().await.is_ok_and(|rest| rest.contains("after")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_lets_the_waiting_finish() {
-    let electric = Options { hold: Duration::from_millis(500), ..Options::default() };
-    let mut gate = Gate::with(Setup { electric, ..Setup::default() }).await;
+async fn shutdown_lets_long_polls_finish() {
+    let tune = |config: &mut Config| config.server.drain = Duration::from_secs(30);
+    let mut gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
     let caught_up = gate.get(&live(&first).replace("&live=true", ""), &token).await;
     let waiting = tokio::spawn(gate.request(&live(&caught_up), Some(&token)).send());
     gate.electric.wait_for_waiting(1).await;
-    gate.stop().await;
-    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    let stopped = gate.stopping();
+    while gate.admin("/readyz").await.status == 200 {}
+    gate.insert_task(1, "org_1", "now");
+    assert_eq!(Answer::of(waiting.await.unwrap().unwrap()).await.rows("title"), ["now"]);
+    stopped.await;
     let address = gate.url.strip_prefix("http://").unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_name_is_tried_at_each_of_its_addresses() {
-    // `localhost` is [::1] too on most machines, where the stand-in does not listen
+async fn every_address_of_a_host_name_is_tried() {
+    // On most machines `localhost` is also [::1], where the stand-in does not listen.
     let electric = Electric::start(Options::default()).await.unwrap();
     electric.create_table(
         "tasks",
@@ -281,7 +285,7 @@ async fn a_host_name_is_tried_at_each_of_its_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_name_that_nobody_knows_is_502() {
+async fn unresolvable_host_name_gives_502() {
     let gate =
         Gate::with(Setup { electric_url: Some("http://electric.invalid:3000".to_owned()), ..Setup::default() }).await;
     for _ in 0..2 {
@@ -291,7 +295,7 @@ async fn a_host_name_that_nobody_knows_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http_1_0_gets_no_chunks() {
+async fn http_1_0_client_gets_no_chunked_encoding() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     let token = gate.token(&["org_1"]);

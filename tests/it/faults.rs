@@ -1,4 +1,4 @@
-//! What a machine and a network do to a server: whoever is not concerned is served as ever.
+//! Faults of the machine and the network. Clients that are not affected are served as usual.
 
 mod disk;
 mod files;
@@ -12,7 +12,7 @@ use shapegate::demo::electric::{Column, Electric, Options};
 
 use crate::harness::{IssuerServer, Process, Wire, config};
 
-/// The program as a process of its own, with what is around it.
+/// The program as a process, with its Electric and its issuer.
 struct Site {
     electric: Electric,
     issuer: IssuerServer,
@@ -21,8 +21,8 @@ struct Site {
 }
 
 impl Site {
-    /// Starts it with its configuration as `edit` makes it for a folder, by `launcher`: a command that starts what
-    /// follows it.
+    /// Starts it through `launcher`, a command that executes the command given after it. `edit` changes the
+    /// configuration for the folder.
     async fn start(launcher: &[&str], edit: impl FnOnce(&Path, &str) -> String) -> Self {
         let electric = Electric::start(Options::default()).await.unwrap();
         let text = |name: &str| Column::new(name, "text");
@@ -45,7 +45,7 @@ impl Site {
         self.electric.insert("tasks", json!({ "id": id, "organization_id": organization, "title": id })).unwrap();
     }
 
-    /// A metric, over a connection that is open already.
+    /// Reads a metric over a connection that is already open.
     async fn metric(admin: &mut Wire, name: &str) -> f64 {
         admin.send(b"GET /metrics HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
         let text = admin.answer(false).await.unwrap().text();
@@ -53,7 +53,7 @@ impl Site {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Waits until a metric is at least this.
+    /// Waits until a metric is at least `least`.
     async fn until_metric(admin: &mut Wire, name: &str, least: f64) {
         for _ in 0..1_000 {
             if Self::metric(admin, name).await >= least {
@@ -65,12 +65,12 @@ impl Site {
     }
 }
 
-/// The beginning of the log of one organization's tasks.
+/// Returns the target of the shape of one organization's tasks, without an offset.
 fn tasks(organization: &str) -> String {
     format!("/v1/shape?table=tasks&organizationId={organization}")
 }
 
-/// A request as bytes.
+/// Returns the bytes of a GET request.
 fn get(target: &str, token: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
 }

@@ -1,6 +1,7 @@
-//! Accepted filters against a real Postgres: they never add a row to a rule's, and no outcome depends on a hidden row.
+//! Runs accepted filters on a real Postgres: they never add a row to those of the rule, and no result depends on a
+//! hidden row.
 //!
-//! Electric writes a parameter as a text into the SQL, so that is how filters are asked here.
+//! Electric writes parameters into the SQL as text literals, so these tests do the same.
 
 mod generate;
 mod server;
@@ -12,13 +13,13 @@ use postgres::Client;
 use server::Postgres;
 use shapegate::filter::ClientFilter;
 
-/// Accepted filters to try.
+/// The number of accepted filters to try.
 const FILTERS: usize = 20_000;
 
-/// Filters asked in one round trip.
+/// The number of filters in one query.
 const BATCH: usize = 500;
 
-/// Each selects the rows of the organizations `o1` to `o7`, which are those that `none` has.
+/// Predicates of rules. Each selects the organizations `o1` to `o7`, which are all rows of `without_hidden`.
 const RULES: [&str; 6] = [
     "organization_id IN ('o1', 'o2', 'o3', 'o4', 'o5', 'o6', 'o7')",
     "organization_id IN ('o1', 'o2', 'o3', 'o4', 'o5', 'o6', 'o7', 'o8')",
@@ -28,10 +29,11 @@ const RULES: [&str; 6] = [
     "organization_id = ANY (ARRAY['o1', 'o2', 'o3', 'o4', 'o5', 'o6', 'o7'])",
 ];
 
-/// The same visible rows without hidden ones, and beside two different sets of hidden ones.
+/// Tables with the same visible rows: one without hidden rows, and two with different hidden rows.
 const TABLES: [&str; 3] = ["without_hidden", "with_hidden", "with_other_hidden"];
 
-/// Which plans Postgres may make. Without an index it evaluates all conditions on each row, in the order of their price.
+/// Settings for different query plans. Without an index, Postgres evaluates all conditions on each row, the cheapest
+/// first.
 const PLANS: [&str; 4] = [
     "SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = on",
     "SET enable_hashjoin = off",
@@ -39,10 +41,10 @@ const PLANS: [&str; 4] = [
     "SET enable_bitmapscan = off",
 ];
 
-/// The price at which a client's condition comes before a rule's.
+/// The cost of a rule at which Postgres evaluates the client's condition before the rule.
 const EXPENSIVE: u32 = 1_000_000;
 
-/// What evaluates the rules.
+/// The functions that evaluate the rules.
 const PRICED: [&str; 4] = ["texteq", "text_ge", "text_le", "hashtext"];
 
 const SCHEMA: &str = r#"
@@ -91,10 +93,10 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 "#;
 
-/// Starts a Postgres with the tables; says loudly that a test is skipped where it cannot.
+/// Starts a Postgres with the tables. If none is installed, it prints that the test is skipped.
 fn start() -> Option<(Postgres, Client)> {
     let Some(mut postgres) = Postgres::start() else {
-        eprintln!("SKIPPED: no Postgres in /usr/lib/postgresql; .ci/setup installs it");
+        eprintln!("SKIPPED: no Postgres in /usr/lib/postgresql; .ci/setup-test installs it");
         return None;
     };
     let mut client = postgres.connect();
@@ -108,7 +110,7 @@ fn start() -> Option<(Postgres, Client)> {
     Some((postgres, client))
 }
 
-/// How expensive Postgres takes rules to be.
+/// Sets the cost that Postgres assumes for rules.
 fn price_rules(client: &mut Client, cost: u32) {
     for function in PRICED {
         let arguments = if function == "hashtext" { "text" } else { "text, text" };
@@ -116,7 +118,7 @@ fn price_rules(client: &mut Client, cost: u32) {
     }
 }
 
-/// What came of each condition for each of the tables: the keys of the rows, or an error.
+/// Returns the result of each condition on each of the tables: the keys of the rows, or an error.
 fn outcomes(client: &mut Client, conditions: &[String]) -> Vec<[String; 3]> {
     let queries = TABLES.map(|table| {
         let query = |condition| format!("SELECT string_agg(k::text, ',' ORDER BY k) FROM {table} WHERE {condition}");
@@ -132,7 +134,7 @@ fn outcomes(client: &mut Client, conditions: &[String]) -> Vec<[String; 3]> {
     rows.iter().map(|row| [row.get(0), row.get(1), row.get(2)]).collect()
 }
 
-/// `sql` with its parameters as texts, as Electric asks Postgres.
+/// Replaces the parameters in `sql` by text literals, as Electric does.
 fn bound(sql: &str, values: &[String]) -> String {
     let mut bound = String::new();
     let mut quote = None;
@@ -156,14 +158,14 @@ fn bound(sql: &str, values: &[String]) -> String {
     bound
 }
 
-/// The filter behind `rule`; `None` where it is refused.
+/// Returns the SQL of the rule and the filter; `None` if the filter is rejected.
 fn accepted(filter: &Filter, rule: &str) -> Option<String> {
     let parsed = ClientFilter::parse(&filter.text, &filter.params, None).ok()?;
     let (sql, values) = parsed.and_with(Some(rule), Vec::new());
     Some(bound(&sql, &values))
 }
 
-/// What the test has seen.
+/// Counts of the results.
 #[derive(Default)]
 struct Seen {
     refused: usize,
@@ -188,7 +190,7 @@ impl Seen {
 }
 
 #[test]
-fn no_accepted_filter_adds_a_row_or_tells_about_a_hidden_one() {
+fn accepted_filters_add_no_row_and_reveal_no_hidden_row() {
     let Some((_postgres, mut client)) = start() else { return };
     let mut generator = Generator::new(0x5ee9);
     let mut seen = Seen::default();
@@ -207,7 +209,7 @@ fn no_accepted_filter_adds_a_row_or_tells_about_a_hidden_one() {
             }
         }
         client.batch_execute(PLANS[batch % PLANS.len()]).unwrap();
-        // Rules cost more than any filter, and now and then next to nothing.
+        // Rules cost more than any filter; in every fourth batch they are also tried as cheap ones.
         for cost in if batch % 4 == 0 { &[EXPENSIVE, 1][..] } else { &[EXPENSIVE] } {
             price_rules(&mut client, *cost);
             for (condition, outcome) in conditions.iter().zip(outcomes(&mut client, &conditions)) {
@@ -217,7 +219,7 @@ fn no_accepted_filter_adds_a_row_or_tells_about_a_hidden_one() {
     }
     let Seen { refused, errors, empty, rows, constructs } = seen;
     eprintln!(
-        "{FILTERS} accepted, {refused} refused; {errors} errors, {empty} empty, {rows} with rows; {constructs:?}"
+        "{FILTERS} accepted, {refused} rejected; {errors} errors, {empty} empty, {rows} with rows; {constructs:?}"
     );
     for construct in Construct::ALL {
         assert!(constructs.get(&construct).is_some_and(|count| *count >= 500), "{construct:?}: {constructs:?}");
@@ -225,9 +227,9 @@ fn no_accepted_filter_adds_a_row_or_tells_about_a_hidden_one() {
     assert!(rows > FILTERS / 2 && empty > FILTERS / 10, "{rows} with rows, {empty} empty");
 }
 
-/// That this database shows what the test looks for.
+/// Checks that this database reveals hidden rows if a filter is not rejected.
 #[test]
-fn conditions_that_fail_on_hidden_rows_are_seen_and_refused() {
+fn conditions_that_fail_on_hidden_rows_are_detected_and_rejected() {
     let Some((_postgres, mut client)) = start() else { return };
     client.batch_execute(PLANS[0]).unwrap();
     price_rules(&mut client, EXPENSIVE);

@@ -1,10 +1,12 @@
-//! One answer of Electric for all whose request is the same: who shares, who leaves, what breaks, and for whom.
+//! Equal requests share one response of Electric: joining, leaving, errors, and the end of a wait.
 
 mod kept;
 mod leaving;
 mod sharing;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,15 +14,17 @@ use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
 use shapegate::config::Config;
 use shapegate::demo::http::{Body, End, Reply};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Answer, Gate, RULES, Setup, Stream, Wire};
+use crate::harness::{Answer, Gate, RULES, SHORT_LIFE, Setup, Stream, Wire};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
 
-/// A poll of `organization` that waits, since nothing more has happened to its shape.
+/// Returns the target of a long poll at the end of the log of `organization`'s tasks, so that it waits.
 pub(crate) async fn poll(gate: &Gate, organization: &str) -> String {
     let shape = format!("/v1/shape?table=tasks&organizationId={organization}");
     let token = gate.token(&[organization]);
@@ -30,7 +34,7 @@ pub(crate) async fn poll(gate: &Gate, organization: &str) -> String {
     format!("{shape}&handle={handle}&offset={}&live=true", next.header("electric-offset"))
 }
 
-/// The token of the `number`th user of an organization.
+/// Signs the token of the `number`th user of an organization.
 fn user(gate: &Gate, number: usize, organization: &str) -> String {
     let claims = json!({ "sub": format!("user-{number}"), "organizationIds": [organization] });
     gate.issuer.token(&claims)
@@ -41,7 +45,7 @@ fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
     tokio::spawn(async { Answer::of(request.await.unwrap()).await })
 }
 
-/// A reply whose body comes piece by piece; dropped, it ends.
+/// Returns a reply whose body is the chunks sent to the sender. It ends when the sender is dropped.
 pub(crate) fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
     let (sender, receiver) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(receiver), ..Reply::new(200) };
@@ -49,7 +53,7 @@ pub(crate) fn gated(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_of_twenty_users_are_one_request() {
+async fn thousand_clients_of_twenty_users_share_one_upstream_request() {
     let gate = Gate::with(Setup {
         rules: format!("{RULES}\n[cors]\norigins = ['https://a.test', 'https://b.test']"),
         ..Setup::default()
@@ -85,7 +89,7 @@ async fn a_thousand_clients_of_twenty_users_are_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_joins_late_gets_all_from_the_start() {
+async fn late_follower_gets_the_response_from_its_start() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
@@ -102,7 +106,7 @@ async fn who_joins_late_gets_all_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_status_is_one_answer_for_all() {
+async fn every_response_status_is_shared_by_all_followers() {
     let gate = Gate::start().await;
     for (number, (status, expected, code)) in
         [(500, 502, "upstream_refused"), (503, 503, "not_ready"), (409, 409, ""), (401, 502, "upstream_refused")]
@@ -134,20 +138,43 @@ async fn every_status_is_one_answer_for_all() {
     }
 }
 
+/// Starts an upstream that counts requests for shapes and, once it is released, closes their connections.
+async fn closing() -> (String, Arc<AtomicUsize>, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (requests, released) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let closing = (url, Arc::clone(&requests), Arc::clone(&released));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (requests, released) = (Arc::clone(&requests), Arc::clone(&released));
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                stream.read_buf(&mut request).await.unwrap();
+                if request.starts_with(b"GET /v1/shape?") {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                    drop(released.acquire().await);
+                }
+            });
+        }
+    });
+    closing
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_is_one_attempt_for_all() {
-    // bound, so that nobody else gets the port, but not listening
-    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
-    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let electric_url = Some(format!("http://{}", nobody.local_addr().unwrap()));
-    let gate = Gate::with(Setup { electric_url, ..Setup::default() }).await;
+async fn failed_connection_is_one_attempt_for_all_followers() {
+    let (url, requests, released) = closing().await;
+    let gate = Gate::with(Setup { electric_url: Some(url), ..Setup::default() }).await;
     let waiting: Vec<_> = (0..20).map(|one| ask(&gate, TASKS, &user(&gate, one, "org_1"))).collect();
+    gate.until_metric("shapegate_followers", 20.0).await;
+    released.add_permits(1);
     for answer in waiting {
         assert_eq!(answer.await.unwrap().code(), "upstream_unreachable");
     }
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
-/// Over both versions of HTTP: an answer that breaks off upstream breaks off for everybody.
+/// Checks that a response truncated by Electric is truncated for every follower, and is not cached.
 async fn breaks_off(gate: &Gate) {
     let token = gate.token(&["org_1"]);
     for (number, end) in [End::Truncate, End::Reset].into_iter().enumerate() {
@@ -168,29 +195,29 @@ async fn breaks_off(gate: &Gate) {
         for stream in streams {
             assert!(stream.rest().await.is_err(), "{end:?}");
         }
-        assert_eq!(gate.get(&target, &token).await.status, 200, "and nothing of it is kept");
+        assert_eq!(gate.get(&target, &token).await.status, 200, "nothing of it is cached");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_broken_for_all_over_http_1_1() {
+async fn broken_response_is_broken_for_all_followers_over_http_1_1() {
     breaks_off(&Gate::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_broken_for_all_over_http_2() {
+async fn broken_response_is_broken_for_all_followers_over_http_2() {
     let certificate = Some(crate::harness::Certificate::new());
     breaks_off(&Gate::with(Setup { certificate, ..Setup::default() }).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_waits_as_long_as_its_own_token() {
+async fn each_follower_waits_no_longer_than_its_own_token() {
     // docs/security.md, T19, C8
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let long = ask(&gate, &target, &gate.token(&["org_1"]));
     gate.electric.wait_for_waiting(1).await;
-    let short = json!({ "organizationIds": ["org_1"], "exp": SystemClock.now().as_secs() + 2 });
+    let short = json!({ "organizationIds": ["org_1"], "exp": SystemClock.now().as_secs() + SHORT_LIFE });
     let short = ask(&gate, &target, &gate.issuer.token(&short)).await.unwrap();
     assert_eq!((short.status.as_u16(), short.code().as_str()), (401, "token_expired"));
     gate.insert_task(1, "org_1", "later");
@@ -199,11 +226,11 @@ async fn each_waits_as_long_as_its_own_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_end_cleanly_with_the_token() {
+async fn event_stream_ends_cleanly_when_the_token_expires() {
     let gate = Gate::start().await;
     let (sender, reply) = gated("text/event-stream");
     gate.electric.script(reply);
-    let exp = SystemClock.now().as_secs() + 2;
+    let exp = SystemClock.now().as_secs() + SHORT_LIFE;
     let short = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "exp": exp }));
     let mut ends = Stream::open(gate.request(EVENTS, Some(&short))).await;
     let mut goes_on = Stream::open(gate.request(EVENTS, Some(&gate.token(&["org_1"])))).await;
@@ -216,7 +243,7 @@ async fn events_end_cleanly_with_the_token() {
     assert_eq!(gate.electric.request_count(), 1);
 }
 
-/// The rules with another one for tasks.
+/// Builds the policy of [`RULES`] with `tasks` in place of the rule for tasks.
 fn policy(tasks: &str) -> shapegate::policy::PolicySet {
     let rules = RULES.replacen("[[shape]]", "[[gone]]", 1);
     let (_, rest) = rules.split_once("[[shape]]").unwrap();
@@ -225,7 +252,7 @@ fn policy(tasks: &str) -> shapegate::policy::PolicySet {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_is_gone_ends_the_wait_for_it() {
+async fn reload_ends_waits_that_the_rule_no_longer_allows() {
     let gate = Gate::start().await;
     let (target, other) = (poll(&gate, "org_1").await, poll(&gate, "org_2").await);
     let (token, other_token) = (gate.token(&["org_1"]), gate.token(&["org_2"]));
@@ -252,7 +279,7 @@ where = '"organization_id" = {{ query.organizationId }}'"#,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_changes_is_asked_anew() {
+async fn changed_rule_sends_waiting_requests_to_electric_again() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "mine");
     let token = gate.token(&["org_1"]);
@@ -266,8 +293,9 @@ async fn a_rule_that_changes_is_asked_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_ends_events_and_lets_polls_finish() {
-    let mut gate = Gate::start().await;
+async fn shutdown_ends_event_streams_and_lets_polls_finish() {
+    let tune = |config: &mut Config| config.server.drain = Duration::from_secs(30);
+    let mut gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
     gate.electric.wait_for_waiting(1).await;
@@ -276,16 +304,15 @@ async fn a_stop_ends_events_and_lets_polls_finish() {
     let mut events = Stream::open(gate.request(EVENTS, Some(&gate.token(&["org_1"])))).await;
     sender.send(Bytes::from("data: 1\n\n")).await.unwrap();
     events.until("data: 1\n\n").await;
-    let ended = tokio::spawn(events.rest());
-    let (stopped, ()) = tokio::join!(gate.stop(), async {
-        assert_eq!(ended.await.unwrap().unwrap(), "");
-    });
-    let () = stopped;
-    drop(waiting);
+    let stopped = gate.stopping();
+    assert_eq!(events.rest().await.unwrap(), "");
+    gate.insert_task(1, "org_1", "now");
+    assert_eq!(waiting.await.unwrap().rows("title"), ["now"]);
+    stopped.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_request_on_a_connection_loses_no_byte() {
+async fn connection_stays_usable_after_a_shared_response() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let target = poll(&gate, "org_1").await;
@@ -317,7 +344,7 @@ async fn the_next_request_on_a_connection_loses_no_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_upstream_are_bounded() {
+async fn flights_are_limited_in_total_and_per_subject() {
     let rules = format!("{RULES}\n[limits]\nflights = 3\nflights_per_subject = 2\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = |number| user(&gate, number, "org_1");
@@ -338,8 +365,7 @@ async fn places_upstream_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_answer_is_no_whole_one_over_http_1_0() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+async fn broken_response_is_never_complete_over_http_1_0() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
@@ -347,7 +373,11 @@ async fn a_broken_answer_is_no_whole_one_over_http_1_0() {
     let mut client = tokio::net::TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
     let request = format!("GET {TASKS} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The second chunk is taken from the channel only after the first has been sent.
+    for chunk in ["[1,", "2,"] {
+        sender.send(Bytes::from(chunk)).await.unwrap();
+    }
+    gate.electric.wait_for_requests(1).await;
     drop(sender);
     let mut answer = String::new();
     let read = client.read_to_string(&mut answer).await;

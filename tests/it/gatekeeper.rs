@@ -1,4 +1,4 @@
-//! The gatekeeper over HTTP: what it mints, and every way a shape token is not to be used (docs/security.md, G1 to G4).
+//! The gatekeeper over HTTP: what it mints, and every way to misuse a shape token (docs/security.md, G1 to G4).
 
 mod budgets;
 
@@ -18,7 +18,7 @@ hs256 = { env = "GATEKEEPER_SECRET" }
 public_url = "https://sync.test/v1/shape"
 "#;
 
-/// Two columns, a list and two values, so that there is something of everything to forge.
+/// Columns and two values, so that each part of a definition can be forged.
 const RULE: &str = r#"
 [[shape]]
 table = "tasks"
@@ -48,7 +48,7 @@ async fn post(gate: &Gate, target: &str, token: Option<&str>) -> Answer {
     Answer::of(request.send().await.unwrap()).await
 }
 
-/// The minted token, without the scheme.
+/// Returns the minted token, without the scheme.
 fn bearer(minted: &Answer) -> String {
     assert_eq!(minted.status, 200, "{}", minted.text());
     minted.json()["headers"]["Authorization"].as_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
@@ -62,7 +62,7 @@ fn claims(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
-/// A token as a holder of the secret could make it.
+/// Signs a token with HS256, as a holder of the secret could.
 fn sign(header: &Value, claims: &Value, secret: &str) -> String {
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let message = format!("{}.{}", part(header), part(claims));
@@ -77,7 +77,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str, case: &str) {
     assert_eq!(answer.header("access-control-allow-origin"), "*", "{case}");
 }
 
-/// A GET that repeats the definition of [`shape_token`], and nothing else; each test writes its own over it.
+/// The parts of the query that repeat the definition of [`shape_token`]. Tests replace them one by one.
 const WHERE: &str = "where=%22organization_id%22+%3D+%241+AND+%22title%22+%3C%3E+%242";
 const PARAMS: &str = "params%5B1%5D=org_1&params%5B2%5D=user-1";
 const COLUMNS: &str = "columns=id%2Corganization_id%2Ctitle";
@@ -87,7 +87,7 @@ fn repeated() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mints_what_the_rules_allow() {
+async fn mints_the_shape_that_the_rule_allows() {
     let gate = start().await;
     let minted = post(&gate, "/gatekeeper/tasks?organizationId=org_1&utm=x", Some(&gate.token(&["org_1"]))).await;
     let token = bearer(&minted);
@@ -111,14 +111,14 @@ async fn mints_what_the_rules_allow() {
     });
     assert_eq!(claims["shape"], shape);
     assert_eq!((&claims["iss"], &claims["sub"]), (&json!("https://shapes.test"), &json!("user-1")));
-    // Two hours are asked for, and the user's token is good for one.
+    // The token expires with the user's token, which is valid for an hour.
     let lifetime = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();
     assert!((3_590..=3_600).contains(&lifetime), "{lifetime}");
     assert_eq!(gate.electric.request_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_repeats_the_definition_is_answered() {
+async fn request_that_repeats_the_definition_is_served() {
     let gate = start().await;
     let token = shape_token(&gate).await;
     let where_ = "where=%22organization_id%22%20=%20$1%20AND%20%22title%22%20%3C%3E%20$2";
@@ -135,19 +135,19 @@ async fn a_request_that_repeats_the_definition_is_answered() {
         assert_eq!(answer.status, 200, "{target}: {}", answer.text());
         assert_eq!(answer.rows("title"), ["mine"], "{target}");
     }
-    // The same bytes go upstream as for a user's own token, so that both share an answer; and no token among them.
+    // Electric gets the same bytes as for a user's own token, so that both share a response, and it gets no token.
     let direct = gate.get("/v1/shape?table=tasks&organizationId=org_1&offset=-1", &gate.token(&["org_1"])).await;
     assert_eq!(direct.status, 200);
     for request in gate.electric.requests() {
         let names = request.headers.iter().map(|(name, _)| name.to_ascii_lowercase());
         assert!(names.into_iter().all(|name| name != "authorization") && !request.target.contains(&token));
     }
-    assert!(gate.electric.request_count() <= 2, "{}", gate.electric.request_count()); // with `log=full`, and without
+    assert!(gate.electric.request_count() <= 2, "{}", gate.electric.request_count()); // with `log=full` and without
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn a_request_that_differs_is_refused() {
+async fn request_that_differs_from_the_definition_is_rejected() {
     // docs/security.md, G1, G2, Q2 to Q5, Q13
     let gate = start().await;
     let token = shape_token(&gate).await;
@@ -204,14 +204,14 @@ async fn a_request_that_differs_is_refused() {
         and("columns=secret"),
         and("queryable_columns=id,organization_id,title,secret"),
         and("queryable_columns=id"),
-        // Another way to be told.
+        // Another mode.
         and("replica=full"),
         and("replica=x"),
         and("replica=default&replica=full"),
         and("log=changes_only"),
-        // No definition at all, as a user's token would ask.
+        // No definition, as in a request with a user's token.
         "/v1/shape?table=tasks&organizationId=org_1&offset=-1".to_owned(),
-        // A rule's own path.
+        // The path of another rule.
         "/api/items?offset=-1".to_owned(),
     ];
     for target in &forbidden {
@@ -243,7 +243,7 @@ async fn a_request_that_differs_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_another_kind_is_refused() {
+async fn tokens_of_another_kind_are_rejected() {
     // docs/security.md, G4, T1, T9, T14
     let gate = start().await;
     let minted = shape_token(&gate).await;
@@ -291,7 +291,7 @@ async fn a_token_of_another_kind_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_s_own_shape_claim_means_nothing() {
+async fn shape_claim_of_a_user_token_is_ignored() {
     let gate = start().await;
     let shape = json!({ "namespace": null, "table": "tasks", "where": null, "columns": null });
     let token = gate.issuer.token(&json!({ "sub": "u", "organizationIds": ["org_1"], "shape": shape, "rule": "x" }));
@@ -303,7 +303,7 @@ async fn a_user_s_own_shape_claim_means_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_s_own_tokens_count_where_that_is_said() {
+async fn shape_claim_is_honoured_if_the_issuer_enables_it() {
     let gate = Gate::with(Setup { issuer: "shape_claim = true".to_owned(), ..Setup::default() }).await;
     gate.insert_task(1, "org_1", "mine");
     gate.insert_task(2, "org_2", "foreign");
@@ -324,7 +324,7 @@ async fn an_api_s_own_tokens_count_where_that_is_said() {
         let token = gate.issuer.token(&json!({ "sub": "u", "organizationIds": ["org_1"], "shape": shape }));
         assert_refused(&gate.get(asked, &token).await, 401, "token_invalid", &shape.to_string());
     }
-    // The same issuer's tokens of users are judged by the rules as before.
+    // Tokens of the same issuer without a shape claim are judged by the rules.
     let user = gate.token(&["org_1"]);
     assert_eq!(gate.get("/v1/shape?table=tasks&organizationId=org_1&offset=-1", &user).await.status, 200);
     let filtered = format!("{asked}&organizationId=org_1");
@@ -332,7 +332,7 @@ async fn an_api_s_own_tokens_count_where_that_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_token_opens_neither_filters_nor_subsets() {
+async fn shape_token_allows_neither_filters_nor_subsets() {
     let opened = RULES.replacen("where =", "subset = true\nclient_where = true\nwhere =", 1);
     let gate = Gate::with(Setup { rules: opened, issuer: "shape_claim = true".to_owned(), ..Setup::default() }).await;
     let shape = json!({ "namespace": null, "table": "tasks", "where": "organization_id = 'org_1'", "columns": null });
@@ -347,12 +347,12 @@ async fn a_shape_token_opens_neither_filters_nor_subsets() {
     let user = gate.token(&["org_1"]);
     let own = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
     let posted = Answer::of(post(&user, own).await.unwrap()).await;
-    assert_eq!(posted.status, 200, "which the rule opens: {}", posted.text());
+    assert_eq!(posted.status, 200, "the rule enables it: {}", posted.text());
     assert_eq!(gate.get(target, &scoped).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_path_answers_as_every_other() {
+async fn gatekeeper_path_rejects_bad_requests_like_other_paths() {
     let gate = start().await;
     let user = gate.token(&["org_1"]);
     let mint = "/gatekeeper/tasks?organizationId=org_1";
@@ -378,7 +378,7 @@ async fn the_path_answers_as_every_other() {
         assert_refused(&post(&gate, path, Some(&user)).await, 404, "not_found", path);
         assert_refused(&post(&gate, path, None).await, 404, "not_found", path);
     }
-    // With a shared secret there is no public half.
+    // With a shared secret there is no public key.
     assert_refused(&gate.get("/gatekeeper/jwks.json", &user).await, 404, "not_found", "jwks");
     for more in ["table=items", "where=true", "offset=-1", "replica=full", "organizationId=org_2", "secret=x", "x=%zz"]
     {
@@ -397,7 +397,7 @@ async fn the_path_answers_as_every_other() {
         assert_eq!((preflight.status.as_u16(), preflight.header("access-control-allow-methods")), (204, methods));
     }
     assert_eq!(gate.electric.request_count(), 0);
-    // What the client says of the log is bound too, and told to it.
+    // The client's choice of the log is part of the definition, and returned to it.
     let minted = post(&gate, &format!("{mint}&log=changes_only"), Some(&user)).await;
     assert_eq!(minted.json()["log"], "changes_only");
     let token = bearer(&minted);
@@ -406,7 +406,7 @@ async fn the_path_answers_as_every_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_ends_the_tokens_of_a_rule_that_is_gone_or_changed() {
+async fn reload_revokes_tokens_of_removed_and_changed_rules() {
     let gate = start().await;
     let token = shape_token(&gate).await;
     let policy = |rules: &str| {
@@ -423,7 +423,7 @@ async fn a_reload_ends_the_tokens_of_a_rule_that_is_gone_or_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_rule_mints_for_nobody() {
+async fn public_rule_mints_without_a_user_token() {
     let rules =
         "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\nreplica = \"full\"\n";
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}"), ..Setup::default() }).await;
@@ -437,7 +437,7 @@ async fn a_public_rule_mints_for_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_pair_signs_and_its_public_half_is_served() {
+async fn key_pair_signs_and_its_public_key_is_served() {
     for (algorithm, name) in [(&rcgen::PKCS_ED25519, "EdDSA"), (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256")] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key.pem");
@@ -453,15 +453,15 @@ async fn a_key_pair_signs_and_its_public_half_is_served() {
         let header: Value = serde_json::from_slice(&header).unwrap();
         assert_eq!(header, json!({ "alg": name, "typ": "shape+jwt", "kid": key["kid"] }));
         assert_eq!(gate.get(&repeated(), &token).await.status, 200);
-        // docs/security.md, T2: the public half is no secret.
+        // docs/security.md, T2: the public key must not work as an HS256 secret
         let public = keys.text();
         let forged = sign(&json!({ "alg": "HS256", "typ": "shape+jwt", "kid": key["kid"] }), &claims(&token), &public);
-        assert_refused(&gate.get(&repeated(), &forged).await, 401, "token_invalid", "public half as secret");
+        assert_refused(&gate.get(&repeated(), &forged).await, 401, "token_invalid", "public key as secret");
     }
 }
 
 #[test]
-fn nothing_of_the_configuration_shows_the_secret() {
+fn secret_is_not_in_debug_output_and_must_differ_from_issuer_secrets() {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://e'\nsecret = {{ env = 'ELECTRIC_SECRET' }}\n\
          [[issuer]]\nissuer = 'a'\naudience = '{AUDIENCE}'\nhs256 = {{ env = 'USER_SECRET' }}\n{RULE}{GATEKEEPER}"

@@ -1,4 +1,4 @@
-//! Clients that mean harm: nothing of theirs reaches Electric, a label or the log.
+//! Hostile clients: nothing that they send reaches Electric, a metric label or the log.
 
 pub(crate) mod attack;
 
@@ -13,7 +13,7 @@ use crate::harness::{Answer, Gate, IssuerServer, Process, SECRET, Wire, config};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// Sends on the connection that there is, or on a new one where the server has closed it.
+/// Sends a request on the open connection, or on a new one if the server has closed it.
 async fn ask(gate: &Gate, wire: &mut Option<Wire>, attack: &Attack) -> Answer {
     if let Some(open) = wire {
         open.send(&attack.bytes).await;
@@ -24,17 +24,17 @@ async fn ask(gate: &Gate, wire: &mut Option<Wire>, attack: &Attack) -> Answer {
     let open = wire.insert(Wire::open(&gate.url).await);
     open.send(&attack.bytes).await;
     let answer = open.answer(attack.head_only).await;
-    answer.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&attack.bytes)))
+    answer.unwrap_or_else(|| panic!("no response: {:?}", String::from_utf8_lossy(&attack.bytes)))
 }
 
-/// The series of `/metrics`: names and labels, no values.
+/// Reads the series of `/metrics`: names and labels without values.
 async fn series(gate: &Gate) -> BTreeSet<String> {
     let text = gate.admin("/metrics").await.text();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
-/// The labels of a series: `name="value"`, in their order.
+/// Returns the labels of a series, in order.
 fn labels(series: &str) -> Vec<(&str, &str)> {
     let Some((_, labels)) = series.trim_end_matches('}').split_once('{') else {
         return Vec::new();
@@ -49,7 +49,7 @@ fn assert_known(gate: &Gate, series: &str) {
         let known = match name {
             "rule" => ["-", "tasks", "/api/items"].contains(&value),
             "status" => value == "none" || value.parse().is_ok_and(|status: u16| (200..600).contains(&status)),
-            // Of an enum: short, and never with a letter from outside.
+            // Values of an enum: short, lower case, never taken from a request.
             "outcome" | "result" | "how" | "cause" | "of" | "limit" => word(value) && value.len() < 40,
             "issuer" => value == gate.issuer.url(),
             "server" => value == gate.electric.url(),
@@ -64,12 +64,12 @@ fn assert_known(gate: &Gate, series: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
+async fn ten_thousand_hostile_requests_get_4xx_and_create_no_metric_series() {
     // docs/security.md, P8, P11, T8, T15, T16, Q2 to Q8, C13
     let gate = Gate::start().await;
     let tokens = Tokens { good: gate.token(&["org_1"]), other: gate.token(&["org_2"]) };
     assert_eq!(gate.get(TASKS, &tokens.good).await.status, 200);
-    // The dice meet these two seldom: a refusal that names a rule, and a valid token that is not enough.
+    // Two rejections that the dice produce rarely, so that their series exist early.
     let replica = format!("{TASKS}&replica=full");
     assert_eq!(gate.get(&replica, &tokens.good).await.status, 400);
     assert_eq!(gate.get(TASKS, &tokens.other).await.status, 403);
@@ -87,10 +87,10 @@ async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
             wire = None;
         }
     }
-    assert_eq!(gate.electric.request_count(), 1, "the good one before");
+    assert_eq!(gate.electric.request_count(), 1, "only the permitted one at the start");
     let late = series(&gate).await;
     late.iter().for_each(|series| assert_known(&gate, series));
-    // The reasons of refused tokens are an enum, but which of them the dice meet is chance.
+    // The outcomes of token checks are an enum, but which of them occur early is chance.
     let counted = |all: &BTreeSet<String>| {
         let chance = |series: &&String| !series.starts_with("shapegate_token_checks_total");
         all.iter().filter(chance).cloned().collect::<BTreeSet<_>>()
@@ -101,7 +101,7 @@ async fn ten_thousand_hostile_requests_get_4xx_and_leave_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_value_of_the_admitted_becomes_a_label() {
+async fn client_values_never_become_metric_labels() {
     let gate = Gate::start().await;
     let mut dice = Dice(0xcafe);
     let mut early = BTreeSet::new();
@@ -109,7 +109,7 @@ async fn no_value_of_the_admitted_becomes_a_label() {
         if number == 100 {
             early = series(&gate).await;
         }
-        // Everything that a client may choose and still be answered.
+        // Everything that a client may choose in a request that is served.
         let canary = |dice: &mut Dice| format!("canary{:016x}", dice.roll());
         let organization = canary(&mut dice);
         let claims = json!({ "sub": canary(&mut dice), "organizationIds": [organization], "jti": canary(&mut dice) });
@@ -127,7 +127,7 @@ async fn no_value_of_the_admitted_becomes_a_label() {
         let trace = format!("00-{:016x}{:016x}-{:016x}-01", dice.roll(), dice.roll(), dice.roll());
         let answer = request.header("traceparent", trace).send().await.unwrap();
         assert_eq!(answer.status(), 200);
-        // Whoever leaves before the end is another outcome.
+        // Read to the end: a client that leaves early is counted under another outcome.
         answer.bytes().await.unwrap();
     }
     let late = series(&gate).await;
@@ -137,8 +137,8 @@ async fn no_value_of_the_admitted_becomes_a_label() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_two_parsers_could_read_differently_is_one_refused_request() {
-    // docs/security.md, P2, P4, P8: behind each, a request that is good if it is taken for one
+async fn ambiguous_requests_are_rejected_and_hide_no_second_request() {
+    // docs/security.md, P2, P4, P8: a valid request follows each of them, and must not be read as one
     let gate = Gate::start().await;
     let bearer = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
     let hidden = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\n{bearer}\r\n");
@@ -191,7 +191,7 @@ async fn what_two_parsers_could_read_differently_is_one_refused_request() {
     ] {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(request.as_bytes()).await;
-        let first = wire.answer(false).await.unwrap_or_else(|| panic!("{name}: no answer"));
+        let first = wire.answer(false).await.unwrap_or_else(|| panic!("{name}: no response"));
         assert!(first.status.is_client_error(), "{name}: {}", first.status);
         assert_eq!(wire.rest().await, "", "{name}");
         assert_eq!(gate.electric.request_count(), 0, "{name}");
@@ -202,8 +202,8 @@ async fn what_two_parsers_could_read_differently_is_one_refused_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_end_in_lf_alone_hide_no_request() {
-    // docs/security.md, P8: RFC 9112 section 2.2 allows them, so they may be read, but as one request with one answer
+async fn bare_lf_line_endings_hide_no_request() {
+    // docs/security.md, P8: RFC 9112 section 2.2 allows bare LF, so it may be read, but as one request
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (number, name) in ["every line", "the last one"].into_iter().enumerate() {
@@ -220,7 +220,7 @@ async fn lines_that_end_in_lf_alone_hide_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
+async fn disconnected_poll_frees_its_slot_at_once() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
@@ -234,7 +234,7 @@ async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
     gate.electric.wait_for_waiting(1).await;
     assert!(gate.metric("shapegate_requests_in_flight").await >= 1.0);
     drop(wire);
-    // Electric holds a poll for 20 s, so what is free sooner was not freed by its answer.
+    // Electric holds a poll for 20 s, so a slot that is free sooner was not freed by the response.
     let freed = async { while gate.metric("shapegate_requests_in_flight").await > 0.0 {} };
     tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
     let gone = r#"shapegate_requests_total{outcome="client_gone",rule="tasks",status="none"}"#;
@@ -242,7 +242,7 @@ async fn a_client_that_leaves_a_poll_gives_its_place_back_at_once() {
     tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
 }
 
-/// Exact bytes to a server that may close without an answer.
+/// Sends exact bytes to a server that may close without a response.
 async fn send(url: &str, bytes: &str) {
     let mut wire = Wire::open(url).await;
     wire.send(bytes.as_bytes()).await;
@@ -250,7 +250,7 @@ async fn send(url: &str, bytes: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
+async fn debug_and_trace_logs_contain_no_client_data() {
     // docs/security.md, C7, C14
     let issuer = IssuerServer::start().await;
     let token = issuer.token(&json!({ "sub": "canary-sub", "organizationIds": ["canary-org"] }));
@@ -289,7 +289,7 @@ async fn the_log_at_its_most_talkative_holds_nothing_of_a_client() {
             send(&process.url, request).await;
             send(&process.admin, request).await;
         }
-        // A client that leaves within its header.
+        // A client that disconnects within its header.
         Wire::open(&process.url).await.send(good.as_bytes()).await;
         let address = electric.addr();
         drop(electric);

@@ -1,4 +1,5 @@
-//! TLS and HTTP/2 towards clients: the same answers as over HTTP/1.1, and bodies that HTTP/2 alone can hide.
+//! TLS and HTTP/2 towards clients: the same responses as over HTTP/1.1, and bodies without a length, which only HTTP/2
+//! allows.
 
 mod bounds;
 
@@ -29,7 +30,7 @@ async fn h2c() -> Gate {
     Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await
 }
 
-/// HTTP/2 with prior knowledge: the stream is ours to use wrongly.
+/// Opens a connection with HTTP/2 prior knowledge, for tests that need to control its streams.
 pub(crate) async fn connect(url: &str) -> Result<SendRequest<Bytes>, h2::Error> {
     let stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await?;
@@ -43,7 +44,7 @@ fn request(gate: &Gate, target: &str) -> http::request::Builder {
     Request::get(uri).header("authorization", format!("Bearer {token}"))
 }
 
-/// Passes connections on to `to`, and counts them.
+/// Forwards connections to `to`, and counts them.
 async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -62,7 +63,7 @@ async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_is_http_2_by_alpn_and_http_1_1_for_those_who_ask_for_no_more() {
+async fn https_serves_http_2_by_alpn_and_http_1_1_otherwise() {
     let (gate, http1) = https().await;
     let token = gate.token(&["org_1"]);
     let two = gate.request(TASKS, Some(&token)).send().await.unwrap();
@@ -71,17 +72,17 @@ async fn https_is_http_2_by_alpn_and_http_1_1_for_those_who_ask_for_no_more() {
     let one = one.send().await.unwrap();
     assert_eq!((one.status(), one.version()), (StatusCode::OK, Version::HTTP_11));
     assert_eq!(gate.electric.request_count(), 2);
-    // What is not TLS gets no answer.
+    // Plain HTTP gets no response.
     let plain = gate.url.replace("https://", "http://");
     assert!(reqwest::get(format!("{plain}{TASKS}")).await.is_err());
     assert_eq!(gate.electric.request_count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twelve_polls_share_a_connection_and_each_gets_its_change() {
+async fn twelve_polls_share_a_connection_and_each_gets_its_own_change() {
     let (gate, _) = https().await;
     let (address, relayed) = relay(gate.url.strip_prefix("https://").unwrap().parse().unwrap()).await;
-    // Twelve shapes, so that nothing can answer one poll for another.
+    // Twelve shapes, so that no two polls share a response.
     let organizations: Vec<_> = (0..12).map(|number| format!("org_{number}")).collect();
     let token = gate.token(&organizations.iter().map(String::as_str).collect::<Vec<_>>());
     let ask = |target: String| {
@@ -112,7 +113,7 @@ async fn twelve_polls_share_a_connection_and_each_gets_its_change() {
     assert_eq!(relayed.load(Ordering::SeqCst), 1);
 }
 
-/// Of an answer, all that must be the same over both versions.
+/// Returns the parts of a response that must be equal over both versions.
 fn comparable(answer: &Answer) -> (StatusCode, HeaderMap, String) {
     let mut headers = answer.headers.clone();
     assert_eq!(headers.remove("x-request-id").unwrap().len(), 32);
@@ -123,7 +124,7 @@ fn comparable(answer: &Answer) -> (StatusCode, HeaderMap, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_own_answers_are_the_same_over_both_versions() {
+async fn own_responses_are_equal_over_http_1_1_and_http_2() {
     // docs/security.md, T16, P8, C17
     let (gate, http1) = https().await;
     let http2 = gate.client();
@@ -157,7 +158,7 @@ async fn our_own_answers_are_the_same_over_both_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
+async fn h2c_is_served_only_if_enabled() {
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
     let (answer, _) = sender.send_request(request(&gate, TASKS).body(()).unwrap(), true).unwrap();
@@ -175,26 +176,26 @@ async fn h2c_answers_prior_knowledge_where_it_is_set_and_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_without_a_length_is_refused_too() {
+async fn body_without_a_content_length_is_rejected() {
     // docs/security.md, P8: HTTP/2 needs neither Content-Length nor Transfer-Encoding for a body
     let gate = h2c().await;
     let mut sender = connect(&gate.url).await.unwrap();
     let get = || request(&gate, TASKS).body(()).unwrap();
     let (answer, mut body) = sender.send_request(get(), false).unwrap();
     let hidden = "GET /v1/shape?table=items&offset=-1 HTTP/1.1\r\nHost: a\r\n\r\n";
-    // The answer may come before the body is out.
+    // The response may arrive before the body is sent.
     let _ = body.send_data(Bytes::from(hidden), true);
     assert_eq!(answer.await.unwrap().status(), 413);
-    // Nor may it be kept open to hold a place.
+    // A body that stays open is rejected too.
     let (answer, _open) = sender.send_request(get(), false).unwrap();
     assert_eq!(answer.await.unwrap().status(), 413);
     assert_eq!(gate.electric.request_count(), 0);
     let (answer, _) = sender.send_request(get(), true).unwrap();
-    assert_eq!(answer.await.unwrap().status(), 200, "the connection goes on");
+    assert_eq!(answer.await.unwrap().status(), 200, "the connection stays usable");
     assert_eq!(gate.electric.request_count(), 1);
 }
 
-/// What `Server::bind` says of these files.
+/// Returns the error of `Server::bind` for these files, or an empty text.
 fn bind_error(cert: &Path, key: &Path) -> String {
     let setup = Setup { server: tls_line(cert, key), ..Setup::default() };
     let config = setup.config("http://127.0.0.1:1", "http://127.0.0.1:1");
@@ -203,7 +204,7 @@ fn bind_error(cert: &Path, key: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_cannot_serve_is_an_error_before_anything_is_served() {
+async fn unusable_certificate_is_an_error_at_start() {
     let (one, other) = (Certificate::new(), Certificate::new());
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

@@ -1,4 +1,4 @@
-//! Limits: who asks for too much is told so, and the others are served.
+//! Limits: excess requests are rejected, and other clients are served.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ fn token(gate: &Gate, subject: &str) -> String {
     gate.issuer.token(&json!({ "sub": subject, "organizationIds": ["org_1", "org_2", "org_3"] }))
 }
 
-/// GET through a proxy that says who asks.
+/// Sends a GET as a trusted proxy would, with the client's address in `X-Forwarded-For`.
 async fn get_as(gate: &Gate, address: &str, target: &str, token: Option<&str>) -> Answer {
     let request = gate.request(target, token).header("x-forwarded-for", address).header("origin", "https://app.test");
     Answer::of(request.send().await.unwrap()).await
 }
 
-/// A refusal that a browser may read, and that says when to come back.
+/// Asserts a rejection that a browser can read, with a `Retry-After`.
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{}", answer.text());
@@ -40,7 +40,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.header("cache-control"), "no-store");
 }
 
-/// How often it is asked before it is refused; the last answer.
+/// Repeats `ask` until it is rejected; returns the number of requests served before, and the rejection.
 async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> (usize, Answer) {
     for asked in 0..2_000 {
         let answer = ask().await;
@@ -48,7 +48,7 @@ async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> (usize, Answer) 
             return (asked, answer);
         }
     }
-    panic!("never refused");
+    panic!("never rejected");
 }
 
 async fn limited(gate: &Gate, limit: &str) -> f64 {
@@ -56,24 +56,24 @@ async fn limited(gate: &Gate, limit: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subject_has_a_rate_whatever_its_tokens() {
+async fn rate_is_per_subject_across_all_its_tokens() {
     let gate = gate("rate_per_subject = 1\nrepeats = 0").await;
     let (mine, again, other) = (token(&gate, "user-1"), gate.token(&["org_1"]), token(&gate, "user-2"));
     let (asked, refused) = until_refused(async || gate.get(&tasks("org_1"), &mine).await).await;
     assert!(asked >= 5, "{asked}");
     assert_refused(&refused, 429, "too_many_requests");
-    // Another token of the same user has no rate of its own.
+    // Another token of the same user shares its rate.
     let (_, refused) = until_refused(async || gate.get(&tasks("org_1"), &again).await).await;
     assert_refused(&refused, 429, "too_many_requests");
     assert_eq!(gate.get(&tasks("org_1"), &other).await.status, 200);
     assert_eq!(limited(&gate, "rate_per_subject").await, 2.0);
-    // A browser shows no answer whose preflight was refused.
+    // Preflights are not limited: a browser cannot read a response whose preflight failed.
     let preflight = gate.client().request(http::Method::OPTIONS, format!("{}{}", gate.url, tasks("org_1")));
     assert_eq!(preflight.send().await.unwrap().status(), 204);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_has_a_rate_before_its_token_is_looked_at() {
+async fn address_rate_is_checked_before_the_token() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrate_per_address = 1").await;
     let good = token(&gate, "user-1");
     let mut refused = None;
@@ -87,7 +87,7 @@ async fn an_address_has_a_rate_before_its_token_is_looked_at() {
     }
     assert_refused(&refused.unwrap(), 429, "too_many_requests");
     assert_eq!(get_as(&gate, "203.0.113.8", &tasks("org_1"), Some(&good)).await.status, 200);
-    // What the client wrote itself is no other address.
+    // Addresses that the client wrote itself do not count.
     let (_, refused) =
         until_refused(async || get_as(&gate, "203.0.113.9, 203.0.113.7", &tasks("org_1"), Some(&good)).await).await;
     assert_refused(&refused, 429, "too_many_requests");
@@ -95,7 +95,7 @@ async fn an_address_has_a_rate_before_its_token_is_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_nobody_vouches_for_is_the_peer_s() {
+async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     let gate = gate("trusted_proxies = []\nrate_per_address = 1\nrepeats = 0").await;
     let good = token(&gate, "user-1");
     let mut number = 0;
@@ -109,7 +109,7 @@ async fn an_address_that_nobody_vouches_for_is_the_peer_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_tokens_end_the_checks_and_keep_nobody_out() {
+async fn too_many_bad_tokens_stop_signature_checks_but_not_known_tokens() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 2").await;
     let ask = async |address: &str, token: &str| get_as(&gate, address, &tasks("org_1"), Some(token)).await;
     let (known, new) = (token(&gate, "user-1"), token(&gate, "user-2"));
@@ -121,44 +121,44 @@ async fn bad_tokens_end_the_checks_and_keep_nobody_out() {
     assert_eq!(gate.metric(checks).await, 2.0);
     assert_refused(&ask("203.0.113.7", &forged).await, 429, "too_many_requests");
     assert_refused(&ask("203.0.113.7", &new).await, 429, "too_many_requests");
-    assert_eq!(gate.metric(checks).await, 2.0, "no signature was looked at");
-    // Whoever was here before goes on, and elsewhere nothing has happened.
+    assert_eq!(gate.metric(checks).await, 2.0, "no signature was checked");
+    // Known tokens continue, and other addresses are not affected.
     assert_eq!(ask("203.0.113.7", &known).await.status, 200);
     assert_eq!(ask("203.0.113.8", &new).await.status, 200);
-    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "by now it is known");
+    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "it is known now");
     assert_eq!(limited(&gate, "bad_tokens_per_address").await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subject_opens_so_many_shapes() {
+async fn subject_may_open_a_limited_number_of_shapes() {
     let gate = gate("shapes_per_subject = 2\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     for organization in ["org_1", "org_2", "org_1"] {
         assert_eq!(gate.get(&format!("{}&cache-buster=1", tasks(organization)), &mine).await.status, 200);
     }
-    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "no other shape");
+    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
     assert_refused(&gate.get(&tasks("org_3"), &mine).await, 429, "too_many_requests");
     assert_eq!(limited(&gate, "shapes_per_subject").await, 1.0);
     let asked = gate.electric.request_count();
     assert_eq!(gate.get(&tasks("org_3"), &other).await.status, 200);
-    // What is kept costs Postgres nothing.
+    // A cached response does not count: it costs Postgres nothing.
     assert_eq!(gate.get(&tasks("org_3"), &mine).await.status, 200);
     assert_eq!(gate.electric.request_count(), asked + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
+async fn unknown_handle_counts_as_opening_a_shape() {
     let gate = gate("shapes_per_subject = 1\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     let on = |organization: &str, handle: &str, offset: &str| {
         format!("/v1/shape?table=tasks&organizationId={organization}&handle={handle}&offset={offset}")
     };
-    // Electric creates the shape, and answers 409 with its handle (tests/electric/67b).
+    // Electric creates the shape and responds 409 with its handle (tests/electric/67b).
     assert_eq!(gate.get(&on("org_1", "1-1", "0_0"), &mine).await.status, 409);
     let asked = gate.electric.request_count();
     assert_refused(&gate.get(&on("org_2", "1-1", "0_0"), &mine).await, 429, "too_many_requests");
     assert_eq!(gate.electric.request_count(), asked);
-    // One that an answer gave, to whomever, leads on in a log that is there.
+    // A handle from an earlier response, even to another client, continues an existing shape.
     let first = gate.get(&tasks("org_2"), &other).await;
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
     assert_eq!(gate.get(&on("org_2", handle, offset), &mine).await.status, 200);
@@ -166,7 +166,7 @@ async fn a_handle_that_no_answer_gave_opens_a_shape_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_requests_leave_room_for_those_that_go_on() {
+async fn initial_requests_leave_slots_for_continuing_ones() {
     let gate = gate("initial_flights = 1").await;
     let mine = token(&gate, "user-1");
     let first = gate.get(&tasks("org_1"), &mine).await;
@@ -186,7 +186,7 @@ async fn first_requests_leave_room_for_those_that_go_on() {
     assert_eq!(limited(&gate, "initial_flights").await, 1.0);
 }
 
-/// GET on a connection of one's own.
+/// Returns the bytes of a GET request.
 fn bytes(target: &str, token: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n").into_bytes()
 }
@@ -197,10 +197,10 @@ async fn ask(wire: &mut Wire, request: &[u8]) -> Option<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
+async fn looping_client_gets_429_and_others_do_not() {
     let gate = gate("rate_per_subject = 0").await;
     let mine = token(&gate, "user-1");
-    // It is kept, and has a length.
+    // Cached now, so that the next responses have a length.
     let first = gate.get(&tasks("org_1"), &mine).await;
     let request = bytes(&tasks("org_1"), &mine);
     let (mut looping, mut other) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
@@ -208,7 +208,7 @@ async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
     assert!(asked >= 5, "{asked}");
     assert_refused(&refused, 429, "too_many_requests");
     assert_eq!(ask(&mut other, &request).await.unwrap().status, 200, "another device of the same user");
-    // Where it was sent it may go.
+    // The request that the response leads to is served.
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
     let on = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
     assert_eq!(ask(&mut looping, &bytes(&on, &mine)).await.unwrap().status, 200);
@@ -216,7 +216,7 @@ async fn a_loop_is_told_to_wait_and_its_neighbours_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change() {
+async fn forty_polls_of_one_user_on_one_connection_are_not_taken_for_a_loop() {
     let server = "h2c = true".to_owned();
     let rules = format!("{RULES}[limits]\nrate_per_subject = 10000\n");
     let gate = Gate::with(Setup { rules, server, ..Setup::default() }).await;
@@ -233,7 +233,7 @@ async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change()
         let polls: Vec<_> = (0..40)
             .map(|_| tokio::spawn(client.get(format!("{}{live}", gate.url)).bearer_auth(&mine).send()))
             .collect();
-        // Half the time all of them wait for it, else the last of them find the answer there.
+        // In every second round all of them wait; in the others the last ones find a finished response.
         if change % 2 == 0 {
             gate.until_metric("shapegate_requests_in_flight", 40.0).await;
         }
@@ -248,11 +248,11 @@ async fn forty_polls_of_one_user_on_one_connection_come_back_after_each_change()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn above_the_bound_a_connection_is_closed() {
+async fn connections_over_the_limit_are_closed() {
     let gate = gate("connections = 2").await;
     let mine = token(&gate, "user-1");
     let request = bytes(&tasks("org_1"), &mine);
-    // From here on it is kept, and has a length.
+    // Cached now, so that the next responses have a length.
     let kept = gate.request(&tasks("org_1"), Some(&mine)).header("connection", "close").send().await.unwrap();
     assert_eq!(Answer::of(kept).await.status, 200);
     gate.until_metric("shapegate_connections", 0.0).await;
@@ -263,14 +263,14 @@ async fn above_the_bound_a_connection_is_closed() {
     let mut third = Wire::open(&gate.url).await;
     assert!(ask(&mut third, &request).await.is_none());
     assert_eq!(limited(&gate, "connections").await, 1.0);
-    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200, "the others do not notice");
+    assert_eq!(ask(&mut second, &request).await.unwrap().status, 200, "open connections are not affected");
     drop(first);
     gate.until_metric("shapegate_connections", 1.0).await;
     let mut fourth = Wire::open(&gate.url).await;
     assert_eq!(ask(&mut fourth, &request).await.unwrap().status, 200);
 }
 
-/// A connection from another loopback address.
+/// Connects from another loopback address.
 async fn from(address: &str, gate: &Gate) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
@@ -278,7 +278,7 @@ async fn from(address: &str, gate: &Gate) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_headers_take_the_places_of_their_own_address() {
+async fn connections_with_slow_headers_count_against_their_own_address() {
     let gate = gate("trusted_proxies = []\nconnections_per_address = 50").await;
     let request = bytes(&tasks("org_1"), &token(&gate, "user-1"));
     let mut slow = Vec::new();
@@ -291,14 +291,14 @@ async fn slow_headers_take_the_places_of_their_own_address() {
     let mut read = Vec::new();
     let mut over = slow.pop().unwrap();
     let _ = over.read_to_end(&mut read).await;
-    assert!(read.is_empty(), "closed without an answer");
-    // From elsewhere all is as ever.
+    assert!(read.is_empty(), "closed without a response");
+    // Other addresses are not affected.
     assert_eq!(gate.get(&tasks("org_1"), &token(&gate, "user-2")).await.status, 200);
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_slowly_has_his_places_and_no_others() {
+async fn slow_reader_takes_only_request_slots_of_its_own_subject() {
     let gate = gate("requests_per_subject = 3").await;
     let row = "x".repeat(8 << 20);
     gate.insert_task(1, "org_1", &row);
@@ -317,7 +317,7 @@ async fn who_reads_slowly_has_his_places_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_resets_leaves_the_others_served() {
+async fn stream_reset_flood_does_not_affect_other_clients() {
     let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     let flood = async {
@@ -349,7 +349,7 @@ async fn a_flood_of_resets_leaves_the_others_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_memory_those_who_wait_go_on() {
+async fn over_memory_new_work_is_rejected_and_waiting_clients_continue() {
     let gate = gate("").await;
     let limits = |memory: &str| {
         let rules = format!("{RULES}[limits]\nmemory = \"{memory}\"\n");
@@ -367,7 +367,7 @@ async fn without_memory_those_who_wait_go_on() {
     let refused = ask(&mut here, &bytes(&tasks("org_2"), &mine)).await.unwrap();
     assert_refused(&refused, 503, "overloaded");
     assert!(ask(&mut Wire::open(&gate.url).await, &bytes(&tasks("org_1"), &mine)).await.is_none());
-    // What asks nothing new of anybody is answered.
+    // A cached response needs no new upstream request and is served.
     assert_eq!(ask(&mut here, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
     gate.insert_task(1, "org_1", "a change");
     let changed = Answer::of(waiting.await.unwrap().unwrap()).await;
@@ -378,7 +378,7 @@ async fn without_memory_those_who_wait_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_token_counts_by_address() {
+async fn clients_without_a_token_are_limited_by_address() {
     let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrequests_per_address = 2").await;
     let first = get_as(&gate, "203.0.113.7", "/public?offset=-1", None).await;
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));

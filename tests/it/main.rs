@@ -1,6 +1,6 @@
-//! The integration suite: a real shapegate on loopback between real clients and the stand-in for Electric.
+//! Integration tests: a real shapegate on loopback, between real clients and the stand-in for Electric.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // the lint's own exception does not reach helpers
+#![allow(clippy::unwrap_used, clippy::expect_used)] // clippy's exception for tests does not cover helper functions
 
 mod answers;
 mod audit;

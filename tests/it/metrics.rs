@@ -1,4 +1,4 @@
-//! Every metric is documented, and whatever is documented, drawn or alerted on is a metric.
+//! Every metric is documented, and the README, the dashboard and the alerts name only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use crate::harness::{Gate, RULES, Setup, Stream};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1";
 
-/// A metric's kind and labels.
+/// The type and the labels of each metric.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// What `/metrics` says after traffic that meets every metric.
+/// Reads `/metrics` after traffic that touches every metric.
 async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
     let audit = folder.path().join("audit.jsonl");
@@ -28,7 +28,7 @@ async fn scraped() -> Metrics {
     let handle = first.header("electric-handle");
     assert_eq!(gate.get(&format!("{TASKS}&offset=0_inf&handle={handle}&live=true"), &token).await.status, 200);
     assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
-    // Electric fails, and a body breaks off.
+    // Electric fails, and a body is truncated.
     gate.electric.script(Reply::new(500));
     assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
     gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
@@ -55,14 +55,14 @@ fn parse(text: &str) -> Metrics {
     metrics
 }
 
-/// The metric that a series belongs to.
+/// Returns the metric that a series belongs to.
 fn family(metrics: &Metrics, series: &str) -> Option<String> {
     let suffix = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| series.strip_suffix(suffix));
     let histogram = suffix.filter(|name| metrics.get(*name).is_some_and(|(kind, _)| kind == "histogram"));
     histogram.or(Some(series).filter(|name| metrics.contains_key(*name))).map(str::to_owned)
 }
 
-/// The table in the README: name, type, labels, meaning.
+/// Reads the table in the README: name, type, labels, meaning.
 fn documented() -> Metrics {
     let rows = include_str!("../../README.md")
         .lines()
@@ -78,7 +78,7 @@ fn documented() -> Metrics {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_names_every_metric_and_no_other() {
+async fn readme_lists_exactly_the_exported_metrics() {
     let (scraped, documented) = (scraped().await, documented());
     for (name, metric) in &scraped {
         assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
@@ -88,10 +88,10 @@ async fn the_readme_names_every_metric_and_no_other() {
     }
 }
 
-/// Labels that are there without us: of histograms, and of every target.
+/// Labels that Prometheus adds to histograms and to every target.
 const FROM_PROMETHEUS: [&str; 3] = ["le", "instance", "job"];
 
-/// The names in an expression that are ours or the process's, each of which must be a series.
+/// Asserts that an expression uses only existing series and labels.
 fn assert_series(metrics: &Metrics, expression: &str) {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let names: Vec<_> = words.filter(|word| word.starts_with("shapegate_") || word.starts_with("process_")).collect();
@@ -99,7 +99,7 @@ fn assert_series(metrics: &Metrics, expression: &str) {
     for name in names {
         assert!(family(metrics, name).is_some(), "{name} in {expression}");
     }
-    // A label that is matched or grouped by must be there too.
+    // Labels in matchers and in `by (…)` must exist too.
     let labels: BTreeSet<_> = metrics.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
     for (start, _) in expression.match_indices("by (") {
         let grouped = expression[start + 4..].split(')').next().unwrap();
@@ -114,16 +114,16 @@ fn assert_series(metrics: &Metrics, expression: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+async fn dashboard_and_alerts_use_only_existing_metrics() {
     let metrics = documented();
     let dashboard: Value = serde_json::from_str(include_str!("../../conf/grafana/shapegate.json")).unwrap();
     assert_eq!(dashboard["__inputs"][0]["pluginId"], "prometheus");
-    assert!(dashboard["id"].is_null(), "an id of somebody's own Grafana");
+    assert!(dashboard["id"].is_null(), "an id of one particular Grafana");
     let panels = dashboard["panels"].as_array().unwrap();
     let mut ids = BTreeSet::new();
     for panel in panels {
         let title = &panel["title"];
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is taken");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is already used");
         let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
         assert!(place("x") + place("w") <= 24 && place("h") > 0, "{title}");
         if panel["type"] == "row" {

@@ -1,4 +1,4 @@
-//! Spans at a collector: one for each request and for each answer of Electric, in the client's trace.
+//! Spans at a collector: one for each request and one for each upstream request, in the client's trace.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// A collector that takes what it gets.
+/// A collector that stores what it receives.
 struct Collector {
     bodies: Arc<Mutex<Vec<Vec<u8>>>>,
     url: String,
@@ -33,7 +33,7 @@ impl Collector {
         Self { bodies, url, _serving: serving }
     }
 
-    /// The spans that have come, each with its resource.
+    /// Returns the spans received so far, and checks their resource.
     fn spans(&self) -> Vec<Value> {
         let bodies = self.bodies.lock().unwrap();
         let batches = bodies.iter().map(|body| serde_json::from_slice::<Value>(body).unwrap());
@@ -46,7 +46,7 @@ impl Collector {
     }
 }
 
-/// A gate that sends its spans to this collector.
+/// Starts a gate that sends its spans to this collector.
 async fn traced(collector: &str, more: &str) -> Gate {
     let rules = format!("{RULES}\n[otel]\nendpoint = '{collector}'\nservice = 'edge-1'\n{more}\n");
     Gate::with(Setup { rules, ..Setup::default() }).await
@@ -66,7 +66,7 @@ const SERVER: u64 = 2;
 const CLIENT: u64 = 3;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
+async fn each_request_and_each_upstream_request_is_a_span() {
     let collector = Collector::start().await;
     let mut gate = traced(&collector.url, "protocol = 'http/json'").await;
     let token = gate.issuer.token(&json!({ "sub": "canary-subject", "organizationIds": ["org_1"] }));
@@ -74,13 +74,13 @@ async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
         let request = gate.request(target, Some(&token)).header("traceparent", parent);
         let answer = request.header("tracestate", "canary=1").send().await.unwrap();
         let status = answer.status().as_u16();
-        // Whoever leaves before the end is another outcome.
+        // Read to the end: a client that leaves early is counted under another outcome.
         answer.bytes().await.unwrap();
         status
     };
     let target = format!("{TASKS}&unknown=canary");
     assert_eq!(ask(&target, PARENT).await, 200);
-    // From what is kept, and of a client that names no trace.
+    // A cached response, for a client without a valid trace.
     assert_eq!(ask(&target, "canary").await, 200);
     assert_eq!(ask(&TASKS.replace("org_1", "canary"), PARENT).await, 403);
     gate.electric.script(Reply::new(500));
@@ -102,14 +102,14 @@ async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
         servers.iter().map(|span| span["status"]["code"].as_u64().unwrap_or(0)).collect::<Vec<_>>(),
         [0, 0, 0, 2]
     );
-    // In the client's trace where it has one.
+    // In the client's trace if it has one.
     for (number, span) in servers.iter().enumerate() {
         assert_eq!(span["traceId"] == TRACE, number != 1, "{span}");
         assert_eq!(span["parentSpanId"] == "00f067aa0ba902b7", number != 1, "{span}");
         let time = |name: &str| span[name].as_str().unwrap().parse::<u128>().unwrap();
         assert!(0 < time("startTimeUnixNano") && time("startTimeUnixNano") <= time("endTimeUnixNano"));
     }
-    // Electric is told of the span of its own request, which is the child of the one that asked.
+    // The traceparent sent to Electric names the upstream span, which is a child of the client's request.
     assert_eq!(clients.len(), 2);
     for ((client, server), sent) in clients.iter().zip([servers[0], servers[3]]).zip(sent) {
         assert_eq!((&client["name"], &client["traceId"]), (&json!("electric tasks"), &json!(TRACE)));
@@ -127,7 +127,7 @@ async fn a_request_is_a_span_and_what_it_asks_of_electric_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_sampled_is_not_recorded_and_its_trace_goes_on_as_it_came() {
+async fn unsampled_requests_record_no_span_and_forward_their_trace_unchanged() {
     let collector = Collector::start().await;
     for (sample, parent) in [("0.0", PARENT), ("1.0", &*PARENT.replace("-01", "-00"))] {
         let mut gate = traced(&collector.url, &format!("sample = {sample}\nprotocol = 'http/json'")).await;
@@ -145,7 +145,7 @@ async fn what_is_not_sampled_is_not_recorded_and_its_trace_goes_on_as_it_came() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn protobuf_is_what_is_sent_where_nothing_is_said() {
+async fn spans_are_sent_as_protobuf_by_default() {
     let collector = Collector::start().await;
     let mut gate = traced(&collector.url, "").await;
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
@@ -158,8 +158,8 @@ async fn protobuf_is_what_is_sent_where_nothing_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_costs_spans_and_no_answer() {
-    // Takes connections, and says nothing.
+async fn unresponsive_collector_loses_spans_but_fails_no_request() {
+    // The kernel accepts connections, and nothing responds.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let collector = format!("http://{}", silent.local_addr().unwrap());
     let mut gate = traced(&collector, "").await;
@@ -168,10 +168,10 @@ async fn a_collector_that_is_away_costs_spans_and_no_answer() {
         wire.send(b"GET /nothing HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
         assert_eq!(wire.answer(false).await.unwrap().status, 404);
     }
-    // A batch is under way and the queue is full: what came after that is gone, and counted.
+    // A batch is in flight and the queue is full: later spans are dropped and counted.
     assert!(gate.metric(r#"shapegate_spans_total{result="dropped"}"#).await > 1_000.0);
     assert_eq!(gate.metric(r#"shapegate_spans_total{result="sent"}"#).await, 0.0);
-    // Nor does it hold up the end.
+    // It does not delay the shutdown.
     let stopped = tokio::time::timeout(Duration::from_secs(20), gate.stop()).await;
     assert!(stopped.is_ok());
 }

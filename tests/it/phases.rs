@@ -1,5 +1,4 @@
-//! The phases of Pingora's proxy: what goes to Electric, how often, and what a request leaves behind that does not end
-//! as it should.
+//! The phases of Pingora's proxy: what is sent to Electric, how often, and that failed requests leak nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ async fn electric_receives_only_requests_that_the_upstream_filter_has_written() 
     gate.electric.wait_for_requests(3).await;
     gate.insert_task(2, "org_1", "more");
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
-    // Whatever a client sends beside its token and its parameters.
+    // Headers and parameters that must not be forwarded.
     let noisy = gate.request(&format!("{TASKS}&secret=mine&table=tasks"), Some(&token));
     assert_eq!(noisy.send().await.unwrap().status(), 400);
     let noisy = gate.request(&format!("{TASKS}&cache-buster=1"), Some(&token));
@@ -57,7 +56,7 @@ async fn electric_receives_only_requests_that_the_upstream_filter_has_written() 
     }
 }
 
-/// An upstream that answers the first `answered` requests of each connection, and closes it on the next one.
+/// An upstream that answers a number of requests on each connection and closes it at the next one.
 struct Closing {
     url: String,
     connections: Arc<AtomicUsize>,
@@ -65,7 +64,7 @@ struct Closing {
 }
 
 impl Closing {
-    /// `answers` says how many requests a connection answers, by its number.
+    /// Starts it. `answers` maps the number of a connection, from 0, to the number of requests answered on it.
     async fn start(answers: fn(usize) -> usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -112,8 +111,8 @@ async fn gate_before(electric: &Closing) -> Gate {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_retried_once_and_never_a_second_time() {
-    // The first connection answers once; every other one breaks on its first request.
+async fn request_is_retried_at_most_once() {
+    // The first connection answers once; every other one closes at its first request.
     let electric = Closing::start(|connection| usize::from(connection == 0)).await;
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
@@ -121,15 +120,15 @@ async fn a_request_is_retried_once_and_never_a_second_time() {
     assert_eq!(electric.seen(), (1, 1));
     let answer = gate.get(&format!("{TASKS}&cache-buster=1"), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
-    assert_eq!(electric.seen(), (2, 3), "the broken attempt, and one more on a new connection");
+    assert_eq!(electric.seen(), (2, 3), "one failed attempt, and one retry on a new connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_does_not_meet_another_stale_connection() {
+async fn retry_uses_a_new_connection() {
     let electric = Closing::start(|_| 1).await;
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
-    // Two connections, each with one request behind it.
+    // Two idle connections that will close at their next request.
     let ask = |number: u32| {
         let request = gate.request(&format!("{TASKS}&cache-buster={number}"), Some(&token)).send();
         async { request.await.unwrap().status().as_u16() }
@@ -140,7 +139,7 @@ async fn a_retry_does_not_meet_another_stale_connection() {
     assert_eq!(electric.seen().0, connections + 1);
 }
 
-/// An upstream that writes `response` for each request.
+/// Starts an upstream that writes `response` for each request.
 async fn raw_upstream(response: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -171,7 +170,7 @@ async fn informational_responses_are_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_of_protocols_is_no_response() {
+async fn switching_protocols_response_gives_502() {
     let response = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let gate = Gate::with(Setup { electric_url: Some(raw_upstream(response).await), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -183,19 +182,19 @@ async fn a_switch_of_protocols_is_no_response() {
     }
 }
 
-/// A clock that panics when it is told to, in the middle of a decision.
+/// A clock that panics once when armed, in the middle of a request.
 #[derive(Default)]
 struct Breaking(AtomicBool);
 
 impl Clock for Breaking {
     fn now(&self) -> UnixTime {
-        assert!(!self.0.swap(false, Ordering::SeqCst), "the clock breaks");
+        assert!(!self.0.swap(false, Ordering::SeqCst), "the clock panics as told");
         SystemClock.now()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_phase_ends_one_request_and_leaves_nothing_behind() {
+async fn panic_in_a_phase_ends_one_request_and_leaks_nothing() {
     let clock = Arc::new(Breaking::default());
     let gate = Gate::with(Setup { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -205,14 +204,14 @@ async fn a_panic_in_a_phase_ends_one_request_and_leaves_nothing_behind() {
         clock.0.store(true, Ordering::SeqCst);
         let request = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
         broken.send(request.as_bytes()).await;
-        assert!(broken.answer(false).await.is_none(), "the connection ends without a response");
+        assert!(broken.answer(false).await.is_none(), "the connection closes without a response");
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_cannot_be_read_ends_its_connection() {
+async fn unreadable_body_closes_its_connection() {
     let gate = Gate::with(Setup { rules: rules_with_subsets(), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let post = |chunks: &str| {
@@ -227,11 +226,11 @@ async fn a_body_that_cannot_be_read_ends_its_connection() {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(post(broken).as_bytes()).await;
         wire.send(smuggled.as_bytes()).await;
-        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{broken:?}: no answer"));
+        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{broken:?}: no response"));
         assert_eq!((answer.status.as_u16(), answer.header("connection")), (400, "close"), "{broken:?}");
         assert_eq!(wire.rest().await, "", "{broken:?}: what follows is not read as a request");
     }
-    // The twin: a body that is well formed keeps the connection.
+    // A well-formed body keeps the connection open.
     let mut wire = Wire::open(&gate.url).await;
     wire.send(post("2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
     assert_eq!(wire.answer(false).await.unwrap().status, 200);
@@ -240,19 +239,23 @@ async fn a_body_that_cannot_be_read_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_while_its_keys_are_fetched_leaves_nothing_behind() {
+async fn client_that_disconnects_during_a_key_fetch_leaks_nothing() {
     let gate = Gate::with(Setup { issuer_url: Some(silent_issuer().await), ..Setup::default() }).await;
     let token = gate.issuer.token(&json!({ "organizationIds": ["org_1"] }));
+    let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = Wire::open(&gate.url).await;
         let request = format!("GET {TASKS} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
         client.send(request.as_bytes()).await;
+        clients.push(client);
     }
+    gate.until_metric("shapegate_connections", 5.0).await;
+    drop(clients);
     gate.until_metric("shapegate_connections", 0.0).await;
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
 }
 
-/// An issuer that accepts connections and says nothing.
+/// Starts an issuer that accepts connections and never responds.
 async fn silent_issuer() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -266,7 +269,7 @@ async fn silent_issuer() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
+async fn targets_other_than_paths_give_400() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for (line, status) in [
@@ -283,16 +286,16 @@ async fn targets_that_are_no_path_are_400_and_their_twin_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_h2c_a_short_request_does_not_wait_for_the_preface_of_http_2() {
+async fn short_request_with_h2c_does_not_wait_for_the_http_2_preface() {
     let gate = Gate::with(Setup { server: "h2c = true".to_owned(), ..Setup::default() }).await;
     for request in ["GET / HTTP/1.0\r\n\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(request.as_bytes()).await;
         if request == "PRI" {
-            // The first bytes of both: the rest decides.
+            // Both protocols start with these bytes; the next ones decide.
             wire.send(b"NT / HTTP/1.1\r\nHost: gate.test\r\n\r\n").await;
         }
-        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{request:?}: no answer"));
+        let answer = wire.answer(false).await.unwrap_or_else(|| panic!("{request:?}: no response"));
         assert!(answer.status.is_client_error(), "{request:?}: {}", answer.status);
     }
 }

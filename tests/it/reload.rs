@@ -1,4 +1,4 @@
-//! A running shapegate takes another configuration: whole or not at all, at once, and at nobody's cost.
+//! A running shapegate takes a new configuration: entirely or not at all, at once, and without failing requests.
 
 mod certificate;
 mod file;
@@ -13,7 +13,7 @@ use crate::harness::{AUDIENCE, Gate, IssuerServer, RULES, Setup};
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const ITEMS: &str = "/api/items?offset=-1";
 
-/// The table of another issuer.
+/// Returns the `[[issuer]]` section of another issuer.
 fn table_of(issuer: &IssuerServer) -> String {
     let url = issuer.url();
     format!(
@@ -22,7 +22,7 @@ fn table_of(issuer: &IssuerServer) -> String {
     )
 }
 
-/// A token of `issuer` for `organization`.
+/// Signs a token of `issuer` for `organization`.
 fn token_of(issuer: &IssuerServer, organization: &str) -> String {
     issuer.token(&serde_json::json!({ "sub": "user-1", "organizationIds": [organization], "roles": ["admin"] }))
 }
@@ -42,7 +42,7 @@ fn ok() -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_comes_goes_and_changes() {
+async fn reload_adds_removes_and_changes_rules() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     assert_eq!(status(&gate, TASKS, &token).await, ok());
@@ -57,11 +57,11 @@ async fn a_rule_comes_goes_and_changes() {
     assert_eq!(status(&gate, ITEMS, &token).await, refused(404, "not_found"));
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, ok());
-    assert_eq!(gate.issuer.fetches(), 1, "the issuer was the same all the time");
+    assert_eq!(gate.issuer.fetches(), 1, "the issuer has not changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_comes_and_goes_and_its_neighbour_notices_nothing() {
+async fn reload_adds_and_removes_an_issuer_without_affecting_others() {
     let (gate, other) = (Gate::start().await, IssuerServer::start().await);
     let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
     assert_eq!(status(&gate, TASKS, &ours).await, ok());
@@ -71,21 +71,21 @@ async fn an_issuer_comes_and_goes_and_its_neighbour_notices_nothing() {
     gate.until_metric(&format!("shapegate_keys{{issuer=\"{}\"}}", other.url()), 1.0).await;
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &theirs).await, refused(401, "token_invalid"));
-    assert!(!gate.admin("/metrics").await.text().contains(other.url()), "an issuer that is gone has no metrics");
+    assert!(!gate.admin("/metrics").await.text().contains(other.url()), "a removed issuer has no metrics");
     assert_eq!(status(&gate, TASKS, &ours).await, ok());
     assert_eq!(gate.metric("shapegate_token_checks_total{outcome=\"new\"}").await, 2.0, "one for each token");
     assert_eq!(gate.issuer.fetches(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_asks_for_more_asks_everybody_again() {
+async fn stricter_issuer_settings_apply_to_tokens_already_accepted() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     assert_eq!(status(&gate, TASKS, &token).await, ok());
     gate.issuer.set_up(false);
     gate.policy.reload(|_| {}, |config| config.issuers[0].audience = vec!["https://other.test".to_owned()]).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, refused(401, "token_invalid"));
-    // Its keys are good all the same, though nobody serves them any more: the URL is the one they came from.
+    // The fetched keys stay in use although the issuer is down, since their URL has not changed.
     gate.policy.reload(|setup| setup.jwks = ", refresh = '1m'".to_owned(), |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, ok());
     gate.policy.reload(|setup| setup.issuer = "max_lifetime = '10s'".to_owned(), |_| {}).unwrap();
@@ -93,7 +93,7 @@ async fn an_issuer_that_asks_for_more_asks_everybody_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_issuer_without_keys_is_not_ready_and_no_fault_of_the_file() {
+async fn reload_accepts_an_issuer_without_keys_and_reports_not_ready() {
     let (gate, other) = (Gate::start().await, IssuerServer::start().await);
     other.set_up(false);
     let (ours, theirs) = (token_of(&gate.issuer, "org_1"), token_of(&other, "org_1"));
@@ -110,7 +110,7 @@ async fn a_new_issuer_without_keys_is_not_ready_and_no_fault_of_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_hold_from_the_next_request_on() {
+async fn changed_limits_apply_to_the_next_request() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let padded = async || {
@@ -127,14 +127,14 @@ async fn limits_hold_from_the_next_request_on() {
     gate.electric.wait_for_requests(2).await;
     assert_eq!(status(&gate, TASKS, &token).await, refused(429, "too_many_requests"));
     gate.policy.reload(|_| {}, |_| {}).unwrap();
-    assert_eq!(status(&gate, TASKS, &token).await, ok(), "kept, so Electric need not be asked");
+    assert_eq!(status(&gate, TASKS, &token).await, ok(), "cached, so Electric is not asked");
     gate.electric.release();
     assert_eq!(held.await.unwrap().unwrap().status(), 200);
     assert_eq!(padded().await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_is_the_next_request_s() {
+async fn changed_secret_applies_to_the_next_request() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let ask = async |number: u32| status(&gate, &format!("{TASKS}&cache-buster={number}"), &token).await;
@@ -143,14 +143,14 @@ async fn a_secret_is_the_next_request_s() {
         gate.policy.reload(|_| {}, move |config| config.upstream.secret = Some(Secret::new(secret))).unwrap();
     };
     with("another-secret");
-    assert_eq!(ask(1).await, ok(), "what is kept is still what Electric said");
+    assert_eq!(ask(1).await, ok(), "cached responses stay valid");
     assert_eq!(ask(2).await, refused(502, "upstream_refused"));
     with(crate::harness::SECRET);
     assert_eq!(ask(3).await, ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_electric_answers_anew_and_readiness_follows() {
+async fn changed_electric_url_drops_cached_responses_and_updates_readiness() {
     let (gate, other) = (Gate::start().await, Gate::start().await);
     let token = token_of(&gate.issuer, "org_1");
     gate.insert_task(1, "org_1", "here");
@@ -158,7 +158,7 @@ async fn another_electric_answers_anew_and_readiness_follows() {
     assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["here"]);
     let url = other.electric.url();
     gate.policy.reload(|setup| setup.electric_url = Some(url), |_| {}).unwrap();
-    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "nothing that was kept is of this one");
+    assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "no response of the previous Electric is used");
     other.electric.set_ready(false);
     assert_eq!(gate.admin("/readyz").await.status, 503);
     gate.policy.reload(|_| {}, |_| {}).unwrap();
@@ -167,7 +167,7 @@ async fn another_electric_answers_anew_and_readiness_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_of_another_origin_are_told() {
+async fn changed_cors_origins_apply_to_the_next_request() {
     let gate =
         Gate::with(Setup { rules: format!("{RULES}[cors]\norigins = ['https://a.test']\n"), ..Setup::default() }).await;
     let token = token_of(&gate.issuer, "org_1");
@@ -184,7 +184,7 @@ async fn browsers_of_another_origin_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kept_answers_stay_unless_their_room_changes() {
+async fn cached_responses_survive_a_reload_unless_the_cache_size_changes() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
     let kept = async || gate.metric("shapegate_kept_flights").await;
@@ -199,7 +199,7 @@ async fn kept_answers_stay_unless_their_room_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gatekeeper_comes_and_goes_with_its_tokens() {
+async fn reload_adds_and_removes_a_gatekeeper_with_its_tokens() {
     let gate = Gate::start().await;
     let user = token_of(&gate.issuer, "org_1");
     let mint = async || gate.post("/gatekeeper/tasks?organizationId=org_1", &user, "").await;
@@ -220,7 +220,7 @@ async fn a_gatekeeper_comes_and_goes_with_its_tokens() {
     query.append_pair("where", options["where"].as_str().unwrap()).append_pair("params[1]", "org_1");
     let query = query.finish();
     assert_eq!(status(&gate, &query, &token).await, ok());
-    // Another lifetime is of the next tokens; without a gatekeeper none is good.
+    // A changed lifetime applies to new tokens only; without a gatekeeper every shape token is rejected.
     gate.policy.reload(|setup| setup.rules += &section("2h"), |_| {}).unwrap();
     assert_eq!(status(&gate, &query, &token).await, ok());
     gate.policy.reload(|_| {}, |_| {}).unwrap();

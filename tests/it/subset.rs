@@ -1,4 +1,4 @@
-//! What a client may narrow where a rule lets it: subsets (POST and `subset__…`) and its own `where`.
+//! Subsets (POST and `subset__…`) and the client's own `where`, if the rule enables them.
 
 mod attacks;
 mod differential;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Gate, Setup};
 
-/// A rule that opens both and hides a column, one that opens subsets and hides none, and two that open nothing.
+/// A rule that enables both and hides a column, two that enable nothing, and one that enables subsets only.
 const OPEN: &str = r#"
 [[shape]]
 table = "tasks"
@@ -45,12 +45,12 @@ async fn gate() -> Gate {
     gate
 }
 
-/// `text` as a value in a query.
+/// Percent-encodes `text` for a query.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// The values of `column` in the answer to a subset.
+/// Returns the values of `column` in the response to a subset.
 fn rows(answer: &Answer, column: &str) -> Vec<String> {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let body = answer.json();
@@ -66,7 +66,7 @@ fn assert_refused(answer: &Answer, status: u16, code: &str, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_the_rows_of_both() {
+async fn subset_returns_exactly_the_rows_of_both_rule_and_filter() {
     let gate = gate().await;
     let token = gate.token(&["org_1", "org_2"]);
     let body = json!({ "where": "title <> $1", "params": { "1": "two" }, "order_by": "title", "limit": 5 }).to_string();
@@ -77,7 +77,7 @@ async fn exactly_the_rows_of_both() {
     assert_eq!(rows(&gate.get(&query, &token).await, "title"), ["two"]);
     let skipped = r#"{"order_by":"title","limit":1,"offset":1}"#;
     assert_eq!(rows(&gate.post(TASKS, &token, skipped).await, "title"), ["two"]);
-    // The client's own filter of the shape, and a subset of that.
+    // The client's own filter for the shape, and a subset of that.
     let filtered = format!("{TASKS}&where={}&params%5B1%5D=two", encoded("title = $1"));
     assert_eq!(gate.get(&filtered, &token).await.rows("title"), ["two"]);
     assert_eq!(rows(&gate.post(&filtered, &token, &body).await, "title"), [""; 0]);
@@ -85,7 +85,7 @@ async fn exactly_the_rows_of_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_without_columns_hides_none() {
+async fn filter_may_use_every_column_of_a_rule_without_columns() {
     let gate = gate().await;
     for (id, user) in [(1, "user-1"), (2, "user-2")] {
         gate.electric.insert("items", json!({ "id": id, "user_id": user, "title": "x" })).unwrap();
@@ -97,7 +97,7 @@ async fn a_rule_without_columns_hides_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_with_one_filter_share_its_shape() {
+async fn equal_client_filters_share_a_shape() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let one = format!("{TASKS}&where={}&params[1]=two", encoded("title = $1"));
@@ -108,10 +108,10 @@ async fn clients_with_one_filter_share_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn methods_and_what_a_preflight_says_of_them() {
+async fn post_is_allowed_and_advertised_only_on_paths_with_subsets() {
     let gate = gate().await;
     let admin = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
-    // The path takes no POST, or the rule that lets this bearer in does not.
+    // The path allows no POST, or the rule for this token does not.
     let no_post = "GET, OPTIONS";
     for (target, token, allow) in [
         ("/api/items?offset=-1", admin.as_str(), no_post),
@@ -142,7 +142,7 @@ async fn methods_and_what_a_preflight_says_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_ask_may_not_ask_for_a_part_either() {
+async fn clients_that_may_not_read_a_shape_may_not_read_subsets() {
     let gate = gate().await;
     let reader = gate.issuer.token(&json!({ "sub": "user-1" }));
     let expired = gate.issuer.token(&json!({ "organizationIds": ["org_1"], "iat": 1_000, "exp": 2_000 }));
@@ -163,9 +163,8 @@ async fn who_may_not_ask_may_not_ask_for_a_part_either() {
     assert_eq!(gate.electric.request_count(), 0);
 }
 
-/// What a body in the wrong form, or of the wrong kind, is told.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_400_and_413() {
+async fn malformed_bodies_give_400_and_oversized_ones_413() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let post = async |body: Vec<u8>, name: &str, value: &str| {
@@ -204,7 +203,7 @@ async fn bodies_400_and_413() {
     assert_eq!(twice.json()["errors"], json!({ "subset": ["is given in the query and in the body"] }));
 }
 
-/// The body that Electric got last.
+/// Returns the body of the last request to Electric.
 fn last_body(gate: &Gate) -> Value {
     serde_json::from_slice(&gate.electric.requests().pop().unwrap().body).unwrap()
 }

@@ -1,4 +1,4 @@
-//! `conf/superset.toml`: a real application's 25 tables, each to the query that its hand-written worker sent
+//! `conf/superset.toml`: the 25 tables of a real application give the queries that its hand-written worker sent
 //! (<https://github.com/superset-sh/superset>, apps/electric-proxy).
 
 use percent_encoding::percent_decode_str;
@@ -10,7 +10,7 @@ use crate::harness::{Gate, Setup};
 const ORGANIZATION: &str = "0192f5b0-0000-7000-8000-000000000001";
 const OTHER: &str = "0192f5b0-0000-7000-8000-000000000002";
 
-/// Tables filtered by their organization, without a projection.
+/// Tables that are filtered by organization and served with all columns.
 const BY_ORGANIZATION: [&str; 20] = [
     "agent_commands",
     "auth.invitations",
@@ -41,7 +41,7 @@ async fn gate() -> Gate {
     Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await
 }
 
-/// The query that reaches Electric, decoded, without the secret.
+/// Returns the query that Electric receives, decoded and without the secret.
 async fn upstream(gate: &Gate, query: &str, organizations: &[&str]) -> String {
     gate.electric.script(Reply::json(200, "[]"));
     let answer = gate.get(&format!("/v1/shape?offset=-1&{query}"), &gate.token(organizations)).await;
@@ -52,7 +52,7 @@ async fn upstream(gate: &Gate, query: &str, organizations: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_table_as_the_worker_asked_it() {
+async fn every_table_gets_the_query_of_the_original_worker() {
     let gate = gate().await;
     let organization = format!("organizationId={ORGANIZATION}");
     let ask =
@@ -84,19 +84,19 @@ async fn every_table_as_the_worker_asked_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn organizations_are_the_bearer_s_own_sorted() {
+async fn organizations_are_filtered_by_the_sorted_ids_of_the_token() {
     let gate = gate().await;
     let table = "table=auth.organizations";
     assert_eq!(
         upstream(&gate, table, &[OTHER, ORGANIZATION, OTHER]).await,
         format!(r#"{table}&where="id" IN ($1,$2)&params[1]={ORGANIZATION}&params[2]={OTHER}"#)
     );
-    // no organization is no rows, never no filter
+    // Without organizations there are no rows; the filter is not omitted.
     assert_eq!(upstream(&gate, table, &[]).await, format!(r#"{table}&where="id" IN (NULL)"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_table_denies_a_stranger() {
+async fn every_table_is_denied_to_other_organizations() {
     let gate = gate().await;
     let rest = ["auth.apikeys", "auth.users", "integration_connections", "subscriptions"];
     for table in BY_ORGANIZATION.into_iter().chain(rest) {

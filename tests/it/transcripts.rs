@@ -1,6 +1,4 @@
-//! Compares the stand-in for Electric with Electric: every recording in tests/electric is replayed.
-
-// `allow-unwrap-in-tests` covers test functions only, not what they call.
+//! Replays every recording in tests/electric to compare the stand-in with the real Electric.
 
 mod compare;
 
@@ -12,32 +10,32 @@ use shapegate::demo::electric::{Change, Column, Electric, Options, Readiness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What the stand-in cannot do.
+/// Recordings of features that the stand-in does not have.
 const NOT_DONE: &[(&str, &str)] =
-    &[("106 107 108", "no subqueries in `where`"), ("116 117", "answers are never compressed")];
+    &[("106 107 108", "no subqueries in `where`"), ("116 117", "responses are never compressed")];
 
-/// How the stand-in is set up before and while a request is replayed.
+/// The state of the stand-in before and during the replay of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Situation {
-    /// Nothing happens.
+    /// Nothing else happens.
     Quiet,
-    /// The shape has a log, and the request is at its end.
+    /// The shape has a log, and the request is at the end of it.
     AtTail,
-    /// There are changes behind the request's offset.
+    /// There are changes after the offset of the request.
     Behind,
-    /// As `Behind`, with more of them than one answer takes.
+    /// As `Behind`, with more changes than fit into one response.
     FarBehind,
-    /// A change comes while the request waits.
+    /// A change arrives while the request waits.
     ChangeWhileWaiting,
     DeletedWhileWaiting,
     TruncatedWhileWaiting,
     AlteredWhileWaiting,
     DatabaseLostWhileWaiting,
-    /// The handle is one of another shape.
+    /// The handle belongs to another shape.
     OtherHandle,
     /// The shape exists before the request.
     ShapeExists,
-    /// The shape of the handle was deleted.
+    /// The shape of the handle has been deleted.
     ShapeDeleted,
     SmallChunks,
     NeverReady,
@@ -48,7 +46,7 @@ enum Situation {
 
 use Situation::*;
 
-/// The transcripts by the number in front of their names.
+/// The recordings, by the number at the start of their names.
 const SITUATIONS: &[(Situation, &str)] = &[
     (Quiet, "01 02 03 06 08 09 10 12 18 19 20 21 22 23 24 25 26 27 28 29 30 31 33 34 35 36 37 38 39 40 41 42 43"),
     (Quiet, "44 45 46 47 48 49 51 52 53 54 55 56 57 60 61 62 63 64 67 67b 72 72b 76 78 80 81 109 110 111 112"),
@@ -90,7 +88,7 @@ impl Situation {
         }
     }
 
-    /// What happens before the offset of the request is taken, unless that is the start of the log.
+    /// Acts before the offset of the request is taken, unless that is the start of the log.
     fn before(self, electric: &Electric, query: &str) {
         let logged = matches!(self, AtTail | Behind | ChangeWhileWaiting | DatabaseLostWhileWaiting);
         if logged && !query.contains("offset=0_") {
@@ -98,7 +96,7 @@ impl Situation {
         }
     }
 
-    /// What happens between that offset and the request.
+    /// Acts between taking the offset and sending the request.
     fn after(self, electric: &Electric, name: &str, handle: &str) {
         match self {
             Behind => changes_of(electric, name),
@@ -111,13 +109,13 @@ impl Situation {
             NeverReady => electric.set_readiness(Readiness::Waiting),
             DatabaseDown => electric.set_ready(false),
             Overloaded => electric.set_overload(Some(2)),
-            // Another table's change moves global_last_seen_lsn only.
+            // A change to another table only moves global_last_seen_lsn.
             AtTail => assert!(electric.insert("trunc_t", json!({"id": 1})).is_ok()),
             _ => {}
         }
     }
 
-    /// What happens once the request waits.
+    /// Acts once the request waits.
     async fn during(self, electric: &Electric, name: &str, handle: &str) {
         let act: &dyn Fn() = match self {
             ChangeWhileWaiting => &|| changes_of(electric, name),
@@ -132,7 +130,7 @@ impl Situation {
     }
 }
 
-/// The changes that the transcript shows in its answer.
+/// Makes the changes that the recorded response contains.
 fn changes_of(electric: &Electric, name: &str) {
     let outcome = match name.split('_').next().unwrap() {
         "04" | "11" => electric.transaction(&[
@@ -192,7 +190,7 @@ fn create_types(electric: &Electric) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_as_the_transcripts_do() {
+async fn stand_in_responds_like_the_recordings_of_electric() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/electric");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
@@ -212,14 +210,14 @@ async fn answers_as_the_transcripts_do() {
         };
         let transcript = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let replay = tokio::time::timeout(Duration::from_secs(15), replay(&name, *situation, &transcript)).await;
-        for difference in replay.unwrap_or_else(|_| vec!["no answer".to_owned()]) {
+        for difference in replay.unwrap_or_else(|_| vec!["no response".to_owned()]) {
             failures.push(format!("{name}: {difference}"));
         }
     }
     assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Replays a transcript and lists the differences.
+/// Replays a recording and lists the differences.
 async fn replay(name: &str, situation: Situation, transcript: &Value) -> Vec<String> {
     let electric = set_up(situation).await;
     let request = &transcript["request"];
@@ -239,7 +237,7 @@ async fn replay(name: &str, situation: Situation, transcript: &Value) -> Vec<Str
     compare(transcript, &answer, request["method"] == "HEAD")
 }
 
-/// What stands for the handle and the offsets of the transcript.
+/// The stand-in's values for the handle and the offsets of the recording.
 #[derive(Debug, Default)]
 struct Known {
     handle: String,
@@ -285,7 +283,7 @@ impl Known {
             head += &format!("{name}: {value}\r\n");
         }
         let mut body = request["body"].as_str().unwrap_or_default().as_bytes().to_vec();
-        // A body that was too long to keep.
+        // The recording omits very long bodies.
         body.resize(length, b' ');
         [head.as_bytes(), b"\r\n", &body].concat()
     }
@@ -326,7 +324,7 @@ impl Answer {
     }
 }
 
-/// Sends `request` and reads to the end of the connection.
+/// Sends `request` and reads until the stand-in closes the connection.
 async fn exchange(electric: &Electric, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(electric.addr()).await.unwrap();
     stream.write_all(request).await.unwrap();

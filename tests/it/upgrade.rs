@@ -1,4 +1,4 @@
-//! The life of the process: a start, a change of processes under load, an end.
+//! The life cycle of the process: start, upgrade to a new process, shutdown.
 
 mod load;
 mod notify;
@@ -14,7 +14,7 @@ use crate::harness::{Answer, Certificate, Gate, IssuerServer, SECRET, Service, S
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// What a service needs around it.
+/// The Electric, the issuer and the folder that a service needs.
 struct Around {
     electric: Electric,
     issuer: IssuerServer,
@@ -62,13 +62,13 @@ async fn metric(service: &Service, name: &str) -> f64 {
 const OK: &str = "shapegate_upgrades_total{result=\"ok\"}";
 const FAILED: &str = "shapegate_upgrades_total{result=\"failed\"}";
 
-/// A long poll at the end of the log, for the answer to a request at its start.
+/// Returns the target of the long poll that follows a response.
 fn poll(first: &Answer) -> String {
     let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
     format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}&live=true")
 }
 
-/// A poll that waits at Electric, on a connection of its own.
+/// Starts a long poll on a new connection, and waits until Electric holds it.
 async fn waiting(around: &Around, url: &str) -> Wire {
     let token = around.token(0);
     let mut wire = Wire::open(url).await;
@@ -80,7 +80,7 @@ async fn waiting(around: &Around, url: &str) -> Wire {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
+async fn new_process_takes_the_sockets_and_the_old_one_drains() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("")).await;
     let mut waiting = waiting(&around, &service.url).await;
@@ -90,7 +90,7 @@ async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
     let old = service.pid;
     service.upgrade().await;
     assert_ne!(service.pid, old);
-    // A request that was on its way on an idle connection is answered, and its client told to open another.
+    // A request on an idle connection is still answered, with `Connection: close`.
     idle.send(&request(TASKS, &around.token(1))).await;
     let last = idle.answer(false).await.unwrap();
     assert_eq!((last.status.as_u16(), last.header("connection")), (200, "close"));
@@ -104,7 +104,7 @@ async fn a_new_process_takes_the_sockets_and_the_old_one_finishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
+async fn event_streams_end_between_events_and_continue_in_the_new_process() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("drain = \"4s\"")).await;
     let token = around.token(1);
@@ -123,11 +123,11 @@ async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
     }
     service.upgrade().await;
     for stream in events {
-        // Whole events, and an end that is one.
+        // Only whole events, and a clean end.
         let rest = stream.rest().await.unwrap();
         assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
     }
-    // At once on a connection of the old process, and on a new one.
+    // Reconnecting works on a pooled connection to the old process and on a new one.
     for (client, whole) in [(client, false), (reqwest::Client::new(), true)] {
         let request = client.get(&target).header("accept", "text/event-stream").bearer_auth(&token);
         let mut stream = Stream::open(request).await;
@@ -139,10 +139,15 @@ async fn events_end_between_two_of_them_and_go_on_in_the_new_process() {
     assert_eq!(service.first_ended().await.code(), Some(0));
 }
 
+/// Limits the time in which a process with this configuration must become ready.
+fn impatient(config: &str) -> String {
+    config.replacen("[server]\n", "[server]\nupgrade_timeout = \"1s\"\n", 1)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_that_cannot_serve_changes_nothing() {
+async fn failed_upgrade_leaves_the_old_process_serving() {
     let around = Around::start(Options::default()).await;
-    let config = around.config("upgrade_timeout = \"1s\"");
+    let config = around.config("");
     let good = std::fs::read_to_string(&config).unwrap();
     let mut service = Service::start(&config).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -150,7 +155,7 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
     let faults = [
         (good.replace("listen =", "lisen ="), "lisen"),
         (good.replacen("listen = \"127.0.0.1:0\"", &more, 1), "cannot listen on"),
-        (good.replace(&around.electric.url(), "http://127.0.0.1:1"), "not ready after 1 s"),
+        (impatient(&good).replace(&around.electric.url(), "http://127.0.0.1:1"), "not ready after 1 s"),
     ];
     for (failures, (text, reason)) in (1_u8..).zip(&faults) {
         std::fs::write(&config, text).unwrap();
@@ -167,7 +172,7 @@ async fn a_new_process_that_cannot_serve_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() {
+async fn old_process_exits_with_1_if_the_new_one_is_killed_and_with_0_if_it_stops() {
     for (signal, code) in [(Signal::KILL, 1), (Signal::TERM, 0)] {
         let around = Around::start(Options::default()).await;
         let mut service = Service::start(&around.config("")).await;
@@ -179,13 +184,13 @@ async fn a_new_process_that_dies_ends_the_old_one_and_one_that_stops_does_not() 
             around.insert(1);
             assert_eq!(waiting.answer(false).await.unwrap().rows("title"), ["new"]);
         }
-        // With a status that has systemd start the service again.
+        // Exit code 1 makes systemd start the service again.
         assert_eq!(service.first_ended().await.code(), Some(code), "{signal:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_2_is_told_to_go_and_its_polls_finish() {
+async fn upgrade_sends_goaway_over_http_2_and_polls_finish() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("h2c = true")).await;
     let address = service.url.strip_prefix("http://").unwrap().to_owned();
@@ -210,14 +215,14 @@ async fn http_2_is_told_to_go_and_its_polls_finish() {
         rows.extend_from_slice(&part.unwrap());
     }
     assert!(String::from_utf8(rows).unwrap().contains("\"new\""));
-    // GOAWAY without an error, after the last stream.
+    // A GOAWAY without an error follows the last stream.
     assert!(connection.await.unwrap().is_ok());
     assert!(sender.ready().await.is_err());
     assert_eq!(service.first_ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
+async fn new_process_has_the_current_certificate_and_rules() {
     let around = Around::start(Options::default()).await;
     let (old, new) = (Certificate::new(), Certificate::new());
     let config = around.config(&old.line());
@@ -231,13 +236,13 @@ async fn the_new_process_has_the_certificate_and_the_rules_of_now() {
     let text = std::fs::read_to_string(&config).unwrap().replace(&old.line(), &new.line());
     std::fs::write(&config, text.replace("table = \"tasks\"", "table = \"other\"")).unwrap();
     service.upgrade().await;
-    // A connection that the old process has just taken is still its own.
+    // The old process may still accept a connection and serve it.
     while ask(&new).await.is_err() {}
     assert_eq!((ask(&new).await.unwrap(), ask(&old).await.is_err()), (404, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_that_is_now_at_its_path_is_started() {
+async fn upgrade_starts_the_file_that_is_currently_at_the_program_path() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let around = Around::start(Options::default()).await;
     let config = around.config("");
@@ -264,7 +269,7 @@ async fn the_file_that_is_now_at_its_path_is_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_socket_there_is_no_upgrade_and_no_harm() {
+async fn without_upgrade_socket_an_upgrade_fails_and_serving_continues() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let text = std::fs::read_to_string(&config).unwrap().replace("upgrade_socket = \"upgrade.sock\"", "");
@@ -280,7 +285,7 @@ async fn without_a_socket_there_is_no_upgrade_and_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_hand_it_takes_over_as_well_and_alone_it_says_so() {
+async fn upgrade_flag_takes_over_a_running_process_and_fails_without_one() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let arguments = ["--config", config.to_str().unwrap(), "--upgrade"];
@@ -295,7 +300,7 @@ async fn by_hand_it_takes_over_as_well_and_alone_it_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_gets_no_socket() {
+async fn another_user_is_not_given_the_sockets() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can be another user");
@@ -304,13 +309,13 @@ async fn another_user_gets_no_socket() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let mut service = Service::start(&config).await;
-    // As if an administrator had opened both: the kernel's word on who asks still stands.
+    // Even if file permissions allow the connection, the kernel's peer credentials decide.
     for (name, mode) in [("", 0o755), ("upgrade.sock", 0o666)] {
         let path = around.folder.path().join(name);
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
     let path = around.folder.path().join("upgrade.sock");
-    // The first line that a user is told; the user is that of one thread.
+    // Returns the first line that a user receives. Only one thread changes its user.
     let told = async |uid: u32| {
         let path = path.clone();
         let asked = std::thread::spawn(move || {
@@ -324,7 +329,7 @@ async fn another_user_gets_no_socket() {
     };
     assert_eq!(told(65534).await, "no: it runs as another user\n");
     service.line("no upgrade").await;
-    // The twin: the same user is offered the sockets, and without its `ready` nothing changes.
+    // The same user is offered the sockets, and nothing changes until it sends `ready`.
     let offer = told(0).await;
     assert!(offer.starts_with("{\"version\":1,") && offer.contains("\"upgrade\""), "{offer}");
     service.line("no upgrade").await;
@@ -332,7 +337,7 @@ async fn another_user_gets_no_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_lets_the_waiting_finish_and_a_second_one_is_obeyed() {
+async fn sigterm_lets_polls_finish_and_a_second_one_stops_at_once() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     for signals in [1, 2] {
@@ -356,7 +361,7 @@ async fn sigterm_lets_the_waiting_finish_and_a_second_one_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn drain_bounds_the_end() {
+async fn requests_in_flight_are_cut_at_the_end_of_drain() {
     let around = Around::start(Options::default()).await;
     let mut service = Service::start(&around.config("drain = \"1s\"")).await;
     let mut waiting = waiting(&around, &service.url).await;
@@ -367,7 +372,7 @@ async fn drain_bounds_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_sigkill_it_starts_again_without_its_issuer() {
+async fn restart_after_sigkill_works_without_the_issuer() {
     let around = Around::start(Options::default()).await;
     let config = around.config("state = \"state\"");
     std::fs::create_dir(around.folder.path().join("state")).unwrap();
@@ -383,7 +388,7 @@ async fn after_sigkill_it_starts_again_without_its_issuer() {
     around.issuer.set_up(false);
     service.signal(Signal::KILL);
     service.ended().await;
-    // What it left behind, its upgrade socket too, is no obstacle.
+    // Files that it left behind, such as its upgrade socket, do not prevent a start.
     let mut service = Service::start(&config).await;
     assert_eq!(status(&service.url, &token).await, 200);
     assert_eq!(reqwest::get(format!("{}/readyz", service.admin)).await.unwrap().status(), 200);
@@ -392,7 +397,7 @@ async fn after_sigkill_it_starts_again_without_its_issuer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_served_once_more_and_then_closed() {
+async fn draining_serves_one_more_request_on_idle_connections_and_closes_them() {
     let mut gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let (mut busy, mut idle) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
@@ -412,7 +417,7 @@ async fn an_idle_connection_is_served_once_more_and_then_closed() {
     assert_eq!(idle.rest().await, "");
 }
 
-/// A service whose next process has been started and waits: its issuer gives it no keys.
+/// Starts a service and an upgrade whose new process waits because it gets no keys from the issuer.
 async fn one_that_waits(around: &Around) -> Service {
     let mut service = Service::start(&around.config("")).await;
     assert_eq!(status(&service.url, &around.token(1)).await, 200);
@@ -423,7 +428,7 @@ async fn one_that_waits(around: &Around) -> Service {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
+async fn reload_during_an_upgrade_is_not_lost() {
     let around = Around::start(Options::default()).await;
     let mut service = one_that_waits(&around).await;
     let config = around.folder.path().join("shapegate.toml");
@@ -434,35 +439,35 @@ async fn a_reload_while_the_new_process_prepares_itself_is_not_lost() {
     assert_eq!(status(&service.url, &around.token(1)).await, 404);
     around.issuer.set_up(true);
     service.taken_over().await;
-    // What the old process has not accepted is the new one's.
+    // The old process has ended, so the new one responds.
     assert_eq!(service.first_ended().await.code(), Some(0));
     assert_eq!(status(&service.url, &around.token(1)).await, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_stops_is_followed_by_nobody() {
+async fn new_process_does_not_serve_if_the_old_one_stops_first() {
     let around = Around::start(Options::default()).await;
     let mut service = one_that_waits(&around).await;
     service.signal(Signal::TERM);
     service.line("stopping").await;
     assert_eq!(service.first_ended().await.code(), Some(0));
     around.issuer.set_up(true);
-    // The sockets close with the process that waited.
+    // The sockets close when the waiting process ends.
     let address = service.url.strip_prefix("http://").unwrap();
     while tokio::net::TcpStream::connect(address).await.is_ok() {
-        assert!(!service.said("the old process ended"), "it serves after all");
+        assert!(!service.said("the old process ended"), "the new process serves");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken() {
+async fn upgrade_needs_one_active_server_out_of_several() {
     let around = Around::start(Options::default()).await;
-    let config = around.config("upgrade_timeout = \"2s\"");
+    let config = around.config("");
     let good = std::fs::read_to_string(&config).unwrap();
     let mut service = Service::start(&config).await;
     let url = format!("url = \"{}\"", around.electric.url());
-    let dead = good.replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
+    let dead = impatient(&good).replace(&url, "urls = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]");
     std::fs::write(&config, dead).unwrap();
     service.signal(Signal::USR2);
     let failed = service.line("upgrade failed").await;
@@ -471,7 +476,7 @@ async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken(
     let one = good.replace(&url, &format!("urls = [\"{}\", \"http://127.0.0.1:2\"]", around.electric.url()));
     std::fs::write(&config, one).unwrap();
     service.upgrade().await;
-    // Whatever server the shape would be with: the one that is not there has none from the start.
+    // The unreachable server gets no shapes from the start, so every shape is served.
     for org in 0..8 {
         let token = around.issuer.token(&json!({ "sub": "user-1", "organizationIds": [format!("org_{org}")] }));
         let mut wire = Wire::open(&service.url).await;
@@ -481,16 +486,16 @@ async fn of_several_servers_too_one_must_be_active_before_the_sockets_are_taken(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_on_which_nothing_was_ever_said_holds_up_no_end() {
+async fn silent_connection_does_not_delay_shutdown() {
     let around = Around::start(Options::default()).await;
     for h2c in [false, true] {
         let mut service = Service::start(&around.config(&format!("drain = \"55s\"\nh2c = {h2c}"))).await;
         let silent = Wire::open(&service.url).await;
-        // It has been accepted by the time another one is answered.
+        // The silent connection has been accepted once a later one is answered.
         assert_eq!(status(&service.url, &around.token(1)).await, 200);
         service.signal(Signal::TERM);
         let ended = tokio::time::timeout(Duration::from_secs(20), service.first_ended()).await;
-        assert_eq!(ended.expect("it waits for the end of the drain").code(), Some(0), "h2c = {h2c}");
+        assert_eq!(ended.expect("it waits for the whole drain time").code(), Some(0), "h2c = {h2c}");
         assert_eq!(silent.rest().await, "");
     }
 }

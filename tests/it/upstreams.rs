@@ -1,4 +1,4 @@
-//! Several Electrics: servers of one, tenants on their own, secrets that change, certificates of one's own.
+//! Several Electrics: servers of one upstream, one upstream for each tenant, secret rotation, and custom CAs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use shapegate::demo::electric::{Electric, Options, Readiness};
 
 use crate::harness::{Answer, Certificate, Gate, NEXT_SECRET, RULES, SECRET, Setup, TlsFront, start_electric};
 
-/// A gate over `count` servers, and those beside its own stand-in.
+/// Starts a gate with `count` servers, and returns the servers other than its own stand-in.
 async fn pool(count: usize, tune: fn(&mut Config)) -> (Gate, Vec<Electric>) {
     let mut others = Vec::new();
     for _ in 1..count {
@@ -24,13 +24,13 @@ fn quick() -> Options {
     Options { hold: Duration::from_millis(100), not_ready_wait: Duration::ZERO, ..Options::default() }
 }
 
-/// Notices at once, and keeps shapes where they are for ever.
+/// Checks health every 20 ms and never moves shapes.
 fn patient(config: &mut Config) {
     config.upstream.health_interval = Duration::from_millis(20);
     config.upstream.failover = Duration::from_secs(3600);
 }
 
-/// Notices at once, and moves shapes soon.
+/// Checks health every 20 ms and moves shapes after 100 ms.
 fn hasty(config: &mut Config) {
     config.upstream.health_interval = Duration::from_millis(20);
     config.upstream.failover = Duration::from_millis(100);
@@ -40,7 +40,7 @@ fn tasks(organization: usize, rest: &str) -> String {
     format!("/v1/shape?table=tasks&organizationId=org_{organization}&{rest}")
 }
 
-/// A token of every organization that is used here.
+/// Signs a token for every organization used here.
 fn token(gate: &Gate) -> String {
     let organizations: Vec<_> = (0..ORGANIZATIONS).map(|number| format!("org_{number}")).collect();
     gate.token(&organizations.iter().map(String::as_str).collect::<Vec<_>>())
@@ -48,7 +48,7 @@ fn token(gate: &Gate) -> String {
 
 const ORGANIZATIONS: usize = 60;
 
-/// The organizations whose shapes were asked for.
+/// Returns the organizations whose shapes were requested from this server.
 fn asked(electric: &Electric) -> BTreeSet<String> {
     let requests = electric.requests().into_iter().filter_map(|request| {
         let (_, rest) = request.target.split_once("params%5B1%5D=")?;
@@ -57,7 +57,7 @@ fn asked(electric: &Electric) -> BTreeSet<String> {
     requests.collect()
 }
 
-/// The first organization whose shape is on this server.
+/// Finds the first organization whose shape is on this server.
 async fn organization_of(gate: &Gate, electric: &Electric) -> usize {
     let token = token(gate);
     for organization in 0..ORGANIZATIONS {
@@ -80,7 +80,7 @@ fn assert_waits(answer: &Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_sticks_to_one_server_and_shapes_spread() {
+async fn each_shape_stays_on_one_server_and_shapes_are_spread() {
     let (gate, others) = pool(3, patient).await;
     let token = token(&gate);
     for organization in 0..ORGANIZATIONS {
@@ -90,7 +90,7 @@ async fn a_shape_sticks_to_one_server_and_shapes_spread() {
         for rest in ["", "&live=true", "&cache-buster=1", "&live=true&live_sse=true"] {
             let request =
                 gate.request(&tasks(organization, &format!("offset={offset}&handle={handle}{rest}")), Some(&token));
-            // A stream of events is not read to its end.
+            // The body is not read: an event stream has no end.
             assert_eq!(request.send().await.unwrap().status(), 200, "{rest}");
         }
     }
@@ -100,7 +100,7 @@ async fn a_shape_sticks_to_one_server_and_shapes_spread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subset_goes_to_the_server_of_its_shape() {
+async fn subset_is_sent_to_the_server_of_its_shape() {
     let others = [start_electric(quick()).await, start_electric(quick()).await];
     let rules = RULES.replace("where = '", "subset = true\nwhere = '");
     let electric_urls = others.iter().map(Electric::url).collect();
@@ -118,7 +118,7 @@ async fn a_subset_goes_to_the_server_of_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_not_ready_keeps_its_shapes_and_their_clients_wait() {
+async fn server_that_is_not_ready_keeps_its_shapes_and_their_clients_get_503() {
     let (gate, others) = pool(2, patient).await;
     let (token, sick) = (token(&gate), &others[0]);
     let organization = organization_of(&gate, sick).await;
@@ -131,21 +131,21 @@ async fn a_server_that_is_not_ready_keeps_its_shapes_and_their_clients_wait() {
         let rest = format!("offset=0_inf&handle={handle}&cache-buster={readiness:?}");
         assert_waits(&gate.get(&tasks(organization, &rest), &token).await);
         assert_eq!((sick.request_count(), gate.electric.request_count()), (asked, elsewhere));
-        // The other server serves on.
+        // The other server still serves.
         assert_eq!(gate.get(&tasks(well, &format!("offset=-1&cache-buster={readiness:?}")), &token).await.status, 200);
         let ready = gate.admin("/readyz").await;
         assert_eq!((ready.status.as_u16(), &ready.json()["ready"]), (200, &json!(true)));
         assert_eq!(ready.json()["degraded"][0], format!("Electric default ({}): /v1/health returns 202", sick.url()));
         sick.set_ready(true);
         until_server(&gate, "shapegate_upstream_active", &sick.url(), 1.0).await;
-        // The handle is good as before: nobody loads the shape again.
+        // The handle is still valid, so no client loads the shape again.
         let again = gate.get(&tasks(organization, &format!("{rest}-2")), &token).await;
         assert_eq!((again.status.as_u16(), again.header("electric-handle")), (200, handle.as_str()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_failover_time_the_shapes_of_a_dead_server_go_to_another_one_and_they_come_back() {
+async fn shapes_of_a_dead_server_move_after_failover_and_return_on_recovery() {
     let (gate, mut others) = pool(2, hasty).await;
     let token = token(&gate);
     let organization = organization_of(&gate, &others[0]).await;
@@ -154,7 +154,7 @@ async fn after_the_failover_time_the_shapes_of_a_dead_server_go_to_another_one_a
     let (url, port) = (dead.url(), dead.addr().port());
     drop(dead);
     until_server(&gate, "shapegate_upstream_in_rotation", &url, 0.0).await;
-    // There its handle is unknown, and says so once.
+    // The other server does not know the handle: the client gets one 409.
     let behind = tasks(organization, &format!("offset=0_inf&handle={handle}&cache-buster=1"));
     let moved = gate.get(&behind, &token).await;
     assert_eq!(moved.status, 409, "{moved:?}");
@@ -171,7 +171,7 @@ async fn after_the_failover_time_the_shapes_of_a_dead_server_go_to_another_one_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_no_connection_makes_its_clients_wait_before_a_check_has_noticed() {
+async fn refused_connection_gives_503_before_a_health_check_has_failed() {
     let (gate, mut others) = pool(2, |config| {
         patient(config);
         config.upstream.health_interval = Duration::from_secs(60);
@@ -190,7 +190,7 @@ async fn a_server_that_takes_no_connection_makes_its_clients_wait_before_a_check
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_waits_its_turn_at_the_start_has_no_shapes() {
+async fn waiting_standby_gets_no_shapes_at_start() {
     let standby = start_electric(quick()).await;
     standby.set_readiness(Readiness::Waiting);
     let setup = Setup { electric: quick(), electric_urls: vec![standby.url()], tune: patient, ..Setup::default() };
@@ -204,7 +204,7 @@ async fn a_standby_that_waits_its_turn_at_the_start_has_no_shapes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_of_all_servers_every_shape_is_where_it_was() {
+async fn shapes_keep_their_server_after_an_outage_of_all_servers() {
     let (gate, others) = pool(2, hasty).await;
     let organization = organization_of(&gate, &others[0]).await;
     let both = [&gate.electric, &others[0]];
@@ -223,7 +223,7 @@ async fn after_an_outage_of_all_servers_every_shape_is_where_it_was() {
     assert_eq!(others[0].request_count(), served + 1);
 }
 
-/// Tenants on their own databases, the default one for nobody.
+/// One Electric for each tenant, and a default one that no tenant uses.
 struct Tenants {
     gate: Gate,
     electrics: BTreeMap<&'static str, Electric>,
@@ -262,11 +262,11 @@ impl Tenants {
 const ITEMS: &str = "/v1/shape?table=items&offset=-1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
+async fn claim_selects_the_tenant_upstream_and_tenants_share_no_responses() {
     let Tenants { gate, electrics } = &Tenants::start(BY_CLAIM, "").await;
     let tokens: Vec<_> = electrics.keys().map(|tenant| gate.issuer.token(&json!({ "tenant": tenant }))).collect();
     electrics.values().for_each(Electric::hold);
-    // The same bytes, at one and the same time.
+    // Identical requests at the same time.
     let asking = tokens.iter().map(|token| {
         let request = gate.request(ITEMS, Some(token));
         tokio::spawn(async move { Answer::of(request.send().await.unwrap()).await })
@@ -279,7 +279,7 @@ async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
     for (tenant, asking) in electrics.keys().zip(asking) {
         assert_eq!(asking.await.unwrap().rows("title"), [*tenant]);
     }
-    // And from the answers that are kept.
+    // Cached responses are not shared either.
     for (tenant, token) in electrics.keys().zip(&tokens) {
         assert_eq!(gate.get(ITEMS, token).await.rows("title"), [*tenant]);
     }
@@ -287,7 +287,7 @@ async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
         assert_eq!(electric.request_count(), 1);
         assert!(electric.requests()[0].target.contains(&format!("source_id=source-{tenant}")));
     }
-    // A handle that one has lost takes nothing from the other.
+    // A 409 for a handle at one upstream evicts nothing of the other.
     let purges = gate.metric("shapegate_purges_total").await;
     let handle = gate.get(ITEMS, &tokens[0]).await.header("electric-handle").to_owned();
     let foreign = format!("/v1/shape?table=items&offset=0_inf&handle={handle}");
@@ -297,7 +297,7 @@ async fn a_claim_picks_the_tenant_s_own_database_and_nobody_shares() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_names_no_upstream_denies() {
+async fn claim_without_a_mapped_upstream_is_denied() {
     let tenants = Tenants::start(BY_CLAIM, "").await;
     for claims in [
         json!({}),
@@ -308,7 +308,7 @@ async fn a_claim_that_names_no_upstream_denies() {
         json!({ "tenant": null }),
         json!({ "tenant": 7 }),
     ] {
-        // What the client itself says is not asked.
+        // A parameter of the client is ignored.
         let answer = tenants.gate.get(&format!("{ITEMS}&tenant=acme"), &tenants.token(&claims)).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "forbidden"), "{claims}");
     }
@@ -317,7 +317,7 @@ async fn a_claim_that_names_no_upstream_denies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_names_its_upstream() {
+async fn rule_can_name_its_upstream() {
     let rules = "[[shape]]\ntable = 'items'\nwhere = 'none'\nupstream = 'globex-db'\n\
                  [[shape]]\npath = '/own'\ntable = 'items'\nwhere = 'none'\n";
     let tenants = Tenants::start(rules, "").await;
@@ -327,7 +327,7 @@ async fn a_rule_names_its_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shape_token_goes_where_its_rule_picked() {
+async fn shape_token_is_served_by_the_upstream_of_its_claim() {
     let gatekeeper = "[gatekeeper]\nissuer = 'https://shapes.test'\naudience = 'https://app.test'\n\
                       public_url = 'https://sync.test/v1/shape'\nhs256 = { env = 'GATEKEEPER_SECRET' }\n";
     let tenants = Tenants::start(BY_CLAIM, gatekeeper).await;
@@ -337,7 +337,7 @@ async fn a_shape_token_goes_where_its_rule_picked() {
         let bearer = minted.json()["headers"]["Authorization"].as_str().unwrap().to_owned();
         let token = bearer.strip_prefix("Bearer ").unwrap();
         assert_eq!(tenants.gate.get(ITEMS, token).await.rows("title"), [tenant]);
-        // It cannot be talked into another one.
+        // Parameters of the client do not change the upstream.
         let talked = tenants.gate.get(&format!("{ITEMS}&upstream=acme-db&tenant=acme"), token).await;
         assert_eq!(talked.rows("title"), [tenant]);
     }
@@ -346,7 +346,7 @@ async fn a_shape_token_goes_where_its_rule_picked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenant_s_dead_database_keeps_nobody_else_away() {
+async fn unreachable_tenant_upstream_does_not_affect_other_tenants() {
     let mut tenants = Tenants::start(BY_CLAIM, "").await;
     let dead = tenants.electrics.remove("acme").unwrap();
     let url = dead.url();
@@ -360,20 +360,20 @@ async fn one_tenant_s_dead_database_keeps_nobody_else_away() {
     assert_eq!(tenants.gate.metric(&metric("acme-db", &url)).await, 0.0);
     assert_eq!(tenants.gate.metric(&metric("globex-db", &tenants.electrics["globex"].url())).await, 1.0);
     assert_eq!(tenants.gate.get(ITEMS, &tenants.token(&json!({ "tenant": "globex" }))).await.status, 200);
-    // One server alone answers as it always did.
+    // With a single server, an unreachable Electric gives 502.
     let answer = tenants.gate.get(ITEMS, &tenants.token(&json!({ "tenant": "acme" }))).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_is_replaced_under_load_without_an_error() {
+async fn secret_rotation_under_load_causes_no_errors() {
     let setup = Setup { upstream: "secret_next = { env = 'ELECTRIC_SECRET_NEXT' }\n".to_owned(), ..Setup::default() };
     let gate = &Gate::with(setup).await;
     let token = &gate.token(&["org_1"]);
     let in_use = &format!("shapegate_upstream_secret{{server=\"{}\",upstream=\"default\"}}", gate.electric.url());
     assert_eq!(gate.get(&tasks(1, "offset=-1"), token).await.status, 200);
     assert_eq!(gate.metric(in_use).await, 1.0);
-    // From the one to the other, and back.
+    // From one secret to the other, and back.
     for (round, (secret, place)) in [(NEXT_SECRET, 2.0), (SECRET, 1.0)].into_iter().enumerate() {
         let asking: Vec<_> = (0..8)
             .map(|client| {
@@ -400,12 +400,12 @@ async fn a_secret_is_replaced_under_load_without_an_error() {
         let last = gate.get(&tasks(1, &format!("offset=-1&cache-buster={round}-last")), token).await;
         assert_eq!(last.status, 200);
         assert_eq!(gate.metric(in_use).await, place);
-        // It is remembered: the next request is one.
+        // The secret is remembered: the next request needs one attempt.
         let before = gate.electric.request_count();
         assert_eq!(gate.get(&tasks(1, &format!("offset=-1&cache-buster={round}-more")), token).await.status, 200);
         assert_eq!(gate.electric.request_count(), before + 1);
     }
-    // A third one is neither's, and that is ours to mend.
+    // A third secret matches neither, which the operator must fix.
     gate.electric.set_secret("another");
     let refused = gate.get(&tasks(1, "offset=-1&cache-buster=refused"), token).await;
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (502, "upstream_refused"));
@@ -414,8 +414,8 @@ async fn a_secret_is_replaced_under_load_without_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_server_takes_the_secret_that_it_knows() {
-    // One of them has been started anew with the next secret, before shapegate was.
+async fn each_server_gets_the_secret_that_it_accepts() {
+    // One of the servers has been restarted with the next secret before shapegate starts.
     let anew = start_electric(Options { secret: NEXT_SECRET.to_owned(), ..quick() }).await;
     let upstream = "secret_next = { env = 'ELECTRIC_SECRET_NEXT' }\n".to_owned();
     let setup = Setup { upstream, electric_urls: vec![anew.url()], tune: patient, ..Setup::default() };
@@ -428,12 +428,12 @@ async fn each_server_takes_the_secret_that_it_knows() {
         assert!(!asked(electric).is_empty());
         until_server(&gate, "shapegate_upstream_secret", &electric.url(), place).await;
     }
-    // Refused once, and never again.
+    // Rejected once, and never again.
     assert_eq!(anew.request_count(), asked(&anew).len() + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_second_secret_a_refusal_stays_one() {
+async fn without_a_next_secret_a_401_is_not_retried() {
     let gate = Gate::start().await;
     gate.electric.set_secret(NEXT_SECRET);
     let refused = gate.get(&tasks(1, "offset=-1"), &gate.token(&["org_1"])).await;
@@ -441,7 +441,7 @@ async fn without_a_second_secret_a_refusal_stays_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_behind_tls_is_trusted_by_its_own_ca_and_no_other() {
+async fn electric_over_tls_is_trusted_by_the_configured_ca_only() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let electric = start_electric(quick()).await;
     let front = TlsFront::start(&certificate, electric.addr()).await;

@@ -1,4 +1,4 @@
-//! Debian's Chromium without a window, told what to do over its debugging pipe.
+//! Controls a headless Chromium over its debugging pipe.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// A browser that says nothing for so long has failed; a page of ours takes a second or two.
+/// A browser that sends no message for this long has failed. A test page takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What Chromium does of its own accord and no page asks for.
+/// Flags that switch off what Chromium does in the background.
 const QUIET: [&str; 9] = [
     "--headless",
     "--disable-gpu",
@@ -36,10 +36,11 @@ pub(super) struct Browser {
 }
 
 impl Browser {
-    /// Starts. Of certificates that nobody signed it takes those with this key: SHA-256 of the public key, in base64.
+    /// Starts Chromium. It accepts an untrusted certificate if the SHA-256 of its SubjectPublicKeyInfo, in base64, is
+    /// `key_hash`.
     pub(super) async fn start(key_hash: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
-        // It reads the pipe at 3 and writes it at 4.
+        // Chromium reads commands from file descriptor 3 and writes to 4.
         let mut command = Command::new("sh");
         command.args(["-c", r#"exec chromium "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh"]).args(QUIET);
         if rustix::process::getuid().is_root() {
@@ -68,14 +69,14 @@ impl Browser {
         browser
     }
 
-    /// Opens a page, whose function `report` is from then on a line of [`Self::until`].
+    /// Opens a page. What it passes to its function `report` is added to [`Seen::reports`].
     pub(super) async fn open(&mut self, url: &str) {
         self.call("Runtime.addBinding", json!({ "name": "report" })).await;
         let opened = self.call("Page.navigate", json!({ "url": url })).await;
         assert_eq!(opened.get("errorText"), None, "{url}");
     }
 
-    /// What happens, until it satisfies `wanted`; all of it is noted in `seen`.
+    /// Adds events to `seen` until it satisfies `wanted`.
     pub(super) async fn until(&mut self, seen: &mut Seen, mut wanted: impl FnMut(&Seen) -> bool) {
         while !wanted(seen) {
             let event = match self.events.pop_front() {
@@ -86,9 +87,9 @@ impl Browser {
         }
     }
 
-    /// Notes what has happened without being asked for.
+    /// Adds every event so far to `seen`.
     pub(super) async fn settle(&mut self, seen: &mut Seen) {
-        // Its answer comes after all that happened before.
+        // The result arrives after all earlier events.
         self.call("Runtime.evaluate", json!({ "expression": "0" })).await;
         self.events.drain(..).for_each(|event| seen.note(&event));
     }
@@ -101,7 +102,7 @@ impl Browser {
         }
         let mut bytes = call.to_string().into_bytes();
         bytes.push(0);
-        self.input.write_all(&bytes).await.unwrap_or_else(|error| panic!("chromium: {error}; run .ci/setup"));
+        self.input.write_all(&bytes).await.unwrap_or_else(|error| panic!("chromium: {error}; run .ci/setup-test"));
         loop {
             let mut message = self.message(&method).await;
             if message["id"] == json!(self.calls) {
@@ -115,32 +116,32 @@ impl Browser {
     async fn message(&mut self, waiting_for: &(impl std::fmt::Debug + ?Sized)) -> Value {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(PATIENCE, self.output.read_until(0, &mut bytes)).await;
-        let read = read.unwrap_or_else(|_| panic!("the browser says nothing: {waiting_for:#?}")).unwrap();
-        assert!(read > 0, "chromium ended: is it installed? run .ci/setup");
+        let read = read.unwrap_or_else(|_| panic!("no message from the browser: {waiting_for:#?}")).unwrap();
+        assert!(read > 0, "chromium ended: is it installed? run .ci/setup-test");
         serde_json::from_slice(&bytes[..bytes.len() - 1]).unwrap()
     }
 }
 
-/// What a page did.
+/// Everything that a page has reported and received.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// What it told us.
+    /// The values that it passed to `report`.
     pub(super) reports: Vec<Value>,
-    /// Every answer from the network.
+    /// Every response from the network.
     pub(super) answers: Vec<Answered>,
-    /// Whatever the console shows as an error or a warning, and exceptions.
+    /// Errors and warnings of the console, exceptions, and failed requests.
     pub(super) complaints: Vec<String>,
     urls: std::collections::HashMap<String, String>,
 }
 
-/// An answer from the network.
+/// A response from the network.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) url: String,
     pub(super) preflight: bool,
     pub(super) status: u64,
     pub(super) protocol: String,
-    /// Chromium's number of the connection it came on.
+    /// Chromium's number of the connection that carried it.
     pub(super) connection: u64,
 }
 

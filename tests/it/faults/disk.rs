@@ -1,4 +1,4 @@
-//! A disk that takes no more: keys and audit lines are lost and counted, answers are not.
+//! A full disk: saved keys and audit lines are lost and counted, and requests are served.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use serde_json::Value;
 use super::{Site, tasks};
 use crate::harness::Wire;
 
-/// How long the files of a process may become, which is a full disk that needs no privilege (setrlimit(2)).
+/// Limits the size of the files of a process (setrlimit(2)), which simulates a full disk without privileges.
 fn room(pid: u32, bytes: Option<u64>) {
     let limit = Rlimit { current: bytes, ..getrlimit(Resource::Fsize) };
     prlimit(Pid::from_raw(pid.try_into().unwrap()), Resource::Fsize, limit).unwrap();
 }
 
-/// The whole lines of an audit file, and how many others it has.
+/// Reads the complete lines of an audit file, and counts the torn ones.
 fn lines(path: &Path) -> (Vec<Value>, usize) {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = text.lines().map(serde_json::from_str).collect();
@@ -23,8 +23,8 @@ fn lines(path: &Path) -> (Vec<Value>, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_keys_and_lines_and_no_answer() {
-    // As a process does where a quota or the disk ends: the write fails, and no signal ends it.
+async fn full_disk_loses_saved_keys_and_audit_lines_but_fails_no_request() {
+    // With SIGXFSZ ignored, writes over the limit fail as on a full disk, and no signal ends the process.
     let launcher = ["sh", "-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh"];
     let site = Site::start(&launcher, |folder, text| {
         let state = folder.join("state");
@@ -37,7 +37,7 @@ async fn a_full_disk_costs_keys_and_lines_and_no_answer() {
     let (state, audit) = (site.folder.path().join("state"), site.folder.path().join("audit.jsonl"));
     let mut admin = Wire::open(&site.process.admin).await;
     let client = reqwest::Client::new();
-    // Each session makes room for the next one: a line for each answer but the first.
+    // Each session evicts the previous one: `count - 1` lines are written.
     let serve = async |from: u32, count: u32| {
         for number in from..from + count {
             let request = client.get(format!("{}{}&offset=-1", site.process.url, tasks("org_1")));
@@ -49,10 +49,10 @@ async fn a_full_disk_costs_keys_and_lines_and_no_answer() {
     Site::until_metric(&mut admin, "shapegate_audit_lines_dropped_total", 20.0).await;
     let not_saved = format!("shapegate_key_saves_failed{{issuer=\"{}\"}}", site.issuer.url());
     Site::until_metric(&mut admin, &not_saved, 1.0).await;
-    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "nothing half-written is left");
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "no partly written file is left");
     assert_eq!(lines(&audit), (vec![], 0));
 
-    // The disk ends within a line.
+    // The space ends within a line.
     room(site.process.pid(), Some(100));
     serve(100, 2).await;
     Site::until_metric(&mut admin, "shapegate_audit_lines_dropped_total", 21.0).await;
@@ -82,7 +82,7 @@ async fn a_full_disk_costs_keys_and_lines_and_no_answer() {
     assert_eq!((said("audit lines are lost"), said("audit lines are written again")), (1, 1), "{log:#?}");
 }
 
-/// With a key that is new, which a cool-down may keep from being fetched for a moment.
+/// Waits until a token of the new key is accepted. A cool-down may delay the fetch of the key.
 async fn serve_renewed(site: &Site, client: &reqwest::Client) {
     let token = site.token("user-300");
     let ask = || client.get(format!("{}{}&offset=-1", site.process.url, tasks("org_1"))).bearer_auth(&token);

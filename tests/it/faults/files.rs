@@ -1,4 +1,4 @@
-//! No file descriptor is left: who is connected is served, who comes waits, and both can be seen.
+//! No file descriptor is left: open connections are served, new ones wait, and metrics and log show it.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::harness::Wire;
 
 const REFUSED: &str = "shapegate_accept_failures_total";
 
-/// How many files the process may still open.
+/// Allows the process to open this many more files.
 fn leave(pid: u32, files: u64) {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
     let limit = Rlimit { current: Some(open + files), ..getrlimit(Resource::Nofile) };
     prlimit(Pid::from_raw(pid.try_into().unwrap()), Resource::Nofile, limit).unwrap();
 }
 
-/// A poll that waits, on a connection of its own.
+/// Starts a long poll on a new connection.
 async fn waiting(site: &Site, token: &str) -> Wire {
     let mut wire = Wire::open(&site.process.url).await;
     wire.send(&get(&format!("{}&offset=-1", tasks("org_1")), token)).await;
@@ -28,7 +28,7 @@ async fn waiting(site: &Site, token: &str) -> Wire {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_files_the_connected_are_served_and_the_others_wait() {
+async fn without_file_descriptors_open_connections_are_served_and_new_ones_wait() {
     let site = Site::start(&[], |_, text| format!("{text}\n[log]\nformat = 'json'\n")).await;
     let token = site.token("user-1");
     let mut admin = Wire::open(&site.process.admin).await;
@@ -50,11 +50,11 @@ async fn without_files_the_connected_are_served_and_the_others_wait() {
     queued.send(&get("/nothing", &token)).await;
     Site::until_metric(&mut admin, REFUSED, 15.0).await;
 
-    // The poll holds the one connection to Electric, and there is no file for another.
+    // The polls use the only connection to Electric, and no file is left for another.
     connected.send(&get(&format!("{}&offset=-1", tasks("org_2")), &token)).await;
     let refused = connected.answer(false).await.unwrap();
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (502, "5"), "{}", refused.text());
-    // A change reaches all who wait, and they may ask again.
+    // A change reaches every waiting client, and frees the connection.
     site.insert("1", "org_1");
     for poll in &mut polls {
         let answer = poll.answer(true).await.unwrap();
@@ -62,7 +62,7 @@ async fn without_files_the_connected_are_served_and_the_others_wait() {
     }
     connected.send(&get(&format!("{}&offset=-1", tasks("org_2")), &token)).await;
     assert_eq!(connected.answer(false).await.unwrap().status, 200);
-    // Nor is there one for asking the issuer of a new key, which is no reason to doubt its token.
+    // No file is left to fetch a new key either, so its token gives 503 and not 401.
     site.issuer.keys.rotate().unwrap();
     let renewed = site.token("user-1");
     connected.send(&get(&format!("{}&offset=-1", tasks("org_2")), &renewed)).await;
@@ -72,7 +72,7 @@ async fn without_files_the_connected_are_served_and_the_others_wait() {
 
     drop(crowd);
     let answer = tokio::time::timeout(Duration::from_secs(20), queued.answer(false)).await;
-    assert_eq!(answer.unwrap().unwrap().status, 404, "it has waited for its turn");
+    assert_eq!(answer.unwrap().unwrap().status, 404, "it has waited in the queue");
     let client = reqwest::Client::new();
     let late = || client.get(format!("{}{}&offset=-1", site.process.url, tasks("org_2"))).bearer_auth(&renewed);
     while late().send().await.unwrap().status() == 503 {

@@ -1,4 +1,4 @@
-//! Floods of clients that break off: nothing of theirs is left behind, and the others are served.
+//! Floods of aborted requests: they leave nothing behind, and other clients are served.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::http2::connect;
 
 const FLOOD: usize = 2_000;
 
-/// With h2c; what nobody waits for any more ends at once.
+/// Starts a gate with h2c that ends abandoned flights at once.
 async fn start() -> Gate {
     let rules = format!("{RULES}\n[cache]\ngrace = '0s'\n");
     Gate::with(Setup { rules, server: "h2c = true".to_owned(), ..Setup::default() }).await
 }
 
-/// A poll that waits for a change, and where it waits.
+/// Starts a long poll, and returns its target too.
 async fn poll(gate: &Gate, organization: &str) -> (String, JoinHandle<Answer>) {
     let token = gate.issuer.token(&json!({ "sub": "patient", "organizationIds": [organization] }));
     let first = gate.get(&format!("{}&offset=-1", tasks(organization)), &token).await;
@@ -33,7 +33,7 @@ async fn poll(gate: &Gate, organization: &str) -> (String, JoinHandle<Answer>) {
     (target, waiting)
 }
 
-/// Everything that the flood took is free, and who waited gets its change.
+/// Checks that everything the flood used is free again, and that the waiting poll gets its change.
 async fn nothing_is_left(gate: &Gate, waiting: JoinHandle<Answer>) {
     gate.until_metric("shapegate_requests_in_flight", 1.0).await;
     gate.until_metric("shapegate_followers", 1.0).await;
@@ -45,12 +45,12 @@ async fn nothing_is_left(gate: &Gate, waiting: JoinHandle<Answer>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_reset_behind_a_request_leave_nothing() {
+async fn reset_connections_leave_no_requests_or_flights() {
     let gate = start().await;
     let (target, waiting) = poll(&gate, "org_1").await;
     let address = gate.url.strip_prefix("http://").unwrap();
     for number in 0..FLOOD {
-        // One in two waits on the same flight, the others ask for something new.
+        // Every second request joins the waiting flight, the others open new ones.
         let target = if number % 2 == 0 {
             target.clone()
         } else {
@@ -59,7 +59,7 @@ async fn connections_reset_behind_a_request_leave_nothing() {
         let token = gate.issuer.token(&json!({ "sub": format!("user-{}", number % 50), "organizationIds": ["org_1"] }));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&get(&target, &token)).await.unwrap();
-        // Closed like this it is a reset.
+        // Without linger, closing sends a reset.
         stream.set_zero_linger().unwrap();
         if number % 100 == 0 {
             assert_eq!(gate.get("/nothing", &token).await.status, 404);
@@ -69,14 +69,14 @@ async fn connections_reset_behind_a_request_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rapid_resets_of_streams_leave_nothing() {
+async fn rapid_stream_resets_leave_no_requests_or_flights() {
     let gate = start().await;
     let (target, waiting) = poll(&gate, "org_1").await;
     let token = gate.token(&["org_1"]);
     let mut sent = 0;
     while sent < FLOOD {
         let mut sender = connect(&gate.url).await.unwrap();
-        // Whoever resets so many is told to calm down, and comes back on another connection.
+        // The server closes a connection with so many resets, and the client opens another one.
         while sent < FLOOD {
             let Ok(ready) = sender.ready().await else { break };
             sender = ready;
@@ -94,7 +94,7 @@ async fn rapid_resets_of_streams_leave_nothing() {
     nothing_is_left(&gate, waiting).await;
 }
 
-/// A frame of HTTP/2 (RFC 9113 section 4.1).
+/// Encodes a frame of HTTP/2 (RFC 9113 section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Bytes {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     Bytes::from([&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat())
@@ -105,7 +105,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 
-/// Sends `first` and then one frame a hundred thousand times, or until the server has had enough.
+/// Sends `first` and then `again` a hundred thousand times, or until the server reads no more.
 async fn flood(gate: &Gate, first: &[Bytes], again: &Bytes) -> TcpStream {
     let mut stream = TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -115,8 +115,8 @@ async fn flood(gate: &Gate, first: &[Bytes], again: &Bytes) -> TcpStream {
     }
     let many = again.repeat(100);
     for _ in 0..1_000 {
-        // What it answers is left unread, so that at last it takes no more.
-        match timeout(Duration::from_millis(200), stream.write_all(&many)).await {
+        // Its responses are not read, so that it finally stops reading.
+        match timeout(Duration::from_secs(1), stream.write_all(&many)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => break,
         }
@@ -125,14 +125,14 @@ async fn flood(gate: &Gate, first: &[Bytes], again: &Bytes) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_without_end_are_cut_off_and_keep_nobody_waiting() {
+async fn endless_frames_are_cut_off_and_block_no_other_client() {
     let gate = start().await;
     let (_, waiting) = poll(&gate, "org_1").await;
     let token = gate.token(&["org_1"]);
-    // What asks for an answer each time is read no faster than the answers are.
+    // Frames that need a response are read only as fast as the client reads the responses.
     let ping = flood(&gate, &[], &frame(PING, 0, 0, &[0; 8])).await;
     let settings = flood(&gate, &[], &frame(SETTINGS, 0, 0, &[])).await;
-    // A header that goes on for ever is the end of its connection.
+    // An endless header closes its connection.
     let mut header = flood(&gate, &[frame(HEADERS, 0, 1, &[0x82])], &frame(CONTINUATION, 0, 1, &[0x82])).await;
     let end = async { while header.read(&mut [0; 1 << 16]).await.is_ok_and(|read| read > 0) {} };
     timeout(Duration::from_secs(10), end).await.unwrap();

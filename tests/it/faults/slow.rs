@@ -1,4 +1,4 @@
-//! Peers that take their time: over a header, a TLS handshake, or the answer.
+//! Slow clients: slow to send a header or a TLS handshake, or slow to read the response.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::flights::gated;
 use crate::harness::{Certificate, Gate, Setup, Wire};
 use crate::http2::connect;
 
-/// Connections that never come to the point.
+/// The number of connections that never complete their header.
 const DRIPPING: usize = 300;
 
-/// What is written of a header, byte by byte, while others are served.
+/// The part of a header that is sent byte by byte while other clients are served.
 const DRIPS: &[u8] = b"GET /v1/shape?table=tasks HTTP/1.1\r\nHost: gate.test\r\n";
 
 async fn connections(url: &str, count: usize) -> Vec<TcpStream> {
@@ -30,7 +30,7 @@ async fn connections(url: &str, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
+async fn slow_headers_take_no_request_slot_and_block_no_other_client() {
     let rules = format!("{}\n[limits]\nrequests = 4\n", crate::harness::RULES);
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -39,13 +39,13 @@ async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
         for stream in &mut dripping {
             stream.write_all(&[*byte]).await.unwrap();
         }
-        // A new connection each, and a new shape.
+        // Each on a new connection, for a new shape.
         let target = format!("{}&offset=-1&cache-buster={number}", tasks("org_1"));
         let request = reqwest::Client::new().get(format!("{}{target}", gate.url)).bearer_auth(&token);
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
-    // What was begun may still be finished.
+    // A slow header may still be completed.
     let stream = &mut dripping[0];
     stream.write_all(b"Connection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -54,7 +54,7 @@ async fn headers_that_drip_take_no_place_and_keep_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshakes_that_drip_are_cut_and_keep_nobody_waiting() {
+async fn slow_tls_handshakes_are_closed_and_block_no_other_client() {
     let gate = Gate::with(Setup { certificate: Some(Certificate::new()), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let mut dripping = connections(&gate.url, DRIPPING / 3).await;
@@ -68,12 +68,12 @@ async fn handshakes_that_drip_are_cut_and_keep_nobody_waiting() {
     }
     for mut stream in dripping {
         let closed = timeout(Duration::from_secs(40), stream.read(&mut [0; 16])).await;
-        assert!(matches!(closed.unwrap(), Ok(0) | Err(_)), "it waits for the rest");
+        assert!(matches!(closed.unwrap(), Ok(0) | Err(_)), "it is still waiting for the rest");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
+async fn unread_http_2_stream_is_reset_alone() {
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let server = "h2c = true".to_owned();
     let gate = Gate::with(Setup { server, tune, ..Setup::default() }).await;
@@ -104,7 +104,7 @@ async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
     }
     gate.until_metric(r#"shapegate_followers_cut_total{cause="slow_reader"}"#, 1.0).await;
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
-    // Its header had come; what was left of the body is reset.
+    // Its header has arrived; the rest of the body is reset.
     let mut answer = unread.await.unwrap().unwrap().into_body();
     let rest = async {
         loop {
@@ -119,7 +119,7 @@ async fn an_http_2_stream_that_is_not_read_is_cut_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_answer_that_is_not_read_only_what_was_sent_is_counted() {
+async fn only_bytes_sent_to_a_slow_reader_are_counted() {
     const LONG: usize = 60_000;
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { tune, ..Setup::default() }).await;
@@ -134,7 +134,7 @@ async fn of_an_answer_that_is_not_read_only_what_was_sent_is_counted() {
     let mut deaf = Wire::of(socket.connect(address).await.unwrap());
     let (bytes, cut) = ("shapegate_body_bytes_total{rule=\"tasks\"}", "outcome=\"slow_reader\"");
     let (mut asked, mut metrics) = (0, String::new());
-    // What the kernel holds for it takes some of them.
+    // The socket buffers hold a few responses before writing blocks.
     while !metrics.contains(cut) {
         deaf.send(request.as_bytes()).await;
         asked += 1;
@@ -144,5 +144,5 @@ async fn of_an_answer_that_is_not_read_only_what_was_sent_is_counted() {
         }
     }
     let sent = gate.metric(bytes).await as usize;
-    assert!(((asked - 1) * LONG..asked * LONG).contains(&sent), "{sent} bytes of {asked} answers");
+    assert!(((asked - 1) * LONG..asked * LONG).contains(&sent), "{sent} bytes of {asked} responses");
 }

@@ -1,4 +1,4 @@
-//! Random filters over every construct of the allow-list, and over what must be refused.
+//! Random filters from every construct of the allow-list, and from conditions that must be rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,14 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-/// One filter as a client sends it.
+/// A filter as a client sends it.
 pub(super) struct Filter {
     pub(super) text: String,
     pub(super) params: BTreeMap<u32, String>,
     pub(super) constructs: BTreeSet<Construct>,
 }
 
-/// What the allow-list allows.
+/// The constructs of the allow-list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Construct {
     And,
@@ -63,7 +63,7 @@ impl Construct {
     ];
 }
 
-/// A column, the types to which a constant beside it may be cast, and constants.
+/// A column, the types to which constants compared with it may be cast, and such constants.
 type Column = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const INTEGERS: &[&str] = &["0", "1", "7", "-3", "32767", "2147483648", "-9223372036854775808"];
@@ -113,7 +113,7 @@ const ARRAYS: &[Column] = &[
     ("stamps", &["timestamptz[]", "date[]"], &["{2026-01-01}", "{5874897-12-31}", "{infinity}"]),
 ];
 
-/// Conditions that tell about a row when they are evaluated, each in a way of its own. All must be refused.
+/// Conditions that reveal a row if they are evaluated, each in a different way. All must be rejected.
 const FAILING: &[&str] = &[
     "('0000-01-01T00:00:00'::text::timestamp) IS NULL",
     "CAST('0000-01-01T00:00:00'::varchar AS timestamptz) IS NULL",
@@ -142,7 +142,7 @@ const FAILING: &[&str] = &[
 
 const OPERATORS: &[&str] = &["=", "<>", "!=", "<", "<=", ">", ">="];
 
-/// Makes the same filters each time.
+/// Generates the same filters for the same seed.
 pub(super) struct Generator {
     random: StdRng,
 }
@@ -256,7 +256,7 @@ impl Generator {
         format!("{value} {not}{like} {pattern}")
     }
 
-    /// A column with texts, now and then behind a function or a cast.
+    /// Generates a text expression: a column, sometimes with a function or a cast.
     fn text(&mut self, filter: &mut Filter) -> String {
         let column =
             self.pick(&["title", "title_c", "title_icu", "\"Code\"", "status::text", "id::text", "docs::text"]);
@@ -302,7 +302,7 @@ impl Generator {
         format!("{} {operator} {constant}", column.0)
     }
 
-    /// A list of constants for ANY.
+    /// Generates a list of constants for ANY.
     fn list(&mut self, filter: &mut Filter, (_, types, values): Column) -> String {
         filter.constructs.insert(Construct::Array);
         let name = self.pick(types);
@@ -318,7 +318,7 @@ impl Generator {
         if self.one_in(2) { whole } else { format!("{whole}::{name}[]") }
     }
 
-    /// A constant for `column`, with a cast in one case of `casts`.
+    /// Generates a constant for a column, in one of `casts` cases with a cast.
     fn constant(&mut self, filter: &mut Filter, (_, types, values): Column, casts: u32) -> String {
         let value = if self.one_in(40) { "no such value" } else { self.pick(values) };
         let plain = match self.random.random_range(0..3) {
@@ -350,7 +350,7 @@ impl Generator {
     }
 }
 
-/// A text as SQL.
+/// Quotes a text as an SQL literal.
 pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

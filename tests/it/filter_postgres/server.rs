@@ -1,4 +1,4 @@
-//! A Postgres of its own, on a socket in a temporary folder.
+//! Starts a Postgres for one test, on a socket in a temporary folder.
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use std::time::Duration;
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
-/// The user that Debian's package makes: Postgres refuses to run as root.
+/// The user that Debian's package creates. Postgres does not run as root.
 const USER: &str = "postgres";
 
-/// A running Postgres; it is stopped and its files are removed when this is dropped.
+/// A running Postgres. Dropping it stops the server and removes its files.
 pub(super) struct Postgres {
     folder: TempDir,
     child: Child,
 }
 
 impl Postgres {
-    /// Starts one; `None` where no Postgres is installed.
+    /// Starts a server; `None` if no Postgres is installed.
     pub(super) fn start() -> Option<Self> {
         let programs = newest_programs()?;
         let folder = TempDir::new().unwrap();
@@ -38,7 +38,7 @@ impl Postgres {
             .arg(&data)
             .arg("-k")
             .arg(folder.path())
-            // Names the socket only: nothing listens on TCP.
+            // The port only names the socket; nothing listens on TCP.
             .args(["-p", "5432", "-c", "listen_addresses="])
             .args(["-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "log_min_messages=fatal"])
             .stdout(Stdio::null())
@@ -48,7 +48,7 @@ impl Postgres {
         Some(Self { folder, child })
     }
 
-    /// A connection as superuser; waits until the server takes it.
+    /// Connects as superuser, and waits until the server accepts the connection.
     pub(super) fn connect(&mut self) -> Client {
         loop {
             match Config::new().host_path(self.folder.path()).user("postgres").dbname("postgres").connect(NoTls) {
@@ -63,13 +63,13 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        // "Immediate shutdown": the files are thrown away.
+        // An immediate shutdown, since the files are deleted anyway.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
         let _ = self.child.wait();
     }
 }
 
-/// Where the programs of the newest version are.
+/// Returns the folder with the programs of the newest version.
 fn newest_programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let programs = versions.filter_map(|version| Some(version.ok()?.path().join("bin")));
@@ -78,7 +78,7 @@ fn newest_programs() -> Option<PathBuf> {
         .max_by_key(|programs| programs.parent()?.file_name()?.to_str()?.parse::<u32>().ok())
 }
 
-/// `program` as a user that is not root, ended with this thread.
+/// Returns a command that runs `program` as another user than root, and ends it with this thread.
 fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
@@ -89,7 +89,7 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
-/// The ids of the user to become; `None` for a test that does not run as root.
+/// Returns the user id and group id of [`USER`]; `None` if the test does not run as root.
 fn other_user() -> Option<(u32, u32)> {
     let id = |which: &str| {
         let output = Command::new("id").args([which, USER]).output().unwrap();

@@ -1,11 +1,11 @@
-//! Finished answers: while they are fresh, in each encoding, and for those who hold them already.
+//! Cached responses: freshness, eviction, encodings, and conditional requests.
 
 use std::process::{Command, Stdio};
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fresh_answer_needs_no_request() {
+async fn fresh_cached_response_needs_no_upstream_request() {
     let rules = format!("{RULES}\n[cache]\nheader = true\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     gate.insert_task(1, "org_1", "mine");
@@ -20,14 +20,14 @@ async fn a_fresh_answer_needs_no_request() {
     assert_eq!(gate.electric.request_count(), 1);
     assert_eq!(gate.metric("shapegate_kept_flights").await, 1.0);
     assert!(gate.metric("shapegate_kept_bytes").await > first.body.len() as f64);
-    // Whoever may not see the shape does not see it because it is here.
+    // A cached response is not served to a client that may not read the shape.
     assert_eq!(gate.get(TASKS, &user(&gate, 1, "org_2")).await.status, 403);
     assert_eq!(gate.get(&format!("{TASKS}&cache-buster=1"), &user(&gate, 1, "org_1")).await.status, 200);
-    assert_eq!(gate.electric.request_count(), 2, "what Electric's client sends against stale answers counts");
+    assert_eq!(gate.electric.request_count(), 2, "a cache-buster of Electric's client makes another request");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_kept_where_nothing_may_be() {
+async fn uncacheable_responses_are_not_cached() {
     let rules = format!("{RULES}\n[cache]\nmax_age = '0s'\nbytes = '0B'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -49,7 +49,7 @@ async fn nothing_is_kept_where_nothing_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_holds_the_answer_gets_304() {
+async fn matching_if_none_match_gives_304() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
@@ -69,7 +69,7 @@ async fn who_holds_the_answer_gets_304() {
         assert_eq!(ask(TASKS, other, "identity").await.status, 200, "{other}");
     }
     assert_eq!(gate.electric.request_count(), 1);
-    // It would end the wait of a live request at once (docs/electric.md, "Long polls"), so Electric does not see it.
+    // If-None-Match would end a live request at once (docs/electric.md, "Long polls"), so it is not forwarded.
     let target = poll(&gate, "org_1").await;
     let waiting = gate.request(&target, Some(&token)).header("if-none-match", first.header("etag")).send();
     let waiting = tokio::spawn(waiting);
@@ -79,7 +79,7 @@ async fn who_holds_the_answer_gets_304() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_answer_is_asked_after_and_stays_where_it_still_holds() {
+async fn stale_response_is_served_and_revalidated() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     let reply = || Reply::json(200, "[1]").with_header("etag", "\"7-1:-1:0_0\"").with_header("electric-handle", "7-1");
@@ -98,7 +98,7 @@ async fn an_old_answer_is_asked_after_and_stays_where_it_still_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_handle_takes_its_answers_along() {
+async fn cached_responses_of_a_dead_handle_are_evicted() {
     let gate = Gate::start().await;
     gate.insert_task(1, "org_1", "old");
     let token = gate.token(&["org_1"]);
@@ -107,7 +107,7 @@ async fn a_dead_handle_takes_its_answers_along() {
     let next = |handle: &str| format!("{}&handle={handle}", TASKS.replace("offset=-1", "offset=0_0"));
     gate.get(&next(&handle), &token).await;
     assert_eq!(gate.metric("shapegate_kept_flights").await, 2.0);
-    // Somebody else's shape under that handle is none of that shape's business.
+    // A request for another shape with this handle evicts nothing.
     let other = next(&handle).replace("org_1", "org_2");
     assert_eq!(gate.get(&other, &gate.token(&["org_2"])).await.status, 409);
     assert_eq!(gate.metric("shapegate_purges_total").await, 0.0);
@@ -119,7 +119,7 @@ async fn a_dead_handle_takes_its_answers_along() {
     assert_ne!(again.header("electric-handle"), handle);
 }
 
-/// Decodes with the tools that everybody has.
+/// Decodes a body with independent implementations: those of Node.js, or the zstd library.
 fn decode(encoding: &str, body: &[u8]) -> Vec<u8> {
     let script = match encoding {
         "gzip" => "zlib.gunzipSync",
@@ -138,7 +138,7 @@ fn decode(encoding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_compressed_once_for_all() {
+async fn compressed_responses_share_one_upstream_request_and_have_their_own_etag() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     for number in 0..100 {
@@ -170,9 +170,9 @@ async fn answers_are_compressed_once_for_all() {
     }
     assert_eq!(tags.len(), 4, "{tags:?}");
     assert_eq!(gate.electric.request_count(), 4);
-    // Small answers and events are not.
+    // Small responses and event streams are not compressed.
     let small = poll(&gate, "org_2").await.replace("&live=true", "");
-    // Kept, so that its size is known: one whose end is still to come may turn out to be anything.
+    // Cached first, so that its size is known: a response still in flight is compressed, whatever its size will be.
     assert_eq!(gate.get(&small, &gate.token(&["org_2"])).await.status, 200);
     let small = Answer::of(
         gate.request(&small, Some(&gate.token(&["org_2"]))).header("accept-encoding", "gzip").send().await.unwrap(),
@@ -188,7 +188,7 @@ async fn answers_are_compressed_once_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_compressed_as_it_comes() {
+async fn streamed_response_is_compressed_chunk_by_chunk() {
     let gate = Gate::start().await;
     let (sender, reply) = gated("application/json");
     gate.electric.script(reply);
@@ -198,7 +198,7 @@ async fn a_stream_is_compressed_as_it_comes() {
     let mut body = Vec::new();
     for part in ["[1", ",2", ",3]"] {
         sender.send(Bytes::from(part)).await.unwrap();
-        // It arrives before the next one is there, and says all there is.
+        // Each part arrives, in full, before the next one is sent.
         body.extend(response.chunk().await.unwrap().unwrap());
     }
     drop(sender);
@@ -209,7 +209,7 @@ async fn a_stream_is_compressed_as_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_joined_while_they_are_young_and_never_kept() {
+async fn event_streams_are_shared_within_sse_join_and_never_cached() {
     for (sse_join, requests) in [("30s", 1), ("0s", 2)] {
         let rules = format!("{RULES}\n[cache]\nsse_join = '{sse_join}'\n");
         let gate = Gate::with(Setup { rules, ..Setup::default() }).await;

@@ -1,17 +1,17 @@
-//! Clients that go away, or do not read.
+//! Clients that disconnect, or do not read.
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::*;
 
-/// How many answers of Electric are under way.
+/// Waits until this many flights are open.
 async fn until_open(gate: &Gate, flights: f64) {
     gate.until_metric("shapegate_open_flights", flights).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave_before_the_header() {
+async fn first_client_may_leave_before_the_response_header() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let before = gate.electric.request_count();
@@ -28,7 +28,7 @@ async fn the_first_may_leave_before_the_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_may_leave_in_the_middle() {
+async fn first_client_may_leave_in_the_middle_of_a_response() {
     let gate = Gate::start().await;
     for (content_type, target) in [("application/json", TASKS), ("text/event-stream", EVENTS)] {
         let (sender, reply) = gated(content_type);
@@ -50,7 +50,7 @@ async fn the_first_may_leave_in_the_middle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_ends_it_after_the_grace() {
+async fn flight_ends_after_grace_once_its_last_follower_has_left() {
     let rules = format!("{RULES}\n[cache]\ngrace = '0s'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
@@ -62,7 +62,7 @@ async fn the_last_ends_it_after_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_back_in_the_grace_finds_it() {
+async fn client_that_returns_within_grace_rejoins_its_flight() {
     let rules = format!("{RULES}\n[cache]\ngrace = '1m'\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let target = poll(&gate, "org_1").await;
@@ -81,7 +81,7 @@ async fn who_comes_back_in_the_grace_finds_it() {
     assert_eq!(gate.electric.request_count() - before, 1);
 }
 
-/// A client that asks and never reads.
+/// Sends a request on a connection with a small receive buffer, and never reads.
 async fn deaf(gate: &Gate, target: &str, token: &str) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -92,7 +92,7 @@ async fn deaf(gate: &Gate, target: &str, token: &str) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_cut_alone() {
+async fn slow_reader_is_disconnected_alone() {
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { tune, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -114,14 +114,14 @@ async fn who_does_not_read_is_cut_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_beyond_the_bound_goes_on_for_those_aboard() {
+async fn response_over_flight_bytes_continues_for_current_followers_only() {
     let rules = format!("{RULES}\n[cache]\nflight_bytes = '256KiB'\ncompress = false\n");
     let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
     let gate = Gate::with(Setup { rules, tune, ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
     gate.electric.script(reply);
-    // One of them does not read: it holds the others up until it is cut, and then no more.
+    // A follower that does not read holds up the others until it is disconnected.
     let slow = deaf(&gate, TASKS, &token).await;
     gate.until_metric("shapegate_requests_in_flight", 1.0).await;
     let aboard: Vec<_> = (0..2).map(|_| ask(&gate, TASKS, &token)).collect();
@@ -131,7 +131,7 @@ async fn an_answer_beyond_the_bound_goes_on_for_those_aboard() {
     }
     until_open(&gate, 0.0).await;
     let newcomer = gate.get(TASKS, &token).await;
-    assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it has one of its own");
+    assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it opens a new flight");
     drop(sender);
     for answer in aboard {
         assert_eq!(answer.await.unwrap().body.len(), 256 * 64 * 1024);

@@ -1,4 +1,4 @@
-//! docs/security.md, C2: two requests share a flight exactly when the bytes written upstream are equal.
+//! docs/security.md, C2: two requests share a flight exactly if the bytes written upstream are equal.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -72,17 +72,17 @@ fn client() -> impl Strategy<Value = Client> {
     })
 }
 
-/// What went upstream, but for the id of the one request.
+/// Returns the target and the headers of an upstream request, without its request id.
 fn bytes(request: &Request) -> (String, Vec<(String, String)>) {
     let headers = request.headers.iter().filter(|(name, _)| name != "x-request-id");
     (request.target.clone(), headers.cloned().collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_requests_share_exactly_when_the_bytes_upstream_are_equal() {
+async fn requests_share_a_flight_exactly_if_their_upstream_bytes_are_equal() {
     let gate = Gate::with(Setup { rules: MANY_RULES.to_owned(), ..Setup::default() }).await;
     let mut runner = TestRunner::deterministic();
-    // Often the same question, by other people.
+    // In half of the cases both clients send the same target with different claims.
     let pair = (client(), client(), any::<bool>()).prop_map(|(one, other, same)| {
         let target = if same { one.target.clone() } else { other.target };
         (one, Client { target, ..other })
@@ -92,7 +92,7 @@ async fn two_requests_share_exactly_when_the_bytes_upstream_are_equal() {
         let (one, other) = pair.new_tree(&mut runner).unwrap().current();
         let mut alone = Vec::new();
         for client in [&one, &other] {
-            // With a buster of its own, so that nothing of before can answer it.
+            // A unique cache-buster, so that no cached response is used.
             let target = format!("{}&cache-buster=alone{number}", client.target);
             let target = if client.target.contains("cache-buster") { client.target.clone() } else { target };
             let before = gate.electric.request_count();
@@ -112,7 +112,7 @@ async fn two_requests_share_exactly_when_the_bytes_upstream_are_equal() {
             }
             continue;
         };
-        // Aboard, not only counted: who is admitted and not aboard yet would come after the answer.
+        // Followers, not requests in flight: an admitted request that has not joined yet would miss the flight.
         gate.until_metric("shapegate_followers", 2.0).await;
         let equal = first == second;
         let expected = if equal { 1 } else { 2 };

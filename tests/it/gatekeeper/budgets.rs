@@ -1,13 +1,13 @@
-//! Whose budget a minted token counts against.
+//! The budget that a minted token counts against.
 
 use serde_json::json;
 
 use super::{GATEKEEPER, assert_refused, bearer, claims, post};
 use crate::harness::{Answer, Gate, RULES, Setup};
 
-/// Whoever may have tokens without end must not have a budget for each of them.
+/// Anyone may mint any number of these tokens, so each must not have a budget of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_minted_for_nobody_counts_by_address() {
+async fn tokens_minted_without_a_user_count_by_address() {
     let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
     let limits = "[limits]\ntrusted_proxies = ['127.0.0.0/8']\nshapes_per_subject = 1\nshapes_window = '1h'\nrequests_per_subject = 1000\n";
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
@@ -22,7 +22,7 @@ async fn what_was_minted_for_nobody_counts_by_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minted_token_counts_for_its_user() {
+async fn minted_token_counts_against_its_user() {
     let limits = "[limits]\nrequests_per_subject = 1\n";
     let rules = RULES.replacen("[[shape]]", "[[shape]]\nsubset = true", 1);
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
@@ -55,7 +55,7 @@ async fn a_minted_token_counts_for_its_user() {
     }
 }
 
-/// The query that repeats what a token is for.
+/// Returns the query that repeats the definition in a shape token.
 fn definition(token: &str) -> String {
     let shape = &claims(token)["shape"];
     let mut query = url::form_urlencoded::Serializer::new(String::new());

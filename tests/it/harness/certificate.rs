@@ -1,4 +1,4 @@
-//! A certificate for 127.0.0.1, made on the spot.
+//! A certificate for 127.0.0.1, generated for the test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::PublicKeyData as _;
 
-/// A self-signed certificate and its key, as files for shapegate.
+/// A self-signed certificate and its private key, stored as PEM files.
 #[derive(Clone)]
 pub(crate) struct Certificate {
     folder: Arc<tempfile::TempDir>,
@@ -21,7 +21,7 @@ impl Certificate {
         Self::until(2040)
     }
 
-    /// Expires with the first second of this year.
+    /// Creates a certificate that expires at the start of `year`.
     pub(crate) fn until(year: i32) -> Self {
         let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
@@ -42,24 +42,24 @@ impl Certificate {
         self.folder.path().join("key.pem")
     }
 
-    /// SHA-256 of the public key with its algorithm, in base64, as browsers name it.
+    /// Returns the SHA-256 of the SubjectPublicKeyInfo in base64, the form that browsers use for pins.
     pub(crate) fn key_hash(&self) -> String {
         self.key_hash.clone()
     }
 
-    /// The line of `[server]` for this certificate.
+    /// Returns the `[server]` line that configures this certificate.
     pub(crate) fn line(&self) -> String {
         tls_line(&self.cert(), &self.key())
     }
 
-    /// A client that trusts this certificate and no other, and speaks HTTP/2 where it is offered.
+    /// Returns a client that trusts only this certificate and uses HTTP/2 if the server offers it.
     pub(crate) fn client(&self) -> reqwest::ClientBuilder {
         let certificate = reqwest::Certificate::from_pem(self.pem.as_bytes()).unwrap();
         reqwest::Client::builder().no_proxy().tls_certs_only([certificate])
     }
 }
 
-/// The line of `[server]` for these files.
+/// Returns the `[server]` line that configures these files.
 pub(crate) fn tls_line(cert: &Path, key: &Path) -> String {
     format!("tls = {{ cert = {cert:?}, key = {key:?} }}")
 }

@@ -1,11 +1,11 @@
-//! Clients: one that reads whole answers, one that sends exact bytes, one that reads chunk by chunk.
+//! Clients that read whole responses, send exact bytes, or read chunk by chunk.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub status: StatusCode,
@@ -24,26 +24,26 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
-    /// The `code` of an answer of shapegate's own.
+    /// Returns the `code` of an error response that shapegate made itself.
     pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// A header as text; empty where it is missing.
+    /// Returns a header as text, or an empty text if it is missing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Every value of a header that may stand more than once.
+    /// Returns all values of a header, separated by commas.
     pub(crate) fn all(&self, name: &str) -> String {
         let values = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap());
         values.collect::<Vec<_>>().join(", ")
     }
 
-    /// The rows, by the value of `column`.
+    /// Returns the value of `column` in each row.
     pub(crate) fn rows(&self, column: &str) -> Vec<String> {
         let messages = self.json();
         let values = messages.as_array().unwrap().iter().filter_map(|message| message["value"][column].as_str());
@@ -51,12 +51,12 @@ impl Answer {
     }
 }
 
-/// Sends exact bytes, and reads until the server closes: the bytes should ask for that.
+/// Sends exact bytes and reads until the server closes the connection. The bytes should ask it to close.
 pub(crate) async fn raw(url: &str, request: &[u8]) -> Answer {
     let mut stream = connect(url).await;
     stream.write_all(request).await.unwrap();
     let mut bytes = Vec::new();
-    // A reset after the answer is as good as a close.
+    // A reset after the response counts as a close.
     let _ = stream.read_to_end(&mut bytes).await;
     parse(&bytes)
 }
@@ -67,7 +67,7 @@ pub(super) async fn connect(url: &str) -> TcpStream {
 
 pub(super) fn parse(bytes: &[u8]) -> Answer {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-    let end = end.unwrap_or_else(|| panic!("no header: {:?}", String::from_utf8_lossy(bytes)));
+    let end = end.unwrap_or_else(|| panic!("no complete header: {:?}", String::from_utf8_lossy(bytes)));
     let head = std::str::from_utf8(&bytes[..end]).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -78,7 +78,7 @@ pub(super) fn parse(bytes: &[u8]) -> Answer {
     Answer { status, headers: headers.collect(), body: bytes[end + 4..].to_vec() }
 }
 
-/// An answer read as it comes.
+/// A response that is read chunk by chunk.
 pub(crate) struct Stream {
     response: reqwest::Response,
 }
@@ -96,7 +96,7 @@ impl Stream {
         self.response.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Reads until `text` has come.
+    /// Reads until `text` has arrived, and returns all that was read.
     pub(crate) async fn until(&mut self, text: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(text) {
@@ -107,7 +107,7 @@ impl Stream {
         seen
     }
 
-    /// Reads to the end; `Err` where the answer breaks off.
+    /// Reads to the end; an error if the response is truncated.
     pub(crate) async fn rest(mut self) -> Result<String, reqwest::Error> {
         let mut seen = String::new();
         while let Some(chunk) = self.response.chunk().await? {

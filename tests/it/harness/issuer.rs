@@ -1,4 +1,4 @@
-//! An issuer whose key set is served over HTTP, counted, and can be taken away.
+//! An issuer that serves its key set over HTTP, counts the fetches, and can be taken down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,22 +37,22 @@ impl IssuerServer {
         Self { keys, state, _serving: serving }
     }
 
-    /// The `iss`, and the URL below which `/jwks` is served.
+    /// Returns the `iss` of its tokens, which is also the base URL of `/jwks`.
     pub(crate) fn url(&self) -> &str {
         self.keys.name()
     }
 
-    /// Whether the key set is served; if not, every connection is reset.
+    /// Starts or stops serving the key set. While it is down, every connection is reset.
     pub(crate) fn set_up(&self, up: bool) {
         self.state.up.store(up, Ordering::SeqCst);
     }
 
-    /// How often the key set was asked for.
+    /// Returns how often the key set was requested.
     pub(crate) fn fetches(&self) -> usize {
         self.state.fetches.load(Ordering::SeqCst)
     }
 
-    /// A token with these claims and the defaults of the tests.
+    /// Signs a token with these claims on top of [`super::with_defaults`].
     pub(crate) fn token(&self, claims: &Value) -> String {
         self.keys.sign(&super::with_defaults(self.url(), claims))
     }

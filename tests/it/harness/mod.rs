@@ -1,4 +1,4 @@
-//! A real shapegate on loopback, between a client and the stand-in for Electric, with an issuer that can go away.
+//! Runs a real shapegate on loopback, between a client and the stand-in for Electric, with an issuer that can go down.
 
 mod certificate;
 mod client;
@@ -8,7 +8,6 @@ mod service;
 mod tls;
 mod wire;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,16 +29,19 @@ pub(crate) use service::Service;
 pub(crate) use tls::TlsFront;
 pub(crate) use wire::Wire;
 
-/// The secret of the stand-in; no byte of it may reach a client.
+/// The secret of the stand-in. It must never reach a client.
 pub(crate) const SECRET: &str = "test-secret";
-/// The one that comes after it.
+/// The secret that replaces [`SECRET`] in tests of rotation.
 pub(crate) const NEXT_SECRET: &str = "next-secret";
-/// What signs shape tokens where a test has a gatekeeper.
+/// The secret that signs shape tokens in tests with a gatekeeper.
 pub(crate) const GATEKEEPER_SECRET: &str = "0123456789abcdef-gatekeeper-89abcdef";
 /// The audience of every test token.
 pub(crate) const AUDIENCE: &str = "https://app.test";
 
-/// The rules most tests use.
+/// The life in seconds of tokens that expire during a test: enough for a slow machine to send a request with one.
+pub(crate) const SHORT_LIFE: u64 = 5;
+
+/// The rules that most tests use.
 pub(crate) const RULES: &str = r#"
 [[shape]]
 table = "tasks"
@@ -54,13 +56,13 @@ where = "none"
 columns = ["id", "title"]
 "#;
 
-/// A running shapegate with all that is around it.
+/// A running shapegate with its Electric, its issuer and a client.
 pub(crate) struct Gate {
     pub electric: Electric,
     pub issuer: IssuerServer,
-    /// Where its rules, or all of its configuration, can be replaced.
+    /// Replaces its rules or its whole configuration.
     pub policy: Switch,
-    /// Where its limits can be.
+    /// Replaces its limits.
     pub limiter: Arc<Limiter>,
     pub url: String,
     pub admin: String,
@@ -69,29 +71,29 @@ pub(crate) struct Gate {
     serving: Option<JoinHandle<()>>,
 }
 
-/// What a test changes before the start.
+/// Settings of a test, applied before the start.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub rules: String,
-    /// Where clients are served; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// More lines of `[server]`, `[upstream]`, `[[issuer]]`; whole sections go to `rules`.
+    /// Additional lines of `[server]`. Likewise below for `[upstream]` and `[[issuer]]`; whole sections go to `rules`.
     pub server: String,
     pub upstream: String,
     pub issuer: String,
     pub jwks: String,
+    /// `jwks.cooldown`, by default a second.
+    pub cooldown: &'static str,
     pub electric: Options,
-    /// Where shapegate looks for Electric, if not at the stand-in.
+    /// The URL of Electric, if not that of the stand-in.
     pub electric_url: Option<String>,
-    /// More servers of `[upstream]` beside the stand-in.
+    /// Additional servers of `[upstream]`.
     pub electric_urls: Vec<String>,
     pub clock: Arc<dyn Clock>,
     pub issuer_up: bool,
-    /// The issuer that shapegate knows, if not the one started here.
+    /// The issuer in the configuration, if not the one started here.
     pub issuer_url: Option<String>,
-    /// What no file may say, for tests that cannot wait for it.
+    /// Changes the parsed configuration, for values that a file may not have, such as very short timeouts.
     pub tune: fn(&mut Config),
-    /// Serves HTTPS with it, and the client trusts it.
+    /// Serves HTTPS with this certificate, which the client trusts.
     pub certificate: Option<Certificate>,
 }
 
@@ -99,11 +101,11 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             rules: RULES.to_owned(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             server: String::new(),
             upstream: String::new(),
             issuer: String::new(),
             jwks: String::new(),
+            cooldown: "1s",
             electric: Options::default(),
             electric_url: None,
             electric_urls: Vec::new(),
@@ -117,12 +119,12 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// The configuration, with this Electric and this issuer where no other is set.
+    /// Builds the configuration, with this Electric and this issuer unless others are set.
     pub(crate) fn config(&self, electric: &str, issuer: &str) -> Config {
         let text = format!(
             r#"
 [server]
-listen = "{listen}"
+listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 drain = "2s"
 {tls}
@@ -136,16 +138,16 @@ issuer = "{issuer}"
 audience = "{AUDIENCE}"
 algorithms = ["EdDSA"]
 leeway = "0s"
-jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
+jwks = {{ url = "{issuer}/jwks", cooldown = "{cooldown}"{jwks} }}
 {issuer_keys}
 {rules}
 "#,
-            listen = self.listen,
             tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
             server = self.server,
             electric = self.electric_line(electric),
             upstream = self.upstream,
             issuer = self.issuer_url.as_deref().unwrap_or(issuer),
+            cooldown = self.cooldown,
             jwks = self.jwks,
             issuer_keys = self.issuer,
             rules = self.rules,
@@ -157,7 +159,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
         ]);
         let config = Config::parse(&text, Path::new("test.toml"), &environment);
         let mut config = config.unwrap_or_else(|error| panic!("{error}"));
-        // One client asks in a moment what many do in an hour; tests with clients that are real have `[limits]`.
+        // One test client sends as many requests as many real ones. Tests with real clients have `[limits]`.
         if !text.contains("[limits]") {
             (config.limits.rate_per_subject, config.limits.repeats, config.limits.shapes_per_subject) = (0, 0, 0);
         }
@@ -174,7 +176,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "1s"{jwks} }}
     }
 }
 
-/// A stand-in for Electric with the tables of [`RULES`].
+/// Starts a stand-in for Electric with the tables of [`RULES`].
 pub(crate) async fn start_electric(options: Options) -> Electric {
     let electric = Electric::start(options).await.unwrap();
     let text = |name: &str| Column::new(name, "text");
@@ -193,12 +195,18 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    /// As it started, but for the rules.
+    /// Reloads the initial configuration with another policy.
     pub(crate) fn replace(&self, policy: PolicySet) {
         self.reload(|_| {}, |config| config.policy = policy).unwrap();
     }
 
-    /// As it started, but for what `change` does to the setup, and `tune` to what no setup says.
+    /// Changes the initial configuration, also for later reloads, and reloads it.
+    pub(crate) fn keep(&mut self, change: impl FnOnce(&mut Setup)) {
+        change(&mut self.setup);
+        self.reload(|_| {}, |_| {}).unwrap();
+    }
+
+    /// Reloads the initial configuration after `change` has edited the setup and `tune` the parsed configuration.
     pub(crate) fn reload(&self, change: impl FnOnce(&mut Setup), tune: impl FnOnce(&mut Config)) -> anyhow::Result<()> {
         let mut setup = self.setup.clone();
         change(&mut setup);
@@ -219,7 +227,7 @@ impl Gate {
         Self::with(Setup::default()).await
     }
 
-    /// Starts as `setup` says, and waits for nothing: the first request may find the issuer's keys on their way.
+    /// Starts with `setup` without waiting for anything: the issuer's keys may still be missing at the first request.
     pub(crate) async fn with(setup: Setup) -> Self {
         let electric = start_electric(setup.electric.clone()).await;
         let issuer = IssuerServer::start().await;
@@ -250,23 +258,23 @@ impl Gate {
         }
     }
 
-    /// A token of `organizations`, good for an hour.
+    /// Signs a token for these organizations that is valid for an hour.
     pub(crate) fn token(&self, organizations: &[&str]) -> String {
         self.issuer.token(&json!({ "sub": "user-1", "organizationIds": organizations }))
     }
 
-    /// Writes a row of `tasks`.
+    /// Inserts a row into `tasks`.
     pub(crate) fn insert_task(&self, id: u32, organization: &str, title: &str) {
         let id = format!("00000000-0000-0000-0000-{id:012}");
         self.electric.insert("tasks", json!({ "id": id, "organization_id": organization, "title": title })).unwrap();
     }
 
-    /// GET with a token.
+    /// Sends a GET with a token.
     pub(crate) async fn get(&self, target: &str, token: &str) -> Answer {
         Answer::of(self.request(target, Some(token)).send().await.unwrap()).await
     }
 
-    /// A GET to be sent, with more headers perhaps.
+    /// Prepares a GET, to which the test may add headers.
     pub(crate) fn request(&self, target: &str, token: Option<&str>) -> reqwest::RequestBuilder {
         let request = self.client.get(format!("{}{target}", self.url));
         match token {
@@ -275,29 +283,29 @@ impl Gate {
         }
     }
 
-    /// POST of a JSON text with a token.
+    /// Sends a POST with a token and a JSON body.
     pub(crate) async fn post(&self, target: &str, token: &str, body: &str) -> Answer {
         let request = self.client.post(format!("{}{target}", self.url)).bearer_auth(token);
         let request = request.header("content-type", "application/json").body(body.to_owned());
         Answer::of(request.send().await.unwrap()).await
     }
 
-    /// The client of [`Self::request`].
+    /// Returns the client that [`Self::request`] uses.
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client
     }
 
-    /// What `/metrics` says of one metric, with its labels as they stand there; 0 where it does not.
+    /// Reads one series from `/metrics`, named with its labels exactly as exported; 0 if it is missing.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.admin("/metrics").await.text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Waits until a metric has this value: an answer is counted after it was sent.
+    /// Waits until a metric has this value. Responses are counted after they were sent.
     pub(crate) async fn until_metric(&self, name: &str, value: f64) {
         let mut seen = self.metric(name).await;
-        for _ in 0..500 {
+        for _ in 0..3_000 {
             if seen == value {
                 return;
             }
@@ -307,21 +315,29 @@ impl Gate {
         panic!("{name} is {seen}, not {value}");
     }
 
-    /// GET on the admin port.
+    /// Sends a GET to the admin port.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         Answer::of(self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()).await
     }
 
-    /// Stops as SIGTERM would, and waits for the drain.
+    /// Stops as SIGTERM would, and waits until it has drained.
     pub(crate) async fn stop(&mut self) {
+        self.stopping().await;
+    }
+
+    /// Starts to stop, as [`Self::stop`] does. The gate stays usable while it drains.
+    pub(crate) fn stopping(&mut self) -> impl Future<Output = ()> + use<> {
         drop(self.stop.take());
-        if let Some(serving) = self.serving.take() {
-            serving.await.unwrap();
+        let serving = self.serving.take();
+        async {
+            if let Some(serving) = serving {
+                serving.await.unwrap();
+            }
         }
     }
 }
 
-/// The claims that every token needs, below `claims`.
+/// Adds the claims that every token needs, unless `claims` has them.
 pub(crate) fn with_defaults(issuer: &str, claims: &Value) -> Value {
     let now = SystemClock.now().as_secs();
     let mut all = json!({ "iss": issuer, "aud": AUDIENCE, "exp": now + 3600, "iat": now });

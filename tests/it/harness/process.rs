@@ -1,4 +1,4 @@
-//! The program itself, started as a person would.
+//! Starts the program as a process.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ pub(crate) fn shapegate(arguments: &[&str]) -> Command {
     command
 }
 
-/// A configuration of this issuer and this Electric.
+/// Writes a configuration with this Electric and this issuer to `folder`, and returns its path.
 pub(crate) fn config(folder: &Path, electric: &str, issuer: &str) -> PathBuf {
     let path = folder.join("shapegate.toml");
     let config = format!(
@@ -38,7 +38,7 @@ jwks = {{ url = "{issuer}/jwks" }}
     path
 }
 
-/// A running shapegate whose log, in JSON, is read.
+/// A running shapegate whose JSON log is collected.
 pub(crate) struct Process {
     pub url: String,
     pub admin: String,
@@ -47,12 +47,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts, and reads the addresses from the line that says so.
+    /// Starts it and reads its addresses from the log line `serving`.
     pub(crate) async fn start(config: &Path) -> Self {
         Self::launch(&[], config).await
     }
 
-    /// As [`Self::start`], by a command that ends in starting what follows it.
+    /// Starts it through `launcher`, a command that executes the command given after it.
     pub(crate) async fn launch(launcher: &[&str], config: &Path) -> Self {
         let arguments = ["--config", config.to_str().unwrap()];
         let mut command = match launcher {
@@ -68,7 +68,7 @@ impl Process {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
         let serving: Value = loop {
-            let line = lines.next_line().await.unwrap().expect("a line that says `serving`");
+            let line = lines.next_line().await.unwrap().expect("no log line `serving`");
             log.push(line.clone());
             match serde_json::from_str::<Value>(&line) {
                 Ok(entry) if entry["message"] == "serving" => break entry,
@@ -89,18 +89,18 @@ impl Process {
         }
     }
 
-    /// Sends a signal, as in `kill -HUP`.
+    /// Sends a signal, named as for `kill`: `HUP`.
     pub(crate) async fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.unwrap().success());
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }
 
-    /// Stops with SIGTERM; all that was logged.
+    /// Stops it with SIGTERM and returns the log.
     pub(crate) async fn stop(mut self) -> Vec<String> {
         let pid = self.child.id().unwrap().to_string();
         let kill = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();

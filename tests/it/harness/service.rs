@@ -1,4 +1,4 @@
-//! The program as a service: one process after the other on the same sockets, with what all of them log.
+//! Runs the program as a service: processes that take over the same sockets one after another and share a log.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::{config, shapegate};
 pub(crate) struct Service {
     pub url: String,
     pub admin: String,
-    /// The process that serves.
+    /// The id of the process that currently serves.
     pub pid: u32,
     child: Child,
     log: watch::Receiver<Vec<Value>>,
@@ -24,12 +24,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// A configuration with an upgrade socket; `server` is more of `[server]`.
+    /// Writes a configuration with an upgrade socket, and `server` as additional lines of `[server]`.
     pub(crate) fn config(folder: &Path, electric: &str, issuer: &str, server: &str) -> PathBuf {
         let path = config(folder, electric, issuer);
         let text = std::fs::read_to_string(&path).unwrap();
         let text = text.replace("[server]\n", &format!("[server]\nupgrade_socket = \"upgrade.sock\"\n{server}\n"));
-        // One client asks here what many do.
+        // One test client sends as many requests as many real ones.
         let more = "[limits]\nrate_per_subject = 0\nrepeats = 0\n[log]\nformat = \"json\"\naccess = false\n";
         std::fs::write(&path, format!("{text}\n{more}")).unwrap();
         path
@@ -39,7 +39,7 @@ impl Service {
         Self::with(shapegate(&["--config", config.to_str().unwrap()])).await
     }
 
-    /// Starts `command`, and reads the addresses from the line that says so.
+    /// Starts `command` and reads the addresses from the log line `serving`.
     pub(crate) async fn with(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -58,7 +58,7 @@ impl Service {
         service
     }
 
-    /// The next line of any of the processes whose message starts with `text`; those before it are passed over.
+    /// Waits for the next log entry, of any process, whose message starts with `text`. Entries before it are skipped.
     pub(crate) async fn line(&mut self, text: &str) -> Value {
         loop {
             let log = self.log.borrow_and_update().clone();
@@ -69,38 +69,39 @@ impl Service {
                     return entry.clone();
                 }
             }
-            assert!(self.log.changed().await.is_ok(), "nobody says {text:?}: {log:#?}");
+            assert!(self.log.changed().await.is_ok(), "no log entry starts with {text:?}: {log:#?}");
         }
     }
 
-    /// Whether any of the processes has said `text` so far, wherever in a line.
+    /// Returns whether any log entry so far contains `text`.
     pub(crate) fn said(&self, text: &str) -> bool {
         self.log.borrow().iter().any(|entry| entry.to_string().contains(text))
     }
 
-    /// Sends the signal for an upgrade, and waits for the process that serves from then on.
+    /// Sends the signal for an upgrade, and waits until the new process serves.
     pub(crate) async fn upgrade(&mut self) {
         self.signal(Signal::USR2);
         self.taken_over().await;
     }
 
-    /// Waits for the process that serves from then on.
+    /// Waits until a new process serves.
     pub(crate) async fn taken_over(&mut self) {
         let entry = self.line("a new process serves").await;
         self.pid = u32::try_from(entry["pid"].as_u64().unwrap()).unwrap();
     }
 
-    /// To the process that serves.
+    /// Sends a signal to the process that currently serves.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(pid(self.pid), signal).unwrap();
     }
 
-    /// How the first process has ended.
+    /// Waits for the first process and returns its exit status.
     pub(crate) async fn first_ended(&mut self) -> ExitStatus {
         self.child.wait().await.unwrap()
     }
 
-    /// Waits until the process that serves has ended. One that was not started here is not ours to wait for.
+    /// Waits until the current process has ended. The status is 0 unless this test started the process: only a parent
+    /// can wait for a process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         if self.child.id() == Some(self.pid) {
             return self.first_ended().await;
@@ -125,7 +126,7 @@ fn pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
-/// A process whose parent has not asked for its end counts as ended.
+/// Returns whether a process runs. A zombie, which its parent has not waited for, counts as ended.
 fn is_running(process: u32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     test_kill_process(pid(process)).is_ok() && !state.rsplit(')').next().unwrap_or_default().starts_with(" Z")

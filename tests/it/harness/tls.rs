@@ -1,4 +1,4 @@
-//! TLS in front of a plain server, with a certificate of the tests.
+//! Terminates TLS in front of a plain server, with a certificate of the tests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Certificate;
 
-/// Listens on loopback and passes what it decrypts on.
+/// Listens on loopback and forwards the decrypted bytes.
 pub(crate) struct TlsFront {
     pub url: String,
     serving: JoinHandle<()>,
@@ -35,7 +35,7 @@ impl TlsFront {
                 tokio::spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     let mut behind = TcpStream::connect(behind).await.unwrap();
-                    // How a connection ends is no matter here.
+                    // Either side may close or reset the connection.
                     let _ = copy_bidirectional(&mut stream, &mut behind).await;
                 });
             }

@@ -1,4 +1,4 @@
-//! A connection for exact bytes that is kept for as long as the server keeps it.
+//! A connection for exact bytes that stays open as long as the server keeps it open.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::client::{self, Answer};
 
-/// One connection and what was read ahead on it.
+/// A connection and the bytes that were read ahead on it.
 pub(crate) struct Wire {
     stream: TcpStream,
     read: Vec<u8>,
@@ -22,13 +22,13 @@ impl Wire {
         Self { stream, read: Vec::new() }
     }
 
-    /// Sends; a server that has closed already is noticed at the answer.
+    /// Sends bytes. Errors are ignored: if the server has closed the connection, reading the response shows it.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// The next answer, framed by its length or its chunks (without either, its header); `None` where the server closed
-    /// before its end.
+    /// Reads the next response by its length or its chunks (without either, only its header); `None` if the server
+    /// closes the connection before its end.
     pub(crate) async fn answer(&mut self, head_only: bool) -> Option<Answer> {
         let end = loop {
             if let Some(end) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -77,7 +77,7 @@ impl Wire {
         }
     }
 
-    /// Reads until `text` has come, and drops it with all before it.
+    /// Reads until `text` has arrived, and discards everything up to its end.
     pub(crate) async fn until(&mut self, text: &str) {
         loop {
             let found = self.read.windows(text.len()).position(|window| window == text.as_bytes());
@@ -88,11 +88,11 @@ impl Wire {
         }
     }
 
-    /// All else that comes until the server closes, which it must do of itself: a client that closes first has left.
+    /// Reads the rest until the server closes the connection, which it must do within 20 s.
     pub(crate) async fn rest(mut self) -> String {
         let closed = async { while self.more().await.is_some() {} };
         let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
-        assert!(closed.is_ok(), "the server keeps the connection");
+        assert!(closed.is_ok(), "the server keeps the connection open");
         String::from_utf8_lossy(&self.read).into_owned()
     }
 

@@ -1,8 +1,8 @@
-//! Hostile requests from a seed: each kind can only be refused, whatever the dice say.
+//! Hostile requests generated from a seed. Every one of them must be rejected.
 
 use super::TASKS;
 
-/// SplitMix64: the same numbers for a seed, whatever becomes of other crates.
+/// SplitMix64: a seed always gives the same numbers, independent of the versions of other crates.
 pub(crate) struct Dice(pub u64);
 
 impl Dice {
@@ -14,7 +14,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.roll() % end as u64) as usize
     }
@@ -33,21 +33,21 @@ impl Dice {
     }
 }
 
-/// One request, and how to read its answer.
+/// A request, and how to read its response.
 pub(super) struct Attack {
     pub bytes: Vec<u8>,
     pub head_only: bool,
 }
 
-/// What the attacks are made of.
+/// The tokens that attacks use.
 pub(super) struct Tokens {
     /// Allowed to read [`TASKS`].
     pub good: String,
-    /// Valid, and not allowed to.
+    /// Valid, but not allowed to.
     pub other: String,
 }
 
-/// The attack with this number; each kind comes in turn.
+/// Generates the attack with this number; the kinds take turns.
 pub(super) fn attack(number: usize, dice: &mut Dice, tokens: &Tokens) -> Attack {
     let good = &tokens.good;
     match number % 8 {
@@ -73,7 +73,7 @@ fn request(method: &str, target: &str, headers: &str) -> Attack {
     }
 }
 
-/// docs/security.md, Q2, Q4, Q5: a name of Electric's that the rule sets, in any case and encoding, with any brackets.
+/// Generates a reserved parameter of Electric in any case, encoding and brackets (docs/security.md, Q2, Q4, Q5).
 fn reserved(dice: &mut Dice) -> String {
     const NAMES: [&str; 13] = [
         "table",
@@ -105,8 +105,8 @@ fn spelling(dice: &mut Dice, letter: char) -> String {
     }
 }
 
-/// docs/security.md, Q6: random bytes, raw or encoded. The token may not read the shape, so no reading of them is
-/// allowed.
+/// Generates random bytes, raw or encoded (docs/security.md, Q6). The token may not read the shape, so that any
+/// interpretation of them is rejected.
 fn random_query(dice: &mut Dice, token: &str) -> Attack {
     let mut bytes = format!("GET {TASKS}&").into_bytes();
     let random = dice.bytes(60);
@@ -126,7 +126,7 @@ fn odd_method(dice: &mut Dice, token: &str) -> Attack {
     request(method, TASKS, &format!("Authorization: Bearer {token}\r\n"))
 }
 
-/// docs/security.md, T16, P8: a header twice that must be there once, or a header that must not be there.
+/// Generates a duplicate of a header that must be unique, or a forbidden header (docs/security.md, T16, P8).
 fn doubled_header(dice: &mut Dice, token: &str) -> Attack {
     let bearer = format!("Authorization: Bearer {token}\r\n");
     let more = match dice.below(7) {
@@ -141,7 +141,7 @@ fn doubled_header(dice: &mut Dice, token: &str) -> Attack {
     request("GET", TASKS, &format!("{bearer}{more}"))
 }
 
-/// docs/security.md, T8, T15: a good token with one thing wrong.
+/// Changes one thing in a valid token (docs/security.md, T8, T15).
 fn mutated(dice: &mut Dice, token: &str) -> String {
     let at = 1 + dice.below(token.len() - 1);
     let parts: Vec<_> = token.split('.').collect();
@@ -156,7 +156,7 @@ fn mutated(dice: &mut Dice, token: &str) -> String {
     }
 }
 
-/// Another character of the alphabet at this place, or one of no alphabet.
+/// Replaces the character at `at` by another one, in the base64url alphabet or not.
 fn flipped(dice: &mut Dice, token: &str, at: usize) -> String {
     let mut bytes = token.as_bytes().to_vec();
     let others: Vec<_> = b"ABCDwxyz0189-_.~+/".iter().filter(|other| **other != bytes[at]).collect();
@@ -164,7 +164,7 @@ fn flipped(dice: &mut Dice, token: &str, at: usize) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// docs/security.md, Q7: every spelling of the path but the one.
+/// Picks a wrong spelling of the path (docs/security.md, Q7).
 fn odd_target(dice: &mut Dice) -> String {
     let query = &TASKS["/v1/shape".len()..];
     let path = dice.pick(&[
@@ -192,7 +192,7 @@ fn odd_target(dice: &mut Dice) -> String {
     format!("{path}{query}")
 }
 
-/// docs/security.md, Q3, Q4, Q6: a name that may stand, with a value or in a number that may not.
+/// Generates an allowed parameter with a bad value or too many of them (docs/security.md, Q3, Q4, Q6).
 fn bad_value(dice: &mut Dice) -> String {
     let again = ["organizationId=org_1", "organizationId=", "offset=-1", "table=tasks", "table="];
     let broken = ["x=%", "x=%0", "x=%zz", "x=%00", "x=%0d%0a", "x=%ff", "x=%c0%af", "x=%ed%a0%80", "%ef%bb%bf=x"];

@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may take.
+//! Limits of one HTTP/2 connection.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::{TASKS, h2c, request};
 use crate::harness::{Gate, Setup};
 
-/// Far longer than what is waited for takes.
+/// A timeout far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A poll of org_1 that waits.
+/// Returns the target of a long poll of org_1 that waits.
 async fn poll(gate: &Gate) -> String {
     let token = gate.token(&["org_1"]);
     let first = gate.get(TASKS, &token).await;
@@ -24,7 +24,7 @@ async fn poll(gate: &Gate) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_carries_250_polls_and_the_next_waits_for_a_place() {
+async fn connection_allows_250_streams_and_the_next_one_waits() {
     let gate = h2c().await;
     let target = poll(&gate).await;
     let sender = super::connect(&gate.url).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_connection_carries_250_polls_and_the_next_waits_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_closed_and_one_that_waits_is_not() {
+async fn idle_connection_is_closed_but_one_with_a_poll_is_not() {
     let server = "h2c = true\nh2_idle_timeout = '1s'".to_owned();
     let gate = Gate::with(Setup { server, ..Setup::default() }).await;
     let target = poll(&gate).await;
@@ -60,12 +60,12 @@ async fn an_idle_connection_is_closed_and_one_that_waits_is_not() {
     let (answer, _) = waiting.await.unwrap().send_request(request(&gate, &target).body(()).unwrap(), true).unwrap();
     gate.electric.wait_for_waiting(1).await;
     let (_idle, closed) = open().await;
-    assert!(timeout(LONG, closed).await.is_ok(), "the idle one is open still");
+    assert!(timeout(LONG, closed).await.is_ok(), "the idle connection is still open");
     gate.insert_task(1, "org_1", "news");
     assert_eq!(answer.await.unwrap().status(), 200);
 }
 
-/// Opens so many streams and resets each at once, all in one write; says whether the connection is closed for it.
+/// Opens `count` streams and resets each at once, all in one write; returns whether the server closes the connection.
 async fn is_closed_after_resets(gate: &Gate, count: u32) -> bool {
     let mut stream = TcpStream::connect(gate.url.strip_prefix("http://").unwrap()).await.unwrap();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -82,7 +82,7 @@ async fn is_closed_after_resets(gate: &Gate, count: u32) -> bool {
         frame(RST_STREAM, 0, 1 + 2 * number, &8_u32.to_be_bytes());
     }
     frame(PING, 0, 0, b"are you?");
-    // A server that has had enough need not read on.
+    // The write fails if the server closes the connection.
     let _ = stream.write_all(&bytes).await;
     loop {
         let mut head = [0; 9];
@@ -109,10 +109,10 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_is_left_resets_its_polls_and_a_flood_of_resets_is_cut() {
+async fn two_hundred_stream_resets_are_allowed_and_a_flood_closes_the_connection() {
     // CVE-2023-44487
     let gate = h2c().await;
-    assert!(!timeout(LONG, is_closed_after_resets(&gate, 200)).await.unwrap(), "what a page may have open");
+    assert!(!timeout(LONG, is_closed_after_resets(&gate, 200)).await.unwrap(), "no more than a page needs");
     assert!(timeout(LONG, is_closed_after_resets(&gate, 20_000)).await.unwrap(), "a flood");
     assert_eq!(gate.get(TASKS, &gate.token(&["org_1"])).await.status, 200);
 }

@@ -1,4 +1,4 @@
-//! A certificate that is renewed on disk while it is in use.
+//! A certificate that is replaced on disk while it is in use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::harness::{Certificate, Gate, Setup, tls_line};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
-/// Serves with the files of a folder, which are looked at all the time.
+/// Serves with the files of a folder, which are checked every 10 ms.
 async fn serving(folder: &Path, first: &Certificate) -> Gate {
     put(folder, first, first);
     let server = tls_line(&folder.join("cert.pem"), &folder.join("key.pem"));
@@ -19,7 +19,7 @@ async fn serving(folder: &Path, first: &Certificate) -> Gate {
     Gate::with(setup).await
 }
 
-/// Puts the certificate of one and the key of another in place, each at once.
+/// Puts the certificate of one pair and the key of another in place, each atomically.
 fn put(folder: &Path, cert: &Certificate, key: &Certificate) {
     for (from, name) in [(cert.cert(), "cert.pem"), (key.key(), "key.pem")] {
         std::fs::copy(from, folder.join("new")).unwrap();
@@ -27,7 +27,7 @@ fn put(folder: &Path, cert: &Certificate, key: &Certificate) {
     }
 }
 
-/// What a new connection gets that trusts `certificate` alone.
+/// Returns the status on a new connection that trusts only `certificate`; `None` if the handshake fails.
 async fn handshake(gate: &Gate, certificate: &Certificate) -> Option<u16> {
     let client = certificate.client().build().unwrap();
     ask(gate, &client).await
@@ -44,7 +44,7 @@ const REFUSED: &str = r#"shapegate_certificate_loads_total{result="refused"}"#;
 const EXPIRY: &str = "shapegate_certificate_expiry_timestamp_seconds";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_handshakes_get_the_new_one_and_open_connections_go_on() {
+async fn renewed_certificate_serves_new_handshakes_and_open_connections_continue() {
     let (first, second) = (Certificate::new(), Certificate::until(2031));
     let folder = tempfile::tempdir().unwrap();
     let gate = serving(folder.path(), &first).await;
@@ -55,13 +55,13 @@ async fn new_handshakes_get_the_new_one_and_open_connections_go_on() {
     gate.until_metric(OK, 2.0).await;
     assert_eq!(handshake(&gate, &second).await, Some(200));
     assert_eq!(handshake(&gate, &first).await, None);
-    assert_eq!(ask(&gate, &open).await, Some(200), "on the connection that it has");
+    assert_eq!(ask(&gate, &open).await, Some(200), "on the open connection");
     // 2031-01-01T00:00:00Z
     assert_eq!(gate.metric(EXPIRY).await, 1_924_992_000.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_pair_keeps_the_one_before() {
+async fn mismatched_pair_keeps_the_current_certificate() {
     let (first, second) = (Certificate::new(), Certificate::new());
     let folder = tempfile::tempdir().unwrap();
     let gate = serving(folder.path(), &first).await;
@@ -73,14 +73,14 @@ async fn a_bad_pair_keeps_the_one_before() {
     gate.until_metric(REFUSED, 2.0).await;
     assert_eq!(handshake(&gate, &first).await, Some(200));
     assert_eq!(gate.metric(EXPIRY).await, expiry);
-    // The pair made whole is taken without a word from anybody.
+    // A matching pair is loaded without a reload.
     put(folder.path(), &second, &second);
     gate.until_metric(OK, 2.0).await;
     assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(200)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_takes_other_files_or_refuses_all_of_it() {
+async fn reload_takes_other_certificate_files_or_is_rejected_entirely() {
     let (first, second) = (Certificate::new(), Certificate::new());
     let setup = Setup { certificate: Some(first.clone()), ..Setup::default() };
     let gate = Gate::with(setup).await;
@@ -99,10 +99,10 @@ async fn a_reload_takes_other_files_or_refuses_all_of_it() {
     let nothing = "[[shape]]\ntable = 'other'\nwhere = 'none'\n";
     let error = reload(files(&second, &first), nothing).unwrap_err();
     assert!(format!("{error:#}").starts_with("server.tls: certificate and private key do not match: "), "{error:#}");
-    assert_eq!(handshake(&gate, &first).await, Some(200), "the rules are those of before, and so is the certificate");
+    assert_eq!(handshake(&gate, &first).await, Some(200), "rules and certificate are the previous ones");
     reload(files(&second, &second), nothing).unwrap();
     assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(404)));
-    // Of the files in use a bad pair refuses nothing else: a rule that must go goes.
+    // If the files in use have become invalid, a reload still changes the rules.
     std::fs::write(second.key(), "half").unwrap();
     reload(files(&second, &second), crate::harness::RULES).unwrap();
     assert_eq!(handshake(&gate, &second).await, Some(200));

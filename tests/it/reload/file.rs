@@ -1,4 +1,4 @@
-//! SIGHUP to the program itself: the file, its faults, and what must wait for a restart.
+//! SIGHUP: valid and invalid files, and settings that need a restart.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +16,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A program of its own, at the Electric and the issuer of a gate.
+    /// Starts a process that uses the Electric and the issuer of a gate.
     async fn start() -> Self {
         let (gate, folder) = (Gate::start().await, tempfile::tempdir().unwrap());
         let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
@@ -43,7 +43,7 @@ impl Scene {
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }
 
-    /// Sends SIGHUP, and waits until that was heeded.
+    /// Sends SIGHUP, and waits until a reload with this result is counted.
     async fn hang_up(&self, result: &str) {
         let name = format!("shapegate_reloads_total{{result=\"{result}\"}}");
         let before = self.metric(&name).await;
@@ -58,26 +58,26 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-/// The log's entries with this message.
+/// Returns the log entries whose message contains `message`.
 fn entries(log: &[String], message: &str) -> Vec<Value> {
     let entries = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     entries.filter(|entry| entry["message"].as_str().is_some_and(|text| text.contains(message))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
+async fn sighup_applies_a_valid_file_and_rejects_an_invalid_one_entirely() {
     let scene = Scene::start().await;
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (200, 200));
     let current = "shapegate_config_current";
     assert_eq!(scene.metric(current).await, 1.0);
     let loaded = scene.metric("shapegate_config_loaded_timestamp_seconds").await;
 
-    // One rule goes, and another has a fault on line 15: nothing changes.
+    // One rule is removed, and the same file has an error: nothing changes.
     let without_tasks = scene.text.replace("table = \"tasks\"", "table = \"gone\"");
     let faulty = without_tasks.replace("where = '\"organization_id\"", "whree = '\"organization_id\"");
     let line = 1 + faulty.lines().position(|line| line.starts_with("whree")).unwrap();
     write(&scene.path(), &faulty);
-    assert_eq!(scene.metric(current).await, 0.0, "changed, and not in use");
+    assert_eq!(scene.metric(current).await, 0.0, "changed but not in use");
     scene.hang_up("refused").await;
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (200, 200));
     assert_eq!(scene.metric(current).await, 0.0);
@@ -88,7 +88,7 @@ async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (404, 200));
     assert_eq!(scene.metric(current).await, 1.0);
 
-    // A file that is not there is a bad one too.
+    // A missing file is an invalid one too.
     std::fs::remove_file(scene.path()).unwrap();
     scene.hang_up("refused").await;
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (404, 200));
@@ -107,7 +107,7 @@ async fn sighup_takes_a_good_file_and_refuses_a_bad_one_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reads_secrets_anew_and_names_what_needs_a_restart() {
+async fn sighup_rereads_secrets_and_names_settings_that_need_a_restart() {
     let scene = Scene::start().await;
     assert_eq!(scene.status(TASKS).await, 200);
     write(&scene.folder.path().join("secret"), "no-such-secret");
@@ -118,17 +118,17 @@ async fn sighup_reads_secrets_anew_and_names_what_needs_a_restart() {
     let changed = changed.replace("format = 'json'", "format = 'text'\naccess = false");
     write(&scene.path(), &changed.replace("table = \"tasks\"", "table = \"gone\""));
     scene.hang_up("ok").await;
-    // Not a file stays open for a reload.
+    // A reload leaves no file open.
     let files = scene.metric("process_open_fds").await;
     for _ in 0..30 {
         scene.hang_up("ok").await;
     }
     assert!(scene.metric("process_open_fds").await < files + 20.0);
-    // All else is taken.
+    // Everything else is applied.
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (404, 200));
     let log = scene.process.stop().await;
     let warned = entries(&log, "take effect after a restart");
-    assert_eq!(warned.len(), 31, "at each of them");
+    assert_eq!(warned.len(), 31, "one for each reload");
     assert!(warned.iter().all(|entry| entry["keys"] == "server.threads, server.h2c, log.format"), "{}", warned[0]);
     let served: Vec<_> = log.iter().filter(|line| line.contains("shapegate::access")).collect();
     assert_eq!(served.len(), 2, "none after the reload that switched them off: {served:?}");

@@ -1,4 +1,4 @@
-//! A hundred reloads under load: nothing fails, nothing leaks.
+//! A hundred reloads under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::harness::{Answer, Gate, IssuerServer, Setup};
 
 const CLIENTS: usize = 24;
 
-/// One client, as Electric's own: catches up, then polls; it never gets anything but 200.
+/// A client like Electric's: it catches up, then polls. Every response must be 200.
 struct Client {
     http: reqwest::Client,
     shape: String,
@@ -40,10 +40,10 @@ impl Client {
     }
 }
 
-/// Reloads `times` under load, each one another configuration. How many answers there were.
+/// Reloads `times` under load, each time with a different configuration. Returns the number of responses.
 async fn storm(gate: &Gate, other: &IssuerServer, times: u32, rows: &AtomicU32) -> usize {
     let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    // Connections end with their client, so that none is counted as a leak.
+    // Connections close with this client, so that none is counted as a leak.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -68,7 +68,7 @@ async fn storm(gate: &Gate, other: &IssuerServer, times: u32, rows: &AtomicU32) 
                 setup.rules += &table_of(other);
             }
             setup.rules += "[[shape]]\ntable = 'other'\nwhere = 'none'\n";
-            // One client asks here what many do.
+            // One test client sends as many requests as many real ones.
             let limits = format!("requests = {}\nrepeats = 0\nrate_per_subject = 0\n", 1000 + number);
             setup.rules += &format!("[limits]\n{limits}[cors]\nmax_age = '{number}m'\n");
             setup.upstream += &format!("connect_timeout = '{}s'\n", 1 + number % 2);
@@ -81,7 +81,7 @@ async fn storm(gate: &Gate, other: &IssuerServer, times: u32, rows: &AtomicU32) 
         }
     }
     stop.store(true, Ordering::Relaxed);
-    // Polls under way end with the next change.
+    // Polls in flight end with the next change.
     while !clients.is_empty() {
         write();
         while let Ok(Some(ended)) = tokio::time::timeout(Duration::from_millis(20), clients.join_next()).await {
@@ -92,7 +92,7 @@ async fn storm(gate: &Gate, other: &IssuerServer, times: u32, rows: &AtomicU32) 
     answers.load(Ordering::Relaxed)
 }
 
-/// Waits until a count is at most `most`: what ends does so a moment later.
+/// Waits until a count is at most `most`. Tasks and requests end a moment after their cause.
 async fn until_at_most(what: &str, most: usize, count: impl Fn() -> usize) {
     for _ in 0..1_000 {
         if count() <= most {
@@ -104,28 +104,28 @@ async fn until_at_most(what: &str, most: usize, count: impl Fn() -> usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_reloads_fail_nothing_and_leave_nothing_behind() {
-    // Connections to Electric that the configuration of before has left idle end with their time.
+async fn hundred_reloads_under_load_fail_no_request_and_leak_nothing() {
+    // Idle connections of previous configurations to Electric close after this time.
     let setup = Setup { upstream: "idle_timeout = '1s'\n".to_owned(), ..Setup::default() };
     let (gate, other) = (Gate::with(setup).await, IssuerServer::start().await);
     let rows = AtomicU32::new(1);
-    // What is made once is there after a first storm.
+    // After a first storm everything that is created once exists.
     storm(&gate, &other, 4, &rows).await;
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
     gate.until_metric("shapegate_open_flights", 0.0).await;
     let tasks = || Handle::current().metrics().num_alive_tasks();
-    // What the first storm left is ended with it: connections of its client.
+    // Wait until the connections of the first storm have ended.
     until_at_most("requests", 0, || gate.electric.waiting()).await;
     let tasks_before = tasks();
     let fetched = gate.issuer.fetches();
 
     let answers = storm(&gate, &other, 100, &rows).await;
-    assert!(answers > CLIENTS * 3, "{answers} answers are no load");
+    assert!(answers > CLIENTS * 3, "only {answers} responses");
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
     gate.until_metric("shapegate_open_flights", 0.0).await;
-    assert_eq!(gate.issuer.fetches(), fetched, "the keys of an issuer that is the same are not fetched again");
-    assert!(other.fetches() <= 2 * 52, "one that comes anew fetches once: {}", other.fetches());
-    // A few connections more or less are chance; a task for each reload would be a hundred.
+    assert_eq!(gate.issuer.fetches(), fetched, "the keys of an unchanged issuer are not fetched again");
+    assert!(other.fetches() <= 2 * 52, "an issuer that is added again is fetched once: {}", other.fetches());
+    // A few connections more or less are normal; a leaked task for each reload would be a hundred.
     until_at_most("tasks", tasks_before + 10, tasks).await;
     assert_eq!(gate.metric("shapegate_token_checks_total{outcome=\"keys_unavailable\"}").await, 0.0);
 }

@@ -1,4 +1,4 @@
-//! Those who wait for an answer while the configuration changes.
+//! Requests that wait for a response while the configuration changes.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::{table_of, token_of};
 use crate::flights::poll;
 use crate::harness::{Answer, Gate, IssuerServer, Setup, Stream, Wire};
 
-/// Far less than a poll is held.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// Half the time that Electric holds a poll.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 const EVENTS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=0_0&handle=1-1&live=true&live_sse=true";
 
@@ -23,7 +23,7 @@ fn ask(gate: &Gate, target: &str, token: &str) -> JoinHandle<Answer> {
 }
 
 async fn at_once(waiting: JoinHandle<Answer>) -> (u16, String) {
-    let answer = timeout(AT_ONCE, waiting).await.expect("the wait goes on").unwrap();
+    let answer = timeout(AT_ONCE, waiting).await.expect("the request is still waiting").unwrap();
     (answer.status.as_u16(), answer.code())
 }
 
@@ -35,13 +35,13 @@ async fn two_issuers() -> (Gate, IssuerServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_is_gone_ends_the_waits_of_its_tokens_and_no_other() {
+async fn removed_issuer_ends_the_waits_of_its_tokens_only() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let stays = ask(&gate, &target, &gate.token(&["org_1"]));
     let goes = ask(&gate, &target, &token_of(&other, "org_1"));
     gate.until_metric("shapegate_followers", 2.0).await;
-    // A stream of events goes too, between two of them.
+    // An event stream ends too, between two events.
     let (sender, body) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
     gate.electric.script(reply.with_header("content-type", "text/event-stream"));
@@ -54,13 +54,13 @@ async fn an_issuer_that_is_gone_ends_the_waits_of_its_tokens_and_no_other() {
     assert_eq!(at_once(goes).await, (401, "token_invalid".to_owned()));
     assert_eq!(timeout(AT_ONCE, events.rest()).await.unwrap().unwrap(), "", "a clean end");
     assert_eq!(gate.metric("shapegate_followers_cut_total{cause=\"reloaded\"}").await, 2.0);
-    assert_eq!(gate.electric.request_count(), asked, "nobody asked again");
+    assert_eq!(gate.electric.request_count(), asked, "Electric is not asked again");
     gate.insert_task(1, "org_1", "news");
     assert_eq!(stays.await.unwrap().rows("title"), ["news"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_changes_has_its_waiting_tokens_checked_again() {
+async fn changed_issuer_has_its_waiting_tokens_checked_again() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let lasting = |lifetime: u64| {
@@ -82,12 +82,12 @@ async fn an_issuer_that_changes_has_its_waiting_tokens_checked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_whose_keys_must_be_fetched_first_is_not_prolonged() {
+async fn wait_ends_with_503_if_its_keys_must_be_fetched_again() {
     let (gate, other) = two_issuers().await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &token_of(&other, "org_1"));
     gate.until_metric("shapegate_followers", 1.0).await;
-    // The same issuer, with its keys at a place that answers nobody.
+    // The same issuer, with a key URL that never responds.
     let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let elsewhere = format!("http://{}/jwks", dead.local_addr().unwrap());
     let moved = |setup: &mut Setup| setup.rules = setup.rules.replace(&format!("{}/jwks", other.url()), &elsewhere);
@@ -96,7 +96,7 @@ async fn a_wait_whose_keys_must_be_fetched_first_is_not_prolonged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_nothing_has_changed_for_waits_on_through_many_reloads() {
+async fn unaffected_wait_continues_through_many_reloads() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let waiting = ask(&gate, &target, &gate.token(&["org_1"]));
@@ -114,7 +114,7 @@ async fn one_that_nothing_has_changed_for_waits_on_through_many_reloads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_answered_with_the_cors_of_now() {
+async fn waiting_request_gets_the_current_cors_headers() {
     let gate = Gate::start().await;
     let target = poll(&gate, "org_1").await;
     let request = gate.request(&target, Some(&gate.token(&["org_1"]))).header("origin", "https://b.test").send();
@@ -127,7 +127,7 @@ async fn a_wait_is_answered_with_the_cors_of_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
+async fn request_is_judged_by_the_configuration_current_when_its_body_ends() {
     let rules =
         "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\nsubset = true\n";
     let gate = Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await;
@@ -147,7 +147,7 @@ async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
     goes.send(body.as_bytes()).await;
     let answer = goes.answer(false).await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "forbidden"));
-    assert_eq!(gate.electric.request_count(), 0, "Electric is not even asked");
+    assert_eq!(gate.electric.request_count(), 0, "Electric is not asked");
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     stays.send(head.as_bytes()).await;
     gate.until_metric("shapegate_requests_in_flight", 1.0).await;
@@ -157,14 +157,15 @@ async fn one_that_is_still_sending_is_judged_by_the_configuration_of_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
+async fn response_to_a_slow_reader_is_cut_when_its_rule_changes() {
     const LONG: usize = 48 << 20;
     let gate = Gate::start().await;
     let rows = format!("[{}]", " ".repeat(LONG));
     let target = |organization: &str, number: u32| {
         format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1&cache-buster={number}")
     };
-    // One reads an answer that is kept, which is one piece, the other one that is under way.
+    // The first response is cached and one chunk, the second is in flight; the third is for an organization that stays
+    // allowed.
     let mut wires = Vec::new();
     for (organization, number) in [("org_1", 1), ("org_1", 2), ("org_2", 3)] {
         let (target, token) = (target(organization, number), gate.token(&[organization]));
@@ -193,7 +194,7 @@ async fn a_slow_reader_s_answer_breaks_off_with_its_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_does_not_end_is_broken_off_for_the_reason_it_has() {
+async fn unfinished_event_is_cut_and_counted_as_reloaded() {
     let gate = Gate::start().await;
     let (sender, body) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
@@ -202,13 +203,13 @@ async fn an_event_that_does_not_end_is_broken_off_for_the_reason_it_has() {
     sender.send(Bytes::from("data: 1\n\ndata: ")).await.unwrap();
     events.until("data: 1\n\ndata: ").await;
     gate.policy.reload(|setup| setup.rules = setup.rules.replace("tasks", "others"), |_| {}).unwrap();
-    assert!(timeout(AT_ONCE, events.rest()).await.unwrap().is_err(), "no clean end");
+    assert!(timeout(AT_ONCE, events.rest()).await.unwrap().is_err(), "not a clean end");
     gate.until_metric("shapegate_followers_cut_total{cause=\"reloaded\"}", 1.0).await;
     assert_eq!(gate.metric("shapegate_followers_cut_total{cause=\"token_expired\"}").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_never_pause_are_ended_between_two_of_them_too() {
+async fn event_stream_without_pauses_ends_between_two_events() {
     let mut gate = Gate::start().await;
     let (sender, body) = mpsc::channel(1);
     let reply = Reply { body: Body::Chunks(body), ..Reply::new(200) };
@@ -216,7 +217,7 @@ async fn events_that_never_pause_are_ended_between_two_of_them_too() {
     let mut events = gate.request(EVENTS, Some(&gate.token(&["org_1"]))).send().await.unwrap();
     let many = Bytes::from("data: 1\n\n".repeat(5_000));
     let endless = tokio::spawn(async move { while sender.send(many.clone()).await.is_ok() {} });
-    // More has always come when a piece of it is written.
+    // The client is so slow that more events are always pending.
     let slow = tokio::spawn(async move {
         let mut last = Bytes::new();
         while let Some(chunk) = events.chunk().await.unwrap() {
@@ -227,7 +228,7 @@ async fn events_that_never_pause_are_ended_between_two_of_them_too() {
     });
     gate.until_metric("shapegate_followers", 1.0).await;
     gate.stop().await;
-    let last = timeout(2 * AT_ONCE, slow).await.expect("they go on").unwrap();
+    let last = timeout(2 * AT_ONCE, slow).await.expect("the stream continues").unwrap();
     assert!(last.ends_with(b"\n\n"));
     endless.abort();
 }

@@ -1,13 +1,13 @@
-//! Every way around a rule by a filter or a body (docs/security.md, F1 to F4): each is refused without a request to
-//! Electric, and each has a twin that passes.
+//! Attempts to get around a rule with a filter or a body (docs/security.md, F1 to F4). Each is rejected without a
+//! request to Electric, and a similar valid one is served.
 
 use serde_json::{Value, json};
 
 use super::{TASKS, assert_refused, encoded, gate, last_body, rows};
 
-/// A filter that is refused in each place where one may stand, and its twin.
+/// Pairs of a filter that must be rejected in every position and a similar one that is valid.
 const FILTERS: &[(&str, &str)] = &[
-    // Out of the guard's brackets (Electric pull request 4549; tests/electric/112, 113, 124).
+    // Escapes from the parentheses around the filter (Electric pull request 4549; tests/electric/112, 113, 124).
     ("1=1) OR (1=1", "(1=1) OR (1=1)"),
     ("true) OR (true", "true OR true"),
     ("(true) --", "(true)"),
@@ -38,7 +38,7 @@ const FILTERS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_in_every_place() {
+async fn hostile_filters_are_rejected_in_every_position() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let ask = async |place: usize, text: &str| match place {
@@ -64,9 +64,9 @@ async fn filters_in_every_place() {
     }
 }
 
-/// CVE-2026-40906: what stands in `order_by` was once run.
+/// CVE-2026-40906: Electric once executed `order_by` as SQL.
 #[tokio::test(flavor = "multi_thread")]
-async fn orders() {
+async fn hostile_order_by_is_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for attack in [
@@ -92,10 +92,10 @@ async fn orders() {
     assert_eq!(rows(&gate.get(&query, &token).await, "title"), ["two", "one"]);
 }
 
-/// A body that says more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
+/// Bodies with more than a subset (docs/security.md, F2; tests/electric/23, 24, 25, 125, 126).
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn bodies_that_would_replace_the_shape() {
+async fn bodies_that_would_replace_the_shape_are_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let twin = json!({ "order_by": "id", "limit": 2 });
@@ -163,10 +163,10 @@ async fn bodies_that_would_replace_the_shape() {
     }
 }
 
-/// docs/security.md, Q2 to Q5: the names that open something, in any spelling but theirs.
+/// docs/security.md, Q2 to Q5: the names of filters and subsets in any other spelling.
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-async fn parameters_in_another_spelling() {
+async fn other_spellings_of_parameters_are_rejected() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for attack in [
@@ -232,9 +232,9 @@ async fn parameters_in_another_spelling() {
     }
 }
 
-/// Where the rule opens nothing, the allowed twins are refused too, as if the names were not known.
+/// If the rule enables neither, valid filters and subsets are rejected too, as reserved parameters.
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_that_open_nothing() {
+async fn rules_without_filters_or_subsets_reject_both() {
     let gate = gate().await;
     let token = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
     let refused = json!({ "query": ["has a reserved parameter (such as where, params, columns, subset or secret), which only the rule may set"] });
@@ -255,9 +255,9 @@ async fn rules_that_open_nothing() {
     assert_eq!(rows(&answer, "id"), [""; 0]);
 }
 
-/// A value is a value, whatever it looks like.
+/// A value that looks like SQL is still a value.
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_values_are_compared() {
+async fn hostile_values_are_only_compared() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for value in ["x' OR '1'='1", "one\\", "$1", "{{ claims.sub }}", "%", "--", "org_2) OR (true", "a\nb"] {

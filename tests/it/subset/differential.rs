@@ -1,4 +1,4 @@
-//! For rules, claims and filters of any kind: what a client narrows is never more than what its rule gives.
+//! Random rules, claims and filters: a filtered result is never more than what the rule allows.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::{encoded, rows};
 use crate::harness::{Answer, Gate, Setup};
 use crate::hostile::attack::Dice;
 
-/// Rules over `items`, each on a path of its own.
+/// The predicates of rules for `items`, each on its own path.
 const WHERES: [&str; 7] = [
     r#""user_id" = {{ claims.sub }}"#,
     r#""user_id" IN ({{ claims.team }})"#,
@@ -22,7 +22,7 @@ const WHERES: [&str; 7] = [
 const USERS: [&str; 4] = ["u0", "u1", "u2", "u'3"];
 const TITLES: [&str; 4] = ["a", "ab", "b", ""];
 
-/// A condition as clients write them, with `$1` to `$3`; some are not well formed.
+/// Generates a condition as clients write them, with `$1` to `$3`. Some are malformed.
 fn condition(dice: &mut Dice, depth: usize) -> String {
     if depth == 0 || dice.one_in(3) {
         return dice
@@ -63,7 +63,7 @@ fn snapshot(answer: &Answer) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_filter_adds_a_row_to_its_rule() {
+async fn client_filter_never_adds_a_row_to_its_rule() {
     let rule = |(number, predicate): (usize, &&str)| {
         format!(
             "[[shape]]\npath = '/r/{number}'\ntable = 'items'\nwhere = '''{predicate}'''\nsubset = true\nclient_where = true\n"

@@ -1,4 +1,4 @@
-//! What travels for a subset: to Electric only what was built, back only what is allowed, for one client alone.
+//! A subset request and its response: what is forwarded to Electric and to the client.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use shapegate::demo::http::{End, Reply};
 use tokio::task::JoinHandle;
 
 use super::{OPEN, TASKS, assert_refused, gate, last_body, rows};
-use crate::harness::{Answer, Certificate, Gate, SECRET, Setup, Wire};
+use crate::harness::{Answer, Certificate, Gate, SECRET, SHORT_LIFE, Setup, Wire};
 
 const SUBSET: &str = r#"{"where":"title = $1","params":{"1":"one"},"order_by":"title","limit":2}"#;
 
@@ -20,7 +20,7 @@ fn post(gate: &Gate, token: &str) -> JoinHandle<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_request_to_electric_is_built_from_empty() {
+async fn subset_request_to_electric_has_only_allowed_parameters_and_headers() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let request = gate.client().post(format!("{}{TASKS}&utm=x&cache-buster=7", gate.url)).bearer_auth(&token);
@@ -45,7 +45,7 @@ async fn the_request_to_electric_is_built_from_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_has_electric_s_headers_and_is_nobody_s_to_keep() {
+async fn subset_response_keeps_electric_headers_and_is_no_store() {
     let gate = gate().await;
     let answer = gate.post(TASKS, &gate.token(&["org_1"]), SUBSET).await;
     for name in ["electric-handle", "electric-offset", "electric-schema"] {
@@ -79,7 +79,7 @@ async fn the_answer_has_electric_s_headers_and_is_nobody_s_to_keep() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_subsets_are_two_requests_and_none_is_kept() {
+async fn equal_subsets_are_neither_shared_nor_cached() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     gate.electric.hold();
@@ -92,7 +92,7 @@ async fn two_subsets_are_two_requests_and_none_is_kept() {
     assert_eq!(rows(&gate.post(TASKS, &token, SUBSET).await, "title"), ["one"]);
     assert_eq!(gate.electric.request_count(), 3);
     assert_eq!(gate.metric("shapegate_kept_flights").await, 0.0);
-    // A plain GET of the same shape is another request, and is shared as ever.
+    // A plain GET of the same shape is another request, and its response is shared.
     for _ in 0..2 {
         assert_eq!(gate.get(TASKS, &token).await.status, 200);
     }
@@ -100,7 +100,7 @@ async fn two_subsets_are_two_requests_and_none_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subset_takes_a_place_among_the_requests_to_electric() {
+async fn subsets_count_against_the_flight_limits() {
     let limits = "[limits]\nflights = 2\nflights_per_subject = 1\n";
     let gate = Gate::with(Setup { rules: format!("{OPEN}\n{limits}"), ..Setup::default() }).await;
     let (mine, other) =
@@ -119,8 +119,8 @@ async fn a_subset_takes_a_place_among_the_requests_to_electric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_place_of_a_client_that_left_is_electric_s_still() {
-    // Electric does not notice, and goes on with the query (docs/electric.md, "Clients that leave")
+async fn abandoned_subset_keeps_its_flight_slot_during_grace() {
+    // Electric does not notice, and continues the query (docs/electric.md, "Clients that leave").
     let limits = "[limits]\nflights = 1\n[cache]\ngrace = \"1m\"\n";
     let gate = Gate::with(Setup { rules: format!("{OPEN}\n{limits}"), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
@@ -129,12 +129,12 @@ async fn the_place_of_a_client_that_left_is_electric_s_still() {
     gate.electric.wait_for_requests(1).await;
     left.abort();
     gate.until_metric("shapegate_requests_in_flight", 0.0).await;
-    assert_refused(&gate.post(TASKS, &token, SUBSET).await, 503, "overloaded", "the place is taken");
+    assert_refused(&gate.post(TASKS, &token, SUBSET).await, 503, "overloaded", "the slot is in use");
     gate.electric.release();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_s_refusals_are_answered_as_for_any_shape() {
+async fn errors_of_electric_are_mapped_for_subsets_as_for_shapes() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for (status, expected, code) in [
@@ -160,7 +160,7 @@ async fn electric_s_refusals_are_answered_as_for_any_shape() {
     let request = gate.client().post(format!("{}{TASKS}", gate.url)).bearer_auth(&token).body(SUBSET);
     let broken = request.send().await.unwrap();
     assert!(broken.status() == StatusCode::BAD_GATEWAY || broken.bytes().await.is_err());
-    // A handle that is dead.
+    // A dead handle.
     let dead = TASKS.replace("offset=-1", "offset=0_0&handle=1-1");
     let refetch = gate.post(&dead, &token, SUBSET).await;
     assert_eq!(refetch.status, 409);
@@ -168,8 +168,8 @@ async fn electric_s_refusals_are_answered_as_for_any_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_electric_closed_costs_no_subset() {
-    // closed after 50 requests, unannounced (docs/electric.md, "Connections")
+async fn connection_closed_by_electric_fails_no_subset() {
+    // Electric closes a connection after 50 requests without notice (docs/electric.md, "Connections").
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     for number in 0..120 {
@@ -178,10 +178,10 @@ async fn a_connection_that_electric_closed_costs_no_subset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends_with_the_token_and_with_the_rule() {
+async fn waiting_subset_ends_if_its_token_expires_or_its_rule_changes() {
     let gate = gate().await;
     let now = SystemClock.now().as_secs();
-    let short = gate.issuer.token(&json!({ "sub": "user-9", "organizationIds": ["org_1"], "exp": now + 2 }));
+    let short = gate.issuer.token(&json!({ "sub": "user-9", "organizationIds": ["org_1"], "exp": now + SHORT_LIFE }));
     let long = gate.token(&["org_1"]);
     gate.electric.hold();
     let (short, long) = (post(&gate, &short), post(&gate, &long));
@@ -203,9 +203,9 @@ fn head(token: &str, length: &str) -> String {
     )
 }
 
-/// docs/security.md, P4: no answer waits for a body that is never read, and what follows is not a request.
+/// docs/security.md, P4: the rejection does not wait for the body, and the body is not read as a request.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_is_read_last_and_only_for_those_who_may_send_it() {
+async fn body_is_read_only_after_authorization() {
     let gate = gate().await;
     let length = format!("Content-Length: {}", SUBSET.len());
     for (token, length, status) in [
@@ -225,11 +225,11 @@ async fn a_body_is_read_last_and_only_for_those_who_may_send_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_in_chunks_and_one_after_the_other() {
+async fn chunked_bodies_are_read_and_keep_the_connection() {
     let gate = gate().await;
     let token = gate.token(&["org_1"]);
     let mut wire = Wire::open(&gate.url).await;
-    // A refusal whose body was read keeps the connection as an answer does.
+    // A rejection after the body was read keeps the connection open, as a success does.
     for (body, status) in [(SUBSET, 200), ("{\"x\":1}", 400), (SUBSET, 200)] {
         let head = head(&token, "Transfer-Encoding: chunked");
         let (one, two) = body.split_at(3);

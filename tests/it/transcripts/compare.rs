@@ -1,4 +1,4 @@
-//! One answer against the recorded one.
+//! Compares a response with the recorded one.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Answer;
 
-/// Lists the differences; what differs from run to run is left out.
+/// Lists the differences, without values that differ from run to run.
 pub(super) fn compare(transcript: &Value, answer: &Answer, head: bool) -> Vec<String> {
     let recorded = &transcript["response"];
     let mut differences = Vec::new();
@@ -24,7 +24,7 @@ pub(super) fn compare(transcript: &Value, answer: &Answer, head: bool) -> Vec<St
     if head {
         same("body", String::new(), answer.body.clone());
     } else if transcript["meta"]["body_truncated"] == true {
-        // Only the start was kept: one row is like another.
+        // Only the start was recorded; all rows have the same structure.
         same("first item", first_item(body), first_item(&answer.body));
     } else {
         same("body", normal_body(body), normal_body(&answer.body));
@@ -32,7 +32,7 @@ pub(super) fn compare(transcript: &Value, answer: &Answer, head: bool) -> Vec<St
     differences
 }
 
-/// Headers with what differs from run to run replaced.
+/// Formats headers with placeholders for values that differ from run to run.
 fn normal_headers(headers: &[(String, String)]) -> String {
     let normal = |(name, value): &(String, String)| {
         let value = match name.as_str() {
@@ -74,11 +74,11 @@ fn first_item(body: &str) -> String {
     structure(&items.next().unwrap().unwrap(), "").to_string()
 }
 
-/// The structure of rows and control messages; every other text as it is.
+/// Reduces rows and control messages to their structure, and returns any other text unchanged.
 fn normal_body(body: &str) -> String {
     if body.starts_with("data: ") {
         let mut events: Vec<_> = body.split_inclusive("\n\n").map(normal_event).collect();
-        // How many keep-alives there are is a matter of time.
+        // The number of keep-alives depends on timing.
         events.dedup();
         return events.concat();
     }
@@ -96,8 +96,8 @@ fn normal_event(event: &str) -> String {
     }
 }
 
-/// A JSON value with its texts and numbers replaced, but for those that say what kind of message it is; a list of rows
-/// that are alike is as one.
+/// Replaces the strings and numbers of a JSON value by placeholders, except those that give the kind of a message.
+/// Equal neighbours in a list become one.
 fn structure(value: &Value, name: &str) -> Value {
     match value {
         Value::Object(map) => {

@@ -1,7 +1,8 @@
-//! Upgrades under load: no request fails, no waiting poll is lost. The clients keep their connections and try nothing
-//! twice: a connection that is refused or closed in the place of an answer counts.
+//! Upgrades under load. The clients keep their connections and retry nothing: a connection that is refused, or closed
+//! instead of a response, counts as a failure.
 //!
-//! `SHAPEGATE_UPGRADES=20 SHAPEGATE_RATE=500 SHAPEGATE_WAITING=500` is the full measure.
+//! `SHAPEGATE_UPGRADES=20 SHAPEGATE_RATE=500 SHAPEGATE_WAITING=500` sets the full load: upgrades, requests per second,
+//! and waiting clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,14 +20,14 @@ fn number(variable: &str, everyday: usize) -> usize {
     std::env::var(variable).map_or(everyday, |value| value.parse().unwrap())
 }
 
-/// What the clients saw.
+/// Results of all clients.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
     requests: AtomicUsize,
     polls: AtomicUsize,
     connections: AtomicUsize,
-    /// Requests without a whole answer of the right status, and the first reason.
+    /// Requests without a complete response of status 200.
     failed: AtomicUsize,
     lost: AtomicUsize,
     reason: std::sync::Mutex<String>,
@@ -50,7 +51,7 @@ impl Tally {
     }
 }
 
-/// One client, which keeps its connection for as long as the server does.
+/// A client that keeps its connection open as long as the server does.
 struct Client {
     url: String,
     token: String,
@@ -78,7 +79,7 @@ impl Client {
         if answer.status == 200 { Ok(answer) } else { Err(format!("{}: {}", answer.status, answer.text())) }
     }
 
-    /// Asks again and again, `every` so often.
+    /// Sends a request every `every`.
     async fn hurry(mut self, every: Duration) {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -92,7 +93,7 @@ impl Client {
         }
     }
 
-    /// Waits for changes, poll after poll.
+    /// Waits for changes with one long poll after another.
     async fn wait(mut self) {
         let tally = Arc::clone(&self.tally);
         let mut target = TASKS.replace("offset=-1", "offset=now");
@@ -136,7 +137,7 @@ async fn upgrades_under_load_fail_no_request_and_lose_no_poll() {
         let polls = tally.polls.load(Ordering::Relaxed);
         service.upgrade().await;
         around.insert(upgrade);
-        // Each waiting client has seen it before the next one: some in the old process, some in the new one.
+        // Wait until every client has seen the change, from the old process or the new one.
         while tally.polls.load(Ordering::Relaxed) < polls + waiting {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

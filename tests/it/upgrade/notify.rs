@@ -1,4 +1,4 @@
-//! What systemd hears (sd_notify(3)).
+//! Notifications to systemd (sd_notify(3)).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::net::UnixDatagram;
 use super::{Around, status};
 use crate::harness::{Service, shapegate};
 
-/// As systemd, which listens.
+/// The listening side, as systemd has it.
 struct Manager {
     socket: UnixDatagram,
 }
@@ -21,7 +21,7 @@ impl Manager {
         Self { socket: UnixDatagram::bind(path).unwrap() }
     }
 
-    /// The next message in which a line starts with `start`, as its lines.
+    /// Waits for the next message in which a line starts with `start`, and returns its variables.
     async fn hears(&self, start: &str) -> HashMap<String, String> {
         let mut bytes = [0; 4096];
         loop {
@@ -34,7 +34,7 @@ impl Manager {
         }
     }
 
-    /// What has been said so far that starts a line with `start`.
+    /// Reads pending messages until a line starts with `start`; returns whether one did.
     fn heard(&self, start: &str) -> bool {
         let mut bytes = [0; 4096];
         while let Ok(length) = self.socket.try_recv(&mut bytes) {
@@ -47,7 +47,7 @@ impl Manager {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
+async fn systemd_is_notified_of_start_upgrade_and_stop() {
     let around = Around::start(Options::default()).await;
     let config = around.config("drain = \"7s\"");
     let path = around.folder.path().join("notify");
@@ -58,7 +58,7 @@ async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
     let mut service = Service::with(command).await;
     let missing = manager.hears("STATUS=not ready").await;
     assert!(missing["STATUS"].contains("no usable keys") && !missing.contains_key("READY"), "{missing:?}");
-    // It answers, and says so, before it is ready.
+    // It serves and feeds the watchdog before it is ready.
     manager.hears("WATCHDOG=1").await;
     assert_eq!(status(&service.url, &around.token(1)).await, 503);
     assert!(!manager.heard("READY=1"));
@@ -74,7 +74,7 @@ async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
     assert_eq!(handed["READY"], "1");
     assert!(std::fs::read_to_string(format!("/proc/{}/cmdline", service.pid)).unwrap().contains("--upgrade"));
     assert_eq!(service.first_ended().await.code(), Some(0));
-    // The old one is gone, so the new one it is that feeds the watchdog.
+    // The old process has ended, so the new one feeds the watchdog.
     while manager.heard("") {}
     manager.hears("WATCHDOG=1").await;
 
@@ -85,7 +85,7 @@ async fn systemd_hears_of_the_start_an_upgrade_and_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn systemd_hears_of_a_failed_upgrade_and_no_stranger_takes_over() {
+async fn systemd_is_notified_of_a_failed_upgrade_and_foreign_processes_are_rejected() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let path = around.folder.path().join("notify");
@@ -94,8 +94,8 @@ async fn systemd_hears_of_a_failed_upgrade_and_no_stranger_takes_over() {
     command.env("NOTIFY_SOCKET", &path);
     let mut service = Service::with(command).await;
     manager.hears("READY=1").await;
-    assert!(!manager.heard("WATCHDOG"), "the unit has none");
-    // A process that systemd would not take for this unit's.
+    assert!(!manager.heard("WATCHDOG"), "the unit has no watchdog");
+    // A process outside the unit, which systemd would not accept as its main process.
     let stranger = shapegate(&["--config", config.to_str().unwrap(), "--upgrade"]).output().await.unwrap();
     let said = String::from_utf8(stranger.stderr).unwrap();
     assert!(stranger.status.code() == Some(1) && said.contains("systemctl kill -s SIGUSR2"), "{said}");
@@ -111,7 +111,7 @@ async fn systemd_hears_of_a_failed_upgrade_and_no_stranger_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watchdog_is_not_fed_by_a_process_that_stands_still() {
+async fn suspended_process_sends_no_watchdog_messages() {
     let around = Around::start(Options::default()).await;
     let config = around.config("");
     let path = around.folder.path().join("notify");
