@@ -474,5 +474,5 @@ fn secret_is_not_in_debug_output_and_must_differ_from_issuer_secrets() {
         Config::parse(&text, "x.toml".as_ref(), &environment("a-user-secret-of-thirty-two-bytes-or-so")).unwrap();
     assert!(!format!("{config:?}").contains(GATEKEEPER_SECRET));
     let same = Config::parse(&text, "x.toml".as_ref(), &environment(GATEKEEPER_SECRET)).unwrap_err().to_string();
-    assert!(same.contains("gatekeeper.hs256: is the secret of an [[issuer]] too"), "{same}");
+    assert!(same.contains("gatekeeper.hs256: is also the secret of an [[issuer]]"), "{same}");
 }
