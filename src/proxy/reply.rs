@@ -19,7 +19,7 @@ use crate::rejection::Rejection;
 
 /// Builds the headers of responses to one client, from what its request negotiates.
 #[derive(Debug, Default)]
-pub(super) struct Edge {
+pub(super) struct Negotiated {
     cors: CorsAnswer,
     /// The encoding that the client prefers.
     pub(super) encoding: Option<Encoding>,
@@ -27,7 +27,7 @@ pub(super) struct Edge {
     pub(super) conditional: bool,
 }
 
-impl Edge {
+impl Negotiated {
     pub(super) fn of(request: &RequestHeader, cors: &CorsPolicy) -> Self {
         Self {
             cors: cors.answer(request),
@@ -37,22 +37,22 @@ impl Edge {
     }
 
     /// Returns the header of a shared response for this client, built from empty.
-    pub(super) fn shape_header(&self, head: &Head, shown: &Shown<'_>) -> Result<ResponseHeader> {
+    pub(super) fn shape_header(&self, head: &Head, delivery: &Delivery<'_>) -> Result<ResponseHeader> {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         (parts.status, parts.headers) = (head.status, head.headers.clone());
-        if shown.not_modified {
+        if delivery.not_modified {
             // A 304 has the header of the 200 (RFC 9110 section 15.4.5), except the fields that describe a body.
             parts.status = StatusCode::NOT_MODIFIED;
             parts.headers.remove(CONTENT_TYPE);
             parts.headers.remove("electric-schema");
         }
         let mut header = ResponseHeader::from(parts);
-        self.shape_fields(head, shown, |name, value| header.insert_header(name, value))?;
+        self.shape_fields(head, delivery, |name, value| header.insert_header(name, value))?;
         Ok(header)
     }
 
     /// Returns the same header serialized for HTTP/1.1, for a connection that stays open and a body that is not encoded.
-    pub(super) fn shape_text(&self, head: &Head, shown: &Shown<'_>) -> Result<Vec<u8>> {
+    pub(super) fn shape_text(&self, head: &Head, delivery: &Delivery<'_>) -> Result<Vec<u8>> {
         let mut text = Vec::with_capacity(TEXT + head.lines.len());
         let reason = head.status.canonical_reason().unwrap_or_default();
         for part in ["HTTP/1.1 ", head.status.as_str(), " ", reason, "\r\ndate: "] {
@@ -60,7 +60,7 @@ impl Edge {
         }
         text.extend_from_slice(get_cached_date().as_bytes());
         text.extend_from_slice(b"\r\nconnection: keep-alive\r\n");
-        self.shape_fields(head, shown, |name, value| {
+        self.shape_fields(head, delivery, |name, value| {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 text.extend_from_slice(part);
             }
@@ -75,31 +75,31 @@ impl Edge {
     fn shape_fields(
         &self,
         head: &Head,
-        shown: &Shown<'_>,
+        delivery: &Delivery<'_>,
         mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>,
     ) -> Result<()> {
         self.cors.fields(&mut put)?;
-        put(X_REQUEST_ID, text(shown.request_id)?)?;
-        if let (Some(encoding), Some(etag)) = (shown.encoding, head.etag()) {
+        put(X_REQUEST_ID, text(delivery.request_id)?)?;
+        if let (Some(encoding), Some(etag)) = (delivery.encoding, head.etag()) {
             put(ETAG, text(&encoded_etag(etag, encoding))?)?;
         }
-        if !shown.not_modified {
-            if let Some(encoding) = shown.encoding {
+        if !delivery.not_modified {
+            if let Some(encoding) = delivery.encoding {
                 put(CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()))?;
             }
-            match shown.length {
+            match delivery.length {
                 Some(length) => put(CONTENT_LENGTH, length.into())?,
-                None if shown.version == Version::HTTP_11 => {
+                None if delivery.version == Version::HTTP_11 => {
                     put(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?
                 }
                 None => {}
             }
         }
-        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
+        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, delivery.fresh_for))?;
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
         put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
-        if let Some(join) = shown.join {
+        if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
             put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
         }
@@ -168,7 +168,7 @@ impl Edge {
 
 /// How one client receives a shared response.
 #[derive(Debug)]
-pub(super) struct Shown<'a> {
+pub(super) struct Delivery<'a> {
     pub(super) request_id: &'a str,
     pub(super) version: Version,
     /// The length of the body as it is sent; `None` if it is not known yet.
@@ -182,7 +182,7 @@ pub(super) struct Shown<'a> {
 }
 
 /// Whether `If-None-Match` names this response (RFC 9110 section 13.1.2), in any of its encodings.
-pub(super) fn is_known(request: &RequestHeader, head: &Head) -> bool {
+pub(super) fn is_not_modified(request: &RequestHeader, head: &Head) -> bool {
     let values = || request.headers.get_all(IF_NONE_MATCH).iter();
     if head.status != StatusCode::OK || head.events || values().next().is_none() {
         return false;
@@ -284,8 +284,8 @@ mod tests {
         };
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         request.insert_header("origin", "https://app.test").unwrap();
-        let edge = Edge::of(&request, &CorsPolicy::new(cors));
-        let mut shown = Shown {
+        let negotiated = Negotiated::of(&request, &CorsPolicy::new(cors));
+        let mut delivery = Delivery {
             request_id: "0123",
             version: Version::HTTP_11,
             length: Some(42),
@@ -295,7 +295,7 @@ mod tests {
             join: Some(Join::First),
         };
         let head = head("max-age=5");
-        let text = edge.shape_text(&head, &shown).unwrap();
+        let text = negotiated.shape_text(&head, &delivery).unwrap();
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut parsed = httparse::Response::new(&mut fields);
         assert_eq!(parsed.parse(&text).unwrap(), httparse::Status::Complete(text.len()));
@@ -307,21 +307,21 @@ mod tests {
         }
         assert_eq!(read.remove("connection").unwrap(), "keep-alive");
         assert!(httpdate::parse_http_date(read.remove("date").unwrap().to_str().unwrap()).is_ok());
-        assert_eq!(read, edge.shape_header(&head, &shown).unwrap().headers);
+        assert_eq!(read, negotiated.shape_header(&head, &delivery).unwrap().headers);
         // A line break in a value is an error.
-        shown.request_id = "1\r\nx: y";
-        assert!(edge.shape_text(&head, &shown).is_err());
+        delivery.request_id = "1\r\nx: y";
+        assert!(negotiated.shape_text(&head, &delivery).is_err());
     }
 
     #[test]
     fn if_none_match_accepts_the_tag_of_any_encoding() {
         let head = head("max-age=60");
-        let known = |values: &[&str]| {
+        let not_modified = |values: &[&str]| {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             for value in values {
                 request.append_header(IF_NONE_MATCH, *value).unwrap();
             }
-            is_known(&request, &head)
+            is_not_modified(&request, &head)
         };
         for values in [
             &["\"7-1:-1:0_0\""][..],
@@ -329,10 +329,10 @@ mod tests {
             &["\"a\", \"7-1:-1:0_0-zstd\""],
             &["\"a\"", "\"7-1:-1:0_0\""],
         ] {
-            assert!(known(values), "{values:?}");
+            assert!(not_modified(values), "{values:?}");
         }
         for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
-            assert!(!known(values), "{values:?}");
+            assert!(!not_modified(values), "{values:?}");
         }
     }
 }

@@ -229,7 +229,10 @@ mod tests {
         let expected = [b"header".as_slice(), &body].concat();
         socket.tcp.writable().await.unwrap();
         let sent = socket.try_send(b"header", &body).unwrap();
-        assert!((6..expected.len()).contains(&sent), "{sent} bytes sent: the socket buffer must fill up before the end");
+        assert!(
+            (6..expected.len()).contains(&sent),
+            "{sent} bytes sent: the socket buffer must fill up before the end"
+        );
         assert_eq!(socket.try_send(b"", &expected[sent..]).unwrap(), 0);
         let mut read = vec![0; expected.len()];
         let (sent, done) = tokio::join!(socket.send(&expected[sent..]), client.read_exact(&mut read));
