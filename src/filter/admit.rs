@@ -14,20 +14,22 @@ use super::{FilterError, rows};
 /// The most conditions and values of one filter.
 const MAX_NODES: usize = 256;
 
-/// The deepest nesting of conditions and values. It is low enough that a printed filter is within the bounds of `syntax`.
+/// The deepest nesting of conditions and values. It is low enough that a printed filter is within the bounds of
+/// `syntax`.
 const MAX_DEPTH: usize = 12;
 
 /// The most LIKE patterns of one filter.
 const MAX_PATTERNS: usize = 8;
 
-/// The most bytes of all LIKE patterns of one filter together. Matching takes up to this many steps per byte of a text: 0.9 s on 1 MB.
+/// The most bytes of all LIKE patterns of one filter together. Matching takes up to this many steps per byte of a text:
+/// 0.9 s on 1 MB.
 const MAX_PATTERN_BYTES: usize = 256;
 
 /// The most bytes of a name. Postgres truncates a longer one, which could then name another column.
 const MAX_NAME_BYTES: usize = 63;
 
-/// The allowed types: as sqlparser writes them, and as they are printed. None has a modifier, and none is a float, since
-/// Postgres would cast a numeric column to it, which fails on large values.
+/// The allowed types: as sqlparser writes them, and as they are printed. None has a modifier, and none is a float,
+/// since Postgres would cast a numeric column to it, which fails on large values.
 const TYPES: [(&str, &str); 20] = [
     ("BIGINT", "int8"),
     ("BOOL", "bool"),
@@ -123,7 +125,8 @@ impl<'a> Admission<'a> {
         })
     }
 
-    /// Returns the parts of a chain of ANDs or of ORs. The depth of its tree equals its length, so this does not recurse.
+    /// Returns the parts of a chain of ANDs or of ORs. The depth of its tree equals its length, so this does not
+    /// recurse.
     fn conditions(&mut self, expr: &Expr, operator: &BinaryOperator) -> Result<Vec<Condition>, FilterError> {
         let mut parts = Vec::new();
         let mut rest = vec![expr];
@@ -136,9 +139,9 @@ impl<'a> Admission<'a> {
         Ok(parts)
     }
 
-    /// Converts `IS [NOT] TRUE` and `IS [NOT] FALSE` of one comparison. Electric prints a condition again before it asks
-    /// Postgres, and some versions lose the parentheses of `(a OR b) IS TRUE` (libpg_query issue 206). After a rule's
-    /// condition, `b` would then add rows.
+    /// Converts `IS [NOT] TRUE` and `IS [NOT] FALSE` of one comparison. Electric prints a condition again before it
+    /// asks Postgres, and some versions lose the parentheses of `(a OR b) IS TRUE` (libpg_query issue 206). After a
+    /// rule's condition, `b` would then add rows.
     fn is(&mut self, inner: &Expr, negated: bool, wanted: bool) -> Result<Condition, FilterError> {
         match self.condition(inner)? {
             Condition::And(_)

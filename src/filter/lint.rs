@@ -1,7 +1,8 @@
-//! Finds what Electric is known to reject or to evaluate slowly in a rule's own `where`, and says what to write instead.
+//! Finds what Electric is known to reject or to evaluate slowly in a rule's own `where`, and says what to write
+//! instead.
 //!
-//! Each finding is based on a recording or on a public thread (docs/electric.md, "Predicates Electric accepts"). SQL that
-//! cannot be parsed here is a warning, since Electric may accept it.
+//! Each finding is based on a recording or on a public thread (docs/electric.md, "Predicates Electric accepts"). SQL
+//! that cannot be parsed here is a warning, since Electric may accept it.
 
 use sqlparser::ast::{Array, BinaryOperator, DataType, Expr, Value};
 use sqlparser::keywords::Keyword;

@@ -18,14 +18,14 @@
 //! conditions are rejected; `rows` lists them.
 //!
 //! `CASE WHEN rule THEN filter ELSE false END` would be a second line of defence, but Electric rejects it: its parser
-//! (`eval/parser.ex` of sync-service 1.x) supports neither `CASE` nor `COALESCE`. It supports
-//! `(rule AND filter) IS TRUE`, but some versions lose these parentheses on the way to Postgres (libpg_query issue 206).
-//! A subset has a separate `where`, which Electric combines with the rule's. So there is no second line of defence.
+//! (`eval/parser.ex` of sync-service 1.x) supports neither `CASE` nor `COALESCE`. It supports `(rule AND filter) IS
+//! TRUE`, but some versions lose these parentheses on the way to Postgres (libpg_query issue 206). A subset has a
+//! separate `where`, which Electric combines with the rule's. So there is no second line of defence.
 //!
-//! The types of columns are not known here. Electric checks them, and rejects constants of types without operators, such
-//! as `json[]`. Two failures remain possible and cannot be detected here: `LIKE` fails on a column with a
-//! nondeterministic collation, and an extension can replace an operator with one that fails (`intarray`). Such columns must
-//! not be in a rule's `columns`.
+//! The types of columns are not known here. Electric checks them, and rejects constants of types without operators,
+//! such as `json[]`. Two failures remain possible and cannot be detected here: `LIKE` fails on a column with a
+//! nondeterministic collation, and an extension can replace an operator with one that fails (`intarray`). Such columns
+//! must not be in a rule's `columns`.
 
 mod admit;
 mod error;
@@ -53,8 +53,8 @@ pub const MAX_PARAM_BYTES: usize = 8 * 1024;
 
 /// A client's `where`: one condition on the columns of a row, and the values it uses.
 ///
-/// Texts give equal filters if they differ only in spaces, in the case of unquoted words, in redundant parentheses or in
-/// the numbering of parameters.
+/// Texts give equal filters if they differ only in spaces, in the case of unquoted words, in redundant parentheses or
+/// in the numbering of parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFilter {
     condition: Condition,
@@ -76,17 +76,17 @@ impl ClientFilter {
         Ok(Self { condition, params: admission.into_values() })
     }
 
-    /// Returns the SQL and the values of its parameters, which are numbered from `offset + 1` in the order of first use.
-    /// Values that the text does not use are left out.
+    /// Returns the SQL and the values of its parameters, which are numbered from `offset + 1` in the order of first
+    /// use. Values that the text does not use are left out.
     pub fn render(&self, offset: usize) -> (String, Vec<String>) {
         (self.condition.print(offset), self.params.clone())
     }
 
-    /// Returns the SQL that selects the rule's rows that match this filter, and the values of its parameters, the rule's
-    /// first.
+    /// Returns the SQL that selects the rule's rows that match this filter, and the values of its parameters, the
+    /// rule's first.
     ///
-    /// `rule` is trusted SQL with balanced brackets and without comments, which is checked for `where` templates; `None` if
-    /// the rule serves every row.
+    /// `rule` is trusted SQL with balanced brackets and without comments, which is checked for `where` templates;
+    /// `None` if the rule serves every row.
     pub fn and_with(&self, rule: Option<&str>, mut rule_params: Vec<String>) -> (String, Vec<String>) {
         let (filter, params) = self.render(rule_params.len());
         rule_params.extend(params);

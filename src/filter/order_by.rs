@@ -23,11 +23,12 @@ struct Term {
 }
 
 impl OrderBy {
-    /// Parses `text` (at most 4 KiB, 16 terms). `columns` lists the columns it may name, folded as Postgres does and without
-    /// quotes; `None` allows all.
+    /// Parses `text` (at most 4 KiB, 16 terms). `columns` lists the columns it may name, folded as Postgres does and
+    /// without quotes; `None` allows all.
     ///
     /// # Errors
-    /// A [`FilterError`] for the client, for everything but columns with `ASC` or `DESC` and `NULLS FIRST` or `NULLS LAST`.
+    /// A [`FilterError`] for the client, for everything but columns with `ASC` or `DESC` and `NULLS FIRST` or `NULLS
+    /// LAST`.
     pub fn parse(text: &str, columns: Option<&[String]>) -> Result<Self, FilterError> {
         let terms = syntax::order_by(text)?;
         if terms.len() > MAX_TERMS {

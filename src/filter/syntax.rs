@@ -13,8 +13,8 @@ const MAX_BYTES: usize = 4 * 1024;
 /// The deepest nesting of brackets.
 const MAX_NESTING: usize = 24;
 
-/// The deepest recursion of the parser's expression rule. A bracket, a NOT and the right side of an operator are one call
-/// each. A call takes up to 25 KiB of a worker's 2 MiB of stack.
+/// The deepest recursion of the parser's expression rule. A bracket, a NOT and the right side of an operator are one
+/// call each. A call takes up to 25 KiB of a worker's 2 MiB of stack.
 const MAX_RECURSION: usize = 40;
 
 /// Parses a whole text as one expression.
@@ -82,8 +82,8 @@ fn whole<T>(
     Ok(tree)
 }
 
-/// Whether a bracket may follow a word. sqlparser parses some other words (`position`) twice, as a special form and as a
-/// function, so the time doubles with each level of nesting.
+/// Whether a bracket may follow a word. sqlparser parses some other words (`position`) twice, as a special form and as
+/// a function, so the time doubles with each level of nesting.
 fn may_open(word: &Word) -> bool {
     word.quote_style.is_some() || BEFORE_BRACKET.iter().any(|known| word.value.eq_ignore_ascii_case(known))
 }

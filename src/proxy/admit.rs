@@ -122,8 +122,8 @@ impl Gateway {
         Ok(Admitted::Follow(grant.upstream, bearer))
     }
 
-    /// Rejects a client that repeats the same request in a loop. Returns its position in the shape's log, if requests like
-    /// it are checked.
+    /// Rejects a client that repeats the same request in a loop. Returns its position in the shape's log, if requests
+    /// like it are checked.
     fn check_repeats(
         &self,
         client: &ClientRequest,

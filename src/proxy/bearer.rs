@@ -40,8 +40,8 @@ impl Bearer {
         Self { principal, address, posted, _place: place }
     }
 
-    /// Checks that the token is still valid: it may have expired, or its key may have been removed (docs/security.md, T19,
-    /// C8).
+    /// Checks that the token is still valid: it may have expired, or its key may have been removed (docs/security.md,
+    /// T19, C8).
     pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
@@ -88,9 +88,9 @@ impl Bearer {
         self.posted.as_deref().cloned()
     }
 
-    /// Returns the client whose limits its flights count against; `None` if neither a token nor an address identifies one.
-    /// A shape token that was minted without a user counts against its address, since each such token would otherwise have
-    /// separate limits.
+    /// Returns the client whose limits its flights count against; `None` if neither a token nor an address identifies
+    /// one. A shape token that was minted without a user counts against its address, since each such token would
+    /// otherwise have separate limits.
     pub(super) fn client(&self) -> Option<Client> {
         let address = self.address.map(Client::Address);
         match &self.principal {
@@ -153,7 +153,7 @@ fn refused(error: &TokenError) -> Rejection {
     }
 }
 
-/// The caller of [`super::decide`] for a waiting request after a reload. It is not counted again.
+/// The caller of `decide` for a waiting request after a reload. It is not counted again.
 pub(super) struct WaitingCaller<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) principal: Option<Arc<Principal>>,

@@ -40,8 +40,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an idle connection stays open between two requests.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How long an idle connection stays open when the process stops. Its client does not know that yet, and may have sent a
-/// request: it is answered with `Connection: close` (compare nginx's `keepalive_min_timeout`).
+/// How long an idle connection stays open when the process stops. Its client does not know that yet, and may have sent
+/// a request: it is answered with `Connection: close` (compare nginx's `keepalive_min_timeout`).
 const STOPPING_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The first bytes of HTTP/2 (RFC 9113 section 3.4).

@@ -220,8 +220,8 @@ impl Exchange {
         error
     }
 
-    /// Notes that the exchange failed on an open connection. The returned error says whether to try again. A POST is tried
-    /// again too, since it asks for a subset and changes nothing.
+    /// Notes that the exchange failed on an open connection. The returned error says whether to try again. A POST is
+    /// tried again too, since it asks for a subset and changes nothing.
     pub(super) fn broken(&mut self, mut error: Box<Error>, reused: bool) -> Box<Error> {
         let retry = std::mem::take(&mut self.retry.now) || self.retry_stale(&error, reused);
         if retry {

@@ -1,7 +1,7 @@
 //! The downstream session of a flight's request. Pingora treats it as a client.
 //!
-//! It sends a header and perhaps a body, and passes each part of the response to the flight as it arrives, so nothing is
-//! serialized and parsed again.
+//! It sends a header and perhaps a body, and passes each part of the response to the flight as it arrives, so nothing
+//! is serialized and parsed again.
 
 use std::future::{pending, poll_fn};
 use std::task::Poll;
@@ -186,8 +186,8 @@ impl Session for FlightSession {
         self.body.is_none()
     }
 
-    /// Publishes, then waits for ever: there is no client that could disconnect. Pingora calls this while it waits for the
-    /// server.
+    /// Publishes, then waits for ever: there is no client that could disconnect. Pingora calls this while it waits for
+    /// the server.
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
         self.publish().await;
         pending().await

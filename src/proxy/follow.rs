@@ -52,8 +52,8 @@ enum Followed {
 /// The request to send to Electric according to the current rules, or why it is rejected.
 type Reauthorization = Result<UpstreamRequest, Rejection>;
 
-/// The most bytes of one write. Each write has the whole `write_timeout`, so the limit on a slow client does not depend on
-/// the size of the response.
+/// The most bytes of one write. Each write has the whole `write_timeout`, so the limit on a slow client does not depend
+/// on the size of the response.
 pub(super) const SLICE: usize = 64 * 1024;
 
 impl Waiting {
@@ -68,7 +68,8 @@ impl Waiting {
             client.record.note(fault);
         }
         gateway.answered(&session, &mut client);
-        // Drops the connection or the stream without a proper end, so that the client sees that the response is cut off.
+        // Drops the connection or the stream without a proper end, so that the client sees that the response is cut
+        // off.
         if served.is_err() {
             reset_http_1_0(&session);
             return None;
@@ -245,9 +246,9 @@ impl Following<'_> {
         self.write_body(follower, head.events).await
     }
 
-    /// Writes a complete and short response directly to the socket, with one system call. Pingora's session would build,
-    /// serialize and drop a header for each of thousands of clients at the same moment. Returns `false` if the response
-    /// cannot be written this way.
+    /// Writes a complete and short response directly to the socket, with one system call. Pingora's session would
+    /// build, serialize and drop a header for each of thousands of clients at the same moment. Returns `false` if the
+    /// response cannot be written this way.
     async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
         let ServerSession::H1(session) = &*self.session else { return Ok(false) };
         let kept = session.will_keepalive() && !self.is_stopping() && session.req_header().version == Version::HTTP_11;
@@ -321,7 +322,8 @@ impl Following<'_> {
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
             self.write_bytes(slice, false).await?;
-            // A cached response is one piece. While a slow client reads it, its token may expire and its rule may change.
+            // A cached response is one piece. While a slow client reads it, its token may expire and its rule may
+            // change.
             self.bearer.recheck(&self.client.rules.verifier)?;
             if self.changes.has_changed().unwrap_or_default() {
                 if self.reauthorize().await.is_some() {

@@ -65,8 +65,8 @@ impl Deref for Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway. `pool` is the number of idle connections to Electric that are kept open. `rules` makes the first
-    /// rules; their [`Source`](crate::flight::Source) sends its requests through the returned proxy.
+    /// Starts a gateway. `pool` is the number of idle connections to Electric that are kept open. `rules` makes the
+    /// first rules; their [`Source`](crate::flight::Source) sends its requests through the returned proxy.
     ///
     /// # Errors
     /// The system's certificates cannot be read.

@@ -58,8 +58,8 @@ const RESET_MEMORY: std::time::Duration = std::time::Duration::from_secs(1);
 
 const PROTOCOL_ERRORS: usize = 256;
 
-/// Returns twice the size of the largest allowed header list, target included. HTTP/2 counts 32 bytes more for each field
-/// (RFC 9113 section 6.5.2). The factor leaves room for headers that `check_headers` is to reject.
+/// Returns twice the size of the largest allowed header list, target included. HTTP/2 counts 32 bytes more for each
+/// field (RFC 9113 section 6.5.2). The factor leaves room for headers that `check_headers` is to reject.
 fn header_list(limits: &LimitSettings) -> u32 {
     const OVERHEAD: usize = 32;
     const PSEUDO_HEADERS: usize = 5;

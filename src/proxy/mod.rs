@@ -1,9 +1,9 @@
 //! The request path: one `impl ProxyHttp` for clients and for flights.
 //!
-//! `request_filter` decides about a client's request (see `decide` for the order). An allowed request joins a flight and
-//! leaves Pingora's request future: it waits in `follow`, driven by its `connection`. The flight's request to Electric
-//! runs through the phases below too, as a separate request that no client can cancel: `electric` starts it, and
-//! `exchange` is its state. Nothing else opens a connection to Electric for a shape.
+//! `request_filter` decides about a client's request (see `decide` for the order). An allowed request joins a flight
+//! and leaves Pingora's request future: it waits in `follow`, driven by its `connection`. The flight's request to
+//! Electric runs through the phases below too, as a separate request that no client can cancel: `electric` starts it,
+//! and `exchange` is its state. Nothing else opens a connection to Electric for a shape.
 
 mod admit;
 mod bearer;

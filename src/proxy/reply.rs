@@ -51,7 +51,8 @@ impl Negotiated {
         Ok(header)
     }
 
-    /// Returns the same header serialized for HTTP/1.1, for a connection that stays open and a body that is not encoded.
+    /// Returns the same header serialized for HTTP/1.1, for a connection that stays open and a body that is not
+    /// encoded.
     pub(super) fn shape_text(&self, head: &Head, delivery: &Delivery<'_>) -> Result<Vec<u8>> {
         let mut text = Vec::with_capacity(TEXT + head.lines.len());
         let reason = head.status.canonical_reason().unwrap_or_default();

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use super::{ClientFilter, FilterError};
 
-/// Returns `$1` = a uuid, `$2` = a text with quotes, a comment and a semicolon, `$3` = an array, `$4` = a pattern, `$5` = a
-/// pattern that ends in a lone backslash, `$6` = a pattern that ends in an escaped one.
+/// Returns `$1` = a uuid, `$2` = a text with quotes, a comment and a semicolon, `$3` = an array, `$4` = a pattern, `$5`
+/// = a pattern that ends in a lone backslash, `$6` = a pattern that ends in an escaped one.
 pub(crate) fn params() -> BTreeMap<u32, String> {
     let values = ["6b1c0a52-7d2f-4c6e-9a51-0d3f5a3f9f10", "o'x\\\" $1 -- ;", "{x,\"y z\"}", "a%n", "a\\", "a\\\\"];
     (1..).zip(values.map(str::to_owned)).collect()
