@@ -1,4 +1,4 @@
-//! The allow-list: from sqlparser's tree to ours. Whatever is not named here is refused.
+//! The allow-list: converts sqlparser's tree to ours. Everything that is not named here is rejected.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,25 @@ use super::syntax::{NO_FUNCTION, TOO_DEEP, parameter};
 use super::tree::{Condition, Dimension, Operand, Operator};
 use super::{FilterError, rows};
 
-/// Conditions and values of one filter.
+/// The most conditions and values of one filter.
 const MAX_NODES: usize = 256;
 
-/// Conditions and values around one another; low enough that what is printed is within the bounds of `syntax`.
+/// The deepest nesting of conditions and values. It is low enough that a printed filter is within the bounds of
+/// `syntax`.
 const MAX_DEPTH: usize = 12;
 
-/// LIKE patterns of one filter.
+/// The most LIKE patterns of one filter.
 const MAX_PATTERNS: usize = 8;
 
-/// Bytes of all LIKE patterns of one filter. Matching takes up to this many steps per byte of a text: 0.9 s on 1 MB.
+/// The most bytes of all LIKE patterns of one filter together. Matching takes up to this many steps per byte of a text:
+/// 0.9 s on 1 MB.
 const MAX_PATTERN_BYTES: usize = 256;
 
-/// Bytes of a name; Postgres cuts a longer one, which could then name another column.
+/// The most bytes of a name. Postgres truncates a longer one, which could then name another column.
 const MAX_NAME_BYTES: usize = 63;
 
-/// Types as sqlparser writes them, and as they are printed. None has a modifier, and none is a float: Postgres would
-/// cast a numeric column to it, which fails on large values.
+/// The allowed types: as sqlparser writes them, and as they are printed. None has a modifier, and none is a float,
+/// since Postgres would cast a numeric column to it, which fails on large values.
 const TYPES: [(&str, &str); 20] = [
     ("BIGINT", "int8"),
     ("BOOL", "bool"),
@@ -51,14 +53,14 @@ const TYPES: [(&str, &str); 20] = [
     ("VARCHAR", "varchar"),
 ];
 
-/// The functions of one text that Electric evaluates and that cannot fail.
+/// The allowed functions. Each takes one text, is known to Electric and cannot fail.
 const FUNCTIONS: [&str; 2] = ["lower", "upper"];
 
-/// One filter being read.
+/// The state of the conversion of one filter.
 pub(super) struct Admission<'a> {
     given: &'a BTreeMap<u32, String>,
     columns: Option<&'a [String]>,
-    /// The given values that are used, in the order of first use.
+    /// The numbers of the parameters that are used, in the order of first use.
     used: Vec<u32>,
     nodes: usize,
     depth: usize,
@@ -71,12 +73,12 @@ impl<'a> Admission<'a> {
         Self { given, columns, used: Vec::new(), nodes: 0, depth: 0, patterns: 0, pattern_bytes: 0 }
     }
 
-    /// The values used, in the order in which the tree numbers them.
+    /// Returns the values that are used, in the order in which the tree numbers them.
     pub(super) fn into_values(self) -> Vec<String> {
         self.used.iter().filter_map(|number| self.given.get(number).cloned()).collect()
     }
 
-    /// `expr` as something that is true or not.
+    /// Converts `expr` to a condition.
     pub(super) fn condition(&mut self, expr: &Expr) -> Result<Condition, FilterError> {
         self.deeper(|admission| admission.bare_condition(bare(expr)).and_then(rows::leaf))
     }
@@ -118,13 +120,13 @@ impl<'a> Admission<'a> {
             Expr::IsNotFalse(inner) => self.is(inner, true, false)?,
             _ => match self.bare_operand(expr)? {
                 value @ (Operand::Column(_) | Operand::Boolean(_)) => Condition::Value(value),
-                _ => return Err(FilterError::new("a value where a condition is needed")),
+                _ => return Err(FilterError::new("contains a value in place of a condition")),
             },
         })
     }
 
-    /// The parts of a chain of ANDs or of ORs. Such a chain leans to the left as deep as it is long, so not by
-    /// recursion.
+    /// Returns the parts of a chain of ANDs or of ORs. The depth of its tree equals its length, so this does not
+    /// recurse.
     fn conditions(&mut self, expr: &Expr, operator: &BinaryOperator) -> Result<Vec<Condition>, FilterError> {
         let mut parts = Vec::new();
         let mut rest = vec![expr];
@@ -137,15 +139,18 @@ impl<'a> Admission<'a> {
         Ok(parts)
     }
 
-    /// Electric prints a condition anew before it asks Postgres, and some versions lose the parentheses of
-    /// `(a OR b) IS TRUE` (libpg_query issue 206): behind a rule, `b` would then add rows.
+    /// Converts `IS [NOT] TRUE` and `IS [NOT] FALSE` of one comparison. Electric prints a condition again before it
+    /// asks Postgres, and some versions lose the parentheses of `(a OR b) IS TRUE` (libpg_query issue 206). After a
+    /// rule's condition, `b` would then add rows.
     fn is(&mut self, inner: &Expr, negated: bool, wanted: bool) -> Result<Condition, FilterError> {
         match self.condition(inner)? {
             Condition::And(_)
             | Condition::Or(_)
             | Condition::Not(_)
             | Condition::Is { .. }
-            | Condition::IsNull { .. } => Err(FilterError::new("IS TRUE or IS FALSE of anything but one comparison")),
+            | Condition::IsNull { .. } => {
+                Err(FilterError::new("IS TRUE and IS FALSE are allowed after one comparison only"))
+            }
             condition => Ok(Condition::Is { condition: condition.into(), negated, wanted }),
         }
     }
@@ -164,13 +169,13 @@ impl<'a> Admission<'a> {
             Operand::Param(index) => {
                 self.used.get(*index).and_then(|number| self.given.get(number)).ok_or(NOT_GIVEN)?
             }
-            _ => return Err(FilterError::new("a LIKE pattern that is neither a text nor $n")),
+            _ => return Err(FilterError::new("a LIKE pattern must be a text or $n")),
         };
         rows::pattern(text)?;
         self.patterns += 1;
         self.pattern_bytes += text.len();
         if self.patterns > MAX_PATTERNS || self.pattern_bytes > MAX_PATTERN_BYTES {
-            return Err(FilterError::new("more than 8 LIKE patterns, or more than 256 bytes of them"));
+            return Err(FilterError::new("at most 8 LIKE patterns with at most 256 bytes in total are allowed"));
         }
         Ok(Condition::Like { value, negated, ignore_case, pattern })
     }
@@ -181,7 +186,7 @@ impl<'a> Admission<'a> {
 
     fn operands(&mut self, list: &[Expr]) -> Result<Vec<Operand>, FilterError> {
         if list.is_empty() {
-            return Err(FilterError::new("an empty list"));
+            return Err(FilterError::new("an empty list is not allowed"));
         }
         list.iter().map(|item| self.operand(item)).collect()
     }
@@ -215,7 +220,7 @@ impl<'a> Admission<'a> {
             Value::SingleQuotedString(text) => Ok(Operand::Text(text.clone())),
             Value::Boolean(value) => Ok(Operand::Boolean(*value)),
             Value::Placeholder(name) => self.param(name).map(Operand::Param),
-            Value::Null => Err(FilterError::new("NULL as a value: write IS NULL or IS NOT NULL")),
+            Value::Null => Err(FilterError::new("NULL is not allowed as a value: write IS NULL or IS NOT NULL")),
             _ => Err(NOT_ALLOWED),
         }
     }
@@ -234,15 +239,14 @@ impl<'a> Admission<'a> {
 
     fn cast(&mut self, inner: &Expr, data_type: &DataType) -> Result<Operand, FilterError> {
         let inner = self.operand(inner)?;
-        let (name, dimension) =
-            type_name(data_type).ok_or(FilterError::new("a cast to a type that is not on the list"))?;
+        let (name, dimension) = type_name(data_type).ok_or(FilterError::new("a cast to this type is not allowed"))?;
         rows::cast(inner, name, dimension)
     }
 
     fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, FilterError>) -> Result<T, FilterError> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(FilterError::new("more than 256 conditions and values"));
+            return Err(FilterError::new("must not have more than 256 conditions and values"));
         }
         if self.depth == MAX_DEPTH {
             return Err(TOO_DEEP);
@@ -254,27 +258,27 @@ impl<'a> Admission<'a> {
     }
 }
 
-const NOT_ALLOWED: FilterError = FilterError::new("this is not allowed in a filter");
-const NOT_GIVEN: FilterError = FilterError::new("a parameter that params lacks");
-const NO_ARITHMETIC: FilterError = FilterError::new("arithmetic");
-const NO_SUBQUERY: FilterError = FilterError::new("a subquery");
+const NOT_ALLOWED: FilterError = FilterError::new("contains an expression that is not allowed");
+const NOT_GIVEN: FilterError = FilterError::new("a parameter has no value in params");
+const NO_ARITHMETIC: FilterError = FilterError::new("arithmetic is not allowed");
+const NO_SUBQUERY: FilterError = FilterError::new("subqueries are not allowed");
 
-/// The name of a column: an unquoted one folded as Postgres folds it, and in `columns` where those are given.
+/// Returns the name of a column, folded as Postgres does if it is unquoted. It must be in `columns`, if given.
 pub(super) fn column(name: &Ident, columns: Option<&[String]>) -> Result<String, FilterError> {
     let folded = match name.quote_style {
         None => name.value.to_ascii_lowercase(),
         Some(_) => name.value.clone(),
     };
     if folded.is_empty() || folded.len() > MAX_NAME_BYTES {
-        return Err(FilterError::new("a column's name that is empty or longer than 63 bytes"));
+        return Err(FilterError::new("a column's name must have 1 to 63 bytes"));
     }
     if columns.is_some_and(|columns| !columns.contains(&folded)) {
-        return Err(FilterError::new("a column that may not be queried"));
+        return Err(FilterError::new("contains a column that may not be queried"));
     }
     Ok(folded)
 }
 
-/// A type on the list, and whether it is one value or a list.
+/// Returns the allowed type that `data_type` names, and whether it is an array.
 fn type_name(data_type: &DataType) -> Option<(&'static str, Dimension)> {
     let written = data_type.to_string().to_ascii_uppercase();
     let (name, dimension) = match written.strip_suffix("[]") {
@@ -284,7 +288,7 @@ fn type_name(data_type: &DataType) -> Option<(&'static str, Dimension)> {
     TYPES.iter().find(|(spelling, _)| *spelling == name).map(|(_, name)| (*name, dimension))
 }
 
-/// `expr` without the parentheses around it.
+/// Returns `expr` without the parentheses around it.
 pub(super) fn bare(mut expr: &Expr) -> &Expr {
     while let Expr::Nested(inner) = expr {
         expr = inner;
@@ -314,7 +318,7 @@ fn any_operator(operator: &BinaryOperator) -> Result<Operator, FilterError> {
     }
 }
 
-/// The name and the argument of a plain call of a function on the list.
+/// Returns the name and the argument of a plain call of an allowed function.
 fn text_function(function: &Function) -> Option<(&'static str, &Expr)> {
     let Function {
         name,
@@ -342,9 +346,9 @@ fn refusal(expr: &Expr) -> FilterError {
     match expr {
         Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => NO_SUBQUERY,
         Expr::BinaryOp { op: BinaryOperator::Minus, .. } => NO_ARITHMETIC,
-        Expr::Case { .. } => FilterError::new("CASE"),
-        Expr::Collate { .. } => FilterError::new("COLLATE"),
-        Expr::Like { .. } | Expr::ILike { .. } => FilterError::new("LIKE with ESCAPE or ANY"),
+        Expr::Case { .. } => FilterError::new("CASE is not allowed"),
+        Expr::Collate { .. } => FilterError::new("COLLATE is not allowed"),
+        Expr::Like { .. } | Expr::ILike { .. } => FilterError::new("LIKE with ESCAPE or ANY is not allowed"),
         _ => NOT_ALLOWED,
     }
 }

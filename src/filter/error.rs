@@ -1,6 +1,6 @@
-//! Why a client's SQL is refused.
+//! The reason why a client's SQL is rejected.
 
-/// What is not allowed, in words for the client; fixed texts, so nothing of the client's comes back.
+/// What is not allowed, as a message for the client. The texts are fixed, so they never repeat input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FilterError(&'static str);
@@ -10,7 +10,7 @@ impl FilterError {
         Self(reason)
     }
 
-    /// The reason, a phrase without a full stop.
+    /// Returns the message, without a full stop.
     pub const fn as_str(self) -> &'static str {
         self.0
     }

@@ -1,7 +1,8 @@
-//! What Electric is known to refuse, or to evaluate slowly, in a rule's own `where`, and the form to write instead.
+//! Finds what Electric is known to reject or to evaluate slowly in a rule's own `where`, and says what to write
+//! instead.
 //!
-//! Each finding rests on a recording or on a public thread about it (docs/electric.md, "Predicates Electric accepts").
-//! What is not understood here is a warning, since Electric may accept it.
+//! Each finding is based on a recording or on a public thread (docs/electric.md, "Predicates Electric accepts"). SQL
+//! that cannot be parsed here is a warning, since Electric may accept it.
 
 use sqlparser::ast::{Array, BinaryOperator, DataType, Expr, Value};
 use sqlparser::keywords::Keyword;
@@ -10,25 +11,25 @@ use sqlparser::tokenizer::Token;
 use super::admit::bare;
 use super::syntax;
 
-/// Something about a `where`.
+/// A problem of a `where`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// What it is and what to write instead.
+    /// What the problem is, and what to write instead.
     pub message: &'static str,
 }
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Electric refuses it, or serves other rows than it says.
+    /// Electric rejects the `where`, or serves other rows than it describes.
     Error,
-    /// It costs more than it has to, or is not understood here.
+    /// The `where` costs more than necessary, or cannot be parsed here.
     Warning,
 }
 
-/// Looks at the SQL of a rule, `$n` in the places of values.
+/// Checks the SQL of a rule, in which values are written as `$n`.
 pub fn predicate(sql: &str) -> Vec<Finding> {
     let Ok(tokens) = syntax::tokens(sql) else {
         return vec![UNKNOWN];
@@ -55,14 +56,13 @@ const fn warning(message: &'static str) -> Finding {
     Finding { severity: Severity::Warning, message }
 }
 
-const UNKNOWN: Finding =
-    warning("not understood here, though Electric may take it: `shapegate check --probe` asks Electric");
+const UNKNOWN: Finding = warning("cannot be checked here: `shapegate check --probe` asks Electric");
 
 /// tests/electric/64.
 const UNION: Finding = error("Electric fails with 500 on UNION: combine conditions with OR");
 
 /// `true LIMIT 1` selects what `true` selects (docs/electric.md, "Composing a where").
-const LIMIT: Finding = error("Electric reads over LIMIT and serves every row of the condition: leave it out");
+const LIMIT: Finding = error("Electric ignores LIMIT and serves every row of the condition: leave it out");
 
 /// 400, "Could not select an operator overload": <https://github.com/superset-sh/superset/pull/4489>.
 const CAST_ARRAY: Finding =
@@ -70,32 +70,34 @@ const CAST_ARRAY: Finding =
 
 /// Replaced by a generated column in <https://github.com/superset-sh/superset/pull/4713>.
 const JSON: Finding = error(
-    "Electric refuses ::jsonb->> and its like: compare a column, which can be GENERATED ALWAYS AS (…) STORED from the JSON",
+    "Electric rejects ::jsonb->> and similar operators: compare a column, for example one GENERATED ALWAYS AS (…) STORED",
 );
 
 /// <https://github.com/superset-sh/superset/pull/4687>.
 const ANY_COLUMN: Finding = warning(
-    r#"no index of Postgres serves = ANY("column"): write "column" @> ARRAY[{{ … }}::uuid], with the type of its elements"#,
+    r#"Postgres cannot use an index for = ANY("column"): write "column" @> ARRAY[{{ … }}::uuid], with the type of its elements"#,
 );
 
 /// <https://github.com/electric-sql/electric/issues/3488>, <https://github.com/electric-sql/electric/issues/3623>.
 const ENUM: Finding =
-    warning(r#"a type that Electric may not know; for an enum compare texts, as in "column"::text = {{ … }}"#);
+    warning(r#"Electric may not know this type: compare an enum as text, as in "column"::text = {{ … }}"#);
 
 /// <https://github.com/electric-sql/electric/issues/3669>.
 const SUBQUERIES: Finding =
-    warning("two subqueries under one OR crashed Electric 1.2 for good: serve a shape for each");
+    warning("two subqueries under one OR crashed Electric 1.2 permanently: serve a separate shape for each");
 
 /// <https://github.com/superset-sh/superset/pull/4713>.
-const LIKE: Finding =
-    warning(r#"no ordinary index serves LIKE '%…': compare a column of its own, as in "column" = {{ … }}"#);
-
-/// Electric finds the shapes that a change concerns by an index over these (sync-service 1.4.13), others one by one.
-const UNINDEXED: Finding = warning(
-    r#"nothing here that Electric indexes, so each change to the table costs an evaluation per shape: begin with "column" = {{ … }} AND …"#,
+const LIKE: Finding = warning(
+    r#"Postgres cannot use an ordinary index for LIKE '%…': compare a separate column, as in "column" = {{ … }}"#,
 );
 
-/// A clause behind the condition.
+/// Electric finds the shapes that a change affects by an index over such conditions (sync-service 1.4.13). It evaluates
+/// all other shapes one by one.
+const UNINDEXED: Finding = warning(
+    r#"Electric indexes no part of this condition, so it evaluates each change to the table for each shape: begin with "column" = {{ … }} AND …"#,
+);
+
+/// Returns the finding for a clause after the condition, if there is one.
 fn clause(tokens: &[Token]) -> Option<Finding> {
     let mut depth = 0_usize;
     for token in tokens {
@@ -153,7 +155,7 @@ impl Lint {
     }
 }
 
-/// The expressions directly inside one; those of subqueries and functions are not looked at.
+/// Returns the direct children of an expression, except those of subqueries and functions.
 fn children(expr: &Expr) -> Vec<&Expr> {
     match expr {
         Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => vec![left, right],
@@ -169,7 +171,7 @@ fn children(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
-/// Whether Electric can find the rule's shapes by an index, or we cannot tell.
+/// Whether Electric can find the rule's shapes by an index, as far as can be seen here.
 fn narrows(expr: &Expr) -> bool {
     match bare(expr) {
         Expr::BinaryOp { left, op: BinaryOperator::And, right } => narrows(left) || narrows(right),
@@ -181,7 +183,7 @@ fn narrows(expr: &Expr) -> bool {
         Expr::BinaryOp { op: BinaryOperator::AtArrow | BinaryOperator::ArrowAt, .. } => true,
         Expr::InList { negated, .. } | Expr::InSubquery { negated, .. } => !negated,
         Expr::AnyOp { .. } => true,
-        // A constant is no filter that an index could serve.
+        // A constant needs no index.
         Expr::Value(_) => true,
         _ => false,
     }
@@ -213,7 +215,7 @@ fn is_json(expr: &Expr) -> bool {
     matches!(expr, Expr::Cast { data_type: DataType::JSON | DataType::JSONB, .. })
 }
 
-/// A pattern whose first sign stands for anything, also one put together by `||`.
+/// Whether a pattern, or the first part of a `||`, begins with a wildcard.
 fn starts_anywhere(pattern: &Expr) -> bool {
     match bare(pattern) {
         Expr::Value(value) => matches!(&value.value, Value::SingleQuotedString(text) if text.starts_with(['%', '_'])),

@@ -1,4 +1,5 @@
-//! A client's `order_by`: columns and directions, nothing to evaluate (CVE-2026-40906: Electric once ran what it got).
+//! A client's `order_by`: only columns and directions, no expressions (Electric once ran arbitrary SQL in it,
+//! CVE-2026-40906).
 
 use std::fmt::Write as _;
 
@@ -7,10 +8,10 @@ use sqlparser::ast::{Expr, OrderByExpr, OrderByOptions, OrderBySort};
 use super::tree::QuotedName;
 use super::{FilterError, admit, syntax};
 
-/// Terms of one `order_by`; more are refused.
+/// The most terms of one `order_by`.
 const MAX_TERMS: usize = 16;
 
-/// A client's `order_by`, read and printed anew.
+/// A client's `order_by`, parsed and printed from the parsed terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderBy(Vec<Term>);
 
@@ -22,21 +23,21 @@ struct Term {
 }
 
 impl OrderBy {
-    /// Reads `text` (at most 4 KiB, 16 terms). `columns` are those it may name, as Postgres has them, without quotes;
-    /// `None` for all.
+    /// Parses `text` (at most 4 KiB, 16 terms). `columns` lists the columns it may name, folded as Postgres does and
+    /// without quotes; `None` allows all.
     ///
     /// # Errors
-    /// A [`FilterError`], fit for the client, for whatever is not a column with `ASC` or `DESC` and `NULLS FIRST` or
-    /// `NULLS LAST`.
+    /// A [`FilterError`] for the client, for everything but columns with `ASC` or `DESC` and `NULLS FIRST` or `NULLS
+    /// LAST`.
     pub fn parse(text: &str, columns: Option<&[String]>) -> Result<Self, FilterError> {
         let terms = syntax::order_by(text)?;
         if terms.len() > MAX_TERMS {
-            return Err(FilterError::new("more than 16 terms in order_by"));
+            return Err(FilterError::new("must not have more than 16 terms"));
         }
         terms.iter().map(|term| Term::admit(term, columns)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The SQL, without the words ORDER BY.
+    /// Returns the SQL, without the words ORDER BY.
     pub fn render(&self) -> String {
         let mut sql = String::new();
         for (index, Term { column, descending, nulls_first }) in self.0.iter().enumerate() {
@@ -56,7 +57,8 @@ impl OrderBy {
 
 impl Term {
     fn admit(term: &OrderByExpr, columns: Option<&[String]>) -> Result<Self, FilterError> {
-        const COLUMNS_ONLY: FilterError = FilterError::new("order_by takes columns, ASC or DESC, NULLS FIRST or LAST");
+        const COLUMNS_ONLY: FilterError =
+            FilterError::new("must be columns with ASC or DESC and NULLS FIRST or NULLS LAST");
         let OrderByExpr { expr: Expr::Identifier(name), options, with_fill: None } = term else {
             return Err(COLUMNS_ONLY);
         };

@@ -1,16 +1,16 @@
-//! What a client may say, as a tree, and how it is written.
+//! The tree of a client's condition, and its printer.
 //!
-//! The printer puts parentheses around every condition and quotes around every column, so that no precedence and no
-//! key word of a reader downstream can change what was read here.
+//! The printer puts parentheses around every condition and quotes around every column, so that neither
+//! operator precedence nor keywords can change its meaning when Electric or Postgres parses it.
 
 use std::fmt::{self, Display, Formatter};
 
 /// A condition on one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Two or more, none of them `And` itself.
+    /// Two or more conditions, none of them `And`.
     And(Vec<Self>),
-    /// Two or more, none of them `Or` itself.
+    /// Two or more conditions, none of them `Or`.
     Or(Vec<Self>),
     Not(Box<Self>),
     /// A boolean column or constant.
@@ -50,7 +50,7 @@ pub(super) enum Condition {
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
-    /// As Postgres has it, folded and without quotes.
+    /// The name as Postgres stores it, folded and without quotes.
     Column(String),
     Text(String),
     /// Digits with at most one point, as written.
@@ -59,23 +59,23 @@ pub(super) enum Operand {
         digits: String,
     },
     Boolean(bool),
-    /// The place of a value in the filter's list.
+    /// The index of a value in the filter's list.
     Param(usize),
     Array(Vec<Self>),
-    /// The type as [`super::admit`] lists it.
+    /// A cast to a type that [`super::admit`] lists.
     Cast(Box<Self>, &'static str, Dimension),
-    /// The name as [`super::admit`] lists it.
+    /// A call of a function that [`super::admit`] lists.
     Function(&'static str, Box<Self>),
 }
 
-/// Whether a type is one value or a list of them.
+/// Whether a type is a single value or an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dimension {
     One,
     List,
 }
 
-/// What stands between two values.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
     Equal,
@@ -106,13 +106,13 @@ impl Operator {
 }
 
 impl Condition {
-    /// The SQL, its parameters numbered from `offset + 1`.
+    /// Returns the SQL, with parameters numbered from `offset + 1`.
     pub(super) fn print(&self, offset: usize) -> String {
         Printed { node: self, offset }.to_string()
     }
 }
 
-/// A node, or a list of them, with the number of parameters before the filter's own.
+/// A node to print, with the number of parameters before the filter's own.
 struct Printed<'a, T: ?Sized> {
     node: &'a T,
     offset: usize,
@@ -163,7 +163,7 @@ impl Display for Printed<'_, Operand> {
         match self.node {
             Operand::Column(name) => QuotedName(name).fmt(f),
             Operand::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
-            // In parentheses, since a cast binds closer than the sign, and two signs would open a comment.
+            // In parentheses, since a cast binds more tightly than the minus, and two minus signs begin a comment.
             Operand::Number { negative: true, digits } => write!(f, "(-{digits})"),
             Operand::Number { negative: false, digits } => f.write_str(digits),
             Operand::Boolean(true) => f.write_str("TRUE"),
@@ -177,7 +177,7 @@ impl Display for Printed<'_, Operand> {
     }
 }
 
-/// Nodes, what stands between them, and the number of parameters before the filter's own.
+/// Nodes to print, their separator, and the number of parameters before the filter's own.
 struct Joined<'a, T>(&'a [T], &'static str, usize);
 
 impl<T> Display for Joined<'_, T>
@@ -196,7 +196,7 @@ where
     }
 }
 
-/// A column in double quotes.
+/// Prints a column in double quotes.
 pub(super) struct QuotedName<'a>(pub(super) &'a str);
 
 impl Display for QuotedName<'_> {

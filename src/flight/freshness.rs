@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn lifetimes_follow_electric_s_cache_control() {
-        // docs/electric.md, "Answers"
+        // docs/electric.md, "Responses"
         let snapshot = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
         assert_eq!(kept(snapshot, false), Some((3600, 300)));
         assert_eq!(kept("public, max-age=60, stale-while-revalidate=300", false), Some((60, 300)));

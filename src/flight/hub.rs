@@ -1,4 +1,4 @@
-//! Decides which requests share a response: one flight for each different request.
+//! Lets equal requests share a response: one flight for each distinct request.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -24,21 +24,22 @@ use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 use crate::trace_context::TraceParent;
 
-/// Answers flights: Electric, or a test.
+/// Fetches the responses of flights: from Electric, or in a test.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Fetches the response and writes it to `sink`, to the end.
     ///
     /// # Errors
-    /// What kept it from the end. Before the header, followers see a fault; after it, an incomplete body.
+    /// Why the response is missing or incomplete. Before the header, followers get a fault; after it, an incomplete
+    /// body.
     async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault>;
 
-    /// Names the Electric that answers `request`. A reload may give an upstream's name to another Electric; two
+    /// Identifies the Electric that answers `request`. A reload may give an upstream's name to another Electric; two
     /// requests share a response only if this text is equal too.
     fn identity(&self, request: &UpstreamRequest) -> Arc<str>;
 }
 
-/// What a source is asked for.
+/// A request for a source.
 #[derive(Debug)]
 pub struct Ask {
     /// The request to Electric.
@@ -47,16 +48,16 @@ pub struct Ask {
     pub request_id: Box<str>,
     /// The trace of the request that opened the flight. Requests that join later are not in it.
     pub trace: Option<TraceParent>,
-    /// A cached response that may still be valid. Its entity tag makes the request conditional.
+    /// A cached response to revalidate. Its entity tag makes the request conditional.
     pub known: Option<KnownAnswer>,
 }
 
-/// What Electric is told about the client's request that opens a flight.
+/// The client's request that opens a flight, as Electric is told of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// The id that the access log has for it.
+    /// Its id in the access log.
     pub request_id: &'a str,
-    /// The trace that it belongs to.
+    /// The trace it belongs to.
     pub trace: Option<&'a TraceParent>,
 }
 
@@ -80,17 +81,17 @@ pub struct Hub {
     open: Vec<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
     hasher: RandomState,
     places: Arc<FlightLimits>,
-    supply: ArcSwap<Supply>,
+    cache: ArcSwap<Cache>,
     metrics: Arc<Metrics>,
 }
 
-/// The cache and its settings, which a reload replaces. A flight ends with the settings that it began with.
-struct Supply {
+/// The cached responses and their settings, which a reload replaces. A flight keeps the settings that it began with.
+struct Cache {
     kept: Arc<KeptFlights>,
     settings: CacheSettings,
 }
 
-/// Locks for the open flights: enough for the cores of one machine.
+/// How many locks the open flights are divided among. More than a machine has cores, so requests rarely wait for one.
 const SHARDS: usize = 64;
 
 /// How long Electric keeps an abandoned long poll open (docs/electric.md, "Clients that leave").
@@ -106,18 +107,18 @@ impl Hub {
     /// Returns an empty hub. `places` bounds the open flights, in total and per client.
     pub fn new(settings: CacheSettings, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let supply = ArcSwap::from_pointee(Supply::new(settings, &metrics));
-        Self { open, hasher: RandomState::new(), places, supply, metrics }
+        let cache = ArcSwap::from_pointee(Cache::new(settings, &metrics));
+        Self { open, hasher: RandomState::new(), places, cache, metrics }
     }
 
     /// Applies other settings to new flights. Cached responses are dropped if the size of the cache changes.
     pub fn configure(&self, settings: CacheSettings) {
-        let before = self.supply.load_full();
+        let before = self.cache.load_full();
         let room = |settings: &CacheSettings| (settings.bytes, settings.flight_bytes);
-        self.supply.store(Arc::new(if room(&settings) == room(&before.settings) {
-            Supply { kept: Arc::clone(&before.kept), settings }
+        self.cache.store(Arc::new(if room(&settings) == room(&before.settings) {
+            Cache { kept: Arc::clone(&before.kept), settings }
         } else {
-            Supply::new(settings, &self.metrics)
+            Cache::new(settings, &self.metrics)
         }));
     }
 
@@ -135,27 +136,27 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let key = FlightKey::of(source.as_ref(), &request);
         if !request.is_shared() {
-            return self.fly_alone(source, key, request, client, origin);
+            return self.open_unshared(source, key, request, client, origin);
         }
-        if let Some((fresh, Age::Fresh)) = self.supply.load().find(&key) {
+        if let Some((fresh, Age::Fresh)) = self.cache.load().find(&key) {
             return self.serve(fresh, Join::Fresh);
         }
         let mut open = self.shard(&key);
-        // It may have finished since that check. While this lock is held, none can.
-        let supply = self.supply.load();
-        let kept = supply.find(&key);
-        // The reader is taken now, before the start of the body can be freed.
-        let under_way = open.get(&key).filter(|flight| supply.is_joinable(flight));
-        let under_way = under_way.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
-        match (kept, under_way) {
+        // The flight may have been cached since that check. While this lock is held, it cannot.
+        let cache = self.cache.load();
+        let kept = cache.find(&key);
+        // The reader is created now, before the start of the body can be freed.
+        let in_flight = open.get(&key).filter(|flight| cache.is_joinable(flight));
+        let in_flight = in_flight.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
+        match (kept, in_flight) {
             (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
-            // While a stale response is being replaced, it is served, and no client waits.
+            // A stale response is served while a new one is fetched, so no client waits.
             (Some((stale, Age::Stale)), Some(_)) => self.serve(stale, Join::Stale),
             (Some((stale, Age::Stale)), None) => {
-                // If a limit keeps it from being replaced, it is served all the same.
+                // If a limit prevents that, the stale response is served all the same.
                 if let Ok(place) = self.places.enter(&request, client) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
-                    let flight = self.launch(&supply, source, key, ask, place);
+                    let flight = self.launch(&cache, source, key, ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
                 self.serve(stale, Join::Stale)
@@ -168,7 +169,7 @@ impl Hub {
                 let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
-                let flight = self.launch(&supply, source, key, ask, place);
+                let flight = self.launch(&cache, source, key, ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
                 self.serve(flight, Join::First)
@@ -177,7 +178,7 @@ impl Hub {
     }
 
     /// Opens a flight that no other request can join.
-    fn fly_alone(
+    fn open_unshared(
         self: &Arc<Self>,
         source: &Arc<dyn Source>,
         key: FlightKey,
@@ -187,7 +188,7 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
         let ask = Ask::new(request, origin, None);
-        let flight = self.launch(&self.supply.load(), source, key, ask, place);
+        let flight = self.launch(&self.cache.load(), source, key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
     }
@@ -199,8 +200,8 @@ impl Hub {
 
     /// Returns how many requests follow open flights.
     pub fn followers(&self) -> usize {
-        let aboard = |shard| lock(shard).values().map(|flight| flight.followers()).sum::<usize>();
-        self.open.iter().map(aboard).sum()
+        let followers = |shard| lock(shard).values().map(|flight| flight.followers()).sum::<usize>();
+        self.open.iter().map(followers).sum()
     }
 
     /// Returns the limits on requests to Electric.
@@ -210,17 +211,17 @@ impl Hub {
 
     /// Returns how many bytes of responses may be cached.
     pub fn capacity(&self) -> usize {
-        self.supply.load().settings.bytes
+        self.cache.load().settings.bytes
     }
 
     /// Returns how many responses are cached.
     pub fn kept_flights(&self) -> usize {
-        self.supply.load().kept.len()
+        self.cache.load().kept.len()
     }
 
     /// Returns about how many bytes the cached responses take.
     pub fn kept_bytes(&self) -> u64 {
-        self.supply.load().kept.bytes()
+        self.cache.load().kept.bytes()
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -228,16 +229,16 @@ impl Hub {
     }
 
     pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
-        self.supply.load().kept.reweigh(flight);
+        self.cache.load().kept.reweigh(flight);
     }
 
-    /// Lets no further request join this flight.
+    /// Prevents further requests from joining this flight.
     pub(super) fn close(&self, flight: &Arc<Flight>) {
         remove(&mut self.shard(&flight.key), flight);
     }
 
     fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
-        // A flight that is cached, or was opened just now, still has its start.
+        // A cached or newly opened flight still has the start of its body.
         let reader = flight.read().ok_or(Rejection::Internal)?;
         Ok(Follower::new(Arc::clone(self), flight, reader, join))
     }
@@ -246,47 +247,47 @@ impl Hub {
     /// of its shard and inserts it.
     fn launch(
         self: &Arc<Self>,
-        supply: &Arc<Supply>,
+        cache: &Arc<Cache>,
         source: &Arc<dyn Source>,
         key: FlightKey,
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
-        let (flight, writer) = Flight::open(key, &ask.request, supply.settings.flight_bytes);
+        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
-        let flown = Flown { flight: Arc::clone(&flight), supply: Arc::clone(supply), sink, place };
-        tokio::spawn(Arc::clone(self).fly(flown, Arc::clone(source), ask));
+        let running = Running { flight: Arc::clone(&flight), cache: Arc::clone(cache), sink, place };
+        tokio::spawn(Arc::clone(self).run(running, Arc::clone(source), ask));
         flight
     }
 
-    async fn fly(self: Arc<Self>, flown: Flown, source: Arc<dyn Source>, ask: Ask) {
-        let Flown { flight, supply, sink, place } = flown;
+    async fn run(self: Arc<Self>, running: Running, source: Arc<dyn Source>, ask: Ask) {
+        let Running { flight, cache, sink, place } = running;
         // Ends the flight when its task ends, even by a panic.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
             ended = source.fetch(ask, &sink) => {
                 // Cached and closed before any follower sees the end: later requests get the cached response or a new
                 // flight.
-                let land = |fault: Option<&Fault>| {
-                    supply.keep(&flight, fault);
+                let settle = |fault: Option<&Fault>| {
+                    cache.keep(&flight, fault);
                     self.close(&flight);
                 };
-                sink.end(ended, land).await;
+                sink.end(ended, settle).await;
                 false
             }
-            () = self.abandoned(&flight, supply.settings.grace) => true,
+            () = self.abandoned(&flight, cache.settings.grace) => true,
         };
         drop(closing);
         self.metrics.landed(flight.joined());
         if abandoned && (flight.live || flight.head.get().is_none()) {
-            // Electric still works on it, since its query in Postgres goes on without the client. So our place stays
-            // taken too.
+            // Electric goes on with the request, since it does not notice that the client has disconnected. So the
+            // request keeps counting against the limits.
             tokio::time::sleep_until(flight.opened + ABANDONED_POLL).await;
         }
         drop(place);
     }
 
-    /// Returns when there has been no follower for the whole `grace`. The flight is closed then.
+    /// Returns after the flight has had no follower for `grace`, and closes it.
     async fn abandoned(&self, flight: &Arc<Flight>, grace: Duration) {
         loop {
             flight.deserted().await;
@@ -297,7 +298,7 @@ impl Hub {
             let joined = flight.joined();
             tokio::time::sleep(grace).await;
             let mut open = self.shard(&flight.key);
-            // One that joined and left in the meantime has started the grace again.
+            // A follower that joined and left in the meantime starts the grace period again.
             if flight.followers() == 0 && flight.joined() == joined {
                 remove(&mut open, flight);
                 return;
@@ -312,14 +313,14 @@ impl Hub {
 }
 
 /// A flight in progress, with what its task holds for it.
-struct Flown {
+struct Running {
     flight: Arc<Flight>,
-    supply: Arc<Supply>,
+    cache: Arc<Cache>,
     sink: Sink,
     place: FlightPlace,
 }
 
-impl Supply {
+impl Cache {
     /// Returns an empty cache with these settings.
     fn new(settings: CacheSettings, metrics: &Arc<Metrics>) -> Self {
         let kept = Arc::new(KeptFlights::new(settings.bytes, settings.flight_bytes, Arc::clone(metrics)));
@@ -358,7 +359,7 @@ impl Supply {
             }
             _ => None,
         };
-        // The start of a body over `flight_bytes` has been freed, so it cannot be served again.
+        // The start of a body longer than `flight_bytes` has been freed, so it cannot be served again.
         if let Some(lifetime) = lifetime.filter(|_| flight.shared && flight.read().is_some()) {
             flight.keep_for(lifetime);
             self.kept.insert(flight);
@@ -370,21 +371,21 @@ fn lock(shard: &Mutex<HashMap<FlightKey, Arc<Flight>>>) -> MutexGuard<'_, HashMa
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes this flight. Another one may have its key already.
+/// Removes this flight, unless another one has its key already.
 fn remove(open: &mut HashMap<FlightKey, Arc<Flight>>, flight: &Arc<Flight>) {
     if open.get(&flight.key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         open.remove(&flight.key);
     }
 }
 
-/// Returns what a conditional request needs. A live response is never revalidated: Electric would end the wait at once
-/// (docs/electric.md, "Long polls").
+/// Returns what a conditional request needs; `None` if the response cannot be revalidated. A live response is never
+/// revalidated: Electric would end the wait at once (docs/electric.md, "Long polls").
 fn known_answer(flight: &Flight) -> Option<KnownAnswer> {
     let head = flight.head.get().filter(|head| !flight.live && head.status == 200 && head.etag().is_some())?;
     Some(KnownAnswer { head: Arc::clone(head), body: flight.known_body()? })
 }
 
-/// Closes a flight when dropped.
+/// Closes a flight when it is dropped.
 struct Closing<'a> {
     hub: &'a Hub,
     flight: &'a Arc<Flight>,

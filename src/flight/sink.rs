@@ -28,7 +28,7 @@ pub struct Sink {
 struct Start {
     /// Published with the first flush.
     head: Option<Head>,
-    /// The place of an initial request. It is occupied until Electric's response begins.
+    /// Counts the flight as an initial request until Electric's response begins.
     _initial: Option<Place>,
 }
 
@@ -39,14 +39,14 @@ struct Body {
     writer: Option<Writer>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
-    /// Whether anything was published, at least the header.
+    /// Whether the header was published.
     published: bool,
-    /// Whether new followers are refused.
+    /// Whether no further request can join.
     closed: bool,
     finished: bool,
 }
 
-/// The most bytes held back for the end of a response. It also bounds the size of a piece.
+/// The most bytes that are held back. It also limits the size of a piece.
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
@@ -94,8 +94,8 @@ impl Sink {
     }
 
     /// Ends the flight as its source ended. A fault before anything was published becomes a response of our own; after
-    /// that, the response is cut off. `land` is called before any follower sees the end.
-    pub(super) async fn end(&self, ended: Result<(), Fault>, land: impl FnOnce(Option<&Fault>)) {
+    /// that, the response is cut off. `settle` is called before any follower sees the end.
+    pub(super) async fn end(&self, ended: Result<(), Fault>, settle: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;
         let last = body.take();
         let Some(mut writer) = body.writer.take() else { return };
@@ -103,13 +103,13 @@ impl Sink {
             Ok(()) if body.finished => {
                 body.publish_head(&self.start);
                 writer.seal(&last);
-                land(None);
+                settle(None);
                 return writer.finish(last).await;
             }
             Ok(()) => Fault::Internal,
             Err(fault) => fault,
         };
-        land(Some(&fault));
+        settle(Some(&fault));
         writer.fail(fault);
     }
 }

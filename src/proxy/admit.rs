@@ -1,4 +1,4 @@
-//! Admission of a client's request: decided, counted, then answered or sent to follow a flight.
+//! Admits a client's request: decides and counts it, then answers it or lets it follow a flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::bearer::{Bearer, authenticate};
 use super::context::{Arrival, ClientRequest, RequestContext};
 use super::decide::{Caller, Decision, Document, decide};
 use super::exchange::Exchange;
-use super::flight_end::FlightEnd;
+use super::flight_session::FlightSession;
 use super::follow::Waiting;
 use super::gateway::{Gateway, Parts};
 use super::head::RequestHead;
@@ -28,7 +28,7 @@ use crate::rewrite::UpstreamRequest;
 use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
-/// What a request that is not rejected gets.
+/// How an admitted request is answered.
 enum Admitted {
     /// A response from a flight.
     Follow(UpstreamRequest, Bearer),
@@ -37,14 +37,14 @@ enum Admitted {
 }
 
 impl Gateway {
-    /// Tells a flight's request from a client's, whose header has arrived.
+    /// Starts the context of a request whose header has arrived: of a client's or a flight's.
     pub(super) fn begin(&self, session: &mut Session) -> Result<RequestContext> {
         let flight = session.subrequest_ctx.as_mut().and_then(|context| context.user_ctx_mut());
         let flight = flight.and_then(|context| context.downcast_mut::<Option<Box<Exchange>>>());
         if let Some(exchange) = flight.and_then(Option::take) {
             return Ok(RequestContext::Flight(exchange));
         }
-        let arrival = Arrival::current().ok_or_else(|| Error::new_str("a request outside of a connection"))?;
+        let arrival = Arrival::current().ok_or_else(|| Error::new_str("a request without a connection"))?;
         arrival.begin();
         Ok(RequestContext::Client(Box::new(ClientRequest::new(self, arrival, session))))
     }
@@ -72,14 +72,14 @@ impl Gateway {
         bearer: Bearer,
     ) -> Result<()> {
         let RequestContext::Client(client) = std::mem::replace(context, RequestContext::Waiting) else { return Ok(()) };
-        let nobody = Box::new(FlightEnd::session(None, None)?);
-        let session = std::mem::replace(&mut session.downstream_session, nobody);
+        let placeholder = Box::new(FlightSession::session(None, None)?);
+        let session = std::mem::replace(&mut session.downstream_session, placeholder);
         let arrival = Arc::clone(&client.arrival);
         arrival.hand_over(Waiting { gateway: self.clone(), session, client, upstream, bearer });
         Ok(())
     }
 
-    /// Decides, and answers everything but a request that may follow a flight.
+    /// Decides about the request. Answers it, unless it may follow a flight: then it is returned.
     async fn answer(
         &self,
         session: &mut ServerSession,
@@ -89,13 +89,13 @@ impl Gateway {
             Ok(Admitted::Follow(upstream, bearer)) => return Ok(Some((upstream, bearer))),
             Ok(Admitted::Document(document)) => {
                 client.record.outcome = document.outcome;
-                let header = client.edge.document_header(&document, &client.record.request_id);
+                let header = client.negotiated.document_header(&document, &client.record.request_id);
                 self.write_whole(session, &client.rules.limits, header, document.body.into()).await?;
             }
             Ok(Admitted::Preflight(methods)) => {
                 client.record.outcome = "preflight";
                 let request = session.req_header();
-                let header = client.edge.preflight_header(request, methods, &client.record.request_id);
+                let header = client.negotiated.preflight_header(request, methods, &client.record.request_id);
                 self.write_whole(session, &client.rules.limits, header, Bytes::new()).await?;
             }
             Err(rejection) => self.reject(session, client, &rejection).await?,
@@ -107,14 +107,14 @@ impl Gateway {
         let rules = Arc::clone(&client.rules);
         let has_body = !session.is_body_empty();
         let head = head_of(session, has_body, Some(&rules.limits));
-        let mut arriving = Arriving::new(self, client);
+        let mut arriving = ArrivingCaller::new(self, client);
         let decision = decide(&rules, &*self.clock, &head, &mut arriving).await?;
-        let Arriving { address, place, .. } = arriving;
+        let ArrivingCaller { address, place, .. } = arriving;
         let grant = match decision {
             Decision::Document(document) => return Ok(Admitted::Document(document)),
             Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
             Decision::Shape(grant) => grant,
-            // Not a byte of the body is read before the bearer may send it and there is a place for the request.
+            // The body is read only now that the request is authorized and within its limits.
             Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
         };
         let bearer = Bearer::new(grant.principal, address, grant.posted, place);
@@ -122,7 +122,8 @@ impl Gateway {
         Ok(Admitted::Follow(grant.upstream, bearer))
     }
 
-    /// Rejects a client that asks for the same again and again. Returns its position in the shape's log, if it counts.
+    /// Rejects a client that repeats the same request in a loop. Returns its position in the shape's log, if requests
+    /// like it are checked.
     fn check_repeats(
         &self,
         client: &ClientRequest,
@@ -139,7 +140,7 @@ impl Gateway {
     }
 }
 
-/// Reads the head of a request. `sizes` is `None` if they were checked before.
+/// Returns the head of a request. `sizes` is `None` if the sizes were checked before.
 pub(super) fn head_of<'a>(
     session: &'a ServerSession,
     has_body: bool,
@@ -156,7 +157,7 @@ pub(super) fn head_of<'a>(
     }
 }
 
-/// The request target as it arrived over HTTP/1.1: the header's own has lost what follows a `#`.
+/// Returns the request target as it arrived over HTTP/1.1. The parsed header lacks everything after a `#`.
 fn raw_target(session: &ServerSession) -> Option<Bytes> {
     let ServerSession::H1(session) = session else { return None };
     let raw = session.get_headers_raw_bytes();
@@ -164,22 +165,22 @@ fn raw_target(session: &ServerSession) -> Option<Bytes> {
 }
 
 /// A request that has just arrived on a connection.
-struct Arriving<'a> {
+struct ArrivingCaller<'a> {
     gateway: &'a Gateway,
     arrival: &'a Arrival,
     record: &'a mut Record,
-    /// Where it comes from, if addresses tell clients apart.
+    /// The client's address, if addresses distinguish clients.
     address: Option<Address>,
     place: Option<Place>,
 }
 
-impl<'a> Arriving<'a> {
+impl<'a> ArrivingCaller<'a> {
     fn new(gateway: &'a Gateway, client: &'a mut ClientRequest) -> Self {
         Self { gateway, arrival: &client.arrival, record: &mut client.record, address: None, place: None }
     }
 }
 
-impl Caller for Arriving<'_> {
+impl Caller for ArrivingCaller<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
@@ -221,7 +222,7 @@ impl Caller for Arriving<'_> {
 async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
     let read = timeout(BODY_TIMEOUT, read_body(session)).await;
     let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
-        // Its end was not found: the rest must not be taken for the next request (docs/security.md, P4).
+        // The rest of the body must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
     })?;
     SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)

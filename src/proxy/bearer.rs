@@ -1,4 +1,4 @@
-//! Who a request is from, and whether that still holds while it waits.
+//! Authenticates requests, and checks again while they wait that their token is valid.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use crate::telemetry::Record;
 #[derive(Debug)]
 pub(super) struct Bearer {
     principal: Option<Arc<Principal>>,
-    /// Where it comes from, if addresses tell clients apart.
+    /// The client's address, if addresses distinguish clients.
     address: Option<Address>,
-    /// The body it sent.
+    /// The body of the request, if it described a subset.
     posted: Option<Box<SubsetQuery>>,
-    /// Held for as long as the request is answered.
+    /// Counts the request against the limits on requests in progress, until it is dropped.
     _place: Option<Place>,
 }
 
@@ -40,7 +40,8 @@ impl Bearer {
         Self { principal, address, posted, _place: place }
     }
 
-    /// Checks that the bearer may go on: its token or its key may have ended while it waited (docs/security.md, T19, C8).
+    /// Checks that the token is still valid: it may have expired, or its key may have been removed (docs/security.md,
+    /// T19, C8).
     pub(super) fn recheck(&self, verifier: &TokenVerifier) -> Result<(), Fault> {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
@@ -50,12 +51,12 @@ impl Bearer {
         })
     }
 
-    /// Waits until the token ends, and returns why.
+    /// Waits until the token is no longer valid, and returns why.
     pub(super) async fn end(&self, gateway: &Gateway, verifier: &TokenVerifier) -> Fault {
         loop {
             match self.time_left(gateway.clock.now()) {
                 Some(left) if left < LONGEST_WAIT => sleep(left).await,
-                // The wait is over first, and its end checks again.
+                // The wait ends earlier, and the token is checked again then.
                 _ => std::future::pending().await,
             }
             if let Err(fault) = self.recheck(verifier) {
@@ -64,7 +65,7 @@ impl Bearer {
         }
     }
 
-    /// How long the token is still good, never zero; `None` if there is no token.
+    /// Returns how long the token is still valid, at least 1 ms; `None` without a token.
     fn time_left(&self, now: UnixTime) -> Option<Duration> {
         let left = self.principal.as_ref()?.expires_at().saturating_since(now);
         Some(left.max(Duration::from_millis(1)))
@@ -87,9 +88,9 @@ impl Bearer {
         self.posted.as_deref().cloned()
     }
 
-    /// Returns whose limits its flights count against; `None` if there is neither a token nor an address that tells
-    /// clients apart. A token that was minted for no user counts against its address, or each would have limits of its
-    /// own.
+    /// Returns the client whose limits its flights count against; `None` if neither a token nor an address identifies
+    /// one. A shape token that was minted without a user counts against its address, since each such token would
+    /// otherwise have separate limits.
     pub(super) fn client(&self) -> Option<Client> {
         let address = self.address.map(Client::Address);
         match &self.principal {
@@ -101,7 +102,8 @@ impl Bearer {
     }
 }
 
-/// Longer than Electric may be silent (`upstream.read_timeout`): a timer that cannot fire costs every waiting client.
+/// The longest time to a token's expiry for which a timer is set. Electric may not be silent for so long
+/// (`upstream.read_timeout`), so a longer timer would never fire, but would cost memory for every waiting client.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Returns the verified principal; `None` if there is no token and a public rule may apply.
@@ -120,7 +122,7 @@ pub(super) async fn authenticate(
         Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
         Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
     };
-    // A token that was verified before is not affected by bad tokens from the same address.
+    // Too many bad tokens from an address do not affect tokens from there that were verified before.
     if let Err(limited) = gateway.limiter.may_verify(address, record.started)
         && !rules.verifier.remembers(&token)
     {
@@ -151,8 +153,8 @@ fn refused(error: &TokenError) -> Rejection {
     }
 }
 
-/// A request that waits, judged again after a reload. It keeps its place, and is not counted again.
-pub(super) struct Rejudged<'a> {
+/// The caller of `decide` for a waiting request after a reload. It is not counted again.
+pub(super) struct WaitingCaller<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) record: &'a mut Record,
@@ -161,7 +163,7 @@ pub(super) struct Rejudged<'a> {
 /// How long the second verification of a token may take.
 const REVERIFY: Duration = Duration::from_secs(1);
 
-impl Caller for Rejudged<'_> {
+impl Caller for WaitingCaller<'_> {
     /// Verifies the token again only if its issuer is gone or has changed.
     async fn authenticate(
         &mut self,
@@ -172,7 +174,7 @@ impl Caller for Rejudged<'_> {
         if self.principal.as_ref().is_none_or(|principal| rules.verifier.knows(principal)) {
             return Ok(self.principal.clone());
         }
-        // Bounded: it may have no right to wait for keys that must be fetched first.
+        // Bounded, because the keys may have to be fetched first, and the token may no longer be valid.
         let verified = timeout(REVERIFY, authenticate(self.gateway, rules, head, None, false, self.record)).await;
         verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))
     }

@@ -1,4 +1,4 @@
-//! One client's connection: it reads the first bytes of each request, runs the phases, and then lets the client wait.
+//! One client's connection: reads the first bytes of each request, runs the phases, and then waits for the flight.
 //!
 //! An idle HTTP/1.1 connection holds neither Pingora's request future nor its read buffer: a session is made when the
 //! first bytes of a request have arrived.
@@ -25,7 +25,7 @@ use super::gateway::{Gateway, Proxy};
 use super::socket::Socket;
 use crate::limits::Connection;
 
-/// A connection and what serves its requests.
+/// An accepted connection, with the gateway and the proxy that serve its requests.
 pub(crate) struct Connected {
     gateway: Gateway,
     proxy: Arc<Proxy>,
@@ -34,20 +34,20 @@ pub(crate) struct Connected {
     begun: AtomicBool,
 }
 
-/// How long a header may take. Pingora waits a minute for each read, and a header may come in as many as it has bytes.
+/// How long a header may take. Pingora limits each read to a minute, but a header can arrive one byte at a time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How long an idle connection stays open between two requests.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How long an idle connection stays open when the process stops. Its client does not know yet, and a request may be on
-/// its way: it is answered, with `Connection: close` (nginx has `keepalive_min_timeout` for the same).
-const LAST_CALL: Duration = Duration::from_secs(5);
+/// How long an idle connection stays open when the process stops. Its client does not know that yet, and may have sent
+/// a request: it is answered with `Connection: close` (compare nginx's `keepalive_min_timeout`).
+const STOPPING_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The first bytes of HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes read before there is a session: the header of most requests.
+/// Bytes read before a session is made. Most headers are shorter.
 const FIRST_READ: usize = 2048;
 
 impl Connected {
@@ -73,8 +73,8 @@ impl Connected {
         .await;
     }
 
-    /// Serves a connection that has negotiated HTTP/2. Pingora waits for ever for its first bytes, so it ends if no
-    /// request has begun in the time that a header may take.
+    /// Serves a connection that has negotiated HTTP/2. Pingora waits for its first bytes without a timeout, so the
+    /// connection is closed if no request begins within [`HEADER_TIMEOUT`].
     pub(crate) async fn serve_http2(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
         tokio::select! {
             _ = self.process_new(stream, shutdown) => {}
@@ -82,7 +82,7 @@ impl Connected {
         }
     }
 
-    /// Serves requests over HTTP/1.1, one after the other. `first` are bytes that were read already.
+    /// Serves requests over HTTP/1.1, one after the other. `first` contains bytes that were read already.
     pub(crate) async fn serve_http1(
         self: &Arc<Self>,
         mut stream: Stream,
@@ -131,7 +131,7 @@ impl Connected {
 
 #[async_trait]
 impl HttpServerApp for Connected {
-    /// A request over HTTP/2.
+    /// Serves a request over HTTP/2.
     async fn process_new_http(
         self: &Arc<Self>,
         session: ServerSession,
@@ -150,7 +150,8 @@ impl HttpServerApp for Connected {
     }
 }
 
-/// Waits for the first bytes of a request. Returns `None` if the client leaves or says nothing, or the process stops.
+/// Waits for the first bytes of a request. Returns `None` if the client disconnects or stays silent, or if the process
+/// stops.
 async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, shutdown: &ShutdownWatch) -> Option<BytesMut> {
     let read = poll_fn(|context| {
         // On the stack: an idle connection holds no buffer.
@@ -180,22 +181,23 @@ async fn rest_of_preface(socket: &mut Socket, mut first: BytesMut, shutdown: &Sh
     Some(first)
 }
 
-/// How long a client may say nothing: `patience`, and less when the process stops.
-async fn silence(patience: Duration, shutdown: &ShutdownWatch) {
+/// Waits for `limit`, the time in which a client may send nothing. Returns earlier when the process stops.
+async fn silence(limit: Duration, shutdown: &ShutdownWatch) {
     tokio::select! {
-        () = sleep(patience) => {}
-        () = last_call(shutdown.clone()) => {}
+        () = sleep(limit) => {}
+        () = stopped(shutdown.clone()) => {}
     }
 }
 
-async fn last_call(mut shutdown: ShutdownWatch) {
+/// Returns [`STOPPING_KEEPALIVE`] after the process begins to stop.
+async fn stopped(mut shutdown: ShutdownWatch) {
     let _ = shutdown.wait_for(|stop| *stop).await;
-    sleep(LAST_CALL).await;
-    // Bytes that arrived in the meantime are seen before the end.
+    sleep(STOPPING_KEEPALIVE).await;
+    // Lets the reader see bytes that have arrived in the meantime.
     tokio::task::yield_now().await;
 }
 
-/// Ends if the header does not arrive in time.
+/// Returns if the header does not arrive in time.
 async fn never_begins(arrival: &Arrival, shutdown: &ShutdownWatch) {
     silence(HEADER_TIMEOUT, shutdown).await;
     if arrival.has_begun() {
@@ -203,12 +205,14 @@ async fn never_begins(arrival: &Arrival, shutdown: &ShutdownWatch) {
     }
 }
 
+/// Returns after `silence` if no request has begun.
 async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
     silence.await;
     if begun.load(Ordering::Relaxed) {
         pending().await
     }
 }
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_never_begins_is_ended() {
+    async fn connection_ends_only_if_no_request_begins() {
         let (stop, shutdown) = watch::channel(false);
         let begun = AtomicBool::new(false);
         let start = Instant::now();
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
         stop.send_replace(true);
         never_set(&begun, silence(HEADER_TIMEOUT, &shutdown)).await;
-        assert_eq!(start.elapsed().as_secs(), (HEADER_TIMEOUT + LAST_CALL).as_secs());
+        assert_eq!(start.elapsed().as_secs(), (HEADER_TIMEOUT + STOPPING_KEEPALIVE).as_secs());
         begun.store(true, Ordering::Relaxed);
         assert!(timeout(100 * HEADER_TIMEOUT, never_set(&begun, silence(HEADER_TIMEOUT, &shutdown))).await.is_err());
     }

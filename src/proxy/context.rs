@@ -1,4 +1,4 @@
-//! What one request carries through the phases, and how it leaves them.
+//! The state of one request in the phases, and how a waiting request leaves them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,14 @@ use pingora::{Error, ErrorType, Result};
 use super::exchange::Exchange;
 use super::follow::Waiting;
 use super::gateway::Gateway;
-use super::reply::Edge;
+use super::reply::Negotiated;
 use super::rules::Rules;
 use crate::limits::{Connection, Position};
 use crate::telemetry::Record;
 use crate::trace_context::TraceParent;
 
 tokio::task_local! {
-    /// The client's request that the phases run for. A flight's own request has none.
+    /// The client's request whose phases run in this task. A flight's request has none.
     static CURRENT: Arc<Arrival>;
 }
 
@@ -30,32 +30,32 @@ pub enum RequestContext {
     New,
     /// A client's request.
     Client(Box<ClientRequest>),
-    /// A client's request that waits outside the phases by now.
+    /// A client's request that has left the phases and waits.
     Waiting,
     /// A flight's request to Electric; no client is attached.
     Flight(Box<Exchange>),
 }
 
-/// A client's request: what its client is told, and what observers are told.
+/// A client's request: what decides its response, and what is recorded about it.
 pub struct ClientRequest {
     /// The rules that judge it.
     pub(super) rules: Arc<Rules>,
     pub(super) arrival: Arc<Arrival>,
-    pub(super) edge: Edge,
+    pub(super) negotiated: Negotiated,
     pub(super) record: Record,
-    /// Status and body bytes of a response that was written past Pingora's session.
+    /// Status and body bytes of a response that was written without Pingora's session.
     pub(super) sent: Option<(StatusCode, usize)>,
-    /// Where in a shape's log it is, and where its response leads.
+    /// Where in a shape's log the request starts, and where its response ends.
     pub(super) position: Option<Position>,
     pub(super) next: Option<Position>,
 }
 
-/// The place where the phases and the connection that drives them meet.
+/// State that the phases of a client's request share with the connection that drives them.
 pub(super) struct Arrival {
     pub(super) connection: Arc<Connection>,
     /// Whether the header has arrived.
     begun: AtomicBool,
-    /// A request that waits for its flight after the phases have ended.
+    /// The request, once it has left the phases to wait for its flight.
     waiting: Mutex<Option<Box<Waiting>>>,
 }
 
@@ -82,7 +82,7 @@ impl Arrival {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Takes a request out of the phases: Pingora's future is about 14 KB, and would be held for as long as it waits.
+    /// Takes a request out of the phases. Otherwise, Pingora's future of about 14 KB would be kept while it waits.
     pub(super) fn hand_over(&self, waiting: Waiting) {
         *self.waiting.lock() = Some(Box::new(waiting));
     }
@@ -102,13 +102,13 @@ impl ClientRequest {
             Some(tracer) => tracer.begin(trace),
             None => (trace, None),
         };
-        let edge = Edge::of(request, &rules.cors);
-        Self { rules, arrival, edge, record, sent: None, position: None, next: None }
+        let negotiated = Negotiated::of(request, &rules.cors);
+        Self { rules, arrival, negotiated, record, sent: None, position: None, next: None }
     }
 }
 
 impl RequestContext {
-    /// The exchange with Electric of a flight's request. Only such a request gets to the phases that ask for it.
+    /// Returns the exchange of a flight's request. A client's request never reaches the phases that call this.
     pub(super) fn exchange(&mut self) -> Result<&mut Exchange> {
         match self {
             Self::Flight(exchange) => Ok(exchange),

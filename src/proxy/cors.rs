@@ -1,4 +1,4 @@
-//! CORS (Fetch standard, section 3.3): computed for each client, never taken from Electric.
+//! CORS headers (Fetch standard, section 3.3). They are computed for each client, never copied from Electric.
 
 use http::HeaderValue;
 use http::header::{
@@ -11,22 +11,22 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::settings::{CorsSettings, Origins};
 
-/// Which origins may read answers, and what browsers are told of it.
+/// Decides which origins may read responses.
 #[derive(Clone, Debug)]
 pub struct CorsPolicy(CorsSettings);
 
-/// What one request's origin is told; the default tells nothing, which every browser takes for a no.
+/// The CORS headers of one response. The default sends none, so browsers block the response.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CorsAnswer {
     allow_origin: Option<HeaderValue>,
     credentials: bool,
-    /// Whether the answer depends on the origin, so that a cache must keep one for each.
+    /// Whether the headers depend on the request's origin. The response then needs `Vary: Origin`.
     pub(super) varies: bool,
     max_age: u64,
 }
 
 impl CorsPolicy {
-    /// The policy of the configuration.
+    /// Returns the policy that the configuration describes.
     pub fn new(cors: CorsSettings) -> Self {
         Self(cors)
     }
@@ -53,7 +53,7 @@ impl CorsPolicy {
 }
 
 impl CorsAnswer {
-    /// What every answer says.
+    /// Writes the headers of every response, preflight or not.
     pub(super) fn fields(&self, mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>) -> Result<()> {
         let Some(origin) = &self.allow_origin else {
             return Ok(());
@@ -66,7 +66,8 @@ impl CorsAnswer {
         Ok(())
     }
 
-    /// A preflight is answered without a token: browsers send none (Fetch standard, section 4.8).
+    /// Adds the headers of a preflight response. A preflight needs no token, since browsers send none with it (Fetch
+    /// standard, section 4.8).
     pub(super) fn write_preflight(
         &self,
         request: &RequestHeader,
@@ -83,7 +84,7 @@ impl CorsAnswer {
     }
 }
 
-/// What the client asks to send: none of it goes upstream, so none of it needs to be refused.
+/// Returns the headers that a browser may send: all those it asks for, since none of them is forwarded.
 fn allowed_headers(request: &RequestHeader) -> HeaderValue {
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-_, ".contains(b);
     request
@@ -94,6 +95,6 @@ fn allowed_headers(request: &RequestHeader) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("authorization"))
 }
 
-/// Electric's own list (docs/electric.md, "CORS"), and what else a client of ours reads.
+/// The response headers that scripts may read: Electric's list (docs/electric.md, "CORS") and our own headers.
 const EXPOSED: &str = "electric-cursor,electric-handle,electric-has-data,electric-internal-known-error,electric-offset,\
 electric-schema,electric-snapshot,electric-up-to-date,etag,retry-after,www-authenticate,x-request-id";

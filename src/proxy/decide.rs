@@ -1,4 +1,4 @@
-//! The order of decisions: what a request must pass, in one function that knows nothing of Pingora.
+//! The order of decisions: all checks of a request, in one function that does not depend on Pingora.
 //!
 //! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper and
 //! `shapegate explain`. They differ in how they authenticate and what they count: that is their [`Caller`].
@@ -18,16 +18,16 @@ use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{Log, ScopedRequest, ShapeRequest, SubsetQuery, UpstreamName};
 
-/// What becomes of a request that is not rejected.
+/// How a request that is not rejected is answered.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// It is answered from a flight.
+    /// With the response of a flight.
     Shape(Grant),
-    /// It may load a subset, which its body describes. The body is not read yet.
+    /// With the subset that its body describes. The body is not read yet.
     Subset(Box<PendingSubset>),
-    /// It is answered with a document of our own.
+    /// With a document of our own.
     Document(Document),
-    /// It is a preflight; the methods of its target.
+    /// As a preflight, with the methods that its target allows.
     Preflight(&'static str),
 }
 
@@ -78,7 +78,7 @@ pub(crate) trait Caller: Send {
         Ok(())
     }
 
-    /// Takes a place among the requests that are answered at the same time.
+    /// Counts the request among those in progress, until it is answered.
     fn enter(&mut self, _principal: Option<&Principal>) -> Result<(), Rejection> {
         Ok(())
     }
@@ -90,7 +90,7 @@ pub(crate) trait Caller: Send {
     fn ruled(&mut self, _rule: &RuleId, _upstream: Option<&UpstreamName>) {}
 }
 
-/// Decides, from top to bottom. The first check that fails is the response.
+/// Decides how to answer a request. The checks run from top to bottom, and the first that fails rejects it.
 ///
 /// # Errors
 /// The rejection to answer with.
@@ -108,7 +108,7 @@ pub(crate) async fn decide(
     }
     let (path, query) = head.split_target()?;
     if let Some((gatekeeper, endpoint)) = gatekeeper(rules, path) {
-        return attend(rules, clock, gatekeeper, endpoint, head, query, caller).await.map(Decision::Document);
+        return serve_gatekeeper(rules, clock, gatekeeper, endpoint, head, query, caller).await.map(Decision::Document);
     }
     let own_path = rules.policy.endpoint(path).map_err(|UnknownPath| Rejection::NotFound)?;
     check_method(&rules.policy, own_path, head)?;
@@ -127,7 +127,7 @@ impl PendingSubset {
     /// Builds the request for the subset that the body describes.
     ///
     /// # Errors
-    /// The body asks for what the rule does not open.
+    /// The body contains something that the rule does not allow.
     pub(crate) fn read(self, rules: &Rules, body: SubsetQuery) -> Result<Grant, Rejection> {
         let shape = self.shape.with_body(body.clone()).map_err(Rejection::InvalidRequest)?;
         let upstream = rewrite(rules, &shape, self.permit)?;
@@ -179,7 +179,7 @@ fn authorize(
 /// Builds the request to Electric that a permit allows.
 ///
 /// # Errors
-/// The client sent what the permit does not open, or the request is too long for Electric.
+/// The client sent something that the permit does not allow, or the request is too long for Electric.
 pub(crate) fn rewrite(rules: &Rules, shape: &ShapeRequest, permit: Permit) -> Result<UpstreamRequest, Rejection> {
     let source_id = rules.upstreams.source_id(permit.upstream());
     UpstreamRequest::build(permit, shape, source_id).map_err(|error| match error {
@@ -204,8 +204,8 @@ fn gatekeeper<'a>(rules: &'a Rules, path: &'a str) -> Option<(&'a Gatekeeper, En
     Some((gatekeeper, gatekeeper.endpoint(path)?))
 }
 
-/// Answers at the gatekeeper's paths: its public key for everyone, and a token for one shape if the rules allow it.
-async fn attend(
+/// Serves the gatekeeper's paths: its public key for everyone, and a token for one shape if the rules allow it.
+async fn serve_gatekeeper(
     rules: &Rules,
     clock: &dyn Clock,
     gatekeeper: &Gatekeeper,
@@ -255,19 +255,19 @@ fn mint(
     Ok(Document { body, cache_control: "no-store", outcome: "minted" })
 }
 
-/// The methods of a shape.
+/// The methods of an endpoint without subsets.
 const METHODS: &str = "GET, OPTIONS";
 
-/// The methods of an endpoint if a rule takes subsets there.
+/// The methods of an endpoint at which a rule allows subsets.
 const WITH_POST: &str = "GET, POST, OPTIONS";
 
 fn methods(policy: &PolicySet, own_path: Option<&str>) -> &'static str {
     if policy.takes_subsets(own_path) { WITH_POST } else { METHODS }
 }
 
-/// The methods that a preflight for any target is told.
+/// Returns the methods that a preflight lists for its target.
 fn preflight_methods(rules: &Rules, head: &RequestHead<'_>) -> Result<&'static str, Rejection> {
-    // A server of shapes has nothing to say about itself (RFC 9110 section 9.3.7).
+    // `OPTIONS *` asks about the server itself (RFC 9110 section 9.3.7), which has nothing to say.
     if &*head.target == b"*" {
         return Err(Rejection::invalid("target", "must be a path and a query"));
     }

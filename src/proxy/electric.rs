@@ -1,4 +1,4 @@
-//! Answers flights: each is a request of the gateway's own through its phases, without a client.
+//! Sends the requests of flights to Electric. Each runs through the gateway's phases as a request without a client.
 
 use std::sync::{Arc, Weak};
 
@@ -8,7 +8,7 @@ use pingora_proxy::Subrequest;
 use pingora_proxy::subrequest::Ctx;
 
 use super::exchange::{Ending, Exchange};
-use super::flight_end::FlightEnd;
+use super::flight_session::FlightSession;
 use super::gateway::Proxy;
 use crate::fault::Fault;
 use crate::flight::{Ask, Sink, Source};
@@ -18,9 +18,9 @@ use crate::secret::redact;
 use crate::telemetry::Tracer;
 use crate::upstream::Upstreams;
 
-/// The configured Electrics, asked through the proxy.
+/// The configured Electrics. Requests to them run through the proxy.
 pub struct Electric {
-    /// Weak: the rules that the proxy holds hold this.
+    /// Weak, because the proxy owns the rules, and they own this.
     proxy: Weak<Proxy>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
@@ -28,7 +28,7 @@ pub struct Electric {
 }
 
 impl Electric {
-    /// Asks `upstreams` through `proxy`. `tracer` records the requests of traces that are recorded.
+    /// Returns a source that sends requests to `upstreams` through `proxy`. `tracer` records those of sampled traces.
     pub fn new(
         proxy: Weak<Proxy>,
         upstreams: Arc<Upstreams>,
@@ -38,10 +38,10 @@ impl Electric {
         Self { proxy, upstreams, metrics, tracer }
     }
 
-    /// Asks whether Electric accepts a request, outside of any flight: for `check --probe`.
+    /// Checks whether Electric accepts a request, without a flight. `check --probe` uses this.
     ///
     /// # Errors
-    /// Why it does not, in Electric's own words if it has any; our secrets are not among them.
+    /// The reason why not: Electric's own error if there is one, with our secrets redacted.
     pub async fn probe(&self, request: UpstreamRequest) -> Result<(), String> {
         let upstream = request.upstream().clone();
         let ask = Ask { request, request_id: "check".into(), trace: None, known: None };
@@ -58,13 +58,13 @@ impl Electric {
 
     async fn exchange(&self, mut ask: Ask, sink: Option<Sink>) -> Result<Ending, Fault> {
         let proxy = self.proxy.upgrade().ok_or(Fault::Internal)?;
-        // The name is gone if a later configuration has dropped the upstream.
+        // A later configuration may have removed the upstream.
         let pool = self.upstreams.find(ask.request.upstream()).ok_or(Fault::Reloaded)?;
         let server = pool.server(ask.request.definition())?;
         let (rule, live) = (ask.request.rule().clone(), ask.request.is_live());
         let span = self.tracer.as_ref().and_then(|tracer| tracer.upstream(&mut ask.trace, &rule, live));
         let body = ask.request.body().map(|body| Bytes::copy_from_slice(body.as_bytes()));
-        let session = FlightEnd::session(body, sink.clone()).map_err(|_| Fault::Internal)?;
+        let session = FlightSession::session(body, sink.clone()).map_err(|_| Fault::Internal)?;
         let asked = (Arc::clone(pool), Arc::clone(server));
         let exchange = Exchange::new(ask, asked, sink, Arc::clone(&self.metrics), span);
         let ending = exchange.ending();

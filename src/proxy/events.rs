@@ -1,4 +1,4 @@
-//! The body of a response, and how a stream of events ends before its source does.
+//! Writes the body of a response, and ends event streams early if their token, rule or process ends.
 
 use std::time::Duration;
 
@@ -9,20 +9,21 @@ use super::follow::{Following, Interrupt};
 use crate::fault::Fault;
 use crate::flight::{Follower, Piece};
 
-/// How long the rest of an event may take after the end of its token, its rule or its process.
+/// How long the rest of an event may take when its stream has to end early.
 const REST_OF_EVENT: Duration = Duration::from_secs(1);
 
 impl Following<'_> {
-    /// Writes the body as it comes. An event stream may end between two events; every other body is cut off.
+    /// Writes the body as it arrives. If it has to end early, an event stream ends after a whole event, and every other
+    /// body is cut off.
     pub(super) async fn write_body(&mut self, follower: &mut Follower, events: bool) -> Result<(), Fault> {
         let mut between_events = events;
-        let mut turn = (events && self.stopping).then(|| self.turn());
+        let mut leave_at = (events && self.stopping).then(|| self.leave_at());
         loop {
-            let piece = match self.next(follower, turn).await {
+            let piece = match self.next(follower, leave_at).await {
                 Ok(piece) => piece,
-                Err(Interrupt::Change) if self.judge_again().await.is_none() => {
-                    if events && self.stopping && turn.is_none() {
-                        turn = Some(self.turn());
+                Err(Interrupt::Change) if self.reauthorize().await.is_none() => {
+                    if events && self.stopping && leave_at.is_none() {
+                        leave_at = Some(self.leave_at());
                     }
                     continue;
                 }
@@ -40,25 +41,25 @@ impl Following<'_> {
         }
     }
 
-    async fn next(&mut self, follower: &mut Follower, turn: Option<Instant>) -> Result<Piece, Interrupt> {
-        match turn {
+    async fn next(&mut self, follower: &mut Follower, leave_at: Option<Instant>) -> Result<Piece, Interrupt> {
+        match leave_at {
             None => self.wait(follower.next()).await,
-            // On the heap: its timer is for the last moments only.
-            Some(turn) => Box::pin(self.wait_until(turn, follower)).await,
+            // On the heap, since the timer is needed only while the process stops.
+            Some(leave_at) => Box::pin(self.wait_until(leave_at, follower)).await,
         }
     }
 
-    /// Waits for the next piece, until this stream's turn to end.
-    async fn wait_until(&mut self, turn: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
-        // A client that reads slowly may have progress without end, and progress comes before a timer.
-        if Instant::now() >= turn {
+    /// Waits for the next piece, until `leave_at`.
+    async fn wait_until(&mut self, leave_at: Instant, follower: &mut Follower) -> Result<Piece, Interrupt> {
+        // `wait` prefers progress to a timer, and a slow client may always have some.
+        if Instant::now() >= leave_at {
             return Err(Interrupt::Leave);
         }
-        timeout_at(turn, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
+        timeout_at(leave_at, self.wait(follower.next())).await.unwrap_or(Err(Interrupt::Leave))
     }
 
-    /// Returns when this stream ends, now that the process stops.
-    fn turn(&self) -> Instant {
+    /// Returns when this stream is to end because the process stops: a random moment within `leave_within`.
+    fn leave_at(&self) -> Instant {
         Instant::now() + self.changes.borrow().leave_within.mul_f64(rand::random())
     }
 
@@ -78,7 +79,7 @@ impl Following<'_> {
         if events { self.leave_stream(follower, between_events, fault).await } else { Err(fault) }
     }
 
-    /// Ends a stream of events for this client alone. The rest of an event that has begun is still sent.
+    /// Ends an event stream for this client alone. The rest of an event that has begun is still sent.
     async fn leave_stream(&mut self, follower: &mut Follower, between: bool, why: Fault) -> Result<(), Fault> {
         let rest = async {
             let mut between = between;
@@ -98,7 +99,7 @@ impl Following<'_> {
     async fn end_stream(&mut self, why: Fault) -> Result<(), Fault> {
         self.gateway.metrics.follower_cut(why.as_str());
         self.client.record.outcome = why.as_str();
-        // A client that reconnects at once uses the connection that it was told would stay open.
+        // When the process stops, the connection stays open as announced, for the request that the client sends next.
         if why != Fault::Stopping {
             self.session.set_keepalive(None);
         }

@@ -1,4 +1,4 @@
-//! One request to Electric, from the server that is asked to the end of its response.
+//! One request to Electric, from the choice of an address to the end of the response.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,18 +19,18 @@ use crate::telemetry::UpstreamSpan;
 use crate::trace_context::TRACEPARENT;
 use crate::upstream::{AGENT, MAX_REFUSAL, Pool, UpstreamServer, fault_of, refused_parameters};
 
-/// The state of a flight's request as it runs through the phases.
+/// The state of a flight's request while it runs through the phases.
 pub struct Exchange {
     ask: Ask,
     pool: Arc<Pool>,
     server: Arc<UpstreamServer>,
-    /// Where the response goes; `None` for a probe, which wants to know only whether there is one.
+    /// Where the response is written; `None` for a probe, which only checks that Electric accepts the request.
     sink: Option<Sink>,
     /// Which of the server's two secrets is sent.
     secret: usize,
-    /// Why the next attempt is made, once there is one.
+    /// Which retries were made.
     retry: Retry,
-    /// Connections refused so far, each by another address.
+    /// Connections refused so far, each by a different address.
     refusals: usize,
     asked: Instant,
     response: Response,
@@ -45,20 +45,20 @@ pub struct Exchange {
 pub(super) enum Ending {
     /// The response is complete.
     Answered,
-    /// There is no response, or not to its end.
+    /// There is no response, or it is incomplete.
     Failed(Fault),
-    /// Electric refused a probe, in these words.
+    /// Electric refused a probe, with this status and body.
     Refused(StatusCode, Bytes),
 }
 
-/// Each reason is good for one retry.
+/// The reasons for a retry. Each allows one.
 #[derive(Default)]
 struct Retry {
     /// A reused connection broke before the response (docs/electric.md, "Connections").
     stale: bool,
     /// The server refused the secret, and another one is configured.
     secret: bool,
-    /// Whether the phase that just failed asked for another attempt.
+    /// Whether the phase that has just failed asks for another attempt.
     now: bool,
 }
 
@@ -66,11 +66,11 @@ struct Retry {
 enum Response {
     /// The header has not arrived.
     Awaited,
-    /// It goes to the flight.
-    Passed,
-    /// It is dropped: the flight has the body, or wants none.
+    /// It is forwarded to the flight.
+    Forwarded,
+    /// It is dropped: the flight has the body already, or this is a probe.
     Dropped,
-    /// It is collected, since it decides what the response is.
+    /// It is collected, because the response to the client depends on it.
     Refused(StatusCode, BytesMut),
 }
 
@@ -99,7 +99,7 @@ impl Exchange {
         }
     }
 
-    /// Where [`Self::conclude`] puts how it ended.
+    /// Returns the cell in which [`Self::conclude`] stores how the exchange ended.
     pub(super) fn ending(&self) -> Arc<OnceLock<Ending>> {
         Arc::clone(&self.ending)
     }
@@ -116,7 +116,7 @@ impl Exchange {
         }
     }
 
-    /// Writes the request, from empty: nothing from a client but what was parsed.
+    /// Builds the request from empty. From the client's request, it contains only what was parsed.
     pub(super) fn request(&mut self) -> Result<RequestHeader> {
         self.asked = Instant::now();
         let target = self.ask.request.target(self.server.secret(self.secret));
@@ -143,16 +143,16 @@ impl Exchange {
         Ok(header)
     }
 
-    /// Decides what the response is, by its header.
+    /// Decides by the header what to do with the response.
     pub(super) async fn judge(&mut self, header: &ResponseHeader) -> Result<()> {
         let status = header.status;
-        // It announces a response, and says nothing about it. 101 is final: this was no request for an upgrade.
+        // Another header follows a 1xx, except 101, which is final and was not asked for.
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
         self.metrics.upstream_answered(self.ask.request.is_live(), self.asked.elapsed());
         if status == StatusCode::UNAUTHORIZED && self.try_other_secret() {
-            return Err(Error::new_str("the other secret is tried"));
+            return Err(Error::new_str("trying the other secret"));
         }
         self.take_secret(status);
         if let Some(span) = &mut self.span {
@@ -186,18 +186,18 @@ impl Exchange {
         if status == StatusCode::BAD_REQUEST {
             return Ok(Response::Refused(status, BytesMut::new()));
         }
-        // Its end could not be told from a connection that broke (pingora issue 932).
+        // Without either header, the end of the body looks like a broken connection (pingora issue 932).
         if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
             return Err(Fault::UpstreamUnreachable);
         }
         sink.head(Head::new(status, headers));
-        Ok(Response::Passed)
+        Ok(Response::Forwarded)
     }
 
-    /// Lets a part of the body through to the flight, or keeps it back.
+    /// Forwards a part of the body to the flight, or holds it back.
     pub(super) fn filter_body(&mut self, body: &mut Option<Bytes>) {
         match &mut self.response {
-            Response::Passed => {}
+            Response::Forwarded => {}
             Response::Refused(_, whole) => {
                 let part = body.take().unwrap_or_default();
                 let room = MAX_REFUSAL.saturating_sub(whole.len());
@@ -207,7 +207,7 @@ impl Exchange {
         }
     }
 
-    /// Notes that `peer` refused the connection; the error says whether another address is tried.
+    /// Notes that `peer` refused the connection. The returned error says whether to try another address.
     pub(super) fn refused(&mut self, peer: &HttpPeer, mut error: Box<Error>) -> Box<Error> {
         self.refusals += 1;
         let retry = self.server.move_on(peer, self.refusals);
@@ -220,8 +220,8 @@ impl Exchange {
         error
     }
 
-    /// Notes that the exchange failed on an open connection; the error says whether it is tried again. A POST may be: it
-    /// asks for a subset, and changes nothing.
+    /// Notes that the exchange failed on an open connection. The returned error says whether to try again. A POST is
+    /// tried again too, since it asks for a subset and changes nothing.
     pub(super) fn broken(&mut self, mut error: Box<Error>, reused: bool) -> Box<Error> {
         let retry = std::mem::take(&mut self.retry.now) || self.retry_stale(&error, reused);
         if retry {
@@ -257,7 +257,7 @@ impl Exchange {
     fn take_secret(&self, status: StatusCode) {
         if self.retry.secret && self.server.take_secret(self.secret, status) {
             let (upstream, key) = (self.pool.name().as_str(), UpstreamServer::secret_key(self.secret));
-            tracing::info!(upstream, server = %self.server.url(), "Electric accepts another secret: `{key}` is sent from now on");
+            tracing::info!(upstream, server = %self.server.url(), "Electric accepts the other secret: now sending `{key}`");
         }
     }
 
@@ -266,7 +266,7 @@ impl Exchange {
         Error::new_str("the exchange with Electric failed")
     }
 
-    /// Ends the exchange: the phases are over.
+    /// Ends the exchange after the last phase.
     pub(super) async fn conclude(mut self) {
         let ending = self.end().await;
         if let (Some(span), Ending::Failed(fault)) = (&mut self.span, &ending) {
@@ -286,15 +286,15 @@ impl Exchange {
                 Ok(()) => Ending::Answered,
                 Err(fault) => Ending::Failed(fault),
             },
-            (Response::Passed | Response::Dropped, _) => Ending::Answered,
+            (Response::Forwarded | Response::Dropped, _) => Ending::Answered,
         }
     }
 
-    /// Answers with Electric's words about the client's own parameters. If it has none, the rule is at fault.
+    /// Answers with Electric's errors about the client's own parameters. If there are none, the rule is at fault.
     async fn refuse(&self, sink: &Sink, status: StatusCode, words: &[u8]) -> Result<(), Fault> {
         let body = refused_parameters(words, &self.ask.request).map_err(|words| {
             let (request_id, rule) = (&self.ask.request_id, self.ask.request.rule().as_str());
-            tracing::warn!(%request_id, rule, electric = ?words, "Electric refused what the rule made of a request");
+            tracing::warn!(%request_id, rule, electric = ?words, "Electric rejected a request because of its rule");
             Fault::UpstreamRefused(status.as_u16())
         })?;
         let json = HeaderValue::from_static("application/json; charset=utf-8");
@@ -304,7 +304,8 @@ impl Exchange {
     }
 }
 
-/// A connection that was never used before: a retry must not meet another one that Electric has closed. It is not kept.
+/// Returns `peer` with a new connection that is not pooled. A retry could otherwise get another pooled connection that
+/// Electric has closed.
 fn fresh(mut peer: HttpPeer) -> HttpPeer {
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(std::time::Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Following a flight: a client waits for its response, outside Pingora's request future.
+//! Lets a client wait for the response of its flight, outside Pingora's request future.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,11 +10,11 @@ use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 
 use super::admit::head_of;
-use super::bearer::{Bearer, Rejudged};
+use super::bearer::{Bearer, WaitingCaller};
 use super::context::ClientRequest;
 use super::decide::{Decision, Grant, decide};
 use super::gateway::Gateway;
-use super::reply::{self, Edge, Shown};
+use super::reply::{self, Delivery, Negotiated};
 use super::rules::{Change, Rules};
 use super::socket::Socket;
 use super::write::in_time;
@@ -23,7 +23,7 @@ use crate::flight::{Encoding, FlightKey, Follower, Head, Origin, Piece};
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 
-/// A client's request that has left the phases, and waits for its response.
+/// A client's request that has left the phases and waits for its response.
 pub(super) struct Waiting {
     pub(super) gateway: Gateway,
     pub(super) session: Box<ServerSession>,
@@ -32,12 +32,12 @@ pub(super) struct Waiting {
     pub(super) bearer: Bearer,
 }
 
-/// What ends a wait before its event.
+/// Why a wait ended without progress.
 pub(super) enum Interrupt {
     Fault(Fault),
     /// The rules have changed, or the process is about to stop.
     Change,
-    /// The process stops, and this stream is to end now.
+    /// The process stops, and it is time for this stream to end.
     Leave,
 }
 
@@ -45,14 +45,15 @@ pub(super) enum Interrupt {
 enum Followed {
     /// The client has its response.
     Answered,
-    /// Before the header was written, new rules made something else of the request.
-    Overtaken(Box<Judgement>),
+    /// The rules changed before the header was written, and the result for this request is different now.
+    RulesChanged(Box<Reauthorization>),
 }
 
-/// What rules make of a request.
-type Judgement = Result<UpstreamRequest, Rejection>;
+/// The request to send to Electric according to the current rules, or why it is rejected.
+type Reauthorization = Result<UpstreamRequest, Rejection>;
 
-/// A slow client is noticed with each of these that it does not read, whatever the size of the response.
+/// The most bytes of one write. Each write has the whole `write_timeout`, so the limit on a slow client does not depend
+/// on the size of the response.
 pub(super) const SLICE: usize = 64 * 1024;
 
 impl Waiting {
@@ -67,7 +68,8 @@ impl Waiting {
             client.record.note(fault);
         }
         gateway.answered(&session, &mut client);
-        // A response that was cut off must look like one: the connection, or the stream, is dropped as it is.
+        // Drops the connection or the stream without a proper end, so that the client sees that the response is cut
+        // off.
         if served.is_err() {
             reset_http_1_0(&session);
             return None;
@@ -79,7 +81,7 @@ impl Waiting {
 }
 
 impl Gateway {
-    /// Answers from a flight. If the rules change while the request waits, it is judged again.
+    /// Answers from a flight. If the rules change while the request waits, it is authorized again.
     async fn serve(
         &self,
         session: &mut ServerSession,
@@ -91,7 +93,7 @@ impl Gateway {
         loop {
             let now = *changes.borrow_and_update();
             if client.rules.generation < now.generation {
-                upstream = match self.rejudge(session, client, bearer).await {
+                upstream = match self.authorize_again(session, client, bearer).await {
                     Ok(upstream) => upstream,
                     Err(rejection) => return self.reject(session, client, &rejection).await,
                 };
@@ -104,7 +106,7 @@ impl Gateway {
             let (changes, stopping) = (&mut changes, now.stopping);
             let mut following = Following { gateway: self, session, client, bearer, key, live, changes, stopping };
             let followed = following.follow(&mut follower).await;
-            // Whatever this client is told now, no other client waits for it.
+            // Other followers need not wait for what is written to this client from here on.
             follower.served();
             match followed {
                 Ok(Followed::Answered) => {
@@ -112,7 +114,7 @@ impl Gateway {
                     follower.all_served().await;
                     return Ok(());
                 }
-                Ok(Followed::Overtaken(judgement)) => match *judgement {
+                Ok(Followed::RulesChanged(reauthorized)) => match *reauthorized {
                     Ok(other) => upstream = other,
                     Err(rejection) => {
                         self.metrics.follower_cut(Fault::Reloaded.as_str());
@@ -138,35 +140,40 @@ impl Gateway {
         Ok(follower)
     }
 
-    /// Judges a waiting request by the current rules, which are its rules from now on.
-    async fn rejudge(&self, session: &ServerSession, client: &mut ClientRequest, bearer: &mut Bearer) -> Judgement {
+    /// Authorizes a waiting request again with the current rules, and keeps them for it.
+    async fn authorize_again(
+        &self,
+        session: &ServerSession,
+        client: &mut ClientRequest,
+        bearer: &mut Bearer,
+    ) -> Reauthorization {
         client.rules = self.rules();
-        client.edge = Edge::of(session.req_header(), &client.rules.cors);
-        // On the heap: a waiting request has no room for it until it comes.
-        Box::pin(self.judge(session, &Arc::clone(&client.rules), client, bearer)).await
+        client.negotiated = Negotiated::of(session.req_header(), &client.rules.cors);
+        // On the heap, so that the future of a waiting request stays small.
+        Box::pin(self.decide_again(session, &Arc::clone(&client.rules), client, bearer)).await
     }
 
-    async fn judge(
+    async fn decide_again(
         &self,
         session: &ServerSession,
         rules: &Rules,
         client: &mut ClientRequest,
         bearer: &mut Bearer,
-    ) -> Judgement {
+    ) -> Reauthorization {
         let head = head_of(session, bearer.posted().is_some(), None);
         let principal = bearer.principal().cloned();
-        let mut caller = Rejudged { gateway: self, principal, record: &mut client.record };
+        let mut caller = WaitingCaller { gateway: self, principal, record: &mut client.record };
         let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
             Decision::Shape(grant) => grant,
             Decision::Subset(pending) => pending.read(rules, bearer.posted().ok_or(Rejection::Internal)?)?,
-            // Its path serves something else by now.
+            // The new rules serve something else at its path.
             Decision::Document(_) | Decision::Preflight(_) => return Err(Rejection::NotFound),
         };
         bearer.renew(principal);
         Ok(upstream)
     }
 
-    /// Answers with a fault if no response has begun; otherwise the response is cut off, and the client sees that.
+    /// Answers with a fault if no response has begun. Otherwise, cuts the response off.
     async fn fail(&self, session: &mut ServerSession, client: &mut ClientRequest, fault: Fault) -> Result<(), Fault> {
         self.metrics.follower_cut(fault.as_str());
         match fault.rejection() {
@@ -196,28 +203,29 @@ impl Following<'_> {
     async fn follow(&mut self, follower: &mut Follower) -> Result<Followed, Fault> {
         let head = loop {
             match self.wait(follower.head()).await {
-                // A header that came together with a change waits for the judgement.
+                // If the rules have changed too, the request is authorized again before the header is written.
                 Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
                 Ok(_) | Err(Interrupt::Change | Interrupt::Leave) => {
                     follower.served();
-                    if let Some(other) = self.judge_again().await {
-                        return Ok(Followed::Overtaken(other));
+                    if let Some(other) = self.reauthorize().await {
+                        return Ok(Followed::RulesChanged(other));
                     }
                 }
             }
         };
         self.bearer.recheck(&self.client.rules.verifier)?;
         let encoding = self.encoding(follower, &head);
-        let known = self.client.edge.conditional && reply::is_known(self.session.req_header(), &head);
-        let sent = !known && encoding.is_none() && self.send_at_once(follower, &head).await?;
+        let not_modified =
+            self.client.negotiated.conditional && reply::is_not_modified(self.session.req_header(), &head);
+        let sent = !not_modified && encoding.is_none() && self.send_at_once(follower, &head).await?;
         if let Some(position) = self.client.position {
             let next = |(handle, offset)| self.gateway.limiter.next(position, handle, offset);
             self.client.next = head.next().map(next);
         }
         if !sent {
             follower.served();
-            self.write(follower, &head, encoding, known).await?;
+            self.write(follower, &head, encoding, not_modified).await?;
         }
         Ok(Followed::Answered)
     }
@@ -227,9 +235,9 @@ impl Following<'_> {
         follower: &mut Follower,
         head: &Head,
         encoding: Option<Encoding>,
-        known: bool,
+        not_modified: bool,
     ) -> Result<(), Fault> {
-        if known {
+        if not_modified {
             self.write_head(follower, head, follower.length(), encoding, true).await?;
             return self.write_bytes(Bytes::new(), true).await;
         }
@@ -238,8 +246,9 @@ impl Following<'_> {
         self.write_body(follower, head.events).await
     }
 
-    /// Writes a response that is complete and short past Pingora's session, which would make, serialize and drop a
-    /// header for each of thousands of clients at the same moment. Returns `false` if that is not possible.
+    /// Writes a complete and short response directly to the socket, with one system call. Pingora's session would
+    /// build, serialize and drop a header for each of thousands of clients at the same moment. Returns `false` if the
+    /// response cannot be written this way.
     async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
         let ServerSession::H1(session) = &*self.session else { return Ok(false) };
         let kept = session.will_keepalive() && !self.is_stopping() && session.req_header().version == Version::HTTP_11;
@@ -247,8 +256,8 @@ impl Following<'_> {
             return Ok(false);
         };
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
-        let shown = self.shown(follower, Some(body.len()), None, false);
-        let header = self.client.edge.shape_text(head, &shown).map_err(|_| Fault::Internal)?;
+        let delivery = self.delivery(follower, Some(body.len()), None, false);
+        let header = self.client.negotiated.shape_text(head, &delivery).map_err(|_| Fault::Internal)?;
         let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
         let (status, length) = (head.status, body.len());
         // A client that is cut off before the end has not received the rest.
@@ -270,10 +279,10 @@ impl Following<'_> {
         encoding: Option<Encoding>,
         not_modified: bool,
     ) -> Result<(), Fault> {
-        let shown = self.shown(follower, length, encoding, not_modified);
-        let version = shown.version;
-        let header = self.client.edge.shape_header(head, &shown).map_err(|_| Fault::Internal)?;
-        // HTTP/1.0 has no chunks: the end of the connection is the end of the response.
+        let delivery = self.delivery(follower, length, encoding, not_modified);
+        let version = delivery.version;
+        let header = self.client.negotiated.shape_header(head, &delivery).map_err(|_| Fault::Internal)?;
+        // HTTP/1.0 has no chunked encoding: the response ends when the connection is closed.
         if self.is_stopping() || version == Version::HTTP_10 {
             self.session.set_keepalive(None);
         }
@@ -281,19 +290,19 @@ impl Following<'_> {
         in_time(limit, self.session.write_response_header(Box::new(header))).await
     }
 
-    /// Whether the process stops by now: a client that is told that its connection stays open must not find it closed.
+    /// Whether the process is stopping. If so, the response must not announce that the connection stays open.
     fn is_stopping(&self) -> bool {
         self.stopping || self.changes.has_changed().unwrap_or(true) && self.changes.borrow().stopping
     }
 
-    fn shown(
+    fn delivery(
         &self,
         follower: &Follower,
         length: Option<usize>,
         encoding: Option<Encoding>,
         not_modified: bool,
-    ) -> Shown<'_> {
-        Shown {
+    ) -> Delivery<'_> {
+        Delivery {
             request_id: &self.client.record.request_id,
             version: self.session.req_header().version,
             length,
@@ -313,13 +322,14 @@ impl Following<'_> {
         while bytes.len() > SLICE {
             let slice = bytes.split_to(SLICE);
             self.write_bytes(slice, false).await?;
-            // A cached response is one piece. A slow client may need longer for it than its token, or its rule, lasts.
+            // A cached response is one piece. While a slow client reads it, its token may expire and its rule may
+            // change.
             self.bearer.recheck(&self.client.rules.verifier)?;
             if self.changes.has_changed().unwrap_or_default() {
-                if self.judge_again().await.is_some() {
+                if self.reauthorize().await.is_some() {
                     return Err(Fault::Reloaded);
                 }
-                // What else the change says is handled after the piece.
+                // If the process stops too, that is handled after the piece.
                 self.changes.mark_changed();
             }
         }
@@ -333,10 +343,10 @@ impl Following<'_> {
         in_time(self.client.rules.limits.write_timeout, self.session.write_response_body(bytes, end)).await
     }
 
-    /// Waits for `progress`, as long as the client is there, its token is good and the rules are the same.
+    /// Waits for `progress` while the client is connected, its token is valid and the rules are unchanged.
     pub(super) async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gateway, session, client, bearer, changes, stopping, .. } = self;
-        // A client that reads slowly may have progress without end.
+        // A slow client may always have progress, so a change is checked first.
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
             return Err(Interrupt::Change);
@@ -355,32 +365,32 @@ impl Following<'_> {
         }
     }
 
-    /// Judges the request by the current rules. Returns `None` if they make of it what is being answered.
-    pub(super) async fn judge_again(&mut self) -> Option<Box<Judgement>> {
+    /// Authorizes the request again if the rules have changed. Returns `None` if the flight still answers it.
+    pub(super) async fn reauthorize(&mut self) -> Option<Box<Reauthorization>> {
         let change = *self.changes.borrow_and_update();
         self.stopping = change.stopping;
         if self.client.rules.generation == change.generation {
             return None;
         }
-        let judgement = self.gateway.rejudge(self.session, self.client, self.bearer).await;
+        let reauthorized = self.gateway.authorize_again(self.session, self.client, self.bearer).await;
         let electric = self.client.rules.electric.as_ref();
-        let same = judgement.as_ref().is_ok_and(|upstream| FlightKey::of(electric, upstream) == self.key);
-        (!same).then(|| Box::new(judgement))
+        let same = reauthorized.as_ref().is_ok_and(|upstream| FlightKey::of(electric, upstream) == self.key);
+        (!same).then(|| Box::new(reauthorized))
     }
 
     fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {
         let cache = &self.client.rules.cache;
         let worth = match follower.length() {
             Some(length) => length >= cache.compress_min,
-            // A live response is small, or urgent.
+            // A live response is small or urgent.
             None => !self.live,
         };
         let encode = cache.compress && worth && !head.events && head.status == StatusCode::OK;
-        self.client.edge.encoding.filter(|_| encode)
+        self.client.negotiated.encoding.filter(|_| encode)
     }
 }
 
-/// Resets the connection of an HTTP/1.0 client. It takes an orderly end of the connection for the end of the response
+/// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete
 /// (RFC 9112 section 8).
 fn reset_http_1_0(session: &ServerSession) {
     if let ServerSession::H1(session) = session

@@ -1,4 +1,4 @@
-//! The gateway: what all requests share, and the current rules.
+//! The gateway: the state that all requests share, and the current rules.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -23,14 +23,14 @@ use crate::rejection::Rejection;
 use crate::telemetry::{Audit, Tracer};
 use crate::upstream::system_trust;
 
-/// Answers requests; a cheap handle. Its `impl ProxyHttp` is in the module above.
+/// Answers requests. Cheap to clone. Its `impl ProxyHttp` is in the parent module.
 #[derive(Clone)]
 pub struct Gateway(Arc<Shared>);
 
 /// The gateway, driven by Pingora's proxy.
 pub type Proxy = HttpProxy<Gateway>;
 
-/// What all requests share.
+/// The state that all requests share.
 struct Shared {
     rules: ArcSwap<Rules>,
     parts: Parts,
@@ -46,13 +46,13 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Counts for Prometheus.
     pub metrics: Arc<Metrics>,
-    /// Records who has read what; `None` if it is not configured.
+    /// Records which subject has read which shape; `None` if it is not configured.
     pub audit: Option<Arc<Audit>>,
     /// Records spans; `None` if it is not configured.
     pub tracer: Option<Arc<Tracer>>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Tells waiting requests about a reload or a stop.
+    /// Notifies waiting requests of a reload or a stop.
     pub changes: watch::Receiver<Change>,
 }
 
@@ -65,8 +65,8 @@ impl Deref for Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway. `pool` is the number of idle connections to Electric that are kept; `rules` makes the first
-    /// rules, whose [`Source`](crate::flight::Source) sends its requests through this proxy.
+    /// Starts a gateway. `pool` is the number of idle connections to Electric that are kept open. `rules` makes the
+    /// first rules; their [`Source`](crate::flight::Source) sends its requests through the returned proxy.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
@@ -80,7 +80,7 @@ impl Gateway {
         let mut options = HttpServerOptions::default();
         options.h2c = settings.h2c;
         options.h2_idle_timeout = Some(settings.idle_timeout);
-        // CONNECT is rejected by `decide`, with an answer that a browser can read.
+        // Lets CONNECT reach `decide`, which rejects it with a response that a browser can read.
         options.allow_connect_method_proxying = true;
         let http2 = Http2::new(settings);
         let mut gateway = None;
@@ -94,15 +94,15 @@ impl Gateway {
                 proxy
             })
         })?;
-        Ok((gateway.context("a gateway that did not start")?, proxy))
+        Ok((gateway.context("the gateway did not start")?, proxy))
     }
 
-    /// The current rules.
+    /// Returns the current rules.
     pub fn rules(&self) -> Arc<Rules> {
         self.0.rules.load_full()
     }
 
-    /// Looks at the current rules for a moment.
+    /// Borrows the current rules for a short time, without cloning the `Arc`.
     pub(super) fn peek(&self) -> Guard<Arc<Rules>> {
         self.0.rules.load()
     }
@@ -112,7 +112,10 @@ impl Gateway {
         self.0.rules.store(Arc::new(rules));
     }
 
-    /// Takes a place for a new connection.
+    /// Counts a new connection, until the result is dropped.
+    ///
+    /// # Errors
+    /// A limit on connections is reached.
     pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
         self.limiter.connect(peer).map_err(|limited| limited.refuse(&self.metrics))
     }
@@ -121,7 +124,7 @@ impl Gateway {
         &self.0.options
     }
 
-    /// What is negotiated with a new HTTP/2 connection.
+    /// Returns the settings of a new HTTP/2 connection.
     pub(super) fn h2_options(&self) -> H2Options {
         self.0.http2.options(&self.peek().limits)
     }

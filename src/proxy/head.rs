@@ -1,4 +1,4 @@
-//! The head of a request, and what can be rejected by looking at the head alone.
+//! The head of a request, and the checks that need nothing else.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
@@ -18,12 +18,12 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// Whether a body may follow.
     pub(crate) has_body: bool,
-    /// `None` if the sizes were checked when the request arrived: a reload does not end a request that waits over them.
+    /// `None` if the sizes were checked when the request arrived: a reload does not reject a waiting request for them.
     pub(crate) sizes: Option<&'a LimitSettings>,
 }
 
 impl RequestHead<'_> {
-    /// Checks sizes, and that headers which must be unique are (docs/security.md, P11, T16, C17).
+    /// Checks sizes, and that certain headers are given at most once (docs/security.md, P11, T16, C17).
     pub(super) fn check_headers(&self) -> Result<(), Rejection> {
         if self.sizes.is_some_and(|sizes| self.exceeds(sizes)) {
             return Err(Rejection::HeadersTooLarge);
@@ -58,7 +58,7 @@ impl RequestHead<'_> {
         Ok(text.split_once('?').unwrap_or((text, "")))
     }
 
-    /// Checks that there is no body (docs/security.md, P4, P8). Over HTTP/2 a body needs no header.
+    /// Checks that the request has no body (docs/security.md, P4, P8). Over HTTP/2, a body needs no header.
     pub(super) fn check_bodiless(&self) -> Result<(), Rejection> {
         let length = self.headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
         if self.has_body || length || self.headers.contains_key(TRANSFER_ENCODING) {
@@ -67,7 +67,7 @@ impl RequestHead<'_> {
         Ok(())
     }
 
-    /// Checks what the headers say about a body that will be read.
+    /// Checks the headers of a request whose body will be read.
     pub(super) fn check_json_body(&self) -> Result<(), Rejection> {
         let length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > MAX_BODY_BYTES) {

@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may take.
+//! Limits of one HTTP/2 connection.
 
 use pingora::protocols::http::v2::server::H2Options;
 
@@ -6,7 +6,8 @@ use super::Http2Settings;
 use crate::limits::LimitSettings;
 use crate::shape::MAX_BODY_BYTES;
 
-/// The bounds of each connection, set out loud: the library's own are for other traffic, and some are none.
+/// The limits of each connection. All are set explicitly: some defaults of the h2 crate are unlimited, and the others
+/// suit other traffic.
 pub(super) struct Http2 {
     streams: usize,
 }
@@ -16,38 +17,39 @@ impl Http2 {
         Self { streams: settings.streams }
     }
 
-    /// What is negotiated with a new connection.
+    /// Returns the settings of a new connection.
     pub(super) fn options(&self, limits: &LimitSettings) -> H2Options {
         let mut options = H2Options::default();
         options
-            // A browser holds one connection, and on it a poll for each shape of each of its tabs.
+            // A browser has one connection, with a long poll for each shape of each of its tabs.
             .max_concurrent_streams(u32::try_from(self.streams).unwrap_or(u32::MAX))
-            // What a header may have over HTTP/1.1 fits, so that it is `check_headers` that refuses, with an answer
-            // that a browser shows. What is longer still is 431 from the library, unread.
+            // Large enough for every header that is allowed over HTTP/1.1, so that `check_headers` rejects a longer one
+            // with a body and CORS headers. The h2 crate rejects still longer ones with a bare 431.
             .max_header_list_size(header_list(limits))
-            // A client sends nothing but the body of a subset, which fits a stream's window whole.
+            // The only body that a client sends describes a subset. It fits into the window of its stream.
             .initial_window_size(STREAM_WINDOW)
-            // Bodies that nobody has read yet: the most that one connection can make us hold.
+            // Bounds the unread bodies that one connection can make us buffer.
             .initial_connection_window_size(BODIES * STREAM_WINDOW)
             .max_frame_size(FRAME)
-            // Streams that a client opened and reset before they were looked at (rapid reset, CVE-2023-44487). A page
-            // that is left resets all of its polls at one time; above that the connection is closed.
+            // Streams that a client opens and resets before they are accepted (rapid reset, CVE-2023-44487). A browser
+            // that leaves a page resets all of its polls together, so as many are allowed; more close the connection.
             .max_pending_accept_reset_streams(self.streams)
-            // Streams reset here are remembered for frames under way, so many and for so long.
+            // How many streams that we reset are remembered, and for how long, since frames for them may still arrive.
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_MEMORY)
-            // Streams that the library resets because their client broke the protocol, in a connection's whole life.
+            // Streams that the h2 crate resets for protocol errors of the client, over the life of the connection.
             .max_local_error_reset_streams(Some(PROTOCOL_ERRORS));
         options
     }
 }
 
-/// The largest body, with room for nothing more.
+/// The size of the largest body that is accepted, in bytes.
 const STREAM_WINDOW: u32 = MAX_BODY_BYTES as u32;
 
+/// How many bodies of the largest size one connection may have unread.
 const BODIES: u32 = 4;
 
-/// The least that HTTP/2 allows, and its default (RFC 9113 section 6.5.2).
+/// The smallest maximum frame size that HTTP/2 allows, and its default (RFC 9113 section 6.5.2).
 const FRAME: u32 = 16 * 1024;
 
 const RESET_STREAMS: usize = 50;
@@ -56,8 +58,8 @@ const RESET_MEMORY: std::time::Duration = std::time::Duration::from_secs(1);
 
 const PROTOCOL_ERRORS: usize = 256;
 
-/// Headers and target, each with what HTTP/2 counts for it beside its bytes (RFC 9113 section 6.5.2), twice: a header
-/// that is somewhat too long is to be told so.
+/// Returns twice the size of the largest allowed header list, target included. HTTP/2 counts 32 bytes more for each
+/// field (RFC 9113 section 6.5.2). The factor leaves room for headers that `check_headers` is to reject.
 fn header_list(limits: &LimitSettings) -> u32 {
     const OVERHEAD: usize = 32;
     const PSEUDO_HEADERS: usize = 5;

@@ -1,9 +1,9 @@
 //! The request path: one `impl ProxyHttp` for clients and for flights.
 //!
-//! A client's request is decided in `request_filter` (see `decide` for the order) and then joins a flight. It waits for
-//! it outside Pingora's request future, in `follow`, driven by its `connection`. The flight's request to Electric runs
-//! through the phases below as a request of its own, which no client can cancel: `electric` starts it, `exchange` is its
-//! state. Nothing else opens a connection to Electric for a shape.
+//! `request_filter` decides about a client's request (see `decide` for the order). An allowed request joins a flight
+//! and leaves Pingora's request future: it waits in `follow`, driven by its `connection`. The flight's request to
+//! Electric runs through the phases below too, as a separate request that no client can cancel: `electric` starts it,
+//! and `exchange` is its state. Nothing else opens a connection to Electric for a shape.
 
 mod admit;
 mod bearer;
@@ -14,7 +14,7 @@ mod decide;
 mod electric;
 mod events;
 mod exchange;
-mod flight_end;
+mod flight_session;
 mod follow;
 mod gateway;
 mod head;
@@ -56,7 +56,7 @@ impl ProxyHttp for Gateway {
         Context::New
     }
 
-    /// The header has arrived: tells a client's request from a flight's.
+    /// Distinguishes a client's request from a flight's, once the header has arrived.
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         *context = self.begin(session)?;
         Ok(())
@@ -72,7 +72,7 @@ impl ProxyHttp for Gateway {
         context.exchange()?.peer().await
     }
 
-    /// Writes the request to Electric from empty: path, `where`, params, columns, secret.
+    /// Builds the request to Electric from empty: path, `where`, params, columns, secret.
     async fn upstream_request_filter(
         &self,
         _session: &mut Session,
@@ -93,7 +93,7 @@ impl ProxyHttp for Gateway {
         context.exchange()?.judge(response).await
     }
 
-    /// Holds back a body that followers must not see as it is; every other body goes on to the flight.
+    /// Holds back a body that followers must not see unchanged. Every other body is forwarded to the flight.
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,
@@ -128,17 +128,17 @@ impl ProxyHttp for Gateway {
         context.exchange().map_or_else(|error| error, |exchange| exchange.broken(error, reused))
     }
 
-    /// Writes nothing: a client has been answered as far as it can be, and a flight's fault travels beside it.
+    /// Writes nothing: a client has its response or is gone, and the exchange reports the fault of a flight.
     async fn fail_to_proxy(&self, _session: &mut Session, _error: &Error, _context: &mut Context) -> FailToProxy {
         FailToProxy { error_code: 0, can_reuse_downstream: false }
     }
 
-    /// Access log, metrics, audit and spans.
+    /// Writes the access log, metrics, audit and spans.
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
         self.observe(session, context).await;
     }
 
-    /// Pingora's own lines quote the request; the access log and the flight's fault say what happened.
+    /// Suppresses Pingora's own log lines, since they quote the request. The access log reports the failure instead.
     fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! What observers are told at the end of a request: access log, metrics, audit, spans.
+//! Records the end of a request: access log, metrics, audit, spans.
 
 use http::StatusCode;
 use pingora::protocols::http::ServerSession;
@@ -8,17 +8,17 @@ use super::context::{ClientRequest, RequestContext};
 use super::gateway::Gateway;
 
 impl Gateway {
-    /// The phases of a request have ended.
+    /// Records a request whose phases have ended.
     pub(super) async fn observe(&self, session: &mut Session, context: &mut RequestContext) {
         match std::mem::take(context) {
             RequestContext::Client(mut client) => self.answered(&session.downstream_session, &mut client),
             RequestContext::Flight(exchange) => exchange.conclude().await,
-            // It is observed when its wait ends.
+            // A waiting request is recorded when its wait ends.
             RequestContext::Waiting | RequestContext::New => {}
         }
     }
 
-    /// A client's request has been answered, or its client is gone.
+    /// Records a client's request that was answered, or whose client has disconnected.
     pub(super) fn answered(&self, session: &ServerSession, client: &mut ClientRequest) {
         let by_session = || Some((session.response_written()?.status, session.body_bytes_sent()));
         let sent = client.sent.or_else(by_session);
@@ -37,7 +37,7 @@ impl Gateway {
     }
 }
 
-/// Whether a response tells its client about the rows of a shape.
+/// Whether a response with this status reveals rows of a shape to its client.
 fn holds_rows(status: u16) -> bool {
     [StatusCode::OK, StatusCode::NOT_MODIFIED].iter().any(|rows| rows.as_u16() == status)
 }

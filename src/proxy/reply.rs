@@ -1,4 +1,4 @@
-//! Headers of answers: what each client gets of a shared one, and our own.
+//! Response headers: of a shared response as each client gets it, and of our own responses.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use super::decide::Document;
 use crate::flight::{CacheControl, Encoding, Head, Join};
 use crate::rejection::Rejection;
 
-/// What an answer says to this one client, whatever it answers.
+/// Builds the headers of responses to one client, from what its request negotiates.
 #[derive(Debug, Default)]
-pub(super) struct Edge {
+pub(super) struct Negotiated {
     cors: CorsAnswer,
-    /// The encoding that the client would rather have.
+    /// The encoding that the client prefers.
     pub(super) encoding: Option<Encoding>,
-    /// Whether the client holds an answer and asks for another one only.
+    /// Whether the request has `If-None-Match`.
     pub(super) conditional: bool,
 }
 
-impl Edge {
+impl Negotiated {
     pub(super) fn of(request: &RequestHeader, cors: &CorsPolicy) -> Self {
         Self {
             cors: cors.answer(request),
@@ -36,23 +36,24 @@ impl Edge {
         }
     }
 
-    /// The header of a shared answer as this client gets it, built from empty.
-    pub(super) fn shape_header(&self, head: &Head, shown: &Shown<'_>) -> Result<ResponseHeader> {
+    /// Returns the header of a shared response for this client, built from empty.
+    pub(super) fn shape_header(&self, head: &Head, delivery: &Delivery<'_>) -> Result<ResponseHeader> {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         (parts.status, parts.headers) = (head.status, head.headers.clone());
-        if shown.not_modified {
-            // What a 304 carries is what the 200 would have (RFC 9110 section 15.4.5), without what describes a body.
+        if delivery.not_modified {
+            // A 304 has the header of the 200 (RFC 9110 section 15.4.5), except the fields that describe a body.
             parts.status = StatusCode::NOT_MODIFIED;
             parts.headers.remove(CONTENT_TYPE);
             parts.headers.remove("electric-schema");
         }
         let mut header = ResponseHeader::from(parts);
-        self.shape_fields(head, shown, |name, value| header.insert_header(name, value))?;
+        self.shape_fields(head, delivery, |name, value| header.insert_header(name, value))?;
         Ok(header)
     }
 
-    /// The same header as HTTP/1.1 writes it, for a connection that is kept and a body that is not encoded.
-    pub(super) fn shape_text(&self, head: &Head, shown: &Shown<'_>) -> Result<Vec<u8>> {
+    /// Returns the same header serialized for HTTP/1.1, for a connection that stays open and a body that is not
+    /// encoded.
+    pub(super) fn shape_text(&self, head: &Head, delivery: &Delivery<'_>) -> Result<Vec<u8>> {
         let mut text = Vec::with_capacity(TEXT + head.lines.len());
         let reason = head.status.canonical_reason().unwrap_or_default();
         for part in ["HTTP/1.1 ", head.status.as_str(), " ", reason, "\r\ndate: "] {
@@ -60,7 +61,7 @@ impl Edge {
         }
         text.extend_from_slice(get_cached_date().as_bytes());
         text.extend_from_slice(b"\r\nconnection: keep-alive\r\n");
-        self.shape_fields(head, shown, |name, value| {
+        self.shape_fields(head, delivery, |name, value| {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 text.extend_from_slice(part);
             }
@@ -71,42 +72,42 @@ impl Edge {
         Ok(text)
     }
 
-    /// What the header of a shared answer holds besides Electric's own fields.
+    /// Writes the header fields of a shared response that do not come from Electric.
     fn shape_fields(
         &self,
         head: &Head,
-        shown: &Shown<'_>,
+        delivery: &Delivery<'_>,
         mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>,
     ) -> Result<()> {
         self.cors.fields(&mut put)?;
-        put(X_REQUEST_ID, text(shown.request_id)?)?;
-        if let (Some(encoding), Some(etag)) = (shown.encoding, head.etag()) {
+        put(X_REQUEST_ID, text(delivery.request_id)?)?;
+        if let (Some(encoding), Some(etag)) = (delivery.encoding, head.etag()) {
             put(ETAG, text(&encoded_etag(etag, encoding))?)?;
         }
-        if !shown.not_modified {
-            if let Some(encoding) = shown.encoding {
+        if !delivery.not_modified {
+            if let Some(encoding) = delivery.encoding {
                 put(CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()))?;
             }
-            match shown.length {
+            match delivery.length {
                 Some(length) => put(CONTENT_LENGTH, length.into())?,
-                None if shown.version == Version::HTTP_11 => {
+                None if delivery.version == Version::HTTP_11 => {
                     put(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?
                 }
                 None => {}
             }
         }
-        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, shown.fresh_for))?;
-        // A shared cache in front that heeds neither `private` nor `Vary` may heed this (Electric pull request 3889).
+        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, delivery.fresh_for))?;
+        // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
         put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
-        if let Some(join) = shown.join {
+        if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
             put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
         }
         Ok(())
     }
 
-    /// The header of an answer of our own with a body of `length` bytes.
+    /// Returns the header of a rejection with a body of `length` bytes.
     pub(super) fn rejection_header(
         &self,
         rejection: &Rejection,
@@ -132,7 +133,7 @@ impl Edge {
         Ok(header)
     }
 
-    /// The header of an answer of our own that is no rejection.
+    /// Returns the header of a document.
     pub(super) fn document_header(&self, document: &Document, request_id: &str) -> Result<ResponseHeader> {
         let mut header = self.header(StatusCode::OK, request_id)?;
         header.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
@@ -144,7 +145,7 @@ impl Edge {
         Ok(header)
     }
 
-    /// The answer to OPTIONS.
+    /// Returns the header of the response to OPTIONS.
     pub(super) fn preflight_header(
         &self,
         request: &RequestHeader,
@@ -166,23 +167,23 @@ impl Edge {
     }
 }
 
-/// What the header of a shared answer says to one client.
+/// How one client receives a shared response.
 #[derive(Debug)]
-pub(super) struct Shown<'a> {
+pub(super) struct Delivery<'a> {
     pub(super) request_id: &'a str,
     pub(super) version: Version,
-    /// `None` where the body comes in pieces.
+    /// The length of the body as it is sent; `None` if it is not known yet.
     pub(super) length: Option<usize>,
     pub(super) encoding: Option<Encoding>,
     pub(super) not_modified: bool,
-    /// How long the answer is still fresh here; `None` for one that comes straight from Electric.
+    /// How long the cached response stays fresh; `None` if it comes directly from Electric.
     pub(super) fresh_for: Option<Duration>,
-    /// How the client came to it, where it may know.
+    /// How the client joined the flight; `None` if `cache.header` is off.
     pub(super) join: Option<Join>,
 }
 
-/// Whether the client holds this answer already (RFC 9110 section 13.1.2), in whatever encoding it got it.
-pub(super) fn is_known(request: &RequestHeader, head: &Head) -> bool {
+/// Whether `If-None-Match` names this response (RFC 9110 section 13.1.2), in any of its encodings.
+pub(super) fn is_not_modified(request: &RequestHeader, head: &Head) -> bool {
     let values = || request.headers.get_all(IF_NONE_MATCH).iter();
     if head.status != StatusCode::OK || head.events || values().next().is_none() {
         return false;
@@ -193,15 +194,16 @@ pub(super) fn is_known(request: &RequestHeader, head: &Head) -> bool {
     tags.any(|tag| tag == etag || encoded.iter().any(|encoded| tag == encoded))
 }
 
-/// A strong entity tag names exact bytes, so each encoding has its own.
+/// Returns the entity tag of an encoded body. A strong tag identifies exact bytes, so each encoding needs its own.
 fn encoded_etag(etag: &str, encoding: Encoding) -> String {
     format!("{}-{}\"", etag.trim_end_matches('"'), encoding.as_str())
 }
 
-/// Electric's `public` takes the URL for the whole identity; here the token is a part of it (tests/electric/01). A client
-/// keeps an answer no longer than it is fresh here.
+/// Returns the `Cache-Control` for clients. Electric's `public` assumes that the URL identifies the response
+/// (tests/electric/01), but behind shapegate the response depends on the token too. So only the client itself may cache
+/// it, and no longer than it is fresh here.
 fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for: Option<Duration>) -> HeaderValue {
-    // A browser that keeps a 409 would refetch into it again and again (Electric issue 3020).
+    // A browser that caches a 409 would get it again from its cache on each refetch (Electric issue 3020).
     if status != StatusCode::OK || electric.unshared {
         return HeaderValue::from_static(NO_STORE);
     }
@@ -220,22 +222,24 @@ fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for:
 }
 
 fn text(value: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(value).or_err(ErrorType::InvalidHTTPHeader, "a value of ours")
+    HeaderValue::from_str(value).or_err(ErrorType::InvalidHTTPHeader, "a header value of our own")
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SHAPEGATE_CACHE: HeaderName = HeaderName::from_static("shapegate-cache");
 
-/// Room for what a header holds besides Electric's fields.
+/// Bytes to reserve for the part of a header that does not come from Electric.
 const TEXT: usize = 768;
 
 const NO_STORE: &str = "no-store";
 const VARY_ANY: &str = "accept-encoding, authorization";
 const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
 
-/// A browser keeps rows no longer than this, in seconds: what is revoked must go.
+/// How long a browser may cache rows, in seconds. It bounds how long revoked rows stay in its cache.
 const MAX_AGE: u64 = 60;
+
+/// How long a browser may use rows while it revalidates them, in seconds.
 const MAX_STALE: u64 = 300;
 
 #[cfg(test)]
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_caches_are_told_no_and_browsers_a_minute() {
+    fn responses_are_private_and_cached_for_at_most_a_minute() {
         let snapshot = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
         assert_eq!(rewritten(snapshot, None), "private, max-age=60, stale-while-revalidate=300");
         assert_eq!(rewritten(snapshot, Some(7)), "private, max-age=7, stale-while-revalidate=300");
@@ -273,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn as_text_the_header_says_the_same() {
+    fn serialized_header_has_the_same_fields() {
         let cors = CorsSettings {
             origins: Origins::List(vec!["https://app.test".to_owned()]),
             credentials: true,
@@ -281,8 +285,8 @@ mod tests {
         };
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         request.insert_header("origin", "https://app.test").unwrap();
-        let edge = Edge::of(&request, &CorsPolicy::new(cors));
-        let mut shown = Shown {
+        let negotiated = Negotiated::of(&request, &CorsPolicy::new(cors));
+        let mut delivery = Delivery {
             request_id: "0123",
             version: Version::HTTP_11,
             length: Some(42),
@@ -292,7 +296,7 @@ mod tests {
             join: Some(Join::First),
         };
         let head = head("max-age=5");
-        let text = edge.shape_text(&head, &shown).unwrap();
+        let text = negotiated.shape_text(&head, &delivery).unwrap();
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut parsed = httparse::Response::new(&mut fields);
         assert_eq!(parsed.parse(&text).unwrap(), httparse::Status::Complete(text.len()));
@@ -304,21 +308,21 @@ mod tests {
         }
         assert_eq!(read.remove("connection").unwrap(), "keep-alive");
         assert!(httpdate::parse_http_date(read.remove("date").unwrap().to_str().unwrap()).is_ok());
-        assert_eq!(read, edge.shape_header(&head, &shown).unwrap().headers);
-        // No client's text ends a line.
-        shown.request_id = "1\r\nx: y";
-        assert!(edge.shape_text(&head, &shown).is_err());
+        assert_eq!(read, negotiated.shape_header(&head, &delivery).unwrap().headers);
+        // A line break in a value is an error.
+        delivery.request_id = "1\r\nx: y";
+        assert!(negotiated.shape_text(&head, &delivery).is_err());
     }
 
     #[test]
-    fn an_answer_is_known_by_its_tag_in_any_encoding() {
+    fn if_none_match_accepts_the_tag_of_any_encoding() {
         let head = head("max-age=60");
-        let known = |values: &[&str]| {
+        let not_modified = |values: &[&str]| {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             for value in values {
                 request.append_header(IF_NONE_MATCH, *value).unwrap();
             }
-            is_known(&request, &head)
+            is_not_modified(&request, &head)
         };
         for values in [
             &["\"7-1:-1:0_0\""][..],
@@ -326,10 +330,10 @@ mod tests {
             &["\"a\", \"7-1:-1:0_0-zstd\""],
             &["\"a\"", "\"7-1:-1:0_0\""],
         ] {
-            assert!(known(values), "{values:?}");
+            assert!(not_modified(values), "{values:?}");
         }
         for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
-            assert!(!known(values), "{values:?}");
+            assert!(!not_modified(values), "{values:?}");
         }
     }
 }

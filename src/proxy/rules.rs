@@ -1,4 +1,4 @@
-//! What a reload replaces, as a whole: each request is judged by one set of rules.
+//! The configuration that a reload replaces as a whole. Each request is judged by one version of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::upstream::Upstreams;
 
 /// The configuration that requests are judged by.
 pub struct Rules {
-    /// Goes up with each reload.
+    /// Increases with each reload.
     pub generation: u64,
     /// Checks tokens.
     pub verifier: Arc<TokenVerifier>,
@@ -22,19 +22,19 @@ pub struct Rules {
     pub policy: PolicySet,
     /// Mints tokens for one shape; `None` if it is not configured.
     pub gatekeeper: Option<Gatekeeper>,
-    /// What browsers are told.
+    /// Decides which origins may read responses.
     pub cors: CorsPolicy,
-    /// Sizes and times.
+    /// Limits on sizes, times and rates.
     pub limits: LimitSettings,
     /// Settings of sharing and compression.
     pub cache: CacheSettings,
-    /// Every Electric.
+    /// Every configured Electric.
     pub upstreams: Arc<Upstreams>,
-    /// Answers flights from `upstreams`. A request is fetched by the rules that judged it.
+    /// Fetches responses from `upstreams`. A request is fetched with the rules that allowed it.
     pub electric: Arc<dyn Source>,
 }
 
-/// What waiting requests are told about.
+/// A reload or a stop, as waiting requests are notified of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// The generation of the current rules.

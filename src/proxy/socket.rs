@@ -1,5 +1,5 @@
-//! A client's TCP connection. What is written leaves with the flush, or once it is much: a header and its body are one
-//! packet and one system call, and a connection that waits holds no buffer.
+//! A client's TCP connection that buffers small writes until flush. A header and a small body thus leave in one packet,
+//! with one system call. A connection that waits has no buffer.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -18,21 +18,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The connection, and what waits for the flush.
+/// A TCP connection and its write buffer.
 #[derive(Debug)]
 pub(crate) struct Socket {
     tcp: TcpStream,
+    /// Bytes that wait for the flush.
     held: Vec<u8>,
-    /// Bytes of `held` that have left.
+    /// How many bytes of `held` have been sent.
     sent: usize,
-    /// Read to see what protocol it is, and to be read again.
+    /// Bytes that were read to detect the protocol. They are read again.
     peeked: Vec<u8>,
 }
 
-/// Bytes held back for the flush; what is longer leaves together with them, uncopied.
+/// The most bytes that are buffered. A longer write is sent at once, together with the buffer and without a copy.
 const HELD: usize = 4096;
 
-/// Pingora waits for ever for the bytes that tell the protocol.
+/// How long the first bytes may take that Pingora needs to detect the protocol. Pingora itself sets no timeout.
 const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
@@ -40,19 +41,19 @@ impl Socket {
         Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new() }
     }
 
-    /// Sends what the kernel takes at once of `header` and `body`; says how many bytes that is.
+    /// Sends as much of `header` and `body` as the kernel accepts without waiting. Returns the number of bytes sent.
     ///
     /// # Errors
     /// The client is gone.
     pub(crate) fn try_send(&self, header: &[u8], body: &[u8]) -> io::Result<usize> {
-        debug_assert!(self.held.is_empty(), "what is held comes first");
+        debug_assert!(self.held.is_empty(), "buffered bytes must be sent first");
         match self.tcp.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             sent => sent,
         }
     }
 
-    /// Sends all of `bytes`, as the client takes them.
+    /// Sends all of `bytes`. Waits while the client does not read.
     ///
     /// # Errors
     /// The client is gone.
@@ -64,12 +65,12 @@ impl Socket {
         Ok(())
     }
 
-    /// Puts bytes back that were read to tell the protocol; they are read again.
+    /// Puts back bytes that were read to detect the protocol. The next read returns them.
     pub(crate) fn unread(&mut self, bytes: &[u8]) {
         self.peeked.splice(..0, bytes.iter().copied());
     }
 
-    /// Makes the end of this connection look broken to the client.
+    /// Closes the connection with a TCP reset when it is dropped, so that the client sees an error.
     pub(crate) fn reset_on_close(&self) {
         // The connection may be broken already.
         let _ = self.tcp.set_zero_linger();
@@ -83,7 +84,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Notes that `written` bytes have left; says how many of them were not of `held`.
+    /// Removes `written` bytes from the buffer. Returns how many of them came after it.
     fn advance(&mut self, written: usize) -> io::Result<usize> {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -93,7 +94,7 @@ impl Socket {
             self.sent += written;
             return Ok(0);
         }
-        // Given back: whoever waits for the next change writes nothing for a long time.
+        // Frees the buffer: a client in a long poll writes nothing for a long time.
         (self.held, self.sent) = (Vec::new(), 0);
         Ok(written - waiting)
     }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_small_leaves_with_the_flush() {
+    async fn small_writes_are_sent_by_flush() {
         let (mut socket, mut client) = pair().await;
         socket.write_all(b"header ").await.unwrap();
         socket.write_all(b"body").await.unwrap();
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_large_keeps_its_order_through_a_full_pipe() {
+    async fn large_writes_keep_their_order_when_the_client_is_slow() {
         let (mut socket, mut client) = pair().await;
         let body: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
         let expected = [b"header".as_slice(), &body, b"end"].concat();
@@ -222,13 +223,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_past_the_flush_keeps_its_order_too() {
+    async fn direct_sends_keep_their_order_when_the_client_is_slow() {
         let (socket, mut client) = pair().await;
         let body: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
         let expected = [b"header".as_slice(), &body].concat();
         socket.tcp.writable().await.unwrap();
         let sent = socket.try_send(b"header", &body).unwrap();
-        assert!((6..expected.len()).contains(&sent), "{sent}: the pipe is full long before the end");
+        assert!(
+            (6..expected.len()).contains(&sent),
+            "{sent} bytes sent: the socket buffer must fill up before the end"
+        );
         assert_eq!(socket.try_send(b"", &expected[sent..]).unwrap(), 0);
         let mut read = vec![0; expected.len()];
         let (sent, done) = tokio::join!(socket.send(&expected[sent..]), client.read_exact(&mut read));
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_peeked_is_read_again() {
+    async fn peeked_bytes_are_read_again() {
         let (mut socket, mut client) = pair().await;
         client.write_all(b"GET / HTTP").await.unwrap();
         let mut first = [0; 4];

@@ -1,4 +1,4 @@
-//! Whole responses of our own, written to a client.
+//! Writes whole responses of our own to a client.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Gateway {
         let (_, code, _) = rejection.answer();
         client.record.ended(code);
         let body = Bytes::from(rejection.body());
-        let header = client.edge.rejection_header(rejection, body.len(), &client.record.request_id);
+        let header = client.negotiated.rejection_header(rejection, body.len(), &client.record.request_id);
         self.write_whole(session, &client.rules.limits, header, body).await
     }
 
@@ -39,7 +39,7 @@ impl Gateway {
     ) -> Result<(), Fault> {
         let header = header.map_err(|_| Fault::Internal)?;
         let bodiless = header.status == StatusCode::NO_CONTENT || session.req_header().method == Method::HEAD;
-        // The rest of a request that was not read must not become the next one (docs/security.md, P4).
+        // An unread rest of this request must not be taken for the next one (docs/security.md, P4).
         if !session.is_body_done() || self.changes.borrow().stopping {
             session.set_keepalive(None);
         }
@@ -49,7 +49,7 @@ impl Gateway {
     }
 }
 
-/// Waits for a write. A client that does not read is disconnected; no other client notices.
+/// Waits for a write, at most for `limit`. A client that does not read is disconnected, without effect on others.
 pub(super) async fn in_time<E>(limit: Duration, writing: impl Future<Output = Result<(), E>>) -> Result<(), Fault> {
     match timeout(limit, writing).await {
         Ok(Ok(())) => Ok(()),

@@ -79,7 +79,7 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// Returns the quoted headings at the start of `rest`, as in `, "Long polls" and "Answers"`.
+/// Returns the quoted headings at the start of `rest`, as in `, "Long polls" and "Responses"`.
 fn headings(mut rest: &str) -> Vec<&str> {
     let mut headings = Vec::new();
     while let Some(quoted) = [", \"", " and \""].iter().find_map(|start| rest.strip_prefix(start)) {

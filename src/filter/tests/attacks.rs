@@ -1,40 +1,40 @@
-//! Every way around a guard (docs/security.md, F1, F3, F5; docs/electric.md, "Composing a where"), each beside a twin
-//! that is allowed.
+//! Known ways around a guard (docs/security.md, F1, F3, F5; docs/electric.md, "Composing a where"), each with a similar
+//! filter that is allowed.
 
-use super::{parse, printed, refused};
+use super::{parse, printed, rejected};
 
 #[test]
-fn attacks_and_their_twins() {
-    let place = "a sign that has no place here";
-    let expression = "this is not an expression";
-    let follows = "something follows the expression";
-    let unclosed = "a quote is not closed, or a sign is not known";
-    let function = "a function other than lower(text) and upper(text)";
-    let cast = "a cast to a type that is not on the list";
-    let placeholder = "a placeholder other than $1 to $9999";
+fn attacks_are_rejected_and_similar_filters_allowed() {
+    let place = "contains a character or an operator that is not allowed";
+    let expression = "is not a valid expression";
+    let follows = "text after the expression is not allowed";
+    let unclosed = "contains an unclosed quote or an unknown character";
+    let function = "only the functions lower(text) and upper(text) are allowed";
+    let cast = "a cast to this type is not allowed";
+    let placeholder = "placeholders must be $1 to $9999";
     for (attack, reason, twin) in [
-        // Out of the guard's brackets.
+        // Leaves the guard's brackets.
         ("1=1) OR (1=1", follows, "(1=1) OR (1=1)"),
         ("true) OR (true", follows, "(true) OR (true)"),
-        ("true) --", "a comment", "(true)"),
-        ("(true) -- )", "a comment", "name = '(true) -- )'"),
-        ("id - -1 = 1", "arithmetic", "id = -1"),
-        ("id = 1--1", "a comment", "id = -1"),
-        ("true /* x */", "a comment", "name = '/* x */'"),
-        ("tr/**/ue", "a comment", "true"),
-        ("true /* /* */ ) OR true */", "a comment", "name = '/* /* */ ) OR true */'"),
+        ("true) --", "comments are not allowed", "(true)"),
+        ("(true) -- )", "comments are not allowed", "name = '(true) -- )'"),
+        ("id - -1 = 1", "arithmetic is not allowed", "id = -1"),
+        ("id = 1--1", "comments are not allowed", "id = -1"),
+        ("true /* x */", "comments are not allowed", "name = '/* x */'"),
+        ("tr/**/ue", "comments are not allowed", "true"),
+        ("true /* /* */ ) OR true */", "comments are not allowed", "name = '/* /* */ ) OR true */'"),
         ("true /*", unclosed, "name = '/*'"),
-        ("(true)\0", "a control character", "(true)"),
-        ("name = 'a\0'", "a control character", "name = 'a'"),
-        ("name = 'a\u{7f}'", "a control character", "name = 'a\n'"),
-        ("name =\u{85}'a'", "a control character", "name =\n'a'"),
+        ("(true)\0", "control characters are not allowed", "(true)"),
+        ("name = 'a\0'", "control characters are not allowed", "name = 'a'"),
+        ("name = 'a\u{7f}'", "control characters are not allowed", "name = 'a\n'"),
+        ("name =\u{85}'a'", "control characters are not allowed", "name =\n'a'"),
         ("(true", expression, "(true)"),
         ("true)", follows, "(true)"),
-        ("", "empty", "true"),
-        (" \n", "empty", " \ntrue"),
+        ("", "must not be empty", "true"),
+        (" \n", "must not be empty", " \ntrue"),
         // More than one expression.
-        ("true;", "a semicolon", "name = ';'"),
-        ("true; DROP TABLE tasks", "a semicolon", "true"),
+        ("true;", "semicolons are not allowed", "name = ';'"),
+        ("true; DROP TABLE tasks", "semicolons are not allowed", "true"),
         ("true UNION SELECT 1", follows, "name = 'UNION'"),
         ("true LIMIT 1", follows, "true"),
         ("true ORDER BY id", follows, "true"),
@@ -42,23 +42,23 @@ fn attacks_and_their_twins() {
         ("id = 1 id", follows, "id = 1"),
         ("name 'a'", follows, "name = 'a'"),
         // Other rows, other tables.
-        ("id IN (SELECT id FROM secrets)", "a subquery", "id IN (1)"),
-        ("id IN (((SELECT 1)))", "a subquery", "id IN ((1))"),
-        ("id = (SELECT 1)", "a subquery", "id = (1)"),
-        ("id = ANY(SELECT 1)", "a subquery", "id = ANY($3)"),
-        ("id = ANY((SELECT 1))", "a subquery", "id = ANY(($3))"),
-        ("EXISTS (SELECT 1)", "a subquery", "done"),
-        ("NOT EXISTS (SELECT 1)", "a subquery", "NOT done"),
-        ("id IN (VALUES (1))", "a subquery", "id IN (1)"),
+        ("id IN (SELECT id FROM secrets)", "subqueries are not allowed", "id IN (1)"),
+        ("id IN (((SELECT 1)))", "subqueries are not allowed", "id IN ((1))"),
+        ("id = (SELECT 1)", "subqueries are not allowed", "id = (1)"),
+        ("id = ANY(SELECT 1)", "subqueries are not allowed", "id = ANY($3)"),
+        ("id = ANY((SELECT 1))", "subqueries are not allowed", "id = ANY(($3))"),
+        ("EXISTS (SELECT 1)", "subqueries are not allowed", "done"),
+        ("NOT EXISTS (SELECT 1)", "subqueries are not allowed", "NOT done"),
+        ("id IN (VALUES (1))", "subqueries are not allowed", "id IN (1)"),
         ("id = ANY(VALUES (1))", function, "id = ANY(ARRAY[1])"),
         ("id = (TABLE secrets)", expression, "id = 1"),
         ("id = ARRAY(SELECT 1)", function, "id = ANY(ARRAY[1])"),
-        ("tasks.id = 1", "a point: columns are named without their table", "id = 1.0"),
-        ("(tasks).id = 1", "a point: columns are named without their table", "(id) = 1"),
-        ("public.lower(name) = 'a'", "a point: columns are named without their table", "lower(name) = 'a'"),
-        ("id.* IS NULL", "a point: columns are named without their table", "id IS NULL"),
+        ("tasks.id = 1", "columns must be named without their table", "id = 1.0"),
+        ("(tasks).id = 1", "columns must be named without their table", "(id) = 1"),
+        ("public.lower(name) = 'a'", "columns must be named without their table", "lower(name) = 'a'"),
+        ("id.* IS NULL", "columns must be named without their table", "id IS NULL"),
         ("* IS NULL", place, "id IS NULL"),
-        ("(id, name) = (1, 'a')", "this is not allowed in a filter", "id = 1 AND name = 'a'"),
+        ("(id, name) = (1, 'a')", "contains an expression that is not allowed", "id = 1 AND name = 'a'"),
         ("ROW(id) = ROW(1)", function, "id = 1"),
         // Functions and the like.
         ("pg_sleep(1)", function, "lower(name) = 'pg_sleep(1)'"),
@@ -78,36 +78,44 @@ fn attacks_and_their_twins() {
         ("lower(name ORDER BY id) = 'a'", function, "lower(name) = 'a'"),
         ("\"lower\"(name) = 'a'", function, "lower(name) = 'a'"),
         ("coalesce(name, 'a') = 'a'", function, "name = 'a' OR name IS NULL"),
-        ("CASE WHEN done THEN true ELSE false END", "CASE", "done"),
-        ("name COLLATE \"C\" = 'a'", "COLLATE", "name = 'a'"),
+        ("CASE WHEN done THEN true ELSE false END", "CASE is not allowed", "done"),
+        ("name COLLATE \"C\" = 'a'", "COLLATE is not allowed", "name = 'a'"),
         (
             "created_at AT TIME ZONE 'utc' = '2026-01-01'",
-            "this is not allowed in a filter",
+            "contains an expression that is not allowed",
             "created_at = '2026-01-01'",
         ),
-        ("created_at > DATE '2026-01-01'", "this is not allowed in a filter", "created_at > '2026-01-01'::date"),
-        ("created_at > INTERVAL '1 day'", "this is not allowed in a filter", "created_at > '2026-01-01'"),
-        ("EXTRACT(year FROM created_at) = 2026", "this is not allowed in a filter", "created_at > '2026-01-01'"),
-        ("name IS DISTINCT FROM 'a'", "this is not allowed in a filter", "name <> 'a'"),
-        ("name SIMILAR TO 'a'", "this is not allowed in a filter", "name LIKE 'a'"),
-        ("name LIKE 'a' ESCAPE 'b'", "LIKE with ESCAPE or ANY", "name LIKE 'a'"),
+        (
+            "created_at > DATE '2026-01-01'",
+            "contains an expression that is not allowed",
+            "created_at > '2026-01-01'::date",
+        ),
+        ("created_at > INTERVAL '1 day'", "contains an expression that is not allowed", "created_at > '2026-01-01'"),
+        (
+            "EXTRACT(year FROM created_at) = 2026",
+            "contains an expression that is not allowed",
+            "created_at > '2026-01-01'",
+        ),
+        ("name IS DISTINCT FROM 'a'", "contains an expression that is not allowed", "name <> 'a'"),
+        ("name SIMILAR TO 'a'", "contains an expression that is not allowed", "name LIKE 'a'"),
+        ("name LIKE 'a' ESCAPE 'b'", "LIKE with ESCAPE or ANY is not allowed", "name LIKE 'a'"),
         ("name ~ 'a'", place, "name LIKE 'a'"),
         ("name ~~ 'a'", place, "name LIKE 'a'"),
         ("name || 'a' = 'a'", place, "name = 'a'"),
         ("name OPERATOR(pg_catalog.=) 'a'", function, "name = 'a'"),
-        ("tags[1] = 'a'", "this is not allowed in a filter", "tags = ARRAY['a']"),
+        ("tags[1] = 'a'", "contains an expression that is not allowed", "tags = ARRAY['a']"),
         ("tags -> 'a' = 'b'", place, "tags @> ARRAY['a']"),
-        ("id = 1 = true", "this is not allowed in a filter", "(id = 1) IS TRUE"),
-        ("$1", "a value where a condition is needed", "\"Owner\" = $1"),
-        ("'x'", "a value where a condition is needed", "name = 'x'"),
-        ("1", "a value where a condition is needed", "id = 1"),
-        ("id = NULL", "NULL as a value: write IS NULL or IS NOT NULL", "id IS NULL"),
+        ("id = 1 = true", "contains an expression that is not allowed", "(id = 1) IS TRUE"),
+        ("$1", "contains a value in place of a condition", "\"Owner\" = $1"),
+        ("'x'", "contains a value in place of a condition", "name = 'x'"),
+        ("1", "contains a value in place of a condition", "id = 1"),
+        ("id = NULL", "NULL is not allowed as a value: write IS NULL or IS NOT NULL", "id IS NULL"),
         ("id IN ()", expression, "id IN (1)"),
-        ("tags = ARRAY[]", "an empty list", "tags = '{}'"),
-        ("tags = ARRAY[ARRAY['a']]", "an array of arrays", "tags = ARRAY['a']"),
-        ("tags = ['a']", "this is not allowed in a filter", "tags = ARRAY['a']"),
-        ("id = SOME($3)", "this is not allowed in a filter", "id = ANY($3)"),
-        ("id = ALL($3)", "this is not allowed in a filter", "id = ANY($3)"),
+        ("tags = ARRAY[]", "an empty list is not allowed", "tags = '{}'"),
+        ("tags = ARRAY[ARRAY['a']]", "an array of arrays is not allowed", "tags = ARRAY['a']"),
+        ("tags = ['a']", "contains an expression that is not allowed", "tags = ARRAY['a']"),
+        ("id = SOME($3)", "contains an expression that is not allowed", "id = ANY($3)"),
+        ("id = ALL($3)", "contains an expression that is not allowed", "id = ANY($3)"),
         // Casts.
         ("name = 'pg_class'::regclass", cast, "name = 'pg_class'::text"),
         ("name::regclass IS NULL", cast, "name::text IS NULL"),
@@ -124,29 +132,33 @@ fn attacks_and_their_twins() {
         ("name = $$a$$", place, "name = 'a'"),
         ("name = $tag$a$tag$", place, "name = 'a'"),
         ("name = E'\\''", place, "name = ''''"),
-        ("name = 'a\\'", "a backslash in a text: send it in params, as a value of $n", "name = $2"),
+        (
+            "name = 'a\\'",
+            "a backslash is not allowed in a text: send the text in params, as the value of $n",
+            "name = $2",
+        ),
         ("name = U&'\\0041'", place, "name = 'A'"),
         ("U&\"n\\0061me\" = 'a'", place, "\"name\" = 'a'"),
         ("name = N'a'", place, "name = 'a'"),
         ("id = X'1F'", place, "id = 31"),
         ("id = B'1'", "", "id = 1"),
         ("name = `name`", "", "\"name\" = 'a'"),
-        ("[name] = 'a'", "this is not allowed in a filter", "\"name\" = 'a'"),
-        ("id = 1e400", "a number that is not digits with one point", "id = 100"),
+        ("[name] = 'a'", "contains an expression that is not allowed", "\"name\" = 'a'"),
+        ("id = 1e400", "a number must consist of digits and at most one point", "id = 100"),
         ("id = 0x1F", "", "id = 31"),
         ("id = 1_000", "", "id = 1000"),
-        ("id = 1.", "a number that is not digits with one point", "id = 1.0"),
+        ("id = 1.", "a number must consist of digits and at most one point", "id = 1.0"),
         ("id = +1", place, "id = 1"),
         ("id + 1 = 2", place, "id = 1"),
-        ("id - 1 = 2", "arithmetic", "id = 3"),
+        ("id - 1 = 2", "arithmetic is not allowed", "id = 3"),
         ("1 / id = 2", place, "id = 1"),
-        ("-id = 1", "arithmetic", "id = -1"),
-        ("n\u{430}me = 'a'", "a name that needs double quotes", "name = 'n\u{430}me'"),
+        ("-id = 1", "arithmetic is not allowed", "id = -1"),
+        ("n\u{430}me = 'a'", "this name needs double quotes", "name = 'n\u{430}me'"),
         ("name\u{ff1d}'a'", "", "name='a'"),
         ("name = \u{2018}a\u{2019}", "", "name = 'a'"),
         ("\u{ff08}true)", "", "(true)"),
         // Parameters.
-        ("name = $9", "a parameter that params lacks", "name = $2"),
+        ("name = $9", "a parameter has no value in params", "name = $2"),
         ("name = $0", placeholder, "name = $1"),
         ("name = $01", placeholder, "name = $1"),
         ("name = $1a", placeholder, "name = $1"),
@@ -157,15 +169,15 @@ fn attacks_and_their_twins() {
         ("name = @name", place, "name = $1"),
         ("name = {{ claims.sub }}", place, "name = $1"),
     ] {
-        // Where the reason is sqlparser's to change, that it is refused is enough.
-        let found = refused(attack);
+        // An empty reason: the message depends on sqlparser, so any rejection is fine.
+        let found = rejected(attack);
         assert!(reason.is_empty() || found == reason, "{attack}: {found}");
         printed(twin);
     }
 }
 
 #[test]
-fn a_hidden_column_is_refused_wherever_it_stands() {
+fn hidden_column_is_rejected_at_every_position() {
     for template in [
         "# = 'a'",
         "'a' = #",
@@ -193,7 +205,7 @@ fn a_hidden_column_is_refused_wherever_it_stands() {
         "lower(#) = 'a'",
         "lower(#::text) = 'a'",
     ] {
-        // A table's name would be the whole row.
+        // A table's name means the whole row.
         for hidden in ["secret", "\"secret\"", "SECRET", "owner", "\"ID\"", "tasks", "ctid", "tableoid"] {
             let found = parse(&template.replace('#', hidden));
             assert!(found.is_err(), "{template} with {hidden}: {found:?}");
@@ -201,30 +213,30 @@ fn a_hidden_column_is_refused_wherever_it_stands() {
     }
 }
 
-/// Postgres may evaluate a client's condition before the rule's: an error must not depend on a row.
+/// Postgres may evaluate a client's condition before the rule's, so an error must not depend on a row.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
-fn nothing_fails_on_a_row() {
-    let column = "a cast of a column to anything but text: cast the other side";
-    let plain = "a cast of anything but a text, a number, a boolean or $n";
-    let array = "a cast of an array: cast its items, as in ARRAY[$1::uuid]";
-    let nested = "a function of a function or an array";
-    let unknown = "a cast to a type that is not on the list";
-    let columns = "two columns in one comparison: compare a column with a value";
-    let in_list = "a column in a list: compare it with = and OR";
-    let types = "a list of several types: write the same cast for each item, or none";
-    let time = "a date or a time with a cast in IN: leave the cast out";
-    let pattern = "a LIKE pattern that is neither a text nor $n";
-    let is = "IS TRUE or IS FALSE of anything but one comparison";
+fn expressions_that_can_fail_on_a_row_are_rejected() {
+    let column = "a column can be cast to text only: cast the other side";
+    let plain = "the result of a cast or a function cannot be cast";
+    let array = "an array cannot be cast: cast its items, as in ARRAY[$1::uuid]";
+    let nested = "a function cannot take a function or an array";
+    let unknown = "a cast to this type is not allowed";
+    let columns = "two columns cannot be compared: compare a column with a value";
+    let in_list = "a list cannot contain a column: compare with = and OR";
+    let types = "a list cannot have several types: write the same cast for each item, or none";
+    let time = "a date or a time in IN cannot be cast: leave the cast out";
+    let pattern = "a LIKE pattern must be a text or $n";
+    let is = "IS TRUE and IS FALSE are allowed after one comparison only";
     for (attack, reason, twin) in [
-        // Casts of what a row holds.
+        // Casts of a row's values.
         ("name::int4 > 0", column, "name > '0'"),
         ("name::uuid = $1", column, "\"Owner\" = $1::uuid"),
         ("name::varchar = 'a'", column, "name::text = 'a'"),
         ("done::int4 = 1", column, "done"),
         ("tags::int4[] = $3", column, "tags = $3"),
         ("tags::text[] = $3", column, "tags::text = '{x}'"),
-        // Casts of what Postgres evaluates for each row, though it is the same on all of them.
+        // Casts that Postgres evaluates for each row, although the value is constant.
         ("('0000-01-01T00:00:00'::text::timestamp) IS NULL", plain, "('2026-01-01'::timestamp) IS NULL"),
         ("created_at > CAST(CAST('0000' AS text) AS date)", plain, "created_at > CAST('2026-01-01' AS date)"),
         ("created_at > ($2::text)::timestamptz", plain, "created_at > ($2)::timestamptz"),
@@ -242,12 +254,12 @@ fn nothing_fails_on_a_row() {
         ("ARRAY[name]::int4[] = $3", in_list, "ARRAY[$2] = $3"),
         ("lower(upper(name)) = 'a'", nested, "lower(name::text) = 'a'"),
         ("lower(ARRAY['a']) = 'a'", nested, "lower('a'::text) = 'a'"),
-        // Casts of a column that Postgres adds.
+        // Comparisons for which Postgres casts a column.
         ("id < '1'::float8", unknown, "id < '1'::numeric"),
         ("id < $2::real", unknown, "id < $2::decimal"),
         ("id = ANY('{1}'::float4[])", unknown, "id = ANY('{1}'::int8[])"),
         ("id < 1::double precision", unknown, "id < 1.5"),
-        // Collations of columns may differ, and elements of arrays may have no operator: both are seen at the first row.
+        // Columns may have different collations, and elements of arrays no operator: both fail at the first row.
         ("name = \"we\"\"ird\"", columns, "name = 'weird'"),
         ("name = name", columns, "name = $2"),
         ("lower(name) <> upper(\"we\"\"ird\")", columns, "lower(name) <> upper('weird')"),
@@ -278,20 +290,24 @@ fn nothing_fails_on_a_row() {
         ),
         ("created_at NOT IN ($1::timestamp)", time, "created_at <> $1::timestamp"),
         ("created_at IN ($1::timestamptz, $2)", time, "\"Owner\" IN ($1::uuid, $2)"),
-        ("tags = ARRAY['{a}'::text[], '{b}'::text[]]", "an array of arrays", "tags = ARRAY['a'::text, 'b'::text]"),
-        // Matching fails where the text before a lone backslash matches.
+        (
+            "tags = ARRAY['{a}'::text[], '{b}'::text[]]",
+            "an array of arrays is not allowed",
+            "tags = ARRAY['a'::text, 'b'::text]",
+        ),
+        // Matching fails if the text before a lone backslash matches.
         ("'a' LIKE name", pattern, "name LIKE 'a'"),
         ("name LIKE lower('A')", pattern, "name LIKE 'a'"),
         ("name LIKE $2::text", pattern, "name LIKE $2"),
-        ("name ILIKE $5", "a LIKE pattern that ends in a lone backslash", "name ILIKE $6"),
-        // Printed again without parentheses, the second half would hold beside the rule.
+        ("name ILIKE $5", "a LIKE pattern must not end in a lone backslash", "name ILIKE $6"),
+        // If Electric loses the parentheses, the second half escapes the rule.
         ("(done OR id = 1) IS TRUE", is, "(id = 1) IS TRUE"),
         ("(done AND id = 1) IS NOT FALSE", is, "done IS NOT FALSE"),
         ("(NOT done) IS TRUE", is, "NOT (done IS TRUE)"),
         ("(done IS TRUE) IS FALSE", is, "done IS NOT TRUE"),
         ("(id IS NULL) IS TRUE", is, "id IS NULL"),
     ] {
-        assert_eq!(refused(attack), reason, "{attack}");
+        assert_eq!(rejected(attack), reason, "{attack}");
         printed(twin);
     }
 }

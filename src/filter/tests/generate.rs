@@ -1,9 +1,9 @@
-//! Texts a client may send, for the properties.
+//! Generates texts that a client may send, for the property tests.
 
 use proptest::prelude::*;
 
-/// A condition on id (a number), name (a text), done (a boolean), tags (texts) and "Owner" (a uuid), using `$1` to `$4`
-/// as [`super::params`] gives them.
+/// Generates a condition on id (a number), name (a text), done (a boolean), tags (texts) and "Owner" (a uuid). It uses
+/// `$1` to `$4` of [`super::params`].
 pub(crate) fn condition() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         comparison(),
@@ -21,7 +21,7 @@ pub(crate) fn condition() -> impl Strategy<Value = String> {
     })
 }
 
-/// One comparison, of a column with constants or of constants alone.
+/// Generates a comparison of a column with constants, or of constants only.
 fn comparison() -> impl Strategy<Value = String> {
     prop_oneof![
         (number_column(), operator(), number()).prop_map(|(left, op, right)| format!("{left} {op} {right}")),

@@ -1,30 +1,30 @@
-//! Bounds: a text of any kind costs little, and the stack holds.
+//! Limits: no text takes long or overflows the stack.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sqlparser::keywords::ALL_KEYWORDS;
 
-use super::{parse, printed, refused};
+use super::{parse, printed, rejected};
 use crate::filter::{ClientFilter, MAX_PARAM_BYTES, MAX_PARAMS, OrderBy};
 
 #[test]
-fn nesting() {
+fn nesting_is_limited() {
     let nested = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
     assert_eq!(printed(&nested(24)), "(TRUE)");
-    assert_eq!(refused(&nested(25)), "nested too deeply");
-    assert_eq!(refused(&nested(1_000)), "nested too deeply");
-    assert_eq!(refused(&nested(10_000)), "longer than 4 KiB");
-    assert_eq!(refused(&"(".repeat(2_000)), "nested too deeply");
+    assert_eq!(rejected(&nested(25)), "is nested too deeply");
+    assert_eq!(rejected(&nested(1_000)), "is nested too deeply");
+    assert_eq!(rejected(&nested(10_000)), "must not be longer than 4 KiB");
+    assert_eq!(rejected(&"(".repeat(2_000)), "is nested too deeply");
     printed(&format!("{}done", "NOT ".repeat(11)));
     for repeated in ["NOT ", "- ", "lower(", "ARRAY[", "id IN (", "NOT (", "CASE WHEN ", "id = ANY(", "CAST("] {
         assert!(parse(&repeated.repeat(4_000 / repeated.len())).is_err(), "{repeated}");
     }
 }
 
-/// What is printed has more brackets than what was read, and is within the bounds all the same.
+/// Printed SQL has more brackets than the parsed text, and must be within the limits too.
 #[test]
-fn the_deepest_that_is_read_is_read_again_as_printed() {
+fn deepest_accepted_filters_can_be_parsed_again_when_printed() {
     for (open, middle, close) in [
         ("(done OR (done AND ", "done", "))"),
         ("done OR (done AND (", "done", "))"),
@@ -42,43 +42,43 @@ fn the_deepest_that_is_read_is_read_again_as_printed() {
 }
 
 #[test]
-fn a_long_chain_is_counted_and_does_not_recurse() {
+fn long_chains_are_counted_without_recursion() {
     let chain = |count: usize, word: &str| vec!["id=1"; count].join(word);
     printed(&chain(80, " AND "));
     printed(&chain(80, " OR "));
-    assert_eq!(refused(&chain(400, " AND ")), "more than 256 conditions and values");
-    assert_eq!(refused(&format!("id IN ({})", vec!["1"; 300].join(","))), "more than 256 conditions and values");
+    assert_eq!(rejected(&chain(400, " AND ")), "must not have more than 256 conditions and values");
+    assert_eq!(
+        rejected(&format!("id IN ({})", vec!["1"; 300].join(","))),
+        "must not have more than 256 conditions and values"
+    );
     printed(&format!("id IN ({})", vec!["1"; 250].join(",")));
 }
 
 #[test]
-fn sizes() {
+fn lengths_of_text_and_names_are_limited() {
     let text = |length: usize| format!("name = '{}'", "x".repeat(length - "name = ''".len()));
     printed(&text(4_096));
-    assert_eq!(refused(&text(4_097)), "longer than 4 KiB");
-    assert_eq!(
-        refused(&format!("\"{}\" = 1", "x".repeat(64))),
-        "a column's name that is empty or longer than 63 bytes"
-    );
-    refused("\"\" = 1");
+    assert_eq!(rejected(&text(4_097)), "must not be longer than 4 KiB");
+    assert_eq!(rejected(&format!("\"{}\" = 1", "x".repeat(64))), "a column's name must have 1 to 63 bytes");
+    rejected("\"\" = 1");
 }
 
 #[test]
-fn params_are_bounded_and_free_of_nul() {
+fn params_are_limited_and_contain_no_nul() {
     let parse = |params: &BTreeMap<u32, String>| ClientFilter::parse("name = $1", params, None).map_err(|e| e.as_str());
     let one = |value: String| BTreeMap::from([(1, value)]);
     assert!(parse(&one(String::new())).is_ok());
     assert!(parse(&one("x".repeat(MAX_PARAM_BYTES))).is_ok());
     assert_eq!(parse(&one("x".repeat(MAX_PARAM_BYTES + 1))), Err("a value in params is longer than 8 KiB"));
-    assert_eq!(parse(&one("user_1\0x".to_owned())), Err("a value in params holds a NUL"));
+    assert_eq!(parse(&one("user_1\0x".to_owned())), Err("a value in params contains a NUL"));
     let many = |count: usize| (1..).zip(vec!["x".to_owned(); count]).collect();
     assert!(parse(&many(MAX_PARAMS)).is_ok());
-    assert_eq!(parse(&many(MAX_PARAMS + 1)), Err("more than 64 params"));
-    assert_eq!(parse(&BTreeMap::new()), Err("a parameter that params lacks"));
+    assert_eq!(parse(&many(MAX_PARAMS + 1)), Err("must not have more than 64 params"));
+    assert_eq!(parse(&BTreeMap::new()), Err("a parameter has no value in params"));
 }
 
 #[test]
-fn like_patterns_are_whole_short_and_few() {
+fn like_patterns_are_complete_and_limited() {
     let like = |patterns: &[&str]| {
         let params = (1..).zip(patterns.iter().map(|&pattern| pattern.to_owned())).collect();
         let text = (1..=patterns.len()).map(|number| format!("name LIKE ${number}")).collect::<Vec<_>>().join(" OR ");
@@ -88,22 +88,22 @@ fn like_patterns_are_whole_short_and_few() {
         assert!(like(&[pattern]).is_ok(), "{pattern}");
     }
     for pattern in ["\\", "a\\", "a\\\\\\"] {
-        assert_eq!(like(&[pattern]), Err("a LIKE pattern that ends in a lone backslash"), "{pattern}");
+        assert_eq!(like(&[pattern]), Err("a LIKE pattern must not end in a lone backslash"), "{pattern}");
     }
     for pattern in ["%%%%%%%%%", "_________", "%a_%a_%a_%a_%"] {
-        assert_eq!(like(&[pattern]), Err("a LIKE pattern with more than 8 wildcards"), "{pattern}");
+        assert_eq!(like(&[pattern]), Err("a LIKE pattern can have at most 8 wildcards"), "{pattern}");
     }
-    let too_much = "more than 8 LIKE patterns, or more than 256 bytes of them";
+    let too_much = "at most 8 LIKE patterns with at most 256 bytes in total are allowed";
     assert_eq!(like(&[&"a".repeat(257)]), Err(too_much));
     assert!(like(&["a".repeat(32).as_str(); 8]).is_ok());
     assert_eq!(like(&[&"a".repeat(128), &"a".repeat(129)]), Err(too_much));
     assert_eq!(like(&["%a%"; 9]), Err(too_much));
-    // One value in several places is matched in each of them.
-    assert_eq!(refused(&["name ILIKE $4"; 9].join(" AND ")), too_much);
+    // A value that is used several times counts each time.
+    assert_eq!(rejected(&["name ILIKE $4"; 9].join(" AND ")), too_much);
     printed(&["name ILIKE $4"; 8].join(" AND "));
 }
 
-/// Whatever sqlparser knows, repeated until the text is full: on half the stack that a worker has, and in no time.
+/// Repeats every word that sqlparser knows up to 1,000 bytes, on half of a worker's stack.
 #[test]
 fn no_word_of_sql_overflows_the_stack_or_takes_long() {
     std::thread::Builder::new().stack_size(STACK).spawn(repeat_every_word).unwrap().join().unwrap();
@@ -126,7 +126,7 @@ fn repeat_every_word() {
     }
 }
 
-/// Brackets within the bound on nesting, so that the parser gets to see them (`position(position(…` took half a minute).
+/// The nesting is within its limit, so the parser sees the brackets (`position(position(…` took half a minute).
 #[test]
 fn no_word_before_a_bracket_takes_long() {
     let words = ALL_KEYWORDS.iter().copied().chain(["id", "\"position\""]);

@@ -1,4 +1,4 @@
-//! The lint: each form that is known to be bad beside the one to write instead.
+//! The lint: each form that it reports, with the one to write instead.
 
 use crate::filter::lint::{Severity, predicate};
 
@@ -17,7 +17,7 @@ fn found(sql: &str, severity: Severity, hint: &str) {
 }
 
 #[test]
-fn what_electric_refuses_is_an_error() {
+fn sql_that_electric_rejects_is_an_error() {
     for (bad, hint, good) in [
         (r#""organization_ids" @> ARRAY[$1]::uuid[]"#, "cast inside", r#""organization_ids" @> ARRAY[$1::uuid]"#),
         (r#""a" = $1 AND (NOT ("b" @> (ARRAY[$2])::text[]))"#, "cast inside", r#""a" = $1 AND NOT "b" @> ARRAY[$2]"#),
@@ -32,7 +32,7 @@ fn what_electric_refuses_is_an_error() {
 }
 
 #[test]
-fn what_is_slow_or_unsure_is_a_warning() {
+fn slow_or_doubtful_sql_is_a_warning() {
     for (bad, hint, good) in [
         ("$1 = ANY(\"organization_ids\")", "@> ARRAY", "\"organization_ids\" @> ARRAY[$1::uuid]"),
         ("$1::uuid = ANY(\"ids\")", "@> ARRAY", "\"id\" = ANY($1::uuid[])"),
@@ -57,7 +57,7 @@ fn what_is_slow_or_unsure_is_a_warning() {
 }
 
 #[test]
-fn what_is_not_understood_is_a_warning() {
+fn sql_that_cannot_be_parsed_is_a_warning() {
     for sql in ["\"a\" =", "\"a\" = 'x", "\"a\" === $1", "$1 AND", "\"a\" = $1 ORDER BY 1", &"(".repeat(10_000)] {
         found(sql, Severity::Warning, "--probe");
     }

@@ -1,4 +1,4 @@
-//! What a client may say, what it may not, and that neither ever reaches past its own rows.
+//! Tests of the SQL that a client may send, and of the SQL that is rejected.
 
 mod attacks;
 pub(crate) mod generate;
@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 
 use super::{ClientFilter, FilterError};
 
-/// `$1` = a uuid, `$2` = a text with all that quotes, `$3` = an array, `$4` = a pattern, `$5` = one that ends in a lone
-/// backslash, `$6` = one that ends in a whole one.
+/// Returns `$1` = a uuid, `$2` = a text with quotes, a comment and a semicolon, `$3` = an array, `$4` = a pattern, `$5`
+/// = a pattern that ends in a lone backslash, `$6` = a pattern that ends in an escaped one.
 pub(crate) fn params() -> BTreeMap<u32, String> {
     let values = ["6b1c0a52-7d2f-4c6e-9a51-0d3f5a3f9f10", "o'x\\\" $1 -- ;", "{x,\"y z\"}", "a%n", "a\\", "a\\\\"];
     (1..).zip(values.map(str::to_owned)).collect()
 }
 
-/// The columns that may be queried; `secret` and `Secret` are others of the same table.
+/// Returns the columns that may be queried. The table also has `secret` and `Secret`.
 fn columns() -> Vec<String> {
     ["id", "name", "done", "tags", "Owner", "we\"ird", "created_at"].map(str::to_owned).to_vec()
 }
@@ -33,7 +33,7 @@ fn printed(text: &str) -> String {
 }
 
 #[track_caller]
-fn refused(text: &str) -> &'static str {
+fn rejected(text: &str) -> &'static str {
     match parse(text) {
         Ok(filter) => panic!("{text}: {filter:?}"),
         Err(error) => error.as_str(),
@@ -41,7 +41,7 @@ fn refused(text: &str) -> &'static str {
 }
 
 #[test]
-fn what_is_allowed_is_printed_anew() {
+fn allowed_filters_are_printed_in_canonical_form() {
     for (text, expected) in [
         ("id = 7", r#"("id" = 7)"#),
         ("ID=7 and Name<>'O''Neil'", r#"(("id" = 7) AND ("name" <> 'O''Neil'))"#),
@@ -73,7 +73,7 @@ fn what_is_allowed_is_printed_anew() {
 }
 
 #[test]
-fn parameters_are_numbered_by_first_use_after_the_rules_own() {
+fn parameters_are_numbered_by_first_use_after_those_of_the_rule() {
     let filter = parse("name = $2 AND (\"Owner\" = $1 OR name = $2)").unwrap();
     let given = params();
     let (sql, values) = filter.render(3);
@@ -87,7 +87,7 @@ fn parameters_are_numbered_by_first_use_after_the_rules_own() {
 }
 
 #[test]
-fn one_meaning_has_one_form() {
+fn equivalent_texts_give_equal_filters() {
     let given = BTreeMap::from([(1, "a".to_owned()), (7, "a".to_owned())]);
     let parse = |text| ClientFilter::parse(text, &given, None).unwrap();
     assert_eq!(parse("name = $1 and (id=1 AND done)"), parse("((NAME=$7) AND \"id\" = 1) and DONE"));

@@ -1,4 +1,4 @@
-//! `order_by`: columns and directions.
+//! Tests of `order_by`.
 
 use super::columns;
 use crate::filter::OrderBy;
@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<OrderBy, &'static str> {
 }
 
 #[test]
-fn columns_are_printed_anew() {
+fn columns_are_printed_in_canonical_form() {
     for (text, expected) in [
         ("id", r#""id" ASC"#),
         ("ID desc", r#""id" DESC"#),
@@ -25,7 +25,7 @@ fn columns_are_printed_anew() {
 }
 
 #[test]
-fn everything_else_is_refused() {
+fn everything_but_columns_is_rejected() {
     let terms = vec!["id"; 17].join(",");
     for attack in [
         "",

@@ -1,4 +1,4 @@
-//! What holds for every text.
+//! Properties that hold for every text.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn what_is_printed_reads_as_the_same_and_prints_the_same(text in generate::condition(), offset in 0_usize..3) {
+    fn printed_filters_parse_and_print_the_same(text in generate::condition(), offset in 0_usize..3) {
         let filter = ClientFilter::parse(&text, &params(), None).unwrap();
         let (printed, values) = filter.render(offset);
         let numbers = (1_u32..).skip(offset);
@@ -21,7 +21,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics_and_what_is_accepted_is_harmless(text in "\\PC{0,40}|[-a-z0-9 '\"$()\\[\\],.;:=<>@&*/\\\\\\x00]{0,60}") {
+    fn no_text_panics_and_accepted_filters_are_closed(text in "\\PC{0,40}|[-a-z0-9 '\"$()\\[\\],.;:=<>@&*/\\\\\\x00]{0,60}") {
         let _ = OrderBy::parse(&text, None);
         if let Ok(filter) = ClientFilter::parse(&text, &params(), None) {
             prop_assert!(is_closed(&filter.render(0).0), "{}", filter.render(0).0);
@@ -29,7 +29,7 @@ proptest! {
     }
 
     #[test]
-    fn no_heap_of_sql_words_panics(words in prop::collection::vec(prop::sample::select(WORDS), 0..24)) {
+    fn no_sequence_of_sql_words_panics(words in prop::collection::vec(prop::sample::select(WORDS), 0..24)) {
         let text = words.join(" ");
         let _ = OrderBy::parse(&text, None);
         if let Ok(filter) = ClientFilter::parse(&text, &params(), None) {
@@ -122,7 +122,7 @@ const WORDS: &[&str] = &[
     "\0",
 ];
 
-/// One pair of parentheses holds it all, and quotes end where they began, for a reader that knows nothing else.
+/// Whether one pair of parentheses encloses all of the SQL and every quote is closed, by a minimal check.
 fn is_closed(sql: &str) -> bool {
     let (mut depth, mut quote) = (0_i32, None);
     for (at, c) in sql.char_indices() {

@@ -1,7 +1,7 @@
-//! The flight's end of its own request: what Pingora takes for a client.
+//! The downstream session of a flight's request. Pingora treats it as a client.
 //!
-//! It has a header and perhaps a body to send, and passes each part of the response on to the flight as it comes, so
-//! that nothing is serialized and parsed again.
+//! It sends a header and perhaps a body, and passes each part of the response to the flight as it arrives, so nothing
+//! is serialized and parsed again.
 
 use std::future::{pending, poll_fn};
 use std::task::Poll;
@@ -22,35 +22,35 @@ use pingora::{Error, ErrorType, Result};
 
 use crate::flight::Sink;
 
-/// A session without a client.
-pub(super) struct FlightEnd {
+/// A downstream session without a client.
+pub(super) struct FlightSession {
     header: RequestHeader,
     body: Option<Bytes>,
-    /// `None` if nobody wants the response.
+    /// Where the response is written; `None` if it is dropped.
     sink: Option<Sink>,
-    /// Whether something was pushed that is not published yet.
+    /// Whether the sink has data that is not published yet.
     unpublished: bool,
     sent: usize,
 }
 
-/// The target before `upstream_request_filter` has written the request. No server is ever asked for it.
+/// The target until `upstream_request_filter` builds the request. It is never sent to a server.
 const UNWRITTEN: &[u8] = b"/unwritten";
 
-impl FlightEnd {
-    /// Sends `body`, and passes the response on to `sink`.
+impl FlightSession {
+    /// Returns a session that sends `body` and passes the response to `sink`.
     ///
     /// # Errors
     /// None in practice: the header is a constant.
     pub(super) fn session(body: Option<Bytes>, sink: Option<Sink>) -> Result<ServerSession> {
         let mut header = RequestHeader::build_no_case("GET", UNWRITTEN, Some(0))?;
         header.set_version(Version::HTTP_11);
-        let end = Self { header, body, sink, unpublished: false, sent: 0 };
-        Ok(ServerSession::new_custom(Box::new(end)))
+        let session = Self { header, body, sink, unpublished: false, sent: 0 };
+        Ok(ServerSession::new_custom(Box::new(session)))
     }
 
     async fn pass(&mut self, task: HttpTask) -> Result<bool> {
         match task {
-            // `upstream_response_filter` has given the flight its header.
+            // The sink has the header already, from `upstream_response_filter`.
             HttpTask::Header(header, end) => {
                 self.unpublished |= !header.status.is_informational();
                 Ok(end)
@@ -71,7 +71,7 @@ impl FlightEnd {
         self.unpublished = true;
     }
 
-    /// Publishes what has arrived, once Electric makes us wait for more.
+    /// Publishes what has arrived, once nothing more is available without waiting.
     async fn publish(&mut self) {
         if !self.unpublished {
             return;
@@ -84,8 +84,8 @@ impl FlightEnd {
     }
 }
 
-/// Waits until Pingora has read everything that Electric has sent: its reading half runs in the same task, once between
-/// two polls of this one.
+/// Waits until Pingora has read everything that Electric has sent. The part of Pingora that reads from Electric runs in
+/// the same task, once between two polls of this future.
 async fn quiet() {
     let mut polls = 0;
     poll_fn(|context| {
@@ -100,7 +100,7 @@ async fn quiet() {
 }
 
 #[async_trait]
-impl Session for FlightEnd {
+impl Session for FlightSession {
     fn req_header(&self) -> &RequestHeader {
         &self.header
     }
@@ -186,7 +186,8 @@ impl Session for FlightEnd {
         self.body.is_none()
     }
 
-    /// Pingora calls this whenever it waits for the server. There is no client that could leave.
+    /// Publishes, then waits for ever: there is no client that could disconnect. Pingora calls this while it waits for
+    /// the server.
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
         self.publish().await;
         pending().await
@@ -226,7 +227,7 @@ impl Session for FlightEnd {
         false
     }
 
-    /// The body, for each attempt.
+    /// Returns the body, for each attempt.
     fn get_retry_buffer(&self) -> Option<Bytes> {
         self.body.clone()
     }
