@@ -12,13 +12,13 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Digest;
-use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::custom::CustomMessageWrite;
-use pingora::protocols::http::custom::server::Session;
-use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType, Result};
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_core::protocols::l4::socket::SocketAddr;
 
 use crate::flight::Sink;
 

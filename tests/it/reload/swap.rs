@@ -39,7 +39,7 @@ fn rules(electric: &Electric, organization: &str) -> String {
 async fn ask(http: reqwest::Client, url: String, stop: Arc<AtomicBool>, asked: Arc<AtomicUsize>) {
     while !stop.load(Ordering::Relaxed) {
         let number = asked.fetch_add(1, Ordering::Relaxed);
-        let buster = if number % 3 == 0 { format!("&cache-buster={number}") } else { String::new() };
+        let buster = if number.is_multiple_of(3) { format!("&cache-buster={number}") } else { String::new() };
         let request = http.get(format!("{url}/v1/shape?table=tasks&offset=-1{buster}"));
         let answer = Answer::of(request.send().await.unwrap()).await;
         let titles = answer.rows("title");
