@@ -95,9 +95,13 @@ fn passed(name: &HeaderName) -> Option<HeaderName> {
     ELECTRIC.into_iter().find(|known| name.as_str() == *known).map(HeaderName::from_static)
 }
 
-/// Returns the same value. Common values are static, for the same reason as names.
+/// Returns the same value. Common values are static, for the same reason as names. Others are copied: a value is a part
+/// of the buffer that Pingora has read the whole header into, and a cached response would keep that buffer.
 fn unshared(value: &HeaderValue) -> HeaderValue {
     const COMMON: [&str; 4] = ["", "true", "false", "application/json; charset=utf-8"];
     let common = COMMON.into_iter().find(|common| value.as_bytes() == common.as_bytes());
-    common.map_or_else(|| value.clone(), HeaderValue::from_static)
+    common.map_or_else(
+        || HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()),
+        HeaderValue::from_static,
+    )
 }

@@ -67,7 +67,7 @@ impl FlightSession {
     async fn push(&mut self, bytes: Option<Bytes>) {
         let (Some(bytes), Some(sink)) = (bytes, &self.sink) else { return };
         self.sent += bytes.len();
-        sink.push(bytes).await;
+        sink.push(exact(bytes)).await;
         self.unpublished = true;
     }
 
@@ -82,6 +82,12 @@ impl FlightSession {
         }
         self.unpublished = false;
     }
+}
+
+/// Copies a short body out of the buffer that Pingora has read it into, of which a cached response would keep 64 KiB.
+fn exact(bytes: Bytes) -> Bytes {
+    const WORTH_COPYING: usize = 32 * 1024;
+    if bytes.len() < WORTH_COPYING { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 
 /// Waits until Pingora has read everything that Electric has sent. The part of Pingora that reads from Electric runs in
