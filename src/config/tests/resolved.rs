@@ -55,7 +55,7 @@ fn a_slow_predicate_causes_a_warning_on_its_line() {
     let config = accepted(&(shape("\"id\" = {{ claims.sub }}") + &shape(slow) + &shape("\"done\"")));
     let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(shown.len(), 2, "{shown:?}");
-    assert!(shown[0].starts_with("x.toml:6: shape[1].where: no index"), "{shown:?}");
+    assert!(shown[0].starts_with("x.toml:6: shape[1].where: Postgres cannot use an index"), "{shown:?}");
     assert!(shown[1].starts_with("x.toml:9: shape[2].where: Electric indexes no part of this condition"), "{shown:?}");
 }
 

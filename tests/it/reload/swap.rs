@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shapegate::demo::electric::{Electric, Options};
 use tokio::task::JoinSet;
 
-use crate::harness::{Answer, Gate, Setup, start_electric};
+use crate::harness::{Gate, Setup, start_electric};
 
 /// Reloads; `SHAPEGATE_SWAPS` sets another number.
 const SWAPS: usize = 60;
@@ -41,9 +41,14 @@ async fn ask(http: reqwest::Client, url: String, stop: Arc<AtomicBool>, asked: A
         let number = asked.fetch_add(1, Ordering::Relaxed);
         let buster = if number.is_multiple_of(3) { format!("&cache-buster={number}") } else { String::new() };
         let request = http.get(format!("{url}/v1/shape?table=tasks&offset=-1{buster}"));
-        let answer = Answer::of(request.send().await.unwrap()).await;
-        let titles = answer.rows("title");
-        assert!(titles.iter().all(|title| ALLOWED.contains(&title.as_str())), "{titles:?}");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        // A response that has begun is cut off if the new rules would not give it.
+        let Ok(body) = response.text().await else { continue };
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let rows = body.as_array().unwrap().iter().filter_map(|message| message["value"]["title"].as_str());
+        let titles: Vec<_> = rows.collect();
+        assert!(titles.iter().all(|title| ALLOWED.contains(title)), "{titles:?}");
         assert_eq!(titles.len(), 1);
     }
 }
