@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 /// A secret string. Its `Debug` output is redacted, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
@@ -26,32 +24,45 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Replaces secrets in a text from another system, which may quote what it was sent. Finds them plain and
-/// percent-encoded, with upper or lower case digits.
+/// Replaces secrets in a text from elsewhere that may quote what was sent there. Each character of a secret may be
+/// percent-encoded (RFC 3986 section 2.1).
 pub fn redact<'a>(text: &str, secrets: impl Iterator<Item = &'a Secret>) -> String {
-    let mut forms: Vec<String> = secrets.flat_map(|secret| forms(secret.expose())).collect();
-    // Longer ones first, because one secret may be the beginning of another.
-    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-    let mut text = text.to_owned();
-    for form in forms.iter().filter(|form| !form.is_empty()) {
-        text = text.replace(form, "…");
+    let mut secrets: Vec<_> = secrets.map(|secret| secret.expose().as_bytes()).filter(|s| !s.is_empty()).collect();
+    // One secret may begin with another.
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    let (mut redacted, mut rest) = (String::new(), text);
+    while let Some(next) = rest.chars().next() {
+        let found = secrets.iter().find_map(|secret| quoted(rest.as_bytes(), secret));
+        match found.and_then(|length| rest.get(length..)) {
+            Some(behind) => {
+                redacted.push('…');
+                rest = behind;
+            }
+            None => {
+                redacted.push(next);
+                rest = &rest[next.len_utf8()..];
+            }
+        }
     }
-    text
+    redacted
 }
 
-/// Returns a secret plain, and percent-encoded with lower and with upper case digits.
-fn forms(secret: &str) -> [String; 3] {
-    let upper = utf8_percent_encode(secret, RESERVED).to_string();
-    let lower = upper.split('%').enumerate().map(|(at, part)| {
-        // Every part but the first starts with two hex digits.
-        let (digits, rest) = part.split_at(if at > 0 { 2 } else { 0 });
-        format!("{}{rest}", digits.to_lowercase())
-    });
-    [secret.to_owned(), lower.collect::<Vec<_>>().join("%"), upper]
+/// Returns the length of `secret` at the start of `text`, whichever of its bytes are percent-encoded.
+fn quoted(text: &[u8], secret: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for expected in secret {
+        let encoded = text.get(at..at + 3).filter(|encoded| encoded[0] == b'%').and_then(|encoded| {
+            let digits = std::str::from_utf8(&encoded[1..]).ok()?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        match encoded {
+            Some(byte) if byte == *expected => at += 3,
+            _ if text.get(at) == Some(expected) => at += 1,
+            _ => return None,
+        }
+    }
+    Some(at)
 }
-
-/// All except the unreserved characters (RFC 3986 section 2.3).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[cfg(test)]
 mod tests {
@@ -63,6 +74,7 @@ mod tests {
         let redacted = |text| redact(text, secrets.iter());
         assert_eq!(redacted("secret=a/b+c&x=a/b"), "secret=…&x=…");
         assert_eq!(redacted("secret=a%2Fb%2Bc or a%2fb%2bc or a%2fb"), "secret=… or … or …");
+        assert_eq!(redacted("%61%2fb%2B%63 and ä%zz"), "… and ä%zz");
         assert_eq!(redacted("a/c is another text"), "a/c is another text");
     }
 }

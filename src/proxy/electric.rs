@@ -14,7 +14,6 @@ use crate::fault::Fault;
 use crate::flight::{Ask, Sink, Source};
 use crate::metrics::Metrics;
 use crate::rewrite::UpstreamRequest;
-use crate::secret::redact;
 use crate::telemetry::Tracer;
 use crate::upstream::Upstreams;
 
@@ -43,14 +42,11 @@ impl Electric {
     /// # Errors
     /// The reason why not: Electric's own error if there is one, with our secrets redacted.
     pub async fn probe(&self, request: UpstreamRequest) -> Result<(), String> {
-        let upstream = request.upstream().clone();
         let ask = Ask { request, request_id: "check".into(), trace: None, known: None };
         match self.exchange(ask, None).await {
             Ok(Ending::Answered) => Ok(()),
             Ok(Ending::Refused(status, words)) => {
-                let words = String::from_utf8_lossy(&words);
-                let secrets = self.upstreams.secrets(&upstream);
-                Err(format!("Electric answers {}: {}", status.as_u16(), redact(words.trim(), secrets)))
+                Err(format!("Electric answers {}: {}", status.as_u16(), words.trim()))
             }
             Ok(Ending::Failed(fault)) | Err(fault) => Err(fault.to_string()),
         }

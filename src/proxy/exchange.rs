@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::fault::Fault;
 use crate::flight::{Ask, Head, Sink};
 use crate::metrics::Metrics;
+use crate::secret::redact;
 use crate::telemetry::UpstreamSpan;
 use crate::trace_context::TRACEPARENT;
 use crate::upstream::{AGENT, MAX_REFUSAL, Pool, UpstreamServer, fault_of, refused_parameters};
@@ -48,7 +49,7 @@ pub(super) enum Ending {
     /// There is no response, or it is incomplete.
     Failed(Fault),
     /// Electric refused a probe, with this status and body.
-    Refused(StatusCode, Bytes),
+    Refused(StatusCode, String),
 }
 
 /// The reasons for a retry. Each allows one.
@@ -281,7 +282,7 @@ impl Exchange {
         }
         match (std::mem::replace(&mut self.response, Response::Dropped), &self.sink) {
             (Response::Awaited, _) => Ending::Failed(Fault::Internal),
-            (Response::Refused(status, words), None) => Ending::Refused(status, words.freeze()),
+            (Response::Refused(status, words), None) => Ending::Refused(status, self.readable(&words)),
             (Response::Refused(status, words), Some(sink)) => match self.refuse(sink, status, &words).await {
                 Ok(()) => Ending::Answered,
                 Err(fault) => Ending::Failed(fault),
@@ -290,9 +291,15 @@ impl Exchange {
         }
     }
 
+    /// Returns Electric's error without our secrets: it may quote the URL that it was asked for.
+    fn readable(&self, words: &[u8]) -> String {
+        redact(&String::from_utf8_lossy(words), self.pool.secrets())
+    }
+
     /// Answers with Electric's errors about the client's own parameters. If there are none, the rule is at fault.
     async fn refuse(&self, sink: &Sink, status: StatusCode, words: &[u8]) -> Result<(), Fault> {
-        let body = refused_parameters(words, &self.ask.request).map_err(|words| {
+        let words = self.readable(words);
+        let body = refused_parameters(words.as_bytes(), &self.ask.request).map_err(|words| {
             let (request_id, rule) = (&self.ask.request_id, self.ask.request.rule().as_str());
             tracing::warn!(%request_id, rule, electric = ?words, "Electric rejected a request because of its rule");
             Fault::UpstreamRefused(status.as_u16())

@@ -132,7 +132,7 @@ impl Upstreams {
 
     /// Returns the secrets of an upstream, which must never be shown.
     pub(crate) fn secrets(&self, name: &UpstreamName) -> impl Iterator<Item = &Secret> {
-        self.find(name).into_iter().flat_map(|pool| pool.config.secrets())
+        self.find(name).into_iter().flat_map(|pool| pool.secrets())
     }
 
     /// Returns the pool of this name; `None` if the name comes from another configuration.
@@ -201,6 +201,11 @@ impl Pool {
 
     pub(crate) fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// Returns its secrets, which must never be shown.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.config.secrets()
     }
 
     /// Identifies this Electric service, for [`crate::flight::Key`].

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shapegate::demo::electric::{Electric, Options};
+use shapegate::demo::http::Reply;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, Wire, config, shapegate};
+use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, SECRET, Wire, config, shapegate};
 
 const TARGET: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -107,4 +108,26 @@ async fn flight_forwards_the_trace_of_the_request_that_opened_it() {
     let requests = gate.electric.requests();
     let sent = requests.iter().map(|request| (request.header("traceparent"), request.header("tracestate")));
     assert_eq!(sent.collect::<Vec<_>>(), [(Some(PARENT), None), (None, None)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn electric_error_is_logged_without_the_secret_that_it_quotes() {
+    let electric = crate::harness::start_electric(Options::default()).await;
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &electric.url(), issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\n")).unwrap();
+    let process = Process::start(&path).await;
+    let token = issuer.token(&json!({ "sub": "user-1", "aud": AUDIENCE, "organizationIds": ["org_1"] }));
+    let encoded: String = SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    for quoted in [SECRET.to_owned(), SECRET.replace('-', "%2D"), encoded] {
+        electric.script(Reply::json(400, format!(r#"{{"message":"quoted /v1/shape?secret={quoted}&x"}}"#)));
+        let request = reqwest::Client::new().get(format!("{}{TARGET}", process.url)).bearer_auth(&token);
+        assert_eq!(request.send().await.unwrap().status(), 502);
+    }
+    let log = process.stop().await;
+    let quoted: Vec<_> = log.iter().filter(|line| line.contains("quoted /v1/shape")).collect();
+    assert_eq!(quoted.len(), 3, "{log:?}");
+    assert!(quoted.iter().all(|line| line.contains("secret=…&x")), "{quoted:?}");
 }
