@@ -113,19 +113,33 @@ impl Connected {
     /// Serves one request. Returns the connection if it can take another one.
     async fn serve(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         let arrival = Arrival::new(Arc::clone(&self.connection));
-        let reused = {
-            let phases = arrival.scope(self.proxy.process_new_http(session, shutdown));
-            tokio::select! {
-                biased; // bytes that have arrived are answered
-                reused = phases => reused,
-                () = never_begins(&arrival, shutdown) => return None,
-            }
-        };
+        let reused = self.run_phases(&arrival, session, shutdown).await?;
         match arrival.take() {
-            // On the heap, like the phases before it: an idle connection holds neither.
-            Some(waiting) => Box::pin(waiting.follow()).await,
+            Some(waiting) => {
+                drop(reused);
+                waiting.boxed().await
+            }
             None => reused,
         }
+    }
+
+    /// Runs the phases of a request. Returns `None` if its header does not arrive in time, or the process stops.
+    ///
+    /// On the heap and dropped at their end: a client that waits afterwards does not hold their future.
+    fn run_phases<'a>(
+        self: &'a Arc<Self>,
+        arrival: &'a Arc<Arrival>,
+        session: ServerSession,
+        shutdown: &'a ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<Option<ReusedHttpStream>>> + Send + 'a>> {
+        let phases = arrival.scope(self.proxy.process_new_http(session, shutdown));
+        Box::pin(async move {
+            tokio::select! {
+                biased; // bytes that have arrived are answered
+                reused = phases => Some(reused),
+                () = never_begins(arrival, shutdown) => None,
+            }
+        })
     }
 }
 

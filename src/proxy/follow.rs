@@ -1,5 +1,6 @@
 //! Lets a client wait for the response of its flight, outside Pingora's request future.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,8 +58,13 @@ type Reauthorization = Result<UpstreamRequest, Rejection>;
 pub(super) const SLICE: usize = 64 * 1024;
 
 impl Waiting {
+    /// Answers from a flight, in a future on the heap: an idle connection does not hold it.
+    pub(super) fn boxed(self: Box<Self>) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send>> {
+        Box::pin(self.follow())
+    }
+
     /// Answers from a flight. Returns the connection if it can take another request.
-    pub(super) async fn follow(self) -> Option<ReusedHttpStream> {
+    async fn follow(self) -> Option<ReusedHttpStream> {
         let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
         let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
         if let Some(position) = client.position {
@@ -95,12 +101,12 @@ impl Gateway {
             if client.rules.generation < now.generation {
                 upstream = match self.authorize_again(session, client, bearer).await {
                     Ok(upstream) => upstream,
-                    Err(rejection) => return self.reject(session, client, &rejection).await,
+                    Err(rejection) => return Box::pin(self.reject(session, client, &rejection)).await,
                 };
             }
             let mut follower = match self.join(client, bearer, upstream) {
                 Ok(follower) => follower,
-                Err(rejection) => return self.reject(session, client, &rejection).await,
+                Err(rejection) => return Box::pin(self.reject(session, client, &rejection)).await,
             };
             let (key, live) = (follower.key().clone(), client.record.live);
             let (changes, stopping) = (&mut changes, now.stopping);
@@ -118,10 +124,10 @@ impl Gateway {
                     Ok(other) => upstream = other,
                     Err(rejection) => {
                         self.metrics.follower_cut(Fault::Reloaded.as_str());
-                        return self.reject(session, client, &rejection).await;
+                        return Box::pin(self.reject(session, client, &rejection)).await;
                     }
                 },
-                Err(fault) => return self.fail(session, client, fault).await,
+                Err(fault) => return Box::pin(self.fail(session, client, fault)).await,
             }
         }
     }
@@ -225,7 +231,8 @@ impl Following<'_> {
         }
         if !sent {
             follower.served();
-            self.write(follower, &head, encoding, not_modified).await?;
+            // On the heap: a client that waits for the header has no room for it.
+            Box::pin(self.write(follower, &head, encoding, not_modified)).await?;
         }
         Ok(Followed::Answered)
     }
