@@ -20,8 +20,7 @@ use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
 use crate::fault::Fault;
-use crate::limits::LimitSettings;
-use crate::limits::{Address, Place, Position};
+use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
@@ -213,8 +212,7 @@ impl Caller for ArrivingCaller<'_> {
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
-        self.record.rule = Some(rule.clone());
-        self.record.upstream = upstream.cloned();
+        self.record.ruled(rule, upstream);
     }
 }
 

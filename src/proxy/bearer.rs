@@ -180,7 +180,6 @@ impl Caller for WaitingCaller<'_> {
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
-        self.record.rule = Some(rule.clone());
-        self.record.upstream = upstream.cloned();
+        self.record.ruled(rule, upstream);
     }
 }

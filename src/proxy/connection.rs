@@ -137,7 +137,7 @@ impl Connected {
             tokio::select! {
                 biased; // bytes that have arrived are answered
                 reused = phases => Some(reused),
-                () = never_begins(arrival, shutdown) => None,
+                () = never_set(arrival.begun(), silence(HEADER_TIMEOUT, shutdown)) => None,
             }
         })
     }
@@ -209,14 +209,6 @@ async fn stopped(mut shutdown: ShutdownWatch) {
     sleep(STOPPING_KEEPALIVE).await;
     // Lets the reader see bytes that have arrived in the meantime.
     tokio::task::yield_now().await;
-}
-
-/// Returns if the header does not arrive in time.
-async fn never_begins(arrival: &Arrival, shutdown: &ShutdownWatch) {
-    silence(HEADER_TIMEOUT, shutdown).await;
-    if arrival.has_begun() {
-        pending().await
-    }
 }
 
 /// Returns after `silence` if no request has begun.

@@ -78,8 +78,8 @@ impl Arrival {
         self.begun.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+    pub(super) const fn begun(&self) -> &AtomicBool {
+        &self.begun
     }
 
     /// Takes a request out of the phases. Otherwise, Pingora's future of about 14 KB would be kept while it waits.

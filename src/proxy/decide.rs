@@ -120,7 +120,11 @@ pub(crate) async fn decide(
     }
     caller.enter(principal.as_deref())?;
     let pending = PendingSubset { shape, permit, principal };
-    if head.method == Method::POST { Ok(Decision::Subset(Box::new(pending))) } else { pending.grant(rules, None) }
+    if head.method == Method::POST {
+        Ok(Decision::Subset(Box::new(pending)))
+    } else {
+        pending.grant(rules).map(Decision::Shape)
+    }
 }
 
 impl PendingSubset {
@@ -135,9 +139,9 @@ impl PendingSubset {
     }
 
     /// Builds the request for the shape, or the subset, that the query describes.
-    fn grant(self, rules: &Rules, posted: Option<Box<SubsetQuery>>) -> Result<Decision, Rejection> {
+    fn grant(self, rules: &Rules) -> Result<Grant, Rejection> {
         let upstream = rewrite(rules, &self.shape, self.permit)?;
-        Ok(Decision::Shape(Grant { upstream, principal: self.principal, posted }))
+        Ok(Grant { upstream, principal: self.principal, posted: None })
     }
 }
 

@@ -166,12 +166,13 @@ impl Gateway {
         client: &mut ClientRequest,
         bearer: &mut Bearer,
     ) -> Reauthorization {
-        let head = head_of(session, bearer.posted().is_some(), None);
+        let posted = bearer.posted();
+        let head = head_of(session, posted.is_some(), None);
         let principal = bearer.principal().cloned();
         let mut caller = WaitingCaller { gateway: self, principal, record: &mut client.record };
         let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
             Decision::Shape(grant) => grant,
-            Decision::Subset(pending) => pending.read(rules, bearer.posted().ok_or(Rejection::Internal)?)?,
+            Decision::Subset(pending) => pending.read(rules, posted.ok_or(Rejection::Internal)?)?,
             // The new rules serve something else at its path.
             Decision::Document(_) | Decision::Preflight(_) => return Err(Rejection::NotFound),
         };
@@ -259,7 +260,7 @@ impl Following<'_> {
     async fn send_at_once(&mut self, follower: &mut Follower, head: &Head) -> Result<bool, Fault> {
         let ServerSession::H1(session) = &*self.session else { return Ok(false) };
         let kept = session.will_keepalive() && !self.is_stopping() && session.req_header().version == Version::HTTP_11;
-        let (true, Some(socket)) = (kept, (**session.stream()).as_any().downcast_ref::<Socket>()) else {
+        let (true, Some(socket)) = (kept, Socket::of(session.stream())) else {
             return Ok(false);
         };
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
@@ -402,7 +403,7 @@ impl Following<'_> {
 fn reset_http_1_0(session: &ServerSession) {
     if let ServerSession::H1(session) = session
         && session.req_header().version == Version::HTTP_10
-        && let Some(socket) = (**session.stream()).as_any().downcast_ref::<Socket>()
+        && let Some(socket) = Socket::of(session.stream())
     {
         socket.reset_on_close();
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-    UniqueIDType,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -63,6 +63,11 @@ impl Socket {
             bytes = &bytes[self.try_send(bytes, &[])?..];
         }
         Ok(())
+    }
+
+    /// Returns the socket behind a stream; `None` if the stream is encrypted.
+    pub(super) fn of(stream: &Stream) -> Option<&Self> {
+        (**stream).as_any().downcast_ref()
     }
 
     /// Puts back bytes that were read to detect the protocol. The next read returns them.

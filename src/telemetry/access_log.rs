@@ -66,6 +66,11 @@ impl Record {
         self.rule.as_ref().map_or("-", RuleId::as_str)
     }
 
+    /// Notes the rule that decided; `upstream` is `None` if it denied.
+    pub fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
+        (self.rule, self.upstream) = (Some(rule.clone()), upstream.cloned());
+    }
+
     /// Records how the request ended. One that shapegate answered itself keeps its outcome, even if the client did not
     /// receive the response.
     pub fn ended(&mut self, outcome: &'static str) {

@@ -13,7 +13,6 @@ use super::cluster::Cluster;
 use super::health::{self, Health};
 use super::server::{Trust, UpstreamServer};
 use super::settings::UpstreamSettings;
-
 use crate::fault::Fault;
 use crate::secret::Secret;
 use crate::shape::UpstreamName;

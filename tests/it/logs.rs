@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shapegate::demo::electric::{Electric, Options};
 use shapegate::demo::http::Reply;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{AUDIENCE, Gate, IssuerServer, Process, SECRET, Wire, config, shapegate};
@@ -73,15 +74,20 @@ async fn dropped(admin: &str) -> f64 {
     dropped.unwrap().parse().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn valid_trace_id_is_logged_and_an_invalid_one_is_not() {
-    let electric = Electric::start(Options::default()).await.unwrap();
-    let issuer = IssuerServer::start().await;
+/// Starts the program with a log in JSON. Its configuration is in the folder.
+async fn with_json_log(electric: &Electric, issuer: &IssuerServer) -> (Process, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &electric.url(), issuer.url());
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\n")).unwrap();
-    let process = Process::start(&path).await;
+    (Process::start(&path).await, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn valid_trace_id_is_logged_and_an_invalid_one_is_not() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let (process, _folder) = with_json_log(&electric, &issuer).await;
     let claims = json!({ "sub": "user-1", "aud": AUDIENCE, "organizationIds": ["org_1"] });
     let token = issuer.token(&claims);
     for (path, parent) in [(TARGET, PARENT), ("/nothing", "00-canary"), ("/nothing", PARENT)] {
@@ -114,11 +120,7 @@ async fn flight_forwards_the_trace_of_the_request_that_opened_it() {
 async fn electric_error_is_logged_without_the_secret_that_it_quotes() {
     let electric = crate::harness::start_electric(Options::default()).await;
     let issuer = IssuerServer::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = config(folder.path(), &electric.url(), issuer.url());
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\n")).unwrap();
-    let process = Process::start(&path).await;
+    let (process, _folder) = with_json_log(&electric, &issuer).await;
     let token = issuer.token(&json!({ "sub": "user-1", "aud": AUDIENCE, "organizationIds": ["org_1"] }));
     let encoded: String = SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect();
     for quoted in [SECRET.to_owned(), SECRET.replace('-', "%2D"), encoded] {
