@@ -57,7 +57,7 @@ async fn without_file_descriptors_open_connections_are_served_and_new_ones_wait(
     // A change reaches every waiting client, and frees the connection.
     site.insert("1", "org_1");
     for poll in &mut polls {
-        let answer = poll.answer(true).await.unwrap();
+        let answer = poll.answer(false).await.unwrap();
         assert_eq!(answer.status, 200);
     }
     connected.send(&get(&format!("{}&offset=-1", tasks("org_2")), &token)).await;
