@@ -13,7 +13,7 @@
 //! | [`gatekeeper`] | mints tokens that are valid for one shape |
 //! | [`shape`] | parses the client's request, and the shape that a token allows |
 //! | [`rewrite`] | builds the request to Electric from a permit and the client's request |
-//! | [`flight`] | shares one response of Electric among all equal requests, while it arrives and while it is fresh |
+//! | [`flight`] | shares one response of Electric among all requests that mean the same, in flight and while fresh |
 //! | [`upstream`] | Electric's servers: addresses, health, secrets |
 //! | [`limits`] | limits per subject, per address, per connection and in total |
 //! | [`rejection`] | the responses that shapegate produces itself, with status, code and label in one table |

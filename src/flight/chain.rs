@@ -6,8 +6,11 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::events::Mark;
+use super::offset::Offset;
 use crate::fault::Fault;
 
 /// A part of a body.
@@ -37,10 +40,15 @@ impl Piece {
 pub(super) struct Chain {
     /// Where new readers begin; `None` once the start has been freed.
     start: RwLock<Option<Arc<Link>>>,
+    /// Where else new readers may begin, the newest last; none once the start has been freed.
+    marks: Mutex<Vec<(Mark, Arc<Link>)>>,
     /// The whole body, once it is known.
     whole: OnceLock<Bytes>,
     progress: Notify,
 }
+
+/// The most marks of a body.
+const MARKS: usize = 64;
 
 #[derive(Debug)]
 struct Link {
@@ -76,7 +84,8 @@ impl Chain {
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
         let tail = Link::sentinel();
         let start = RwLock::new(Some(Arc::clone(&tail)));
-        let chain = Arc::new(Self { start, whole: OnceLock::new(), progress: Notify::new() });
+        let marks = Mutex::default();
+        let chain = Arc::new(Self { start, marks, whole: OnceLock::new(), progress: Notify::new() });
         let permits = room.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(permits));
         (Arc::clone(&chain), Writer { chain, tail, room, permits, whole: Some(Vec::new()), ended: false })
@@ -85,7 +94,14 @@ impl Chain {
     /// Returns a reader at the start; `None` if the start has been freed.
     pub(super) fn read(self: &Arc<Self>) -> Option<Reader> {
         let at = self.start.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some(Reader { chain: Arc::clone(self), at })
+        Some(Reader { chain: Arc::clone(self), at, partial: false })
+    }
+
+    /// Returns a reader at the newest mark that continues a log up to `offset`.
+    pub(super) fn read_at(self: &Arc<Self>, offset: Offset) -> Option<Reader> {
+        let marks = self.marks.lock();
+        let (_, at) = marks.iter().rev().find(|(mark, _)| mark.continues(offset))?;
+        Some(Reader { chain: Arc::clone(self), at: Arc::clone(at), partial: true })
     }
 
     /// Returns the whole body, if it is known.
@@ -94,6 +110,7 @@ impl Chain {
     }
 
     fn begin_at(&self, start: Option<Arc<Link>>) {
+        self.marks.lock().clear();
         *self.start.write().unwrap_or_else(PoisonError::into_inner) = start;
     }
 }
@@ -136,6 +153,15 @@ impl Writer {
         }
         self.append(piece, room);
         self.whole.is_some()
+    }
+
+    /// Lets readers begin after the pieces so far.
+    pub(super) fn mark(&self, mark: Mark) {
+        let mut marks = self.chain.marks.lock();
+        if marks.len() == MARKS {
+            marks.remove(0);
+        }
+        marks.push((mark, Arc::clone(&self.tail)));
     }
 
     /// Wakes the readers.
@@ -192,6 +218,8 @@ impl Drop for Writer {
 pub(super) struct Reader {
     chain: Arc<Chain>,
     at: Arc<Link>,
+    /// Whether it did not begin at the start.
+    partial: bool,
 }
 
 impl Reader {
@@ -228,7 +256,7 @@ impl Reader {
 
     /// Returns the length of the body, if the whole body is known.
     pub(super) fn known_length(&self) -> Option<usize> {
-        self.chain.whole.get().map(Bytes::len)
+        self.chain.whole.get().filter(|_| !self.partial).map(Bytes::len)
     }
 }
 

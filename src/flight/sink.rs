@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::chain::{Piece, Writer, concat};
+use super::events::{Events, Mark};
 use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
@@ -44,6 +45,8 @@ struct Body {
     /// Whether no further request can join.
     closed: bool,
     finished: bool,
+    /// Reads the positions in a stream of events.
+    events: Option<Box<Events>>,
 }
 
 /// The most bytes that are held back. It also limits the size of a piece.
@@ -60,6 +63,7 @@ impl Sink {
             published: false,
             closed: false,
             finished: false,
+            events: None,
         };
         let start = Start { head: None, _initial: initial };
         Self { start: Arc::new(Mutex::new(start)), body: Arc::new(AsyncMutex::new(body)) }
@@ -102,6 +106,7 @@ impl Sink {
         let fault = match ended {
             Ok(()) if body.finished => {
                 body.publish_head(&self.start);
+                body.read_events(&last);
                 writer.seal(&last);
                 settle(None);
                 return writer.finish(last).await;
@@ -124,18 +129,34 @@ impl Body {
         let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
         self.publish_head(start);
         self.published = true;
+        let mark = self.read_events(&bytes);
         let Some(writer) = &mut self.writer else { return };
         if !writer.push(Piece { bytes, end: None, boundary }).await && !self.closed {
             self.closed = true;
             self.hub.close(&self.flight);
         }
+        if let Some(mark) = mark.filter(|_| !self.closed) {
+            writer.mark(mark);
+        }
         writer.publish();
+    }
+
+    /// Records what a part of a stream of events shows about the shape, and returns where the stream is.
+    fn read_events(&mut self, bytes: &Bytes) -> Option<Mark> {
+        let events = self.events.as_mut()?;
+        self.flight.saw(events.read(bytes));
+        events.mark()
     }
 
     fn publish_head(&mut self, start: &Mutex<Start>) {
         let Some(head) = start.lock().head.take() else { return };
+        self.flight.learn(&head);
         if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
-            self.hub.places().given(&self.flight.shape, handle);
+            self.hub.places().given(self.flight.tail.shape(), handle);
+            if head.events {
+                self.events = Some(Box::new(Events::new(self.flight.asked_offset)));
+                self.flight.tail.add_stream(handle, &self.flight);
+            }
         }
         let _ = self.flight.head.set(Arc::new(head));
     }

@@ -1,5 +1,7 @@
 //! Tests of the hub with a scripted source and a paused clock.
 
+mod meaning;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::advance;
 
+use self::meaning::Shown;
 use super::*;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
@@ -29,6 +32,8 @@ enum Act {
         cache_control: &'static str,
         body: &'static str,
     },
+    /// Answers as Electric, with more than a scripted body.
+    Show(Shown),
     Fail(Fault),
     Panic,
     /// Returns without having finished the response.
@@ -67,6 +72,7 @@ impl Source for Scripted {
                 sink.head(head(cache_control));
                 sink.push(Bytes::from(body)).await;
             }
+            Act::Show(shown) => return shown.write(&ask, sink).await,
             Act::Fail(fault) => return Err(fault),
             Act::Panic => panic!("scripted panic"),
             Act::Forget => return Ok(()),
@@ -238,8 +244,8 @@ async fn a_response_is_fresh_then_stale_then_revalidated() {
 
 #[tokio::test(start_paused = true)]
 async fn a_live_response_is_never_served_stale_nor_revalidated() {
-    let control = "max-age=5, stale-while-revalidate=5";
-    let scene = Scene::new("", [answer(control, "1"), answer(control, "2")]);
+    let live = |body| Act::Show(Shown { live: true, ..Shown::at("7-1", "5_0", body) });
+    let scene = Scene::new("", [live("1"), live("2")]);
     assert_eq!(scene.read(LIVE).await, (Join::First, ok("1")));
     scene.settle().await;
     assert_eq!(scene.read(LIVE).await, (Join::Fresh, ok("1")));
@@ -367,7 +373,7 @@ async fn the_cache_stays_within_its_budget_and_survives_a_scan() {
         scene.settle().await;
     }
     for number in 0..500 {
-        scene.read(&format!("{SNAPSHOT}&cache-buster={number}")).await.1.unwrap();
+        scene.read(&format!("offset={number}_0&handle=7-1")).await.1.unwrap();
         scene.settle().await;
         assert!(scene.hub.kept_bytes() <= 512 * 1024);
     }

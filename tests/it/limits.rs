@@ -134,9 +134,9 @@ async fn subject_may_open_a_limited_number_of_shapes() {
     let gate = gate("shapes_per_subject = 2\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     for organization in ["org_1", "org_2", "org_1"] {
-        assert_eq!(gate.get(&format!("{}&cache-buster=1", tasks(organization)), &mine).await.status, 200);
+        assert_eq!(gate.get(&format!("{}&handle=1", tasks(organization)), &mine).await.status, 200);
     }
-    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
+    assert_eq!(gate.get(&format!("{}&handle=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
     assert_refused(&gate.get(&tasks("org_3"), &mine).await, 429, "too_many_requests");
     assert_eq!(limited(&gate, "shapes_per_subject").await, 1.0);
     let asked = gate.electric.request_count();
@@ -326,7 +326,8 @@ async fn stream_reset_flood_does_not_affect_other_clients() {
             let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
             let driving = tokio::spawn(connection);
             for at in 0..200 {
-                let uri = format!("{}{}&cache-buster={number}-{at}", gate.url, tasks("org_1"));
+                let uri =
+                    format!("{}/v1/shape?table=tasks&organizationId=org_1&offset=0_{at}&handle=1-{number}", gate.url);
                 let request = http::Request::get(uri).header("authorization", format!("Bearer {mine}"));
                 let Ok(ready) = sender.ready().await else { break };
                 sender = ready;

@@ -109,7 +109,7 @@ async fn flight_forwards_the_trace_of_the_request_that_opened_it() {
         let request = gate.request(TARGET, Some(&token)).header("traceparent", parent).header("tracestate", "a=1");
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
-    let other = gate.request(&format!("{TARGET}&cache-buster=1"), Some(&token)).header("traceparent", "00-x");
+    let other = gate.request(&format!("{TARGET}&handle=1"), Some(&token)).header("traceparent", "00-x");
     assert_eq!(other.send().await.unwrap().status(), 200);
     let requests = gate.electric.requests();
     let sent = requests.iter().map(|request| (request.header("traceparent"), request.header("tracestate")));

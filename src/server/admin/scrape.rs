@@ -103,6 +103,7 @@ impl Scrape {
     fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
         self.gauge("shapegate_followers", "Requests that follow an open flight.", hub.followers() as u64)?;
         self.gauge("shapegate_open_flights", "Responses of Electric in flight.", hub.open_flights() as u64)?;
+        self.gauge("shapegate_open_shapes", "Shapes with a response in flight.", hub.open_shapes() as u64)?;
         self.gauge("shapegate_kept_flights", "Cached responses.", hub.kept_flights() as u64)?;
         self.gauge("shapegate_kept_bytes", "Approximate size of the cached responses in bytes.", hub.kept_bytes())
     }
