@@ -24,9 +24,13 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Whether the stream continues from here for a client whose log ends at `offset`.
+    /// Whether the stream continues from here for a client that is up to date at `offset`.
+    ///
+    /// Such a client has the whole transaction: after a stream it names `<lsn>_0`, whatever the last operation was
+    /// (docs/electric.md, "Event streams").
     pub(super) fn continues(&self, offset: Offset) -> bool {
-        self.last <= offset && offset <= self.whole
+        let has = if offset.transaction == 0 { offset } else { Offset::end_of(offset.transaction) };
+        self.last <= has && offset <= self.whole
     }
 }
 
@@ -127,7 +131,8 @@ mod tests {
             let mark = events.mark().unwrap();
             for (at, continues) in [
                 ("0_inf", false),
-                ("27750744_0", false),
+                ("27750743_9", false),
+                ("27750744_0", true),
                 ("27750744_2", true),
                 ("27750800_0", true),
                 ("27750801_0", false),
