@@ -34,6 +34,13 @@ impl Mark {
     }
 }
 
+impl Mark {
+    /// Returns the last change before it.
+    pub(super) const fn last(&self) -> Offset {
+        self.last
+    }
+}
+
 /// What a part of a stream has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {

@@ -6,19 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::flight::{Age, Flight};
 use super::follower::{Follower, Join};
 use super::freshness::Lifetime;
-use super::head::Head;
 use super::kept::KeptFlights;
 use super::key::FlightKey;
 use super::offset::Offset;
 use super::settings::CacheSettings;
 use super::sink::Sink;
+use super::source::{Ask, KnownAnswer, Origin, Source, fetch};
 use super::tail::Tails;
 use super::terms::Terms;
 use crate::fault::Fault;
@@ -26,59 +25,6 @@ use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
-use crate::trace_context::TraceParent;
-
-/// Fetches the responses of flights: from Electric, or in a test.
-#[async_trait]
-pub trait Source: Send + Sync {
-    /// Fetches the response and writes it to `sink`, to the end.
-    ///
-    /// # Errors
-    /// Why the response is missing or incomplete. Before the header, followers get a fault; after it, an incomplete
-    /// body.
-    async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault>;
-
-    /// Identifies the Electric that answers `request`. A reload may give an upstream's name to another Electric; two
-    /// requests share a response only if this text is equal too.
-    fn identity(&self, request: &UpstreamRequest) -> Arc<str>;
-}
-
-/// A request for a source.
-#[derive(Debug)]
-pub struct Ask {
-    /// The request to Electric.
-    pub request: UpstreamRequest,
-    /// The id of the client's request that opened the flight.
-    pub request_id: Box<str>,
-    /// The trace of the request that opened the flight. Requests that join later are not in it.
-    pub trace: Option<TraceParent>,
-    /// A cached response to revalidate. Its entity tag makes the request conditional.
-    pub known: Option<KnownAnswer>,
-}
-
-/// The client's request that opens a flight, as Electric is told of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    /// Its id in the access log.
-    pub request_id: &'a str,
-    /// The trace it belongs to.
-    pub trace: Option<&'a TraceParent>,
-}
-
-impl Ask {
-    fn new(request: UpstreamRequest, origin: Origin<'_>, known: Option<KnownAnswer>) -> Self {
-        Self { request, request_id: origin.request_id.into(), trace: origin.trace.cloned(), known }
-    }
-}
-
-/// An earlier response, in case Electric confirms it with a 304.
-#[derive(Debug)]
-pub struct KnownAnswer {
-    /// Its header.
-    pub head: Arc<Head>,
-    /// Its body.
-    pub body: bytes::Bytes,
-}
 
 /// The open flights and the cached ones.
 pub struct Hub {
@@ -295,7 +241,6 @@ impl Hub {
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
-        self.metrics.opened(ask.request.rule().as_str());
         let tail = self.tails.of(key.shape(&ask.request));
         let (flight, writer) = Flight::open(key, tail, &ask.request, cache.settings.flight_bytes);
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
@@ -309,7 +254,7 @@ impl Hub {
         // Ends the flight when its task ends, even by a panic.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
-            ended = source.fetch(ask, &sink) => {
+            ended = fetch(source.as_ref(), ask, &flight, &sink, &self.metrics) => {
                 // Cached and closed before any follower sees the end: later requests get the cached response or a new
                 // flight.
                 let settle = |fault: Option<&Fault>| {

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::hub::Source;
+use super::source::Source;
 use super::tail::ShapeId;
 use crate::rewrite::UpstreamRequest;
 

@@ -19,6 +19,7 @@ mod key;
 mod offset;
 mod settings;
 mod sink;
+mod source;
 mod tail;
 mod terms;
 #[cfg(test)]
@@ -29,7 +30,8 @@ pub use encoding::Encoding;
 pub use follower::{Follower, Join};
 pub use freshness::CacheControl;
 pub use head::Head;
-pub use hub::{Ask, Hub, KnownAnswer, Origin, Source};
+pub use hub::Hub;
 pub use key::FlightKey;
 pub use settings::CacheSettings;
 pub use sink::Sink;
+pub use source::{Ask, KnownAnswer, Origin, Source};

@@ -1,5 +1,7 @@
 //! Positions in the log of a shape, as they can be compared.
 
+use std::fmt;
+
 /// A transaction and an operation in it. `0_inf` is the end of the snapshot: before every change, after every row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Offset {
@@ -21,6 +23,15 @@ impl Offset {
     }
 }
 
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.operation {
+            u64::MAX => write!(f, "{}_inf", self.transaction),
+            operation => write!(f, "{}_{operation}", self.transaction),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,6 +39,8 @@ mod tests {
     #[test]
     fn offsets_are_ordered_as_in_the_log() {
         let offsets = ["0_0", "0_1", "0_inf", "27744944_0", "27744944_4", "27750744_0"].map(Offset::parse);
+        assert_eq!(offsets[2].unwrap().to_string(), "0_inf");
+        assert_eq!(offsets[4].unwrap().to_string(), "27744944_4");
         assert!(offsets.is_sorted() && offsets.iter().all(Option::is_some));
         assert!(Offset::parse("27744944_4") < Some(Offset::end_of(27_744_944)));
     }

@@ -12,6 +12,7 @@ use super::events::{Events, Mark};
 use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
+use super::offset::Offset;
 use crate::fault::Fault;
 use crate::limits::Place;
 
@@ -47,6 +48,8 @@ struct Body {
     finished: bool,
     /// Reads the positions in a stream of events.
     events: Option<Box<Events>>,
+    /// Whether the rest is dropped: a stream could not be continued.
+    dropped: bool,
 }
 
 /// The most bytes that are held back. It also limits the size of a piece.
@@ -64,6 +67,7 @@ impl Sink {
             closed: false,
             finished: false,
             events: None,
+            dropped: false,
         };
         let start = Start { head: None, _initial: initial };
         Self { start: Arc::new(Mutex::new(start)), body: Arc::new(AsyncMutex::new(body)) }
@@ -92,6 +96,18 @@ impl Sink {
         self.body.lock().await.flush(&self.start).await;
     }
 
+    /// Publishes everything so far, and returns where a stream of events can be continued: after its last change, if it
+    /// is between two transactions.
+    pub(super) async fn pause(&self) -> Option<Offset> {
+        let mut body = self.body.lock().await;
+        if body.published {
+            body.publish_head(&self.start);
+        }
+        body.flush(&self.start).await;
+        let mark = body.events.as_ref()?.mark().filter(|_| !body.dropped)?;
+        Some(mark.last())
+    }
+
     /// Marks the body as complete.
     pub async fn finish(&self) {
         self.body.lock().await.finished = true;
@@ -101,11 +117,14 @@ impl Sink {
     /// that, the response is cut off. `settle` is called before any follower sees the end.
     pub(super) async fn end(&self, ended: Result<(), Fault>, settle: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;
-        let last = body.take();
+        let mut last = body.take();
         let Some(mut writer) = body.writer.take() else { return };
         let fault = match ended {
             Ok(()) if body.finished => {
                 body.publish_head(&self.start);
+                if body.dropped {
+                    last.clear();
+                }
                 body.read_events(&last);
                 writer.seal(&last);
                 settle(None);
@@ -128,6 +147,9 @@ impl Body {
         let bytes = self.take();
         let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
         self.publish_head(start);
+        if self.dropped {
+            return;
+        }
         self.published = true;
         let mark = self.read_events(&bytes);
         let Some(writer) = &mut self.writer else { return };
@@ -151,6 +173,11 @@ impl Body {
     fn publish_head(&mut self, start: &Mutex<Start>) {
         let Some(head) = start.lock().head.take() else { return };
         self.flight.learn(&head);
+        if self.published {
+            // Of a request that continues the stream.
+            self.dropped = head.status != StatusCode::OK || !head.events;
+            return;
+        }
         if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
             self.hub.places().given(self.flight.tail.shape(), handle);
             if head.events {

@@ -49,6 +49,8 @@ enum Act {
 struct Script {
     acts: Mutex<VecDeque<Act>>,
     fetches: AtomicUsize,
+    /// The queries that were asked.
+    asked: Mutex<Vec<String>>,
 }
 
 /// A source that has the name of an Electric.
@@ -66,13 +68,14 @@ fn head(cache_control: &'static str) -> Head {
 impl Source for Scripted {
     async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault> {
         self.0.fetches.fetch_add(1, Ordering::SeqCst);
+        self.0.asked.lock().unwrap().push(ask.request.query().to_owned());
         let act = self.0.acts.lock().unwrap().pop_front().expect("no act is left");
         match act {
             Act::Answer { cache_control, body } => {
                 sink.head(head(cache_control));
                 sink.push(Bytes::from(body)).await;
             }
-            Act::Show(shown) => return shown.write(&ask, sink).await,
+            Act::Show(shown) => return shown.write(sink).await,
             Act::Fail(fault) => return Err(fault),
             Act::Panic => panic!("scripted panic"),
             Act::Forget => return Ok(()),
@@ -149,6 +152,10 @@ impl Scene {
         while self.hub.open_flights() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.script.asked.lock().unwrap().clone()
     }
 
     fn fetches(&self) -> usize {

@@ -19,7 +19,7 @@ pub(crate) mod tests;
 /// Two requests are the same for Electric exactly if their [`UpstreamRequest::upstream`], [`UpstreamRequest::query`]
 /// and [`UpstreamRequest::body`] are equal. What changes nothing in Electric's response is not sent, so that requests
 /// of different clients are equal (docs/electric.md, "Identity of a response").
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UpstreamRequest {
     query: String,
     body: Option<String>,
@@ -175,6 +175,17 @@ impl UpstreamRequest {
     pub fn offset(&self) -> &str {
         let mut passed = self.query[self.definition..].split('&');
         passed.find_map(|pair| pair.strip_prefix("offset=")).unwrap_or_default()
+    }
+
+    /// Returns the same request for another position in the shape's log.
+    #[must_use]
+    pub fn starting_at(&self, offset: &str) -> Self {
+        let (definition, passed) = self.query.split_at(self.definition);
+        let parts = passed.split('&').map(|pair| {
+            if pair.starts_with("offset=") { Cow::Owned(format!("offset={offset}")) } else { Cow::Borrowed(pair) }
+        });
+        let query = definition.to_owned() + &parts.collect::<Vec<_>>().join("&");
+        Self { query, ..self.clone() }
     }
 
     /// Whether Electric may have to create a shape or query Postgres before it can respond.

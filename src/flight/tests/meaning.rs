@@ -36,7 +36,7 @@ impl Shown {
         Self { until: Some(until), ..self }
     }
 
-    pub(super) async fn write(mut self, _ask: &Ask, sink: &Sink) -> Result<(), Fault> {
+    pub(super) async fn write(mut self, sink: &Sink) -> Result<(), Fault> {
         let until = self.until.take();
         if !self.head_first
             && let Some(until) = until
@@ -297,6 +297,7 @@ async fn a_stream_is_joined_where_the_client_s_log_ends() {
         assert_eq!(client.head().await.unwrap().next(), Some(("7-1", *offset)), "it resumes from there");
         assert_eq!(client.key(), &FlightKey::of(&*scene.source, &scene.request(&events(offset))));
     }
+    advance(Duration::from_secs(60)).await;
     gate.send(CHANGE_9).unwrap();
     assert_eq!(whole(first).await, ok(&format!("{CHANGE_5}{CHANGE_9}")));
     for (offset, client) in late {
@@ -327,7 +328,37 @@ async fn a_change_in_a_stream_outdates_a_cached_response() {
     let client = scene.join(&events("0_0"));
     run().await;
     assert_eq!(scene.read(CATCH_UP).await.0, Join::Fresh);
+    advance(Duration::from_secs(60)).await;
     gate.send(CHANGE_9).unwrap();
     whole(client).await.unwrap();
     assert_eq!(scene.read(CATCH_UP).await, (Join::First, ok("all")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_electric_ends_at_once_is_continued_where_it_ended() {
+    let (gate, wait) = oneshot::channel();
+    let behind = Shown { events: true, live: true, ..Shown::at("7-1", "0_0", CHANGE_5) };
+    let scene = Scene::new("", [shown(behind), stream(CHANGE_9, wait)]);
+    let client = scene.join(&events("0_0"));
+    run().await;
+    assert_eq!(scene.asked(), [events("0_0"), events("5_0")].map(|query| scene.request(&query).query().to_owned()));
+    assert_eq!(client.head().await.unwrap().next(), Some(("7-1", "0_0")));
+    advance(Duration::from_secs(60)).await;
+    gate.send("").unwrap();
+    assert_eq!(whole(client).await, ok(&format!("{CHANGE_5}{CHANGE_9}")), "the regular end");
+    assert_eq!(scene.fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_continued_ends_between_two_transactions() {
+    for refused in [Act::Gone, Act::Fail(Fault::UpstreamUnreachable), shown(Shown::at("7-1", "9_0", "[]"))] {
+        let behind = Shown { events: true, live: true, ..Shown::at("7-1", "0_0", CHANGE_5) };
+        let scene = Scene::new("", [shown(behind), refused]);
+        assert_eq!(scene.read(&events("0_0")).await, (Join::First, ok(CHANGE_5)));
+        assert_eq!(scene.fetches(), 2);
+    }
+    let torn = Shown { events: true, live: true, ..Shown::at("7-1", "0_0", "data: {\"headers\"") };
+    let scene = Scene::new("", [shown(torn)]);
+    assert_eq!(scene.read(&events("0_0")).await.1, ok("data: {\"headers\""));
+    assert_eq!(scene.fetches(), 1, "it is not continued within an event");
 }
