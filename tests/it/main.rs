@@ -19,6 +19,7 @@ mod http2;
 mod issuers;
 mod limits;
 mod logs;
+mod memory;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
