@@ -242,8 +242,9 @@ impl Hub {
         mut place: FlightPlace,
     ) -> Arc<Flight> {
         let tail = self.tails.of(key.shape(&ask.request));
-        let (flight, writer) = Flight::open(key, tail, &ask.request, cache.settings.flight_bytes);
-        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
+        let (flight, writer) =
+            Flight::open(key, tail, &ask.request, cache.settings.flight_bytes, self.places.open_bytes());
+        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, &mut place);
         let running = Running { flight: Arc::clone(&flight), cache: Arc::clone(cache), sink, place };
         tokio::spawn(Arc::clone(self).run(running, Arc::clone(source), ask));
         flight

@@ -24,6 +24,7 @@ mod tail;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use chain::Piece;
 pub use encoding::Encoding;

@@ -14,7 +14,7 @@ use super::head::Head;
 use super::hub::Hub;
 use super::offset::Offset;
 use crate::fault::Fault;
-use crate::limits::Place;
+use crate::limits::{FlightPlace, Place, Reserve};
 
 /// A handle on the write side of a flight.
 ///
@@ -50,13 +50,15 @@ struct Body {
     events: Option<Box<Events>>,
     /// Whether the rest is dropped: a stream could not be continued.
     dropped: bool,
+    /// The bytes set aside for a long body.
+    reserve: Option<Reserve>,
 }
 
 /// The most bytes that are held back. It also limits the size of a piece.
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
-    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, initial: Option<Place>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, place: &mut FlightPlace) -> Self {
         let body = Body {
             hub,
             flight,
@@ -68,8 +70,9 @@ impl Sink {
             finished: false,
             events: None,
             dropped: false,
+            reserve: place.take_reserve(),
         };
-        let start = Start { head: None, _initial: initial };
+        let start = Start { head: None, _initial: place.take_initial() };
         Self { start: Arc::new(Mutex::new(start)), body: Arc::new(AsyncMutex::new(body)) }
     }
 
@@ -118,6 +121,7 @@ impl Sink {
     pub(super) async fn end(&self, ended: Result<(), Fault>, settle: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;
         let mut last = body.take();
+        body.reserve = None;
         let Some(mut writer) = body.writer.take() else { return };
         let fault = match ended {
             Ok(()) if body.finished => {
@@ -126,9 +130,9 @@ impl Sink {
                     last.clear();
                 }
                 body.read_events(&last);
-                writer.seal(&last);
+                writer.seal(last);
                 settle(None);
-                return writer.finish(last).await;
+                return writer.finish();
             }
             Ok(()) => Fault::Internal,
             Err(fault) => fault,
@@ -153,6 +157,9 @@ impl Body {
         self.published = true;
         let mark = self.read_events(&bytes);
         let Some(writer) = &mut self.writer else { return };
+        if bytes.len() == BATCH && self.reserve.is_none() {
+            self.reserve = Some(self.hub.places().open_bytes().must_reserve());
+        }
         if !writer.push(Piece { bytes, end: None, boundary }).await && !self.closed {
             self.closed = true;
             self.hub.close(&self.flight);

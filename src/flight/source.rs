@@ -62,8 +62,8 @@ impl Ask {
 pub struct KnownAnswer {
     /// Its header.
     pub head: Arc<Head>,
-    /// Its body.
-    pub body: bytes::Bytes,
+    /// The pieces of its body.
+    pub body: Vec<bytes::Bytes>,
 }
 
 /// A stream of events that ends sooner is not at its regular end, which is after 60 s.
