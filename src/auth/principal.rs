@@ -38,7 +38,7 @@ impl SubjectKey {
     /// The claim of a minted token that holds the key of its user.
     pub(crate) const CLAIM: &str = "user";
 
-    fn of_subject(issuer: &str, subject: &str) -> Self {
+    pub(crate) fn of_subject(issuer: &str, subject: &str) -> Self {
         let length = (issuer.len() as u64).to_be_bytes();
         Self(sha256([&length, issuer.as_bytes(), subject.as_bytes()].concat()))
     }

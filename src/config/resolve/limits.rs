@@ -23,6 +23,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     let requests_per_address = per_address("requests_per_address", 2_000);
     let rate_per_address = per_address("rate_per_address", 1_000);
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
+    let signatures_per_address = per_address("signatures_per_address", 100);
     let connections_per_address = per_address("connections_per_address", 2_000);
     let limits = LimitSettings {
         header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
@@ -35,6 +36,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         rate_per_subject: section.integer("rate_per_subject", 100, or_none),
         rate_per_address,
         bad_tokens_per_address,
+        signatures_per_address,
         repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
         verdicts: section.integer("verdicts", 100_000, count),
         flights: section.integer("flights", 8_000, count),

@@ -48,6 +48,7 @@ const ROWS: &[Row] = &[
     (PROXIED, "requests_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "rate_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "bad_tokens_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
+    (PROXIED, "signatures_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "connections_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
     ("[limits]", "flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
