@@ -60,16 +60,16 @@ impl Service {
 
     /// Waits for the next log entry, of any process, whose message starts with `text`. Entries before it are skipped.
     pub(crate) async fn line(&mut self, text: &str) -> Value {
-        loop {
-            let log = self.log.borrow_and_update().clone();
-            while let Some(entry) = log.get(self.seen) {
-                self.seen += 1;
-                let message = entry["message"].as_str().or(entry.as_str()).unwrap_or_default();
-                if message.starts_with(text) {
-                    return entry.clone();
-                }
-            }
-            assert!(self.log.changed().await.is_ok(), "no log entry starts with {text:?}: {log:#?}");
+        let entry = next_line(&mut self.log, &mut self.seen, text).await;
+        entry.unwrap_or_else(|| panic!("no log entry starts with {text:?}: {:#?}", self.log.borrow()))
+    }
+
+    /// Like [`line`](Self::line), but also waits for the end of the first process, and returns its status if that
+    /// comes first.
+    pub(crate) async fn line_or_end(&mut self, text: &str) -> Result<Value, ExitStatus> {
+        tokio::select! {
+            Some(entry) = next_line(&mut self.log, &mut self.seen, text) => Ok(entry),
+            status = self.child.wait() => Err(status.unwrap()),
         }
     }
 
@@ -119,6 +119,21 @@ impl Drop for Service {
         if std::thread::panicking() {
             self.log.borrow().iter().for_each(|entry| eprintln!("{entry}"));
         }
+    }
+}
+
+/// Waits for the next entry whose message starts with `text`; `None` if the log ends before.
+async fn next_line(log: &mut watch::Receiver<Vec<Value>>, seen: &mut usize, text: &str) -> Option<Value> {
+    loop {
+        let entries = log.borrow_and_update().clone();
+        while let Some(entry) = entries.get(*seen) {
+            *seen += 1;
+            let message = entry["message"].as_str().or(entry.as_str()).unwrap_or_default();
+            if message.starts_with(text) {
+                return Some(entry.clone());
+            }
+        }
+        log.changed().await.ok()?;
     }
 }
 
