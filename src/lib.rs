@@ -31,7 +31,8 @@
 //! - `proxy` may use every module except these three.
 //!
 //! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json`
-//! (strict parsing), `secret` (strings that no log shows) and `trace_context` (the `traceparent` header).
+//! (strict parsing), `owner` (who else can change or read a file), `secret` (strings that no log shows) and
+//! `trace_context` (the `traceparent` header).
 
 pub mod auth;
 pub mod cli;
@@ -48,6 +49,7 @@ mod hex;
 mod json;
 pub mod limits;
 pub mod metrics;
+mod owner;
 pub mod policy;
 pub mod proxy;
 pub mod rejection;
