@@ -44,7 +44,7 @@ pub enum Check {
 }
 
 impl TokenVerifier {
-    /// Creates a verifier for `issuers` that caches about `verdicts` verified tokens (0: none).
+    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
     ///
     /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
@@ -53,7 +53,7 @@ impl TokenVerifier {
     /// Two issuers have the same name, or an issuer has no audience, no keys, a weak secret or unsuitable algorithms.
     pub fn new(
         issuers: Vec<IssuerSettings>,
-        verdicts: usize,
+        verdict_bytes: usize,
         clock: Arc<dyn Clock>,
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
@@ -61,7 +61,7 @@ impl TokenVerifier {
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdict_bytes)), clock, around })
     }
 
     /// Creates the verifier of a new configuration.
@@ -71,12 +71,12 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdicts: usize) -> Result<Self, VerifierError> {
+    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdict_bytes: usize) -> Result<Self, VerifierError> {
         let issuers = trusted(issuers, &self.issuers, &self.around)?;
-        let verdicts = if verdicts == self.verdicts.capacity() {
+        let verdicts = if verdict_bytes == self.verdicts.budget() {
             Arc::clone(&self.verdicts)
         } else {
-            Arc::new(Verdicts::new(verdicts))
+            Arc::new(Verdicts::new(verdict_bytes))
         };
         Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
     }

@@ -31,8 +31,8 @@ pub struct LimitSettings {
     pub signatures_per_address: usize,
     /// Responses without progress for one position on one connection in half a second; 429 above. 0: no limit.
     pub repeats: usize,
-    /// Number of verified tokens that are remembered.
-    pub verdicts: usize,
+    /// Bytes of memory for verified tokens, so that they are not verified again at each request.
+    pub verdict_bytes: usize,
     /// Concurrent requests to Electric; 503 above.
     pub flights: usize,
     /// Concurrent requests to Electric of one subject; 429 above.

@@ -38,7 +38,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         bad_tokens_per_address,
         signatures_per_address,
         repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
-        verdicts: section.integer("verdicts", 100_000, count),
+        verdict_bytes: section.size("verdict_bytes", 64 * MIB, Bounds::new(MIB, 1024 * 1024 * MIB)),
         flights: section.integer("flights", 8_000, count),
         flights_per_subject: section.integer("flights_per_subject", 256, count),
         initial_flights: section.integer("initial_flights", 250, count),

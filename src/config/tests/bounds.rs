@@ -50,7 +50,7 @@ const ROWS: &[Row] = &[
     (PROXIED, "bad_tokens_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "signatures_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "connections_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
-    ("[limits]", "verdicts", ["1", "10_000_000"], ["0", "99999999999999999999"], "1 to 10000000"),
+    ("[limits]", "verdict_bytes", ["'1MiB'", "'1GiB'"], ["'1MB'", "'1048577MiB'"], "1MiB to 1048576MiB"),
     ("[limits]", "flights", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "flights_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "write_timeout", ["'1s'", "'5m'"], ["'999ms'", "'301s'"], "1s to 5m"),
