@@ -98,6 +98,36 @@ async fn address_rate_is_checked_before_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn address_rate_counts_preflights_and_oversized_headers() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrate_per_address = 1\nheader_bytes = '1KiB'").await;
+    let url = format!("{}{}", gate.url, tasks("org_1"));
+    let preflight = |address: &str| {
+        gate.client()
+            .request(http::Method::OPTIONS, &url)
+            .header("x-forwarded-for", address)
+            .header("origin", "https://a.test")
+    };
+    let oversized = |address: &str| preflight(address).header("x-large", "x".repeat(2_000));
+    for (address, request, status) in
+        [("203.0.113.7", &preflight as &dyn Fn(&str) -> _, 204), ("203.0.113.8", &oversized, 431)]
+    {
+        let mut served = 0;
+        let refused = loop {
+            let answer = Answer::of(request(address).send().await.unwrap()).await;
+            if answer.status == 429 {
+                break answer;
+            }
+            assert_eq!(answer.status, status);
+            served += 1;
+        };
+        assert!(served >= 5, "{served}");
+        assert_refused(&refused, 429, "too_many_requests");
+    }
+    assert_eq!(Answer::of(preflight("203.0.113.9").send().await.unwrap()).await.status, 204);
+    assert_eq!(limited(&gate, "rate_per_address").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     let gate = gate("trusted_proxies = []\nrate_per_address = 1\nrepeats = 0").await;
     let good = token(&gate, "user-1");
