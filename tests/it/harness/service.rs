@@ -84,10 +84,19 @@ impl Service {
         self.taken_over().await;
     }
 
-    /// Waits until a new process serves.
+    /// Waits until a new process serves: until the old one has handed over, and the new one takes signals. A signal
+    /// before that would be ignored.
     pub(crate) async fn taken_over(&mut self) {
         let entry = self.line("a new process serves").await;
         self.pid = u32::try_from(entry["pid"].as_u64().unwrap()).unwrap();
+        let count = |log: &[Value], start: &str| {
+            log.iter()
+                .filter(|entry| entry["message"].as_str().is_some_and(|message| message.starts_with(start)))
+                .count()
+        };
+        // Each process logs the one, and each one that has handed over the other.
+        let serving = self.log.wait_for(|log| count(log, "serving") > count(log, "a new process serves")).await;
+        assert!(serving.is_ok(), "the new process does not serve");
     }
 
     /// Sends a signal to the process that currently serves.
