@@ -53,7 +53,7 @@ impl<'a> Candidate<'a> {
         Ok(Self { token, issuer, jws, accepted, key })
     }
 
-    /// Whether the key is known, so that [`find_key`](Self::find_key) does not wait.
+    /// Whether the key is known, so that [`TokenVerifier::find_key`](super::TokenVerifier::find_key) does not wait.
     pub const fn has_key(&self) -> bool {
         self.key.is_some()
     }
