@@ -39,7 +39,7 @@ impl Explain {
 
     async fn explain(&self, mut config: Config) -> anyhow::Result<ExitCode> {
         // The saved key sets belong to a running server, so they are not used.
-        (config.server.state, config.limits.verdicts) = (None, 1);
+        (config.server.state, config.limits.verdict_bytes) = (None, 0);
         let (gateway, _proxy) = super::gateway(config, Arc::new(Metrics::new()?))?;
         let rules = gateway.rules();
         let (headers, target) = (HeaderMap::from_iter([(HOST, HeaderValue::from_static("explain"))]), self.target()?);
