@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
-use super::source::{PredicateSource, RuleError, RuleSource};
-use super::template::{Rendered, Template};
+use super::problem::{Problem, RuleError};
+use super::source::{PredicateSource, RuleSource};
+use super::taint::Restricted;
+use super::template::{Place, Rendered, Template};
 use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
@@ -68,9 +70,10 @@ impl Rule {
         let predicate = compile_predicate(&source.predicate, &mut errors);
         let columns = compile_columns(source.columns.as_deref(), &mut errors);
         let upstream = Destination::compile(&source.upstream);
-        let upstream = upstream.map_err(|message| fail(&mut errors, "upstream", message)).ok();
+        let upstream = upstream.map_err(|problem| errors.push(problem.of("upstream"))).ok();
         check_path(source.path.as_deref(), &mut errors);
         check_name(source.name.as_deref(), &mut errors);
+        check_chosen(&source.client_chosen, allow.as_ref(), predicate.as_ref(), &mut errors);
         if source.public {
             check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         }
@@ -126,11 +129,15 @@ impl Rule {
 }
 
 impl Predicate {
-    fn expressions(&self) -> Box<dyn Iterator<Item = &Expression> + '_> {
+    fn places(&self) -> &[Place] {
         match self {
-            Self::Template(template) => Box::new(template.expressions()),
-            Self::Unfiltered => Box::new(std::iter::empty()),
+            Self::Template(template) => template.places(),
+            Self::Unfiltered => &[],
         }
+    }
+
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.places().iter().map(|place| &place.expression)
     }
 }
 
@@ -141,12 +148,12 @@ fn fingerprint(source: &RuleSource) -> Arc<str> {
     hex(&sha256(format!("{nameless:?}"))[..16]).into()
 }
 
-fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {
-    errors.push(RuleError { key, message });
+fn fail(errors: &mut Vec<RuleError>, key: &'static str, problem: impl Into<Problem>) {
+    errors.push(problem.into().of(key));
 }
 
 fn compile_allow(source: Option<&str>, errors: &mut Vec<RuleError>) -> Option<Expression> {
-    Expression::compile(source?).map_err(|message| fail(errors, "allow", message)).ok()
+    Expression::compile(source?).map_err(|problem| errors.push(problem.of("allow"))).ok()
 }
 
 fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> Option<Predicate> {
@@ -158,7 +165,7 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
             None
         }
         PredicateSource::Template(text) => {
-            Template::compile(text).map(Predicate::Template).map_err(|message| fail(errors, "where", message)).ok()
+            Template::compile(text).map(Predicate::Template).map_err(|problem| errors.push(problem.of("where"))).ok()
         }
     }
 }
@@ -191,6 +198,46 @@ fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
         fail(errors, "path", "must be /segments of letters, digits, - . _ ~".to_owned());
     } else if path == SHAPE_PATH {
         fail(errors, "path", format!("{SHAPE_PATH} serves the rules without a path; leave it out or choose another"));
+    }
+}
+
+/// Rejects a `where` with a value that the client chooses: one that `allow` does not restrict and `client_chosen` does
+/// not name.
+fn check_chosen(
+    client_chosen: &[String],
+    allow: Option<&Expression>,
+    predicate: Option<&Predicate>,
+    errors: &mut Vec<RuleError>,
+) {
+    // An `allow` that is not CEL says nothing, and has its own error.
+    if errors.iter().any(|error| error.key == "allow") {
+        return;
+    }
+    let restricted = Restricted::by(allow.map(Expression::tree));
+    for place in predicate.map_or(&[][..], Predicate::places) {
+        for parameter in restricted.chosen(place.expression.tree()) {
+            if !client_chosen.iter().any(|name| name == parameter) {
+                errors.push(chosen(parameter, &restricted).within(place.part.clone()).of("where"));
+            }
+        }
+    }
+}
+
+fn chosen(parameter: &str, restricted: &Restricted) -> Problem {
+    let problem = Problem::from(format!(
+        "every client chooses `query.{parameter}` freely, because `allow` does not compare it with a claim: \
+         a token of one tenant would read the rows of all"
+    ));
+    let other = restricted.parameters().find(|other| *other != parameter);
+    match (restricted.term_with(parameter), other) {
+        (Some(term), _) => problem.help(format!("`allow` restricts `{term}`: bind {{{{ {term} }}}}")),
+        (None, Some(other)) => {
+            problem.help(format!("`allow` restricts `query.{other}`: bind that, or restrict `query.{parameter}` too"))
+        }
+        (None, None) => problem.help(format!(
+            "write allow = \"query.{parameter} in claims.…\" with the claim that lists what the token may read, or \
+             danger_client_chosen = [{parameter:?}] if every client may read every row"
+        )),
     }
 }
 

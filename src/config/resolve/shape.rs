@@ -100,12 +100,14 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let subset = section.boolean("subset", false);
     let client_where = section.boolean("client_where", false);
     let upstream = section.value("upstream");
+    let client_chosen = section.value("danger_client_chosen");
 
     let name = name.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
-    let allow = allow.and_then(|value| value.text());
+    let allow = read(allow, |value| value.text());
     let predicate = predicate.and_then(|value| predicate_source(&value));
     let columns = columns.and_then(|value| value.texts());
+    let client_chosen = read(client_chosen, |value| value.texts());
     let upstream = match upstream {
         None => UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
         Some(value) => upstream_source(value, upstreams)?,
@@ -114,7 +116,7 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         name: name.map(str::to_owned),
         table: String::new(),
         path: path.map(str::to_owned),
-        allow: allow.map(str::to_owned),
+        allow: allow?.map(str::to_owned),
         predicate: predicate?,
         columns,
         public,
@@ -122,7 +124,13 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         subset,
         client_where,
         upstream,
+        client_chosen: client_chosen?.unwrap_or_default(),
     })
+}
+
+/// Reads an optional key: `None` if it has an error.
+fn read<'a, T>(value: Option<Value<'a>>, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<Option<T>> {
+    value.map_or(Some(None), |value| read(&value).map(Some))
 }
 
 /// Reads an upstream name, or a claim and a map from its values to names.
@@ -179,8 +187,8 @@ fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> 
             Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
             Ok(rule) => rules.push(rule),
             Err(errors) => errors.into_iter().for_each(|error| match error.key {
-                "table" => value.error(error.message),
-                key => section.error(key, error.message),
+                "table" => value.error(error.problem.to_string()),
+                key => section.error(key, error.problem.to_string()),
             }),
         }
     }

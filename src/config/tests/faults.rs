@@ -369,7 +369,7 @@ fn invalid_shape_settings_are_rejected() {
         (
             shape("where = 'none'\ncolour = true"),
             "4: shape[0].colour: unknown key; known keys are public, table, tables, name, path, allow, where, columns, \
-             replica, subset, client_where, upstream",
+             replica, subset, client_where, upstream, danger_client_chosen",
         ),
     ]);
     each(&[(
@@ -379,6 +379,37 @@ fn invalid_shape_settings_are_rejected() {
     let second = shape("where = 'none'") + &shape("allow = 'true'\nwhere = '\"a\" = {{ nosuch.b }}'");
     let found = errors(&second);
     assert!(found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"), "{found}");
+}
+
+#[test]
+fn a_value_that_the_client_chooses_is_rejected() {
+    let shape = |keys: &str| format!("[[shape]]\ntable = 'tasks'\n{keys}\n");
+    let chosen = |line: usize, at: usize, parameter: &str| {
+        format!("{line}: shape[{at}].where: every client chooses `query.{parameter}` freely")
+    };
+    let bound = "where = '\"organization_id\" = {{ query.organizationId }}'";
+    // Without `allow`, with an `allow` of another parameter, and with two parameters of which one is compared.
+    for (text, start) in [
+        (shape(bound), chosen(3, 0, "organizationId")),
+        (
+            shape("allow = 'query.organizationId in claims.ids'\nwhere = '\"a\" = {{ query.orgId }}'"),
+            chosen(4, 0, "orgId"),
+        ),
+        (
+            shape("allow = 'query.a in claims.ids'\nwhere = '\"a\" = {{ query.a }} AND \"b\" = {{ query.b }}'"),
+            chosen(4, 0, "b"),
+        ),
+    ] {
+        let found = errors(&text);
+        assert!(found.starts_with(&format!("x.toml:{start}")) && found.lines().count() == 1, "{found}");
+    }
+    accepted(&shape(&format!("allow = 'query.organizationId in claims.ids'\n{bound}")));
+    accepted(&shape(&format!("danger_client_chosen = ['organizationId']\n{bound}")));
+    assert!(errors(&shape(&format!("danger_client_chosen = ['orgId']\n{bound}"))).contains(&chosen(
+        4,
+        0,
+        "organizationId"
+    )));
 }
 
 #[test]
