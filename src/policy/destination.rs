@@ -56,6 +56,14 @@ impl Destination {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    /// The expression that picks the upstream; `None` if it is fixed.
+    pub(super) fn expression(&self) -> Option<&Expression> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::ByClaim { claim, .. } => Some(claim),
+        }
+    }
+
     pub(super) fn reads_claims(&self) -> bool {
         matches!(self, Self::ByClaim { .. })
     }

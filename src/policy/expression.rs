@@ -71,6 +71,10 @@ struct Reads {
     claims: bool,
     now: bool,
     parameters: BTreeSet<String>,
+    /// The names in `claims.name`.
+    names: BTreeSet<String>,
+    /// The names in `has(claims.name)`.
+    optional: BTreeSet<String>,
 }
 
 impl Expression {
@@ -94,6 +98,11 @@ impl Expression {
 
     pub(super) fn reads_claims(&self) -> bool {
         self.reads.claims
+    }
+
+    /// Returns the claims that the expression reads, except those that it asks for with `has`.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+        self.reads.names.difference(&self.reads.optional).map(String::as_str)
     }
 
     pub(super) fn reads_now(&self) -> bool {
@@ -168,6 +177,10 @@ impl Reads {
         }
         match &node.expr {
             Expr::Ident(name) => return self.variable(name, bound),
+            Expr::Select(select) if is_named(&select.operand, "claims") => {
+                let names = if select.test { &mut self.optional } else { &mut self.names };
+                names.insert(select.field.clone());
+            }
             Expr::Call(call)
                 if call.func_name == operators::INDEX && call.args.first().is_some_and(|of| is_named(of, "query")) =>
             {

@@ -8,6 +8,8 @@ mod ast;
 mod decision;
 mod destination;
 mod expression;
+mod kind;
+mod lint;
 mod problem;
 mod rule;
 mod source;
@@ -17,6 +19,7 @@ mod template;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
+pub use lint::{Shadow, shadow};
 pub use problem::{Problem, RuleError};
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, RuleSource, UpstreamSource};

@@ -1,10 +1,12 @@
 //! Compiles a rule.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
+use super::lint;
 use super::problem::{Problem, RuleError};
 use super::source::{PredicateSource, RuleSource};
 use super::taint::Restricted;
@@ -47,8 +49,11 @@ pub struct Rule {
     pub(super) upstream: Destination,
     /// The hash of the rule's settings.
     pub(super) fingerprint: Arc<str>,
+    /// The hash of the settings that decide whether the rule applies, and with which rows.
+    pub(super) condition: Arc<str>,
     allow: Option<Expression>,
     predicate: Predicate,
+    warnings: Vec<RuleError>,
 }
 
 #[derive(Debug)]
@@ -64,7 +69,7 @@ impl Rule {
     /// Every error in the rule, with its key.
     pub fn compile(source: RuleSource) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
-        let fingerprint = fingerprint(&source);
+        let (fingerprint, condition) = (fingerprint(&source), condition(&source));
         let table = TableName::parse(&source.table).map_err(|error| fail(&mut errors, "table", error.to_string())).ok();
         let allow = compile_allow(source.allow.as_deref(), &mut errors);
         let predicate = compile_predicate(&source.predicate, &mut errors);
@@ -73,7 +78,10 @@ impl Rule {
         let upstream = upstream.map_err(|problem| errors.push(problem.of("upstream"))).ok();
         check_path(source.path.as_deref(), &mut errors);
         check_name(source.name.as_deref(), &mut errors);
-        check_chosen(&source.client_chosen, allow.as_ref(), predicate.as_ref(), &mut errors);
+        let places = predicate.as_ref().map_or(&[][..], Predicate::places);
+        check_places(allow.as_ref(), places, &mut errors);
+        let chosen = check_chosen(&source.client_chosen, allow.as_ref(), places, &mut errors);
+        let warnings = warnings(&source, &chosen, allow.as_ref());
         if source.public {
             check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         }
@@ -90,8 +98,10 @@ impl Rule {
                 client_where: source.client_where,
                 upstream,
                 fingerprint,
+                condition,
                 allow,
                 predicate,
+                warnings,
             }),
             _ => Err(errors),
         }
@@ -108,6 +118,38 @@ impl Rule {
             Predicate::Template(template) => Some(template.sql()),
             Predicate::Unfiltered => None,
         }
+    }
+
+    /// Problems that do not prevent the rule's use.
+    pub fn warnings(&self) -> &[RuleError] {
+        &self.warnings
+    }
+
+    /// Returns where the template's own SQL, outside of its placeholders, has a word.
+    pub fn find_in_sql(&self, word: &str) -> Option<Range<usize>> {
+        match &self.predicate {
+            Predicate::Template(template) => template.find(word),
+            Predicate::Unfiltered => None,
+        }
+    }
+
+    /// Returns the claims that each of its keys reads without asking whether they exist.
+    pub fn claims(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let allow = self.allow.iter().map(|allow| ("allow", allow));
+        let predicate = self.predicate.expressions().map(|expression| ("where", expression));
+        let upstream = self.upstream.expression().map(|claim| ("upstream", claim));
+        let read = allow.chain(predicate).chain(upstream);
+        read.flat_map(|(key, expression)| expression.claims().map(move |name| (key, name)))
+    }
+
+    /// Whether every request that may ask the rule is allowed by its `allow`.
+    pub(super) fn allows_all(&self) -> bool {
+        self.allow.as_ref().is_none_or(|allow| lint::constant(allow) == Some(true))
+    }
+
+    /// Whether its rows are the same for every request.
+    pub(super) fn is_constant(&self) -> bool {
+        self.predicate.places().is_empty() && !self.upstream.reads_claims()
     }
 
     /// Returns the client parameters that its expressions read.
@@ -148,12 +190,19 @@ fn fingerprint(source: &RuleSource) -> Arc<str> {
     hex(&sha256(format!("{nameless:?}"))[..16]).into()
 }
 
+/// Hashes the settings that decide whether a rule applies, and with which rows.
+fn condition(source: &RuleSource) -> Arc<str> {
+    let RuleSource { allow, predicate, public, upstream, .. } = source;
+    hex(&sha256(format!("{allow:?} {predicate:?} {public} {upstream:?}"))[..16]).into()
+}
+
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, problem: impl Into<Problem>) {
     errors.push(problem.into().of(key));
 }
 
 fn compile_allow(source: Option<&str>, errors: &mut Vec<RuleError>) -> Option<Expression> {
-    Expression::compile(source?).map_err(|problem| errors.push(problem.of("allow"))).ok()
+    let allow = Expression::compile(source?).and_then(|allow| lint::allow(&allow).map(|()| allow));
+    allow.map_err(|problem| errors.push(problem.of("allow"))).ok()
 }
 
 fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> Option<Predicate> {
@@ -171,6 +220,7 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
 }
 
 fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Columns> {
+    lint::columns(columns?).map_err(|problem| errors.push(problem.of("columns"))).ok()?;
     Columns::exact(columns?).map_err(|error| fail(errors, "columns", error.to_string())).ok()
 }
 
@@ -201,26 +251,51 @@ fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {
     }
 }
 
+/// Rejects a value of a kind that its place in `where` does not take.
+fn check_places(allow: Option<&Expression>, places: &[Place], errors: &mut Vec<RuleError>) {
+    let lists = allow.map(|allow| lint::lists(allow.tree())).unwrap_or_default();
+    for place in places {
+        if let Err(problem) = lint::place(place, &lists) {
+            errors.push(problem.within(place.part.clone()).of("where"));
+        }
+    }
+}
+
 /// Rejects a `where` with a value that the client chooses: one that `allow` does not restrict and `client_chosen` does
-/// not name.
+/// not name. Returns every such value.
 fn check_chosen(
     client_chosen: &[String],
     allow: Option<&Expression>,
-    predicate: Option<&Predicate>,
+    places: &[Place],
     errors: &mut Vec<RuleError>,
-) {
+) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
     // An `allow` that is not CEL says nothing, and has its own error.
     if errors.iter().any(|error| error.key == "allow") {
-        return;
+        return all;
     }
     let restricted = Restricted::by(allow.map(Expression::tree));
-    for place in predicate.map_or(&[][..], Predicate::places) {
+    for place in places {
         for parameter in restricted.chosen(place.expression.tree()) {
+            all.insert(parameter.to_owned());
             if !client_chosen.iter().any(|name| name == parameter) {
                 errors.push(chosen(parameter, &restricted).within(place.part.clone()).of("where"));
             }
         }
     }
+    all
+}
+
+fn warnings(source: &RuleSource, chosen: &BTreeSet<String>, allow: Option<&Expression>) -> Vec<RuleError> {
+    let allow = allow.and_then(lint::constant).map(|value| match value {
+        true => {
+            Problem::from("is always true").help("leave it out if every valid token may read these rows").of("allow")
+        }
+        false => Problem::from("is never true: the rule denies every request").help("remove the rule").of("allow"),
+    });
+    let table = lint::table(&source.table).map(|problem| problem.of("table"));
+    let client_chosen = lint::client_chosen(&source.client_chosen, chosen);
+    [allow, table, client_chosen].into_iter().flatten().collect()
 }
 
 fn chosen(parameter: &str, restricted: &Restricted) -> Problem {

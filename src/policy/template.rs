@@ -11,6 +11,8 @@ pub(super) struct Template {
     /// The SQL before each placeholder and after the last one: one more part than there are placeholders.
     sql: Vec<String>,
     places: Vec<Place>,
+    /// Where the SQL after each placeholder begins in the template.
+    starts: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Template {
     /// Compiles `text`. The error says what to write instead.
     pub(super) fn compile(text: &str) -> Result<Self, Problem> {
         let mut scanner = Scanner::default();
-        let (mut sql, mut places) = (Vec::new(), Vec::new());
+        let (mut sql, mut places, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0;
         loop {
             let rest = &text[at..];
@@ -62,14 +64,27 @@ impl Template {
             places.push(Place::compile(text, start..start + length, list)?);
             scanner.place();
             at = start + length + 2;
+            starts.push(at);
         }
         scanner.finish()?;
-        Ok(Self { sql, places })
+        Ok(Self { sql, places, starts })
     }
 
     /// The placeholders.
     pub(super) fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// Returns where the SQL outside of the placeholders has a word.
+    pub(super) fn find(&self, word: &str) -> Option<Range<usize>> {
+        let mut start = 0;
+        for (index, sql) in self.sql.iter().enumerate() {
+            if let Some(at) = sql.find(word) {
+                return Some(start + at..start + at + word.len());
+            }
+            start = self.starts.get(index).copied()?;
+        }
+        None
     }
 
     /// Returns the SQL with one `$n` for each placeholder, as if no value were a list.

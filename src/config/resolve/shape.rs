@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use toml::de::DeValue;
 
-use crate::config::raw::{Section, Value};
+use crate::config::raw::{Fault, Section, Value, nearest};
+use crate::filter::doubts;
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Rule, RuleId, RuleSource, UpstreamSource};
+use crate::policy::{PolicySet, PredicateSource, Problem, Rule, RuleId, RuleSource, Shadow, UpstreamSource, shadow};
 use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
 
@@ -29,10 +30,11 @@ pub(super) struct ResolvedShapes {
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
 /// Resolves every rule. `upstreams` is `None` if that section has errors; names are then not looked up.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
+/// `sample` has the names of the sample claims.
+pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>, sample: &[String]) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
-    let (mut rules, mut named) = (Vec::new(), Vec::new());
+    let mut rules = Vec::new();
     for mut section in sections {
         let public = section.boolean("public", false);
         all_public &= public;
@@ -40,20 +42,23 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
         let tables = tables(&mut section);
         let source = source(&mut section, public, upstreams);
         let compiled = tables.zip(source).and_then(|(tables, source)| compile(&section, &tables, &source));
-        named.push((section, compiled.as_ref().map_or(0, Vec::len)));
-        rules.push(compiled);
+        compiled.iter().for_each(|rules| check_claims(&section, rules, sample));
+        rules.push((section, compiled.unwrap_or_default()));
     }
-    let rules: Option<Vec<Vec<Rule>>> = rules.into_iter().collect();
-    let policy = rules.map(|rules| PolicySet::new(rules.into_iter().flatten().collect()));
-    policy.iter().for_each(|policy| check_names(&named, policy));
+    check_order(&rules);
+    let whole = rules.iter().all(|(_, rules)| !rules.is_empty());
+    let counts: Vec<_> = rules.iter().map(|(_, rules)| rules.len()).collect();
+    let (sections, rules): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+    let policy = whole.then(|| PolicySet::new(rules.into_iter().flatten().collect()));
+    policy.iter().for_each(|policy| check_names(&sections, &counts, policy));
     ResolvedShapes { count, all_public, any_public, policy }
 }
 
-/// Checks that a name in logs and metrics stands for one `[[shape]]`. `named` has the number of rules of each.
-fn check_names(named: &[(Section<'_>, usize)], policy: &PolicySet) {
+/// Checks that a name in logs and metrics stands for one `[[shape]]`. `counts` has the number of rules of each.
+fn check_names(sections: &[Section<'_>], counts: &[usize], policy: &PolicySet) {
     let mut ids = policy.rule_ids();
     let mut seen: HashMap<&str, &Section<'_>> = HashMap::new();
-    for (section, rules) in named {
+    for (section, rules) in sections.iter().zip(counts) {
         let ids: HashSet<_> = ids.by_ref().take(*rules).map(RuleId::as_str).collect();
         for id in ids {
             let Some(other) = seen.insert(id, section) else { continue };
@@ -187,21 +192,80 @@ fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> 
             Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
             Ok(rule) => rules.push(rule),
             Err(errors) => errors.into_iter().for_each(|error| match error.key {
-                "table" => value.error(error.problem.to_string()),
-                key => section.error(key, error.problem.to_string()),
+                "table" => value.error(fault(error.problem)),
+                key => section.error(key, fault(error.problem)),
             }),
         }
     }
     rules.first().iter().for_each(|rule| lint(section, rule));
+    for (rule, (_, value)) in rules.iter().zip(tables) {
+        rule.warnings().iter().cloned().for_each(|warning| match warning.key {
+            "table" => value.warning(fault(warning.problem)),
+            key => section.warning(key, fault(warning.problem)),
+        });
+    }
     (rules.len() == tables.len()).then_some(rules)
 }
 
+fn fault(problem: Problem) -> Fault {
+    let Problem { message, help, part } = problem;
+    Fault { message, help, part }
+}
+
+/// Reports what earlier rules leave to later ones.
+fn check_order(rules: &[(Section<'_>, Vec<Rule>)]) {
+    for (at, (section, own)) in rules.iter().enumerate() {
+        let shadows = rules[..at].iter().flat_map(|(earlier, others)| {
+            let pairs = others.iter().flat_map(|other| own.iter().filter_map(move |rule| shadow(other, rule)));
+            pairs.map(|found| (found, earlier.line()))
+        });
+        match shadows.max() {
+            Some((Shadow::Always(why), line)) => section.error_here(Fault {
+                help: Some("remove one of them, or write the `allow` that is missing".to_owned()),
+                ..format!("never applies, because the rule on line {line} {why}").into()
+            }),
+            Some((Shadow::Mostly, line)) => section.warning_here(Fault {
+                help: Some("write this rule before that one".to_owned()),
+                ..format!(
+                    "applies only to tokens without the claims that the rule on line {line} reads, which has no `allow`"
+                )
+                .into()
+            }),
+            None => {}
+        }
+    }
+}
+
+/// Warns about claims that the sample claims do not have.
+fn check_claims(section: &Section<'_>, rules: &[Rule], sample: &[String]) {
+    let known = |name: &str| REGISTERED.contains(&name) || sample.iter().any(|known| known == name);
+    for (key, name) in rules.iter().flat_map(Rule::claims).filter(|(_, name)| !sample.is_empty() && !known(name)) {
+        let fault = Fault::from(format!("reads `claims.{name}`, which [probe].claims does not have"));
+        let near =
+            nearest(name, sample.iter().map(String::as_str)).map(|near| format!("did you mean `claims.{near}`?"));
+        let help = near.unwrap_or_else(|| "add a sample value there, or correct the name".to_owned());
+        section.warning(key, Fault { help: Some(help), ..fault });
+    }
+}
+
+/// Registered claims (RFC 7519 section 4.1).
+const REGISTERED: [&str; 7] = ["aud", "exp", "iat", "iss", "jti", "nbf", "sub"];
+
 /// Lints the predicate. A lint error is an error of the file, so `finish` rejects the file.
 fn lint(section: &Section<'_>, rule: &Rule) {
-    for finding in rule.sql().iter().flat_map(|sql| lint::predicate(sql)) {
-        match finding.severity {
-            Severity::Error => section.error("where", finding.message),
-            Severity::Warning => section.warning("where", finding.message),
-        }
+    let Some(sql) = rule.sql() else { return };
+    for finding in lint::predicate(&sql) {
+        report(section, finding.severity, finding.message.into());
+    }
+    for doubt in doubts::doubts(&sql) {
+        let part = Some(doubt.word.as_str()).filter(|word| !word.is_empty()).and_then(|word| rule.find_in_sql(word));
+        report(section, doubt.severity, Fault { message: doubt.message, help: Some(doubt.help), part });
+    }
+}
+
+fn report(section: &Section<'_>, severity: Severity, fault: Fault) {
+    match severity {
+        Severity::Error => section.error("where", fault),
+        Severity::Warning => section.warning("where", fault),
     }
 }

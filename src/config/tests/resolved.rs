@@ -50,9 +50,9 @@ fn the_full_sample_uses_the_default_values() {
 
 #[test]
 fn a_slow_predicate_causes_a_warning_on_its_line() {
-    let shape = |predicate: &str| format!("[[shape]]\ntable = 'tasks'\nwhere = '''{predicate}'''\n");
+    let shape = |table: char, predicate: &str| format!("[[shape]]\ntable = '{table}'\nwhere = '''{predicate}'''\n");
     let slow = r#""id" = {{ claims.sub }} AND {{ claims.sub }} = ANY("owners")"#;
-    let config = accepted(&(shape("\"id\" = {{ claims.sub }}") + &shape(slow) + &shape("\"done\"")));
+    let config = accepted(&(shape('a', "\"id\" = {{ claims.sub }}") + &shape('b', slow) + &shape('c', "\"done\"")));
     let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(shown.len(), 2, "{shown:?}");
     assert!(shown[0].starts_with("x.toml:6: shape[1].where: Postgres cannot use an index"), "{shown:?}");
