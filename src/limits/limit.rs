@@ -17,6 +17,7 @@ pub enum Limit {
     InitialFlights,
     InitialFlightsPerSubject,
     Memory,
+    OpenBytes,
     RatePerAddress,
     RatePerSubject,
     Repeats,
@@ -28,7 +29,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in alphabetical order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadTokensPerAddress,
         Self::Connections,
         Self::ConnectionsPerAddress,
@@ -37,6 +38,7 @@ impl Limit {
         Self::InitialFlights,
         Self::InitialFlightsPerSubject,
         Self::Memory,
+        Self::OpenBytes,
         Self::RatePerAddress,
         Self::RatePerSubject,
         Self::Repeats,
@@ -57,6 +59,7 @@ impl Limit {
             Self::InitialFlights => "initial_flights",
             Self::InitialFlightsPerSubject => "initial_flights_per_subject",
             Self::Memory => "memory",
+            Self::OpenBytes => "open_bytes",
             Self::RatePerAddress => "rate_per_address",
             Self::RatePerSubject => "rate_per_subject",
             Self::Repeats => "repeats",
@@ -69,7 +72,10 @@ impl Limit {
 
     /// Returns whether the limit is shared by all clients rather than per client.
     pub const fn is_of_all(self) -> bool {
-        matches!(self, Self::Connections | Self::Flights | Self::InitialFlights | Self::Memory | Self::Requests)
+        matches!(
+            self,
+            Self::Connections | Self::Flights | Self::InitialFlights | Self::Memory | Self::OpenBytes | Self::Requests
+        )
     }
 }
 

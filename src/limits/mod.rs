@@ -9,6 +9,7 @@ mod connection;
 mod flights;
 mod limit;
 mod memory;
+mod open_bytes;
 mod rates;
 mod repeats;
 mod settings;
@@ -30,7 +31,8 @@ pub use budgets::{Budgets, Place};
 pub use connection::Connection;
 pub use flights::{FlightLimits, FlightPlace};
 pub use limit::{Limit, Limited};
-pub use memory::Memory;
+pub use memory::{Memory, available};
+pub use open_bytes::{OpenBytes, Reserve};
 pub use repeats::Position;
 pub use settings::LimitSettings;
 

@@ -47,6 +47,9 @@ pub struct LimitSettings {
     pub connections: usize,
     /// Connections of one address that is not a trusted proxy; more are closed at once. 0: no limit.
     pub connections_per_address: usize,
+    /// Bytes that all responses in flight hold for their clients. Above, each goes on at the pace of its slowest client,
+    /// and new requests to Electric that are not live get 503.
+    pub open_bytes: usize,
     /// Bytes of resident memory. Above, new requests to Electric get 503 and new connections are closed. 0: no limit.
     pub memory: usize,
     /// The proxies that may report a client's address; empty if clients connect directly. `None` if not configured:

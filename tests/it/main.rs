@@ -8,6 +8,7 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod docs;
 mod exchange;
 mod faults;
 mod filter_postgres;
@@ -19,6 +20,7 @@ mod http2;
 mod issuers;
 mod limits;
 mod logs;
+mod memory;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;

@@ -117,6 +117,8 @@ async fn request_is_retried_at_most_once() {
     let gate = gate_before(&electric).await;
     let token = gate.token(&["org_1"]);
     assert_eq!(gate.get(TASKS, &token).await.status, 200);
+    // The client has its response a moment before the connection to Electric is idle.
+    gate.until_metric("shapegate_fan_out_count", 1.0).await;
     assert_eq!(electric.seen(), (1, 1));
     let answer = gate.get(&format!("{TASKS}&cache-buster=1"), &token).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
@@ -134,6 +136,7 @@ async fn retry_uses_a_new_connection() {
         async { request.await.unwrap().status().as_u16() }
     };
     assert_eq!(tokio::join!(ask(1), ask(2)), (200, 200));
+    gate.until_metric("shapegate_fan_out_count", 2.0).await;
     let (connections, _) = electric.seen();
     assert_eq!(ask(3).await, 200);
     assert_eq!(electric.seen().0, connections + 1);

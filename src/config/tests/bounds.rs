@@ -44,6 +44,7 @@ const ROWS: &[Row] = &[
     ("[limits]", "shapes_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     ("[limits]", "shapes_window", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     ("[limits]", "connections", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
+    ("[limits]", "open_bytes", ["'1MiB'", "'1GiB'"], ["'1023KiB'", "'1048577MiB'"], "1MiB to 1048576MiB"),
     ("[limits]", "memory", ["'0B'", "'1GiB'"], ["'1048577MiB'", "'2000000MiB'"], "0B to 1048576MiB"),
     (PROXIED, "requests_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
     (PROXIED, "rate_per_address", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),
