@@ -89,7 +89,7 @@ const USAGE: u8 = 64;
 
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
-        eprintln!("{errors}");
+        eprintln!("{}", errors.report());
         return ExitCode::from(USAGE);
     }
     let broken_pipe = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;

@@ -22,7 +22,8 @@ use crate::shape::ShapeRequest;
 fn config(limits: &str) -> (LimitSettings, PolicySet) {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
-         [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n[limits]\n{limits}\n"
+         [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n\
+         danger_client_chosen = ['a']\n[limits]\n{limits}\n"
     );
     let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([]));
     let config = config.unwrap_or_else(|errors| panic!("{errors}"));
