@@ -110,13 +110,12 @@ impl Caller for Asking {
             return if has_public { Ok(None) } else { Err(Rejection::TokenMissing) };
         };
         let verified = match BearerToken::new(token) {
-            Ok(token) => rules.verifier.verify(&token).await.map_err(|error| error.as_str()),
-            Err(_) => Err("malformed"),
+            Ok(token) => rules.verifier.verify(&token).await.map_err(Rejection::from),
+            Err(error) => Err(error.into()),
         };
-        let principal = verified.map_err(|why| {
+        let principal = verified.inspect_err(|rejection| {
             self.said = "not valid".to_owned();
-            self.refused = Some(format!("the token is rejected: {why}"));
-            Rejection::TokenInvalid
+            self.refused = Some(format!("the token is rejected: {}", rejection.reason().as_str()));
         })?;
         let principal = principal.principal;
         let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));

@@ -6,12 +6,15 @@
 
 mod decision;
 mod destination;
+mod explain;
 mod expression;
 mod rule;
 mod source;
 mod template;
+mod unmet;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, RuleError, RuleSource, UpstreamSource};
+pub use unmet::{Miss, Unmet};

@@ -7,6 +7,7 @@ use super::destination::Destination;
 use super::expression::{Expression, Scope};
 use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
+use super::unmet::Unmet;
 use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
@@ -42,6 +43,8 @@ pub struct Rule {
     pub(super) upstream: Destination,
     /// The hash of the rule's settings.
     pub(super) fingerprint: Arc<str>,
+    /// The line of the rule in its file; 0 if unknown.
+    pub(super) line: usize,
     allow: Option<Expression>,
     predicate: Predicate,
 }
@@ -82,6 +85,7 @@ impl Rule {
                 client_where: source.client_where,
                 upstream,
                 fingerprint,
+                line: 0,
                 allow,
                 predicate,
             }),
@@ -102,8 +106,23 @@ impl Rule {
         self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
     }
 
-    pub(super) fn allows(&self, scope: &Scope<'_>) -> bool {
-        self.allow.as_ref().is_none_or(|allow| allow.holds(scope))
+    /// Notes the line of the rule in its file, for `explain`.
+    #[must_use]
+    pub fn at_line(self, line: usize) -> Self {
+        Self { line, ..self }
+    }
+
+    pub(super) fn allows(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
+        self.allow.as_ref().map_or(Ok(()), |allow| allow.holds(scope))
+    }
+
+    pub(super) fn allow(&self) -> Option<&Expression> {
+        self.allow.as_ref()
+    }
+
+    /// Returns the placeholders of its `where`.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Expression> {
+        self.predicate.expressions()
     }
 
     /// Renders the `where` with its values. The outer `None` denies; the inner one means every row.

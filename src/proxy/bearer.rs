@@ -117,21 +117,20 @@ pub(super) async fn authenticate(
 ) -> Result<Option<Arc<Principal>>, Rejection> {
     let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
         Ok(token) => token,
-        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
         Err(BearerError::Missing) if has_public => return Ok(None),
-        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
+        Err(error) => return Err(error.into()),
     };
     // Too many bad tokens from an address do not affect tokens from there that were verified before.
     if let Err(limited) = gateway.limiter.may_verify(address, record.started)
         && !rules.verifier.remembers(&token)
     {
-        return Err(limited.refuse(&gateway.metrics));
+        return Err(Rejection::limited(limited, &gateway.metrics));
     }
     match rules.verifier.verify(&token).await {
         Ok(verified) => {
             gateway.metrics.token_checked(verified.check.as_str());
             record.token = Some(verified.principal.token_hash().into());
+            record.principal = Some(Arc::clone(&verified.principal));
             Ok(Some(verified.principal))
         }
         Err(error) => {
@@ -140,16 +139,8 @@ pub(super) async fn authenticate(
             if matches!(error, TokenError::Invalid(_)) {
                 gateway.limiter.bad_token(address, record.started);
             }
-            Err(refused(&error))
+            Err(error.into())
         }
-    }
-}
-
-fn refused(error: &TokenError) -> Rejection {
-    match error {
-        TokenError::Expired => Rejection::TokenExpired,
-        TokenError::Invalid(_) => Rejection::TokenInvalid,
-        TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(*retry_after),
     }
 }
 

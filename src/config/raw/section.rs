@@ -118,6 +118,11 @@ impl<'a> Section<'a> {
         self.document.error(self.at, &self.name, message);
     }
 
+    /// Returns its line, counted from 1.
+    pub(in crate::config) fn line(&self) -> usize {
+        self.document.line(self.at)
+    }
+
     fn position(&self, key: &str) -> usize {
         let found = self.table.and_then(|table| table.get_key_value(key));
         found.map_or(self.at, |(name, _)| name.span().start)

@@ -125,7 +125,7 @@ fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
     let errors = match Rule::compile(source) {
         Ok(rule) => {
             lint(section, &rule);
-            return Some(rule);
+            return Some(rule.at_line(section.line()));
         }
         Err(errors) => errors,
     };
