@@ -81,7 +81,7 @@ impl Check {
                 code = ExitCode::FAILURE;
             }
             let words = answer.map_or_else(|problem| problem, |()| "ok".to_owned());
-            super::say(format_args!("{}: {words}", rule.as_str()))?;
+            super::say(format_args!("{rule}: {words}"))?;
         }
         Ok(code)
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::expression::Scope;
-use super::rule::{Rule, RuleId};
+use super::rule::{FOREIGN, Rule, RuleId};
 use super::unmet::{Miss, Unmet};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
@@ -120,9 +120,6 @@ pub enum Denial {
     TokenMissing,
 }
 
-/// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
-const FOREIGN: &str = "shape_claim";
-
 /// No rule serves this path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownPath;
@@ -142,15 +139,14 @@ impl PolicySet {
         let mut set = Self::default();
         for rule in rules {
             let index = set.rules.len();
-            let name = rule.path.clone().unwrap_or_else(|| rule.table_text.to_string());
             let siblings = match &rule.path {
                 Some(path) => set.by_path.entry(path.clone()).or_default(),
                 None => set.by_table.entry(rule.table.clone()).or_default(),
             };
             siblings.push(index);
-            let id = if siblings.len() == 1 { name } else { format!("{name}#{}", siblings.len()) };
+            let id = id(&rule, siblings.len());
             set.parameters.extend(rule.parameters().into_iter().map(str::to_owned));
-            set.rules.push((RuleId::new(id), rule));
+            set.rules.push((id, rule));
         }
         set
     }
@@ -158,6 +154,11 @@ impl PolicySet {
     /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
+    }
+
+    /// Returns every rule with its name, in the order of the file.
+    pub fn rules(&self) -> impl Iterator<Item = (&RuleId, &Rule)> {
+        self.rules.iter().map(|(id, rule)| (id, rule))
     }
 
     /// Returns every upstream that a rule can pick; a name may appear more than once.
@@ -299,9 +300,20 @@ impl PolicySet {
         self.by_path.keys().map(String::as_str)
     }
 
-    /// Returns each rule's permit as if its `allow` were true. For `check --probe`; never used for a client.
-    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
-        self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope).ok()))
+    /// Returns each rule's permit as if its `allow` were true, with the rule's name, and its table if the name is not
+    /// enough. For `check --probe`; never used for a client.
+    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (String, Option<Permit>)> {
+        self.rules.iter().map(|(id, rule)| (rule.label(id), permit(id, rule, scope).ok()))
+    }
+}
+
+/// Names a rule that is the `nth` of its path or table.
+fn id(rule: &Rule, nth: usize) -> RuleId {
+    let place = rule.path.as_deref().unwrap_or(&rule.table_text);
+    match &rule.name {
+        Some(name) => RuleId::new(Arc::clone(name)),
+        None if nth == 1 => RuleId::new(place),
+        None => RuleId::new(format!("{place}#{nth}")),
     }
 }
 

@@ -10,7 +10,7 @@ use super::expression::{Expression, Scope, children, resolve};
 /// Of `a && b` and `a || b` it lists only the sides that decided: of a false `&&`, those that are not true.
 pub(super) fn operands(expression: &Expression, scope: &Scope<'_>) -> Vec<String> {
     let mut deciding = Vec::new();
-    decide(expression.root(), scope, &mut deciding);
+    decide(expression.tree(), scope, &mut deciding);
     let mut found = Vec::new();
     for node in deciding {
         reads(node, scope, &mut found);

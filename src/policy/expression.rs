@@ -105,8 +105,8 @@ impl Expression {
         }
     }
 
-    /// The expression's tree.
-    pub(super) fn root(&self) -> &IdedExpr {
+    /// The syntax tree.
+    pub(super) fn tree(&self) -> &IdedExpr {
         self.program.expression()
     }
 

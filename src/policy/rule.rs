@@ -12,7 +12,8 @@ use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
 
-/// A rule's name in metrics, logs and `explain`: its path or table, followed by `#2`, `#3`, … if there are several.
+/// A rule's name in metrics, logs and `explain`: its `name`, else its path or table, followed by `#2`, `#3`, … for the
+/// second and further rules of that path or table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(Arc<str>);
 
@@ -30,6 +31,8 @@ impl RuleId {
 /// A compiled `[[shape]]`.
 #[derive(Debug)]
 pub struct Rule {
+    /// The rule's own name; `None` derives one from its path or table.
+    pub(super) name: Option<Arc<str>>,
     pub(super) table: TableName,
     /// The table as written in the file and as sent to Electric.
     pub(super) table_text: Arc<str>,
@@ -70,11 +73,13 @@ impl Rule {
         let upstream = Destination::compile(&source.upstream);
         let upstream = upstream.map_err(|message| fail(&mut errors, "upstream", message)).ok();
         check_path(source.path.as_deref(), &mut errors);
+        check_name(source.name.as_deref(), &mut errors);
         if source.public {
             check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         }
         match (table, predicate, upstream) {
             (Some(table), Some(predicate), Some(upstream)) if errors.is_empty() => Ok(Self {
+                name: source.name.map(Into::into),
                 table,
                 table_text: source.table.into(),
                 path: source.path,
@@ -93,6 +98,11 @@ impl Rule {
         }
     }
 
+    /// Whether both rules are of one table.
+    pub fn is_of_table(&self, other: &Self) -> bool {
+        self.table == other.table
+    }
+
     /// Returns the SQL of its `where` with `$1`, `$2`, … for the values; `None` if the rule serves every row.
     pub fn sql(&self) -> Option<String> {
         match &self.predicate {
@@ -104,6 +114,29 @@ impl Rule {
     /// Returns the client parameters that its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
         self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
+    }
+
+    /// The table, as the rule writes it.
+    pub fn table(&self) -> &str {
+        &self.table_text
+    }
+
+    /// The line of the rule in its file; 0 if unknown.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Whether a request with a valid token can fail to meet the rule.
+    pub fn can_deny(&self) -> bool {
+        self.allow.is_some() || self.upstream.reads_claims() || self.values().next().is_some()
+    }
+
+    /// Returns the name `id` of this rule for people, with the table if the name is not enough.
+    pub(super) fn label(&self, id: &RuleId) -> String {
+        match &self.name {
+            Some(name) => format!("{name} ({})", self.table_text),
+            None => id.as_str().to_owned(),
+        }
     }
 
     /// Notes the line of the rule in its file, for `explain`.
@@ -143,10 +176,11 @@ impl Predicate {
     }
 }
 
-/// Hashes all settings of a rule: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output, which includes
-/// keys that are added later.
+/// Hashes all settings of a rule but its name: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output,
+/// which includes keys that are added later.
 fn fingerprint(source: &RuleSource) -> Arc<str> {
-    hex(&sha256(format!("{source:?}"))[..16]).into()
+    let nameless = RuleSource { name: None, ..source.clone() };
+    hex(&sha256(format!("{nameless:?}"))[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {
@@ -173,6 +207,23 @@ fn compile_predicate(source: &PredicateSource, errors: &mut Vec<RuleError>) -> O
 
 fn compile_columns(columns: Option<&[String]>, errors: &mut Vec<RuleError>) -> Option<Columns> {
     Columns::exact(columns?).map_err(|error| fail(errors, "columns", error.to_string())).ok()
+}
+
+/// The most bytes of a rule's name.
+const MAX_NAME: usize = 64;
+
+/// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
+pub(super) const FOREIGN: &str = "shape_claim";
+
+fn check_name(name: Option<&str>, errors: &mut Vec<RuleError>) {
+    let Some(name) = name else { return };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.len() > MAX_NAME || !name.chars().all(plain) {
+        let message = format!("must be 1 to {MAX_NAME} letters, digits, - _ or ., because logs and metrics show it");
+        fail(errors, "name", message);
+    } else if name == FOREIGN {
+        fail(errors, "name", format!("{FOREIGN} is the name of requests with a shape token; choose another"));
+    }
 }
 
 fn check_path(path: Option<&str>, errors: &mut Vec<RuleError>) {

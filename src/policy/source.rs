@@ -7,6 +7,8 @@ use crate::shape::Replica;
 /// Settings of one `[[shape]]`.
 #[derive(Clone, Debug)]
 pub struct RuleSource {
+    /// The name in logs and metrics; `None` derives one from the path or the table.
+    pub name: Option<String>,
     /// The table in Electric's syntax: `tasks`, `auth.organizations`, `"Mixed"."Case"`.
     pub table: String,
     /// The path that the rule serves; `None` for `/v1/shape?table=…`.
@@ -55,7 +57,7 @@ pub enum PredicateSource {
 /// An error in one key of a rule.
 #[derive(Debug)]
 pub struct RuleError {
-    /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table`, `path` or `upstream`.
+    /// The key of the `[[shape]]` table: `name`, `where`, `allow`, `columns`, `table`, `path` or `upstream`.
     pub key: &'static str,
     /// What is wrong and what to write instead. It cannot show a secret, because rules have none.
     pub message: String,

@@ -79,6 +79,16 @@ impl Miss<'_, '_> {
         self.tried.line
     }
 
+    /// The rule's name for people, with its table if the name is not enough.
+    pub fn label(&self) -> String {
+        self.tried.label(self.rule)
+    }
+
+    /// The table, as the rule writes it.
+    pub fn table(&self) -> &str {
+        self.tried.table()
+    }
+
     /// Describes the miss with the values that decided it, which may be personal data: for `explain`, not for logs.
     pub fn words(&self) -> String {
         let values = self.values(self.scope);

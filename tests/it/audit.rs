@@ -64,7 +64,7 @@ async fn one_line_is_written_per_subject_and_shape() {
     let cleaned = "ann\u{fffd}\u{fffd}\u{fffd}[31m";
     let expected = [
         [json!(cleaned), json!("tasks"), json!("allow_false"), json!(1)],
-        [json!(null), json!(null), json!("token_malformed"), json!(1)],
+        [json!(null), json!(null), json!("structure"), json!(1)],
     ];
     assert_eq!(denied.iter().map(what).collect::<Vec<_>>(), expected);
     let who = |line: &Value| (line["subject"].as_str().unwrap().to_owned(), line["answers"].as_u64().unwrap());

@@ -64,9 +64,14 @@ impl<'a> Document<'a> {
         warnings
     }
 
-    /// Records an error at a byte offset of the text.
+    /// Records an error at a byte offset of the text, unless the same error has been recorded before: a rule is compiled
+    /// once for each of its tables.
     fn error(&self, at: usize, key: &str, message: impl Into<String>) {
-        self.errors.borrow_mut().push(self.finding(at, key, message.into()));
+        let error = self.finding(at, key, message.into());
+        let mut errors = self.errors.borrow_mut();
+        if !errors.contains(&error) {
+            errors.push(error);
+        }
     }
 
     /// Records a warning at a byte offset of the text. Warnings do not prevent the file's use.

@@ -98,6 +98,11 @@ impl<'a> Section<'a> {
         self.value(key).and_then(|value| value.choice(words)).unwrap_or(default)
     }
 
+    /// Returns the line of its header, counted from 1.
+    pub(in crate::config) fn line(&self) -> usize {
+        self.document.line(self.at)
+    }
+
     /// Returns whether the key is in the file. This does not count as asking for it.
     pub(in crate::config) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
@@ -116,11 +121,6 @@ impl<'a> Section<'a> {
     /// Records an error about the whole section.
     pub(in crate::config) fn error_here(&self, message: impl Into<String>) {
         self.document.error(self.at, &self.name, message);
-    }
-
-    /// Returns its line, counted from 1.
-    pub(in crate::config) fn line(&self) -> usize {
-        self.document.line(self.at)
     }
 
     fn position(&self, key: &str) -> usize {

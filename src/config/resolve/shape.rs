@@ -1,14 +1,17 @@
 //! Resolves `[[shape]]`: reads the rules, which [`Rule::compile`] compiles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use toml::de::DeValue;
 
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
+use crate::policy::{PolicySet, PredicateSource, Rule, RuleId, RuleSource, UpstreamSource};
 use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
+
+/// A table as written in the file, with the place of its name.
+type Table<'a> = (&'a str, Value<'a>);
 
 /// The result of reading all the rules.
 pub(super) struct ResolvedShapes {
@@ -29,20 +32,65 @@ type Upstreams = BTreeMap<String, UpstreamSettings>;
 pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
-    let mut rules = Vec::new();
+    let (mut rules, mut named) = (Vec::new(), Vec::new());
     for mut section in sections {
         let public = section.boolean("public", false);
         all_public &= public;
         any_public |= public;
-        rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
+        let tables = tables(&mut section);
+        let source = source(&mut section, public, upstreams);
+        let compiled = tables.zip(source).and_then(|(tables, source)| compile(&section, &tables, &source));
+        named.push((section, compiled.as_ref().map_or(0, Vec::len)));
+        rules.push(compiled);
     }
-    let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
+    let rules: Option<Vec<Vec<Rule>>> = rules.into_iter().collect();
+    let policy = rules.map(|rules| PolicySet::new(rules.into_iter().flatten().collect()));
+    policy.iter().for_each(|policy| check_names(&named, policy));
+    ResolvedShapes { count, all_public, any_public, policy }
 }
 
-/// Reads one rule. An optional key with an error reads as absent, because a file with an error is rejected anyway.
+/// Checks that a name in logs and metrics stands for one `[[shape]]`. `named` has the number of rules of each.
+fn check_names(named: &[(Section<'_>, usize)], policy: &PolicySet) {
+    let mut ids = policy.rule_ids();
+    let mut seen: HashMap<&str, &Section<'_>> = HashMap::new();
+    for (section, rules) in named {
+        let ids: HashSet<_> = ids.by_ref().take(*rules).map(RuleId::as_str).collect();
+        for id in ids {
+            let Some(other) = seen.insert(id, section) else { continue };
+            let (section, other) = if section.has("name") { (section, other) } else { (other, section) };
+            section
+                .error("name", format!("{id:?} is also the name of the rule on line {}: choose another", other.line()));
+        }
+    }
+}
+
+/// Reads `table` or `tables`.
+fn tables<'a>(section: &mut Section<'a>) -> Option<Vec<Table<'a>>> {
+    let (table, tables) = (section.value("table"), section.value("tables"));
+    let values = match (table, tables) {
+        (Some(table), None) => vec![table],
+        (None, Some(tables)) if section.has("path") => {
+            tables.error("a `path` serves one table: write `table`");
+            return None;
+        }
+        (None, Some(tables)) => tables.list()?,
+        (Some(_), Some(tables)) => {
+            tables.error("contradicts `table`: write one of the two");
+            return None;
+        }
+        (None, None) => {
+            section.error("table", r#"missing: write the table, as in "tasks" or "auth.users""#);
+            return None;
+        }
+    };
+    let named: Vec<_> = values.into_iter().map(|value| Some((value.text()?, value))).collect();
+    named.into_iter().collect()
+}
+
+/// Reads one rule, without its table. An optional key with an error reads as absent, because a file with an error is
+/// rejected anyway.
 fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
-    let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
+    let name = section.value("name");
     let path = section.value("path");
     let allow = section.value("allow");
     let predicate = section.required("where", r#"write a predicate, or where = "none" to serve every row"#);
@@ -53,7 +101,7 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let client_where = section.boolean("client_where", false);
     let upstream = section.value("upstream");
 
-    let table = table.and_then(|value| value.text());
+    let name = name.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
     let allow = allow.and_then(|value| value.text());
     let predicate = predicate.and_then(|value| predicate_source(&value));
@@ -63,7 +111,8 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         Some(value) => upstream_source(value, upstreams)?,
     };
     Some(RuleSource {
-        table: table?.to_owned(),
+        name: name.map(str::to_owned),
+        table: String::new(),
         path: path.map(str::to_owned),
         allow: allow.map(str::to_owned),
         predicate: predicate?,
@@ -121,18 +170,22 @@ fn predicate_source(value: &Value<'_>) -> Option<PredicateSource> {
     }
 }
 
-fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
-    let errors = match Rule::compile(source) {
-        Ok(rule) => {
-            lint(section, &rule);
-            return Some(rule.at_line(section.line()));
+/// Compiles a rule for each of its tables. Errors that do not concern a table are the same for all of them, and reported
+/// once.
+fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> Option<Vec<Rule>> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (table, value) in tables {
+        match Rule::compile(RuleSource { table: (*table).to_owned(), ..source.clone() }) {
+            Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
+            Ok(rule) => rules.push(rule.at_line(section.line())),
+            Err(errors) => errors.into_iter().for_each(|error| match error.key {
+                "table" => value.error(error.message),
+                key => section.error(key, error.message),
+            }),
         }
-        Err(errors) => errors,
-    };
-    for error in errors {
-        section.error(error.key, error.message);
     }
-    None
+    rules.first().iter().for_each(|rule| lint(section, rule));
+    (rules.len() == tables.len()).then_some(rules)
 }
 
 /// Lints the predicate. A lint error is an error of the file, so `finish` rejects the file.

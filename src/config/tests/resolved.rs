@@ -87,8 +87,22 @@ fn limits_without_effect_cause_warnings() {
 #[test]
 fn the_superset_sample_has_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
-    assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
+    assert!(text.lines().count() < 80, "{} lines", text.lines().count());
+    assert_eq!(conf("superset.toml").policy.rule_ids().count(), 25);
     assert_eq!(conf("superset.toml").issuers[0].algorithms, [Algorithm::Rs256]);
+}
+
+#[test]
+fn a_rule_with_tables_is_a_rule_for_each() {
+    let shape = |keys: &str| format!("[[shape]]\n{keys}\nwhere = 'none'\n");
+    let names =
+        |text: String| -> Vec<String> { accepted(&text).policy.rule_ids().map(|id| id.as_str().to_owned()).collect() };
+    assert_eq!(names(shape("tables = ['a', 'auth.b']")), ["a", "auth.b"]);
+    assert_eq!(names(shape("tables = 'a'")), ["a"]);
+    assert_eq!(names(shape("tables = ['a', 'b']\nname = 'x'") + &shape("path = '/c'\ntable = 'c'")), ["x", "x", "/c"]);
+    // A name does not shift when another rule of the table is inserted before it.
+    let second = shape("table = 'a'\nallow = 'claims.admin'") + &shape("table = 'a'\nname = 'own'");
+    assert_eq!(names(second), ["a", "own"]);
 }
 
 #[test]
