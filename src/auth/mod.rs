@@ -21,6 +21,7 @@ mod bearer;
 mod claims;
 mod error;
 mod expectations;
+mod explain;
 mod issuer;
 mod jws;
 pub mod keys;

@@ -152,7 +152,12 @@ impl TokenVerifier {
         Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
     }
 
-    fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
+    /// The `iss` of each issuer.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &*issuer.name)
+    }
+
+    pub(super) fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
         self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
     }
 

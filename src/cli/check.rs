@@ -61,7 +61,7 @@ impl Check {
         // (tests/electric/09).
         let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&probe.query));
         let metrics = Arc::new(Metrics::new()?);
-        let (gateway, proxy) = super::gateway(config, Arc::clone(&metrics))?;
+        let (gateway, proxy) = super::gateway(config, Arc::new(SystemClock), Arc::clone(&metrics))?;
         let rules = gateway.rules();
         let electric = Electric::new(Arc::downgrade(&proxy), Arc::clone(&rules.upstreams), metrics, None);
         let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters()).map_err(|_| {

@@ -7,7 +7,9 @@ mod check;
 mod demo;
 mod explain;
 mod jwks;
+mod keys;
 mod run;
+mod trial;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,7 +21,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 
-use crate::clock::SystemClock;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors};
 use crate::metrics::Metrics;
 use crate::proxy::{Change, Gateway, Proxy};
@@ -48,7 +50,7 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     /// Show how one request is decided, and why
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
 }
@@ -116,17 +118,22 @@ fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
 }
 
 /// Creates a gateway that serves no clients: it decides requests and queries Electric as a server does.
-fn gateway(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
+fn gateway(config: Config, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
     let observers = Observers { metrics, audit: None, tracer: None };
-    wire::gateway(config, Arc::new(SystemClock), observers, watch::channel(Change::default()).1)
+    wire::gateway(config, clock, observers, watch::channel(Change::default()).1)
 }
 
 /// Formats a rejection: its code, and the problem of each parameter.
 fn words(rejection: &Rejection) -> String {
     let (_, code, message) = rejection.answer();
-    let Rejection::InvalidRequest(errors) = rejection else { return format!("{code}: {message}") };
-    let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
-    format!("{code}: {}", errors.join("; "))
+    match rejection {
+        Rejection::InvalidHead(name, problem) => format!("{code}: {name} {problem}"),
+        Rejection::InvalidRequest(errors) => {
+            let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
+            format!("{code}: {}", errors.join("; "))
+        }
+        _ => format!("{code}: {message}"),
+    }
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
