@@ -20,7 +20,7 @@
 //! | [`fault`] | failures of shapegate and of Electric; the log gets the cause, the client a fixed response |
 //! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
 //! | [`telemetry`] | logs, the access log, the audit log, spans |
-//! | [`cli`] | the commands: run, check, explain, jwks, demo |
+//! | [`cli`] | the commands: run, check, explain, test, token, jwks, demo |
 //! | `demo` | an issuer, a simulated Electric and a web page; only with the feature `demo`, not in production builds |
 //!
 //! Dependencies between modules, checked by `tests/layers.rs`:

@@ -9,6 +9,8 @@ mod explain;
 mod jwks;
 mod keys;
 mod run;
+mod test;
+mod token;
 mod trial;
 
 use std::ffi::OsString;
@@ -53,6 +55,10 @@ enum Command {
     Explain(Box<explain::Explain>),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
+    /// Run policy tests
+    Test(test::Test),
+    /// Make a development key, and tokens that it signs
+    Token(token::Token),
 }
 
 /// Runs the command that `arguments` names, and returns its exit status.
@@ -71,6 +77,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Demo(demo)), _) => demo.run(),
         (Some(Command::Explain(explain)), _) => explain.run(),
         (Some(Command::Jwks(jwks)), _) => jwks.run(),
+        (Some(Command::Test(test)), _) => test.run(),
+        (Some(Command::Token(token)), _) => token.run(),
         (None, Some(config)) => run::run(&config, cli.upgrade),
         (None, None) => Err(Usage("give --config FILE").into()),
     };

@@ -8,6 +8,7 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod commands;
 mod exchange;
 mod faults;
 mod filter_postgres;
@@ -23,6 +24,7 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod reasons;
 mod reload;
 mod subset;
 mod superset;
