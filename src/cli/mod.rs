@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod jwks;
 mod keys;
+mod probe;
 mod run;
 mod test;
 mod token;
