@@ -74,7 +74,8 @@ impl Explain {
 
     /// Returns the court, and the issuers whose keys it fetches.
     fn court(&self, now: UnixTime) -> anyhow::Result<(Court, Vec<RemoteIssuer>)> {
-        if self.claims.is_some() {
+        // Without a token there is nothing to verify.
+        if self.token.is_none() {
             return Ok((Court::for_claims(&self.config, now)?, Vec::new()));
         }
         let config = super::load(&self.config)?;
@@ -110,9 +111,11 @@ async fn token_words(
     if let Some(principal) = &verdict.principal {
         return caller(principal);
     }
-    let token = request.token.as_deref().and_then(|token| BearerToken::new(token).ok());
-    let (Some(token), Some(error)) = (token, verdict.token_error) else {
-        return if request.token.is_some() { "not valid, or not looked at" } else { "none" }.to_owned();
+    let (token, error) = match (request.token.as_deref().map(BearerToken::new), verdict.token_error) {
+        (None, _) => return "none".to_owned(),
+        (Some(Err(error)), _) => return format!("the token is rejected: {error}"),
+        (Some(Ok(_)), None) => return "not looked at".to_owned(),
+        (Some(Ok(token)), Some(error)) => (token, error),
     };
     let why = match (rules.verifier.explain(&token, error, now), error) {
         (Some(why), _) => why,

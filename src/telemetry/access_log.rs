@@ -139,7 +139,7 @@ impl Record {
             reason = self.reason.map(Reason::as_str),
             status,
             bytes,
-            live = self.live,
+            live = self.live || asked.is_live(),
             cache = self.join.map(Join::as_str),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             client = asked.client.map(tracing::field::display),
@@ -164,6 +164,11 @@ pub struct Asked<'a> {
 const SHORT: usize = 130;
 
 impl Asked<'_> {
+    /// Whether the query asks for changes. A rejected request is not parsed any further.
+    fn is_live(&self) -> bool {
+        self.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "live=true"))
+    }
+
     /// Returns the first `table` of the query, whether or not it is valid.
     fn table(&self) -> Option<Box<str>> {
         let table = self.target.query()?.split('&').find_map(|pair| pair.strip_prefix("table="))?;

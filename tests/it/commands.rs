@@ -56,6 +56,57 @@ async fn explain_judges_claims_without_token_keys_and_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explain_names_the_values_that_each_rule_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let rules = r#"
+[[shape]]
+name = "mine"
+table = "notes"
+where = '"user_id" = {{ claims.user }} AND "team" IN ({{ claims.teams }})'
+
+[[shape]]
+table = "notes"
+allow = "claims.admin"
+where = "none"
+upstream = { claim = "claims.region", map = { eu = "default" } }
+"#;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().count() + 2;
+    std::fs::write(&path, format!("{text}{rules}")).unwrap();
+    for (claims, tried, reason) in [
+        (
+            r#"{"user": "a"}"#,
+            ["a value of where cannot be bound: claims.teams is missing", "allow fails: claims.admin is missing"],
+            "allow_error",
+        ),
+        (
+            r#"{"user": ["a"], "teams": [], "admin": true, "region": "us"}"#,
+            [
+                r#"a value of where cannot be bound: claims.user = ["a"], claims.teams = []"#,
+                r#"the claim of upstream picks none of its map: claims.region = "us""#,
+            ],
+            "upstream_unbound",
+        ),
+        (
+            r#"{"admin": "yes"}"#,
+            [
+                "a value of where cannot be bound: claims.user is missing, claims.teams is missing",
+                r#"allow fails: claims.admin = "yes""#,
+            ],
+            "allow_error",
+        ),
+    ] {
+        let arguments =
+            ["explain", "--config", path.to_str().unwrap(), "--claims", claims, "/v1/shape?table=notes&offset=-1"];
+        let (code, words) = run(&arguments).await;
+        let first = format!("tried:    mine (notes) (line {line}): {}\n", tried[0]);
+        let second = format!("tried:    notes#2 (line {}): {}\nreason:   {reason}\n", line + 5, tried[1]);
+        assert!(code == Some(1) && words.contains(&(first + &second)), "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn explain_decides_at_the_given_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");

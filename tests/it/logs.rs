@@ -148,7 +148,7 @@ async fn access_log_shows_the_request_and_leaves_absent_fields_out() {
     let long = "t".repeat(500);
     let requests = [
         (reqwest::Method::GET, format!("/v1/shape?offset=-1&table=a%0ab{long}")),
-        (reqwest::Method::DELETE, "/v1/shape?table=tasks".to_owned()),
+        (reqwest::Method::DELETE, "/v1/shape?table=tasks&live=true".to_owned()),
         (reqwest::Method::GET, "/nothing".to_owned()),
     ];
     for (method, target) in requests {
@@ -163,7 +163,7 @@ async fn access_log_shows_the_request_and_leaves_absent_fields_out() {
     let client = json!("203.0.113.7");
     let expected = [
         [json!("GET"), json!(table), json!("token_missing"), json!(false), client.clone()],
-        [json!("DELETE"), json!("tasks"), json!("method"), json!(false), client.clone()],
+        [json!("DELETE"), json!("tasks"), json!("method"), json!(true), client.clone()],
         [json!("GET"), json!(null), json!("path_unknown"), json!(false), client],
     ];
     assert_eq!(access.iter().map(shown).collect::<Vec<_>>(), expected);
