@@ -16,11 +16,11 @@
 //! | [`flight`] | shares one response of Electric among all equal requests, while it arrives and while it is fresh |
 //! | [`upstream`] | Electric's servers: addresses, health, secrets |
 //! | [`limits`] | limits per subject, per address, per connection and in total |
-//! | [`rejection`] | the responses that shapegate produces itself, with status, code and label in one table |
+//! | [`rejection`] | the responses that shapegate produces itself, with status, code and reason in one table |
 //! | [`fault`] | failures of shapegate and of Electric; the log gets the cause, the client a fixed response |
 //! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
 //! | [`telemetry`] | logs, the access log, the audit log, spans |
-//! | [`cli`] | the commands: run, check, explain, jwks, demo |
+//! | [`cli`] | the commands: run, check, explain, test, token, jwks, demo |
 //! | `demo` | an issuer, a simulated Electric and a web page; only with the feature `demo`, not in production builds |
 //!
 //! Dependencies between modules, checked by `tests/layers.rs`:

@@ -20,8 +20,8 @@ pub(super) struct TrustedIssuer {
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
     pub(super) shape_claims: ShapeClaims,
-    algorithms: Vec<Algorithm>,
-    types: Vec<String>,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) types: Vec<String>,
     keys: Keys,
 }
 
@@ -141,6 +141,14 @@ impl TrustedIssuer {
             }
             _ => InvalidReason::UnknownKey.into(),
         }
+    }
+
+    /// Returns the `kid` of each usable public key that has one.
+    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
+        let Keys::Published { fixed, remote } = &self.keys else { return Vec::new() };
+        let remote = remote.as_ref().map(|remote| remote.load());
+        let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
+        fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
     }
 
     pub(super) fn remote(&self) -> Option<&Arc<RemoteStore>> {

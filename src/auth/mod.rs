@@ -23,6 +23,7 @@ mod candidate;
 mod claims;
 mod error;
 mod expectations;
+mod explain;
 mod issuer;
 mod jws;
 pub mod keys;

@@ -132,6 +132,11 @@ impl Limiter {
         self.proxies.load().client(peer, headers)
     }
 
+    /// Returns the same address in full, for the log.
+    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        self.proxies.load().client_address(peer, headers)
+    }
+
     /// Counts a request from this address.
     ///
     /// # Errors

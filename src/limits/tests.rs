@@ -14,7 +14,9 @@ use crate::auth::SubjectKey;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
 use crate::limits::LimitSettings;
+use crate::metrics::Metrics;
 use crate::policy::PolicySet;
+use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 use crate::shape::ShapeRequest;
 
@@ -441,11 +443,12 @@ fn clients_that_cannot_be_identified_are_not_counted() {
 #[test]
 fn retry_after_is_at_least_the_wait_and_randomized() {
     let refusal = Limited::until(Limit::RatePerSubject, Duration::from_millis(10_001));
-    let after: Vec<_> = (0..200).map(|_| refusal.rejection().retry_after().unwrap().as_secs()).collect();
+    let after: Vec<_> = (0..200).map(|_| refusal.retry_after().as_secs()).collect();
     assert!(after.iter().all(|after| (11..=22).contains(after)), "{after:?}");
     assert!(after.iter().any(|other| *other != after[0]));
+    let metrics = Metrics::new().unwrap();
     for limit in Limit::ALL {
-        let rejection = Limited::by(limit).rejection();
+        let rejection = Rejection::limited(Limited::by(limit), &metrics);
         let status = if limit.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
         assert_eq!(rejection.answer().0, status, "{limit:?}");
         assert!(rejection.retry_after().is_some_and(|after| after >= Duration::from_secs(1)));

@@ -122,22 +122,24 @@ pub(super) async fn authenticate(
 ) -> Result<Option<Arc<Principal>>, Rejection> {
     let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
         Ok(token) => token,
-        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
         Err(BearerError::Missing) if has_public => return Ok(None),
-        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
+        Err(error) => return Err(error.into()),
     };
     match verify(gateway, &rules.verifier, &token, address, record.started, before_wait).await {
         Ok(verified) => {
             gateway.metrics.token_checked(verified.check.as_str());
             record.token = Some(verified.principal.token_hash().into());
+            record.principal = Some(Arc::clone(&verified.principal));
             Ok(Some(verified.principal))
         }
         Err(Refusal::Limited(rejection)) => Err(rejection),
         Err(Refusal::Token(error)) => {
             gateway.metrics.token_checked(error.as_str());
             record.token = Some(token.hash().into());
-            Err(refused(&error))
+            if matches!(error, TokenError::Invalid(_)) {
+                gateway.limiter.bad_token(address, record.started);
+            }
+            Err(error.into())
         }
     }
 }
@@ -180,20 +182,12 @@ async fn verify(
         return Ok(verifier.accept(*candidate)?);
     }
     let limited = gateway.limiter.may_verify(address, now);
-    limited.map_err(|limited| Refusal::Limited(limited.refuse(&gateway.metrics)))?;
+    limited.map_err(|limited| Refusal::Limited(Rejection::limited(limited, &gateway.metrics)))?;
     let verified = verifier.accept(*candidate);
     if matches!(verified, Err(TokenError::Invalid(_))) {
         gateway.limiter.bad_token(address, now);
     }
     Ok(verified?)
-}
-
-fn refused(error: &TokenError) -> Rejection {
-    match error {
-        TokenError::Expired => Rejection::TokenExpired,
-        TokenError::Invalid(_) => Rejection::TokenInvalid,
-        TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(*retry_after),
-    }
 }
 
 /// The caller of `decide` for a waiting request after a reload. It is not counted again.

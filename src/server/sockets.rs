@@ -153,6 +153,7 @@ mod tests {
             http2: Http2Settings { h2c: false, streams: 100, idle_timeout: std::time::Duration::ZERO },
             state: None,
             upgrade_socket: upgrade.map(Path::to_owned),
+            explain_denials: false,
             upgrade_timeout: std::time::Duration::ZERO,
         }
     }

@@ -210,6 +210,6 @@ async fn t14_a_key_verifies_tokens_of_its_own_issuer_only() {
 #[test]
 fn every_reason_has_its_own_label() {
     let labels = [InvalidReason::Algorithm, InvalidReason::UnknownKey].map(InvalidReason::as_str);
-    assert_eq!(labels, ["algorithm", "unknown_key"]);
+    assert_eq!(labels, ["algorithm", "kid_unknown"]);
     assert_eq!(TokenError::from(InvalidReason::Audience).to_string(), "the token is invalid: audience");
 }

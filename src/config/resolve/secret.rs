@@ -40,7 +40,13 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
         bytes if bytes < least => Err(format!("the secret has {bytes} bytes: it needs at least {least}")),
         _ => Ok(Secret::new(text)),
     });
-    long_enough.map_err(|message| section.error_here(message)).ok()
+    let secret = long_enough.map_err(|message| section.error_here(message)).ok()?;
+    if secret.is_development() {
+        for key in ["env", "file", "credential"].into_iter().filter(|key| section.has(key)) {
+            section.warning(key, "a key of `shapegate token`, for development only: generate another for production");
+        }
+    }
+    Some(secret)
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<String, String> {

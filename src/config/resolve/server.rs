@@ -29,8 +29,12 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let h2_idle_timeout = section.duration("h2_idle_timeout", secs(120), Bounds::new(secs(1), hours(1)));
     let state = section.value("state");
     let upgrade_socket = section.value("upgrade_socket");
+    let explain_denials = section.boolean("danger_explain_denials", false);
     let upgrade_timeout = section.duration("upgrade_timeout", secs(60), Bounds::new(secs(1), hours(1)));
 
+    if explain_denials {
+        section.warning("danger_explain_denials", "clients see why they are rejected: for development only");
+    }
     let tls = tls.and_then(Value::section).and_then(tls_files);
     let state = state.and_then(|value| value.path()).or_else(|| environment.state_directory());
     if state.as_deref().is_some_and(is_open) {
@@ -50,6 +54,7 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
         http2: Http2Settings { h2c, streams: h2_streams, idle_timeout: h2_idle_timeout },
         state,
         upgrade_socket: upgrade_socket.or_else(|| Some(environment.runtime_directory()?.join("upgrade.sock"))),
+        explain_denials,
         upgrade_timeout,
     })
 }
