@@ -127,7 +127,10 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+                let place = self
+                    .places
+                    .enter(&request, client)
+                    .map_err(|limited| Rejection::limited(limited, &self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&cache, source, key, ask, place);
@@ -165,7 +168,8 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+        let place =
+            self.places.enter(&request, client).map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.cache.load(), source, key, ask, place);
         flight.board();

@@ -64,7 +64,7 @@ fn a_request_can_be_moved_to_another_position() {
 }
 
 const OPEN: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
-                    columns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
+                    danger_client_chosen = ['org']\ncolumns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
 
 fn ask(rest: &str) -> String {
     format!("table=tasks&org=org_1&offset=-1{rest}")

@@ -350,7 +350,7 @@ async fn only_configured_origins_get_cors_headers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn public_rule_needs_no_token_but_other_rules_do() {
-    let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
+    let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\ndanger_client_chosen = ['user']\n";
     let gate = Gate::with(Setup { rules: format!("{}\n{public}", crate::harness::RULES), ..Setup::default() }).await;
     let ask = async |target: &str| Answer::of(gate.request(target, None).send().await.unwrap()).await;
     assert_eq!(ask("/v1/shape?table=items&user=u_1&offset=-1").await.status, 200);

@@ -9,6 +9,7 @@ mod citations;
 mod cli;
 mod clients;
 mod docs;
+mod commands;
 mod exchange;
 mod faults;
 mod filter_postgres;
@@ -25,6 +26,7 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod reasons;
 mod reload;
 mod subset;
 mod superset;
