@@ -30,8 +30,9 @@
 //! - Only `server` and `cli` import `config`. Settings types are therefore defined in the module that uses them.
 //! - `proxy` may use every module except these three.
 //!
-//! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json`
-//! (strict parsing), `secret` (strings that no log shows) and `trace_context` (the `traceparent` header).
+//! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `heap` (the size of values in
+//! memory), `hex`, `json` (strict parsing), `owner` (who else can change or read a file), `secret` (strings that no log shows) and
+//! `trace_context` (the `traceparent` header).
 
 pub mod auth;
 pub mod cli;
@@ -44,10 +45,12 @@ pub mod fault;
 pub mod filter;
 pub mod flight;
 pub mod gatekeeper;
+mod heap;
 mod hex;
 mod json;
 pub mod limits;
 pub mod metrics;
+mod owner;
 pub mod policy;
 pub mod proxy;
 pub mod rejection;

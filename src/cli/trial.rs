@@ -91,7 +91,7 @@ impl Court {
     /// Judges the tokens of the configured issuers.
     pub(super) fn for_tokens(mut config: Config, now: UnixTime) -> anyhow::Result<Self> {
         // The saved key sets belong to a running server, so they are not used.
-        (config.server.state, config.limits.verdicts) = (None, 1);
+        (config.server.state, config.limits.verdict_bytes) = (None, 0);
         Self::open(config, now, None)
     }
 
@@ -110,7 +110,7 @@ impl Court {
         let issuers =
             named.map(|issuer| (issuer.issuer.clone(), issuer.audience.first().cloned(), issuer.max_lifetime));
         let signer = Signer { issuers: issuers.collect(), key: SigningKey::shared(secret) };
-        (config.server.state, config.limits.verdicts) = (None, 0);
+        (config.server.state, config.limits.verdict_bytes) = (None, 0);
         Self::open(config, now, Some(signer))
     }
 

@@ -72,8 +72,8 @@ impl Ask {
 pub struct KnownAnswer {
     /// Its header.
     pub head: Arc<Head>,
-    /// Its body.
-    pub body: bytes::Bytes,
+    /// The pieces of its body.
+    pub body: Vec<bytes::Bytes>,
 }
 
 /// The open flights and the cached ones.
@@ -257,8 +257,8 @@ impl Hub {
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
-        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes);
-        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
+        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes, self.places.open_bytes());
+        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, &mut place);
         let running = Running { flight: Arc::clone(&flight), cache: Arc::clone(cache), sink, place };
         tokio::spawn(Arc::clone(self).run(running, Arc::clone(source), ask));
         flight

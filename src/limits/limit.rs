@@ -14,6 +14,7 @@ pub enum Limit {
     InitialFlights,
     InitialFlightsPerSubject,
     Memory,
+    OpenBytes,
     RatePerAddress,
     RatePerSubject,
     Repeats,
@@ -25,7 +26,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in alphabetical order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadTokensPerAddress,
         Self::Connections,
         Self::ConnectionsPerAddress,
@@ -34,6 +35,7 @@ impl Limit {
         Self::InitialFlights,
         Self::InitialFlightsPerSubject,
         Self::Memory,
+        Self::OpenBytes,
         Self::RatePerAddress,
         Self::RatePerSubject,
         Self::Repeats,
@@ -54,6 +56,7 @@ impl Limit {
             Self::InitialFlights => "initial_flights",
             Self::InitialFlightsPerSubject => "initial_flights_per_subject",
             Self::Memory => "memory",
+            Self::OpenBytes => "open_bytes",
             Self::RatePerAddress => "rate_per_address",
             Self::RatePerSubject => "rate_per_subject",
             Self::Repeats => "repeats",
@@ -66,7 +69,10 @@ impl Limit {
 
     /// Returns whether the limit is shared by all clients rather than per client.
     pub const fn is_of_all(self) -> bool {
-        matches!(self, Self::Connections | Self::Flights | Self::InitialFlights | Self::Memory | Self::Requests)
+        matches!(
+            self,
+            Self::Connections | Self::Flights | Self::InitialFlights | Self::Memory | Self::OpenBytes | Self::Requests
+        )
     }
 }
 

@@ -170,6 +170,7 @@ struct ArrivingCaller<'a> {
     record: &'a mut Record,
     /// The client's address, if addresses distinguish clients.
     address: Option<Address>,
+    /// Taken when the request is authorized, or before it waits for its issuer's keys.
     place: Option<Place>,
 }
 
@@ -192,7 +193,13 @@ impl Caller for ArrivingCaller<'_> {
         head: &RequestHead<'_>,
         has_public: bool,
     ) -> Result<Option<Arc<Principal>>, Rejection> {
-        authenticate(self.gateway, rules, head, self.address, has_public, self.record).await
+        let (gateway, address, place) = (self.gateway, self.address, &mut self.place);
+        let before_wait = || {
+            let entered = gateway.limiter.enter(None, address);
+            *place = Some(entered.map_err(|limited| Rejection::limited(limited, &gateway.metrics))?);
+            Ok(())
+        };
+        authenticate(gateway, rules, head, address, has_public, self.record, before_wait).await
     }
 
     fn count(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
@@ -202,7 +209,11 @@ impl Caller for ArrivingCaller<'_> {
     }
 
     fn enter(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
-        let place = self.gateway.limiter.enter(principal.map(Principal::subject_key), self.address);
+        let subject = principal.map(Principal::subject_key);
+        let place = match self.place.take() {
+            Some(place) => place.for_subject(subject),
+            None => self.gateway.limiter.enter(subject, self.address),
+        };
         self.place = Some(place.map_err(|limited| Rejection::limited(limited, &self.gateway.metrics))?);
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Running {
         let before = self.gateway.rules();
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
-        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdicts)?);
+        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdict_bytes)?);
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
             _ => None,

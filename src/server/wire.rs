@@ -36,7 +36,7 @@ pub(crate) fn gateway(
     let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
     let verifier = Arc::new(TokenVerifier::new(
         std::mem::take(&mut config.issuers),
-        config.limits.verdicts,
+        config.limits.verdict_bytes,
         Arc::clone(&clock),
         config.server.state.clone(),
         Arc::new(HttpFetch::new()?),

@@ -1,4 +1,4 @@
-//! Every error response in the table of the README, and bad input of every kind: it gives a 4xx and no request to
+//! Every error response in the table of docs/responses.md, and bad input of every kind: it gives a 4xx and no request to
 //! Electric.
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ mod citations;
 mod cli;
 mod clients;
 mod commands;
+mod docs;
 mod exchange;
 mod faults;
 mod filter_postgres;
@@ -20,6 +21,7 @@ mod http2;
 mod issuers;
 mod limits;
 mod logs;
+mod memory;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
