@@ -107,7 +107,7 @@ impl<'a> Document<'a> {
         let errors = self.sorted(&self.errors.borrow(), Severity::Error);
         match outcome {
             Some(outcome) if errors.is_empty() => Ok(outcome),
-            _ => Err(ConfigErrors::new(errors)),
+            _ => Err(errors.into()),
         }
     }
 
@@ -159,9 +159,10 @@ impl<'a> Document<'a> {
 
     fn placed(&self, found: Found, severity: Severity) -> ConfigError {
         let Found { span, key, message, help } = found;
-        let quote = match span.is_empty() {
-            true => None,
-            false if self.is_broken.get() => Some(quote::broken_line(self.text, &span)),
+        let quote = match self.is_broken.get() {
+            true => Some(quote::broken_line(self.text, &span)),
+            // The file as a whole.
+            false if span == (0..0) => None,
             false => Some(quote::line(self.text, &span, &self.hidden.borrow())),
         };
         let line = self.line(span.start);
