@@ -29,6 +29,8 @@ fn environment() -> Environment {
         ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
         ("GATEKEEPER_SECRET", "fedcba9876543210-canary-fedcba98"),
         ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
+        ("LISTEN", "127.0.0.1:0"),
+        ("URL", "https://env.example"),
         ("BLANK_SECRET", " \n"),
         ("REPEATED_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
         ("PUBLISHED_SECRET", "your-256-bit-secret-your-256-bit-secret"),
