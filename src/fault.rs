@@ -75,7 +75,7 @@ impl Fault {
             Self::KeyGone => Rejection::TokenInvalid,
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
-            Self::Overloaded(after) => Rejection::Overloaded(*after),
+            Self::Overloaded(after) => Rejection::Overloaded(*after, None),
             Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused,

@@ -13,8 +13,8 @@ pub enum Rejection {
     ContentTooLarge,
     /// No rule allows the request.
     Forbidden,
-    /// The headers are too many or too long, or the token is too long.
-    HeadersTooLarge,
+    /// The headers are too many or too long, or the token is too long. Holds the key in `[limits]`.
+    HeadersTooLarge(&'static str),
     /// An internal error. The log has the cause.
     Internal,
     /// Parameters or framing are invalid. Lists every error.
@@ -27,8 +27,9 @@ pub enum Rejection {
     NotFound,
     /// Electric is not ready, or shapegate is stopping. Holds the time until a retry makes sense.
     NotReady(Duration),
-    /// Too many requests are in flight, here or at Electric. Holds the time until a retry makes sense.
-    Overloaded(Duration),
+    /// Too many requests are in flight. Holds the time until a retry makes sense, and the key in `[limits]`; `None` if
+    /// they are too many for Electric.
+    Overloaded(Duration, Option<&'static str>),
     /// No rule serves the table.
     ShapeNotFound,
     /// The token has expired.
@@ -37,8 +38,8 @@ pub enum Rejection {
     TokenInvalid,
     /// The request has no token.
     TokenMissing,
-    /// One client exceeds a limit. Holds the time until a retry makes sense.
-    TooManyRequests(Duration),
+    /// One client exceeds a limit. Holds the time until a retry makes sense, and the key in `[limits]`.
+    TooManyRequests(Duration, &'static str),
     /// Electric rejected our request, which is a fault of shapegate or of its configuration.
     UpstreamRefused,
     /// Electric did not respond in time.
@@ -65,14 +66,14 @@ impl Rejection {
         match self {
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound | Self::ShapeNotFound => StatusCode::NOT_FOUND,
             Self::TokenExpired | Self::TokenInvalid | Self::TokenMissing => StatusCode::UNAUTHORIZED,
-            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -83,30 +84,32 @@ impl Rejection {
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::ContentTooLarge => {
-                ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
+                ("content_too_large", "Only a subset may have a body, and no longer one than `limits.body_bytes`.")
             }
             Self::Forbidden => ("forbidden", "No rule allows this request to read this shape."),
-            Self::HeadersTooLarge => ("headers_too_large", "The headers of the request are too many or too long."),
+            Self::HeadersTooLarge(_) => ("headers_too_large", "The headers of the request are too many or too long."),
             Self::Internal => ("internal", "Internal error. Look up this request id in the log."),
             Self::InvalidRequest(_) => ("invalid_request", "The request is invalid; see `errors`."),
             Self::KeysUnavailable(_) => ("keys_unavailable", "The issuer's keys are unavailable; try again later."),
             Self::MethodNotAllowed(_) => ("method_not_allowed", "This path does not support this method."),
             Self::NotFound => ("not_found", "Nothing is served at this path."),
             Self::NotReady(_) => ("not_ready", "The sync service is not ready; try again later."),
-            Self::Overloaded(_) => {
+            Self::Overloaded(..) => {
                 ("overloaded", "Too many requests are in flight; try again after the time in `retry-after`.")
             }
             Self::ShapeNotFound => ("shape_not_found", "No rule serves this table."),
             Self::TokenExpired => ("token_expired", "The token has expired."),
             Self::TokenInvalid => ("token_invalid", "The token is invalid."),
             Self::TokenMissing => ("token_missing", "A token is missing; send it as `Authorization: Bearer TOKEN`."),
-            Self::TooManyRequests(_) => {
+            Self::TooManyRequests(..) => {
                 ("too_many_requests", "This client exceeds a limit; try again after the time in `retry-after`.")
             }
             Self::UpstreamRefused => ("upstream_refused", "The sync service rejected the request."),
             Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not respond in time."),
             Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service is unreachable."),
-            Self::UriTooLong => ("uri_too_long", "The request target is too long, here or for the sync service."),
+            Self::UriTooLong => {
+                ("uri_too_long", "The target is longer than `limits.uri_bytes`, or than the sync service accepts.")
+            }
         }
     }
 
@@ -115,14 +118,14 @@ impl Rejection {
         match self {
             Self::KeysUnavailable(after)
             | Self::NotReady(after)
-            | Self::Overloaded(after)
-            | Self::TooManyRequests(after) => Some(*after),
+            | Self::Overloaded(after, _)
+            | Self::TooManyRequests(after, _) => Some(*after),
             Self::Internal | Self::UpstreamRefused | Self::UpstreamTimeout | Self::UpstreamUnreachable => {
                 Some(Duration::from_secs(5))
             }
             Self::ContentTooLarge
             | Self::Forbidden
-            | Self::HeadersTooLarge
+            | Self::HeadersTooLarge(_)
             | Self::InvalidRequest(_)
             | Self::MethodNotAllowed(_)
             | Self::NotFound
@@ -144,10 +147,21 @@ impl Rejection {
         }
     }
 
-    /// Builds the body: `{"code":…,"message":…}`, with `errors` for [`Rejection::InvalidRequest`].
+    /// The key in `[limits]` that the request counts against.
+    const fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::HeadersTooLarge(limit) | Self::TooManyRequests(_, limit) => Some(limit),
+            Self::Overloaded(_, limit) => *limit,
+            _ => None,
+        }
+    }
+
+    /// Builds the body: `{"code":…,"message":…}`, with `errors` for [`Rejection::InvalidRequest`]. The message names the
+    /// limit that is exceeded.
     pub fn body(&self) -> String {
         let (_, code, message) = self.answer();
-        let mut body = serde_json::json!({ "code": code, "message": message });
+        let limit = self.limit().map(|limit| format!(" The limit is `limits.{limit}`.")).unwrap_or_default();
+        let mut body = serde_json::json!({ "code": code, "message": format!("{message}{limit}") });
         if let Self::InvalidRequest(errors) = self {
             let mut by_name = serde_json::Map::new();
             for error in errors {

@@ -21,7 +21,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(peer: IpAddr, place: Place, max: Arc<MaxRepeats>) -> Self {
-        Self { peer, repeats: Repeats::default(), max, _place: place }
+        Self { peer, repeats: Repeats::new(), max, _place: place }
     }
 
     /// The address of the peer, which can be a proxy.
@@ -39,12 +39,12 @@ impl Connection {
         self.max.position(client, address, request)
     }
 
-    /// Checks whether a request for `position` may be answered.
+    /// Checks whether a request for `position` that arrived at `asked` may be answered.
     ///
     /// # Errors
     /// If `repeats` is reached for this position.
-    pub fn check_repeat(&self, position: Position, now: Instant) -> Result<(), Limited> {
-        self.repeats.check(&self.max, position, now)
+    pub fn check_repeat(&self, position: Position, asked: Instant) -> Result<(), Limited> {
+        self.repeats.check(&self.max, position, asked)
     }
 
     /// Records the response to a request for `position` that arrived at `asked`; `next` is the position that the

@@ -123,7 +123,12 @@ impl Limited {
         let least = self.after.as_millis().div_ceil(1000).clamp(1, 3600);
         let least = u64::try_from(least).unwrap_or(3600);
         let after = Duration::from_secs(rand::random_range(least..=least + least.clamp(2, MOST_JITTER)));
-        if self.limit.is_of_all() { Rejection::Overloaded(after) } else { Rejection::TooManyRequests(after) }
+        let limit = self.limit.as_str();
+        if self.limit.is_of_all() {
+            Rejection::Overloaded(after, Some(limit))
+        } else {
+            Rejection::TooManyRequests(after, limit)
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub use flights::{FlightLimits, FlightPlace};
 pub use limit::{Limit, Limited};
 pub use memory::Memory;
 pub use repeats::Position;
-pub use settings::LimitSettings;
+pub use settings::{LimitSettings, MAX_URI_BYTES};
 
 use address::Proxies;
 use rates::{Quota, Rates};

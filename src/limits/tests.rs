@@ -376,6 +376,29 @@ fn simultaneous_requests_are_not_repeats() {
 }
 
 #[test]
+fn only_requests_one_after_the_other_without_another_between_are_repeats() {
+    let mut client = Loop::new(5);
+    for _ in 0..50 {
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+        assert_eq!(client.ask("offset=0_0&handle=h", 2, ""), None);
+    }
+    // On two connections in turn.
+    let mut idle = client.limiter.connect(ip("203.0.113.7")).unwrap();
+    for _ in 0..50 {
+        std::mem::swap(&mut idle, &mut client.connection);
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+    }
+    // Of another client on the same connection.
+    let request = client.requests.build("a=1&offset=-1");
+    let stranger = client.connection.position(Some(&self::client("203.0.113.8")), None, &request).unwrap();
+    let repeated = (0..50).find_map(|_| {
+        assert_eq!(client.connection.check_repeat(stranger, client.now), Ok(()));
+        client.ask("offset=-1", 2, "")
+    });
+    assert_eq!(repeated, Some(Limit::Repeats));
+}
+
+#[test]
 fn clients_that_cannot_be_identified_are_not_counted() {
     let visitors = Loop::new(5);
     let request = visitors.requests.build("a=1&offset=-1");

@@ -24,7 +24,7 @@ use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
-use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamName};
+use crate::shape::{SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// How an admitted request is answered.
@@ -114,7 +114,7 @@ impl Gateway {
             Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
             Decision::Shape(grant) => grant,
             // The body is read only now that the request is authorized and within its limits.
-            Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
+            Decision::Subset(pending) => pending.read(&rules, read_subset(session, &rules.limits).await?)?,
         };
         let bearer = Bearer::new(grant.principal, address, grant.posted, place);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
@@ -132,7 +132,7 @@ impl Gateway {
         let connection = &client.arrival.connection;
         let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
         if let Some(position) = position {
-            let repeated = connection.check_repeat(position, client.record.started);
+            let repeated = connection.check_repeat(position, client.arrival.at);
             repeated.map_err(|limited| limited.refuse(&self.metrics))?;
         }
         Ok(position)
@@ -217,8 +217,8 @@ impl Caller for ArrivingCaller<'_> {
 }
 
 /// Reads the body of a POST, within bounds of size and time.
-async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
-    let read = timeout(BODY_TIMEOUT, read_body(session)).await;
+async fn read_subset(session: &mut ServerSession, limits: &LimitSettings) -> Result<SubsetQuery, Rejection> {
+    let read = timeout(BODY_TIMEOUT, read_body(session, limits.body_bytes)).await;
     let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
         // The rest of the body must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
@@ -226,11 +226,11 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
     SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
 }
 
-async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Rejection> {
+async fn read_body(session: &mut ServerSession, most: usize) -> Result<Vec<u8>, Rejection> {
     let mut body = Vec::new();
     let broken = |_| Rejection::invalid("body", "is cut off or not well framed");
     while let Some(part) = session.read_request_body().await.map_err(broken)? {
-        if body.len() + part.len() > MAX_BODY_BYTES {
+        if body.len() + part.len() > most {
             return Err(Rejection::ContentTooLarge);
         }
         body.extend_from_slice(&part);

@@ -120,7 +120,7 @@ pub(super) async fn authenticate(
         Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
         Err(BearerError::Missing) if has_public => return Ok(None),
         Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
+        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge("token_bytes")),
     };
     // Too many bad tokens from an address do not affect tokens from there that were verified before.
     if let Err(limited) = gateway.limiter.may_verify(address, record.started)

@@ -18,11 +18,13 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::sleep;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
 use super::context::Arrival;
 use super::gateway::{Gateway, Proxy};
-use super::socket::Socket;
+use super::request_line::RequestLine;
+use super::socket::{LastRead, Socket};
 use crate::limits::Connection;
 
 /// An accepted connection, with the gateway and the proxy that serve its requests.
@@ -30,6 +32,7 @@ pub(crate) struct Connected {
     gateway: Gateway,
     proxy: Arc<Proxy>,
     connection: Arc<Connection>,
+    last_read: Arc<LastRead>,
     /// Whether a first request has begun.
     begun: AtomicBool,
 }
@@ -52,7 +55,13 @@ const FIRST_READ: usize = 2048;
 
 impl Connected {
     pub(crate) fn new(gateway: Gateway, proxy: Arc<Proxy>, connection: Connection) -> Arc<Self> {
-        Arc::new(Self { gateway, proxy, connection: Arc::new(connection), begun: AtomicBool::new(false) })
+        let (connection, last_read) = (Arc::new(connection), Arc::new(LastRead::new()));
+        Arc::new(Self { gateway, proxy, connection, last_read, begun: AtomicBool::new(false) })
+    }
+
+    /// Prepares the client's TCP connection.
+    pub(crate) fn socket(&self, tcp: TcpStream) -> Socket {
+        Socket::new(tcp, Arc::clone(&self.last_read))
     }
 
     /// Serves a connection without TLS. With `h2c`, its first bytes tell whether it speaks HTTP/2.
@@ -98,6 +107,7 @@ impl Connected {
                     None => return,
                 },
             };
+            let Some(bytes) = whole_line(&mut stream, bytes, shutdown).await else { return };
             let mut session = ServerSession::new_http1(stream);
             match settings.take() {
                 Some(settings) => settings.apply_to_session(&mut session),
@@ -112,7 +122,7 @@ impl Connected {
 
     /// Serves one request. Returns the connection if it can take another one.
     async fn serve(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        let arrival = Arrival::new(Arc::clone(&self.connection));
+        let arrival = Arrival::new(Arc::clone(&self.connection), self.last_read.at());
         let reused = self.run_phases(&arrival, session, shutdown).await?;
         match arrival.take() {
             Some(waiting) => {
@@ -182,6 +192,26 @@ async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, shutdown: &ShutdownWa
     (!bytes.is_empty()).then_some(bytes)
 }
 
+/// Reads on until the request line is complete, and shortens a target that no parser accepts.
+async fn whole_line<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    first: BytesMut,
+    shutdown: &ShutdownWatch,
+) -> Option<BytesMut> {
+    if RequestLine::is_whole(&first) {
+        return Some(first);
+    }
+    let reading = async {
+        let (mut line, mut head, mut bytes) = (RequestLine::default(), BytesMut::new(), first);
+        while !line.read(&bytes, &mut head) {
+            bytes = first_bytes(stream, shutdown).await?;
+        }
+        Some(head)
+    };
+    // On the heap: few request lines get here.
+    timeout(HEADER_TIMEOUT, Box::pin(reading)).await.ok()?
+}
+
 fn may_be_preface(bytes: &[u8]) -> bool {
     let length = bytes.len().min(PREFACE.len());
     bytes[..length] == PREFACE[..length]
@@ -222,7 +252,7 @@ async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     use super::*;
 

@@ -21,6 +21,7 @@ mod head;
 mod http2;
 mod observe;
 mod reply;
+mod request_line;
 mod rules;
 mod settings;
 mod socket;
@@ -44,7 +45,6 @@ pub use gateway::{Gateway, Parts, Proxy};
 pub(crate) use head::RequestHead;
 pub use rules::{Change, Rules};
 pub use settings::{CorsSettings, Http2Settings, Origins};
-pub(crate) use socket::Socket;
 
 use context::RequestContext as Context;
 

@@ -182,16 +182,20 @@ pub(super) struct Delivery<'a> {
     pub(super) join: Option<Join>,
 }
 
-/// Whether `If-None-Match` names this response (RFC 9110 section 13.1.2), in any of its encodings.
+/// Whether `If-None-Match` names this response, in any of its encodings. Tags are compared weakly, and `*` matches every
+/// response (RFC 9110 section 13.1.2).
 pub(super) fn is_not_modified(request: &RequestHeader, head: &Head) -> bool {
     let values = || request.headers.get_all(IF_NONE_MATCH).iter();
     if head.status != StatusCode::OK || head.events || values().next().is_none() {
         return false;
     }
-    let Some(etag) = head.etag() else { return false };
-    let encoded = Encoding::ALL.map(|encoding| encoded_etag(etag, encoding));
+    let etags = head.etag().into_iter().flat_map(|etag| {
+        let encoded = Encoding::ALL.into_iter().map(move |encoding| encoded_etag(etag, encoding));
+        encoded.chain([etag.to_owned()])
+    });
+    let etags: Vec<_> = etags.collect();
     let mut tags = values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == etag || encoded.iter().any(|encoded| tag == encoded))
+    tags.any(|tag| tag == "*" || etags.iter().any(|etag| tag.strip_prefix("W/").unwrap_or(tag) == etag))
 }
 
 /// Returns the entity tag of an encoded body. A strong tag identifies exact bytes, so each encoding needs its own.
@@ -329,10 +333,14 @@ mod tests {
             &["\"7-1:-1:0_0-gzip\""],
             &["\"a\", \"7-1:-1:0_0-zstd\""],
             &["\"a\"", "\"7-1:-1:0_0\""],
+            &["W/\"7-1:-1:0_0\""],
+            &["W/\"a\", W/\"7-1:-1:0_0-gzip\""],
+            &["*"],
+            &[" * "],
         ] {
             assert!(not_modified(values), "{values:?}");
         }
-        for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
+        for values in [&[][..], &["\"*\""], &["w/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
             assert!(!not_modified(values), "{values:?}");
         }
     }

@@ -5,8 +5,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -28,6 +29,30 @@ pub(crate) struct Socket {
     sent: usize,
     /// Bytes that were read to detect the protocol. They are read again.
     peeked: Vec<u8>,
+    last_read: Arc<LastRead>,
+}
+
+/// When bytes arrived last on a connection.
+#[derive(Debug)]
+pub(crate) struct LastRead {
+    start: Instant,
+    /// Nanoseconds after `start`.
+    after: AtomicU64,
+}
+
+impl LastRead {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), after: AtomicU64::new(0) }
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.start + Duration::from_nanos(self.after.load(Ordering::Relaxed))
+    }
+
+    fn now(&self) {
+        let after = self.start.elapsed().as_nanos();
+        self.after.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 /// The most bytes that are buffered. A longer write is sent at once, together with the buffer and without a copy.
@@ -37,8 +62,8 @@ const HELD: usize = 4096;
 const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
-    pub(crate) const fn new(tcp: TcpStream) -> Self {
-        Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new() }
+    pub(super) const fn new(tcp: TcpStream, last_read: Arc<LastRead>) -> Self {
+        Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new(), last_read }
     }
 
     /// Sends as much of `header` and `body` as the kernel accepts without waiting. Returns the number of bytes sent.
@@ -108,7 +133,9 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.peeked.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(context, buf);
+            let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buf));
+            self.last_read.now();
+            return Poll::Ready(read);
         }
         let part = self.peeked.len().min(buf.remaining());
         buf.put_slice(&self.peeked[..part]);
@@ -196,7 +223,7 @@ mod tests {
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Socket::new(accepted.unwrap().0), client.unwrap())
+        (Socket::new(accepted.unwrap().0, Arc::new(LastRead::new())), client.unwrap())
     }
 
     #[tokio::test]

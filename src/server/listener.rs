@@ -13,7 +13,7 @@ use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::proxy::{Connected, Gateway, Proxy, Socket};
+use crate::proxy::{Connected, Gateway, Proxy};
 
 /// The timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -67,13 +67,13 @@ pub(super) async fn accept(
 
 async fn plain(tcp: TcpStream, connected: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
-    connected.serve_plain(Socket::new(tcp), shutdown).await;
+    connected.serve_plain(connected.socket(tcp), shutdown).await;
 }
 
 async fn encrypted(tcp: TcpStream, acceptor: &Acceptor, connected: &Arc<Connected>, shutdown: &ShutdownWatch) {
     let _ = tcp.set_nodelay(true);
     // Boxed, because the future is large and ends long before the connection does.
-    match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(Socket::new(tcp)))).await {
+    match timeout(HANDSHAKE, Box::pin(acceptor.tls_handshake(connected.socket(tcp)))).await {
         Ok(Ok(stream)) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
             // Boxed, because few connections use HTTP/2.
             Box::pin(connected.serve_http2(Box::new(stream), shutdown)).await;
