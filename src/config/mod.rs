@@ -27,7 +27,7 @@ use crate::upstream::UpstreamSettings;
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::ConfigFile;
-pub use server::{ServerSettings, TlsSettings};
+pub use server::{ListenAddress, ServerSettings, TlsSettings};
 
 /// The complete configuration of a running shapegate.
 #[derive(Debug)]

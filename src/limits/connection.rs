@@ -13,19 +13,19 @@ use crate::rewrite::UpstreamRequest;
 /// An open connection: its place in the budget, and its recent responses. All HTTP/2 streams of a connection share it.
 #[derive(Debug)]
 pub struct Connection {
-    peer: IpAddr,
+    peer: Option<IpAddr>,
     repeats: Repeats,
     max: Arc<MaxRepeats>,
     _place: Place,
 }
 
 impl Connection {
-    pub(super) fn new(peer: IpAddr, place: Place, max: Arc<MaxRepeats>) -> Self {
+    pub(super) fn new(peer: Option<IpAddr>, place: Place, max: Arc<MaxRepeats>) -> Self {
         Self { peer, repeats: Repeats::new(), max, _place: place }
     }
 
-    /// The address of the peer, which can be a proxy.
-    pub const fn peer(&self) -> IpAddr {
+    /// The address of the peer, which can be a proxy; `None` on a Unix socket.
+    pub const fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 

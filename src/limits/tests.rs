@@ -64,7 +64,7 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
         for line in lines {
             headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
         }
-        limiter.address(ip(peer), &headers).unwrap()
+        limiter.address(Some(ip(peer)), &headers).unwrap()
     };
     for (peer, lines, client) in [
         // The last address that is not a trusted proxy, whatever the client wrote before it.
@@ -94,9 +94,15 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
 #[test]
 fn without_trusted_proxies_no_address_is_counted() {
     let silent = limiter("");
-    assert_eq!(silent.address(ip("203.0.113.7"), &HeaderMap::new()), None);
+    assert_eq!(silent.address(Some(ip("203.0.113.7")), &HeaderMap::new()), None);
     let direct = limiter("trusted_proxies = []");
-    assert_eq!(direct.address(ip("203.0.113.7"), &HeaderMap::new()), Some(address("203.0.113.7")));
+    // The peer of a Unix socket is a proxy that names its client, or none.
+    let mut headers = HeaderMap::new();
+    assert_eq!((direct.address(None, &headers), silent.address(None, &headers)), (None, None));
+    headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+    assert_eq!(direct.address(None, &headers), Some(address("203.0.113.7")));
+    assert_eq!(silent.address(None, &headers), None);
+    assert_eq!(direct.address(Some(ip("203.0.113.7")), &HeaderMap::new()), Some(address("203.0.113.7")));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
@@ -84,6 +85,9 @@ impl Gateway {
         session: &mut ServerSession,
         client: &mut ClientRequest,
     ) -> Result<Option<(UpstreamRequest, Bearer)>, Fault> {
+        if is_health_check(self.settings().health_path.as_deref(), session) {
+            return self.answer_health_check(session, client).await.map(|()| None);
+        }
         match self.admit(session, client).await {
             Ok(Admitted::Follow(upstream, bearer)) => return Ok(Some((upstream, bearer))),
             Ok(Admitted::Document(document)) => {
@@ -100,6 +104,14 @@ impl Gateway {
             Err(rejection) => self.reject(session, client, &rejection).await?,
         }
         Ok(None)
+    }
+
+    /// Tells a load balancer whether this process is ready, without detail.
+    async fn answer_health_check(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<(), Fault> {
+        client.record.outcome = "health";
+        let ready = self.report().await.missing.is_empty();
+        let header = client.negotiated.health_header(ready, &client.record.request_id);
+        self.write_whole(session, &client.rules.limits, header, Bytes::new()).await
     }
 
     async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
@@ -137,6 +149,13 @@ impl Gateway {
         }
         Ok(position)
     }
+}
+
+/// Whether this is a health check, which counts against no limit.
+fn is_health_check(path: Option<&str>, session: &ServerSession) -> bool {
+    let request = session.req_header();
+    path.is_some_and(|path| request.raw_path() == path.as_bytes())
+        && matches!(request.method, Method::GET | Method::HEAD)
 }
 
 /// Returns the head of a request. `sizes` is `None` if the sizes were checked before.
@@ -181,6 +200,9 @@ impl<'a> ArrivingCaller<'a> {
 
 impl Caller for ArrivingCaller<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
+        if self.arrival.misdirected {
+            return Err(Rejection::invalid("scheme", "must be https: this port speaks TLS"));
+        }
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
         limiter.ask(self.address, self.record.started).map_err(|limited| limited.refuse(metrics))

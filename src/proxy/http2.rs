@@ -2,7 +2,7 @@
 
 use pingora::protocols::http::v2::server::H2Options;
 
-use super::Http2Settings;
+use super::HttpSettings;
 use crate::limits::LimitSettings;
 
 /// The limits of each connection. All are set explicitly: some defaults of the h2 crate are unlimited, and the others
@@ -12,8 +12,8 @@ pub(super) struct Http2 {
 }
 
 impl Http2 {
-    pub(super) const fn new(settings: &Http2Settings) -> Self {
-        Self { streams: settings.streams }
+    pub(super) const fn new(settings: &HttpSettings) -> Self {
+        Self { streams: settings.h2_streams }
     }
 
     /// Returns the settings of a new connection.

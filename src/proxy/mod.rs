@@ -19,7 +19,9 @@ mod follow;
 mod gateway;
 mod head;
 mod http2;
+mod link;
 mod observe;
+mod readiness;
 mod reply;
 mod request_line;
 mod rules;
@@ -43,8 +45,11 @@ pub(crate) use decide::{Caller, Decision, Grant, decide, rewrite};
 pub use electric::Electric;
 pub use gateway::{Gateway, Parts, Proxy};
 pub(crate) use head::RequestHead;
+pub(crate) use link::{Link, Listener};
+pub use readiness::Report;
 pub use rules::{Change, Rules};
-pub use settings::{CorsSettings, Http2Settings, Origins};
+pub use settings::{CorsSettings, HttpSettings, Origins};
+pub(crate) use socket::Socket;
 
 use context::RequestContext as Context;
 

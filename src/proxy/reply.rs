@@ -96,6 +96,10 @@ impl Negotiated {
                 None => {}
             }
         }
+        if head.events {
+            // nginx otherwise collects the events (its directive `proxy_buffering`).
+            put(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
+        }
         put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, delivery.fresh_for))?;
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
@@ -130,6 +134,15 @@ impl Negotiated {
         if self.cors.varies {
             header.insert_header(VARY, "origin")?;
         }
+        Ok(header)
+    }
+
+    /// Returns the header of the response to a health check, which has no body.
+    pub(super) fn health_header(&self, ready: bool, request_id: &str) -> Result<ResponseHeader> {
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut header = self.header(status, request_id)?;
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        header.insert_header(CACHE_CONTROL, NO_STORE)?;
         Ok(header)
     }
 
@@ -231,6 +244,7 @@ fn text(value: &str) -> Result<HeaderValue> {
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const SHAPEGATE_CACHE: HeaderName = HeaderName::from_static("shapegate-cache");
 
 /// Bytes to reserve for the part of a header that does not come from Electric.

@@ -1,4 +1,4 @@
-//! A client's TCP connection that buffers small writes until flush. A header and a small body thus leave in one packet,
+//! A client's connection that buffers small writes until flush. A header and a small body thus leave in one packet,
 //! with one system call. A connection that waits has no buffer.
 
 use std::io::{self, IoSlice};
@@ -16,13 +16,14 @@ use pingora::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A TCP connection and its write buffer.
+use super::link::Link;
+
+/// A connection and its write buffer.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    link: Link,
     /// Bytes that wait for the flush.
     held: Vec<u8>,
     /// How many bytes of `held` have been sent.
@@ -62,8 +63,8 @@ const HELD: usize = 4096;
 const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
-    pub(super) const fn new(tcp: TcpStream, last_read: Arc<LastRead>) -> Self {
-        Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new(), last_read }
+    pub(super) const fn new(link: Link, last_read: Arc<LastRead>) -> Self {
+        Self { link, held: Vec::new(), sent: 0, peeked: Vec::new(), last_read }
     }
 
     /// Sends as much of `header` and `body` as the kernel accepts without waiting. Returns the number of bytes sent.
@@ -72,7 +73,7 @@ impl Socket {
     /// The client is gone.
     pub(crate) fn try_send(&self, header: &[u8], body: &[u8]) -> io::Result<usize> {
         debug_assert!(self.held.is_empty(), "buffered bytes must be sent first");
-        match self.tcp.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
+        match self.link.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             sent => sent,
         }
@@ -84,7 +85,7 @@ impl Socket {
     /// The client is gone.
     pub(crate) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.tcp.writable().await?;
+            self.link.writable().await?;
             bytes = &bytes[self.try_send(bytes, &[])?..];
         }
         Ok(())
@@ -102,13 +103,12 @@ impl Socket {
 
     /// Closes the connection with a TCP reset when it is dropped, so that the client sees an error.
     pub(crate) fn reset_on_close(&self) {
-        // The connection may be broken already.
-        let _ = self.tcp.set_zero_linger();
+        self.link.reset_on_close();
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.held.len() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.held[self.sent..]))?;
+            let written = ready!(Pin::new(&mut self.link).poll_write(context, &self.held[self.sent..]))?;
             self.advance(written)?;
         }
         Poll::Ready(Ok(()))
@@ -133,7 +133,7 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.peeked.is_empty() {
-            let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buf));
+            let read = ready!(Pin::new(&mut self.link).poll_read(context, buf));
             self.last_read.now();
             return Poll::Ready(read);
         }
@@ -153,7 +153,7 @@ impl AsyncWrite for Socket {
         loop {
             let this = &mut *self;
             let slices = [IoSlice::new(&this.held[this.sent..]), IoSlice::new(buf)];
-            let written = ready!(Pin::new(&mut this.tcp).poll_write_vectored(context, &slices))?;
+            let written = ready!(Pin::new(&mut this.link).poll_write_vectored(context, &slices))?;
             let of_buf = this.advance(written)?;
             if of_buf > 0 {
                 return Poll::Ready(Ok(of_buf));
@@ -167,7 +167,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(context))?;
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        Pin::new(&mut self.link).poll_shutdown(context)
     }
 }
 
@@ -190,7 +190,7 @@ impl Peek for Socket {
 
 impl UniqueID for Socket {
     fn id(&self) -> UniqueIDType {
-        self.tcp.as_raw_fd()
+        self.link.as_raw_fd()
     }
 }
 
@@ -216,14 +216,14 @@ impl GetSocketDigest for Socket {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Socket::new(accepted.unwrap().0, Arc::new(LastRead::new())), client.unwrap())
+        (Socket::new(Link::Tcp(accepted.unwrap().0), Arc::new(LastRead::new())), client.unwrap())
     }
 
     #[tokio::test]
@@ -259,7 +259,7 @@ mod tests {
         let (socket, mut client) = pair().await;
         let body: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
         let expected = [b"header".as_slice(), &body].concat();
-        socket.tcp.writable().await.unwrap();
+        socket.link.writable().await.unwrap();
         let sent = socket.try_send(b"header", &body).unwrap();
         assert!(
             (6..expected.len()).contains(&sent),

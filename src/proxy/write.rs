@@ -25,6 +25,9 @@ impl Gateway {
     ) -> Result<(), Fault> {
         let (_, code, _) = rejection.answer();
         client.record.ended(code);
+        if client.arrival.misdirected {
+            session.set_keepalive(None);
+        }
         let body = Bytes::from(rejection.body());
         let header = client.negotiated.rejection_header(rejection, body.len(), &client.record.request_id);
         self.write_whole(session, &client.rules.limits, header, body).await

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::notify;
-use super::readiness::Readiness;
 use crate::metrics::{Metrics, Upgrade};
+use crate::proxy::Gateway;
 
 /// Starts and supervises upgrades of a running server, one at a time.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ struct State {
     socket: Option<PathBuf>,
     limit: Duration,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    gateway: Gateway,
     /// The id of the started process; 0 if no upgrade is in progress.
     started: AtomicU32,
     taken: AtomicBool,
@@ -29,20 +29,15 @@ struct State {
 }
 
 impl Upgrades {
-    pub(super) fn new(
-        socket: Option<PathBuf>,
-        limit: Duration,
-        metrics: Arc<Metrics>,
-        readiness: Arc<Readiness>,
-    ) -> Self {
+    pub(super) fn new(socket: Option<PathBuf>, limit: Duration, metrics: Arc<Metrics>, gateway: Gateway) -> Self {
         let (started, taken, lost) = (AtomicU32::new(0), AtomicBool::new(false), Notify::new());
-        Self(Arc::new(State { socket, limit, metrics, readiness, started, taken, lost }))
+        Self(Arc::new(State { socket, limit, metrics, gateway, started, taken, lost }))
     }
 
     /// Starts a new process, which will take over the sockets. A failure is logged and counted, and changes nothing
     /// else.
     pub fn start(&self, mut next: Command) {
-        if self.0.readiness.is_stopping() {
+        if self.0.gateway.changes.borrow().stopping {
             return tracing::warn!("no upgrade: this process is stopping");
         }
         if self.0.started.load(Ordering::Relaxed) != 0 {
@@ -80,7 +75,7 @@ impl Upgrades {
             }
             return;
         }
-        if self.0.readiness.is_stopping() {
+        if self.0.gateway.changes.borrow().stopping {
             return tracing::info!("this process is stopping, so the new process has ended too");
         }
         match ended {

@@ -18,6 +18,7 @@ mod hostile;
 mod http2;
 mod issuers;
 mod limits;
+mod listeners;
 mod logs;
 mod metrics;
 #[cfg(feature = "otel")]

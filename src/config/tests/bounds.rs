@@ -18,6 +18,7 @@ const SHORT: &str = "0s to 55s (an event stream lasts 60 s, and clients stop usi
 const ROWS: &[Row] = &[
     ("[server]\nlisten = '[::]:0'", "threads", ["0", "1024"], ["-1", "1025"], "0 to 1024 (0: one per core)"),
     ("[server]\nlisten = '[::]:0'", "drain", ["'0s'", "'1h'"], ["'1h1ns'", "'2h'"], "0s to 1h"),
+    ("[server]\nlisten = '[::]:0'", "h1_idle_timeout", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     ("[server]\nlisten = '[::]:0'", "h2_streams", ["100", "1000"], ["99", "1001"], BROWSERS),
     ("[server]\nlisten = '[::]:0'", "h2_idle_timeout", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     (UPSTREAM, "connect_timeout", ["'100ms'", "'60s'"], ["'99ms'", "'61s'"], "100ms to 1m"),
