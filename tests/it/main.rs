@@ -24,6 +24,7 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod proxies;
 mod reload;
 mod subset;
 mod superset;
