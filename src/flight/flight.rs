@@ -12,6 +12,8 @@ use super::encoding::{self, Encoding};
 use super::freshness::Lifetime;
 use super::head::Head;
 use super::key::{FlightKey, ShapeKey};
+use super::window::Cached;
+use crate::limits::OpenBytes;
 use crate::policy::RuleId;
 use crate::rewrite::UpstreamRequest;
 
@@ -30,7 +32,6 @@ pub(super) struct Flight {
     pub(super) head: OnceLock<Arc<Head>>,
     body: Arc<Chain>,
     encoded: [OnceLock<Arc<Chain>>; Encoding::ALL.len()],
-    encoded_bytes: AtomicUsize,
     kept: OnceLock<Kept>,
     followers: AtomicUsize,
     joined: AtomicUsize,
@@ -41,6 +42,7 @@ pub(super) struct Flight {
     /// Notified when the last follower has left.
     deserted: Notify,
     flight_bytes: usize,
+    open_bytes: Arc<OpenBytes>,
 }
 
 #[derive(Debug)]
@@ -59,11 +61,19 @@ pub(super) enum Age {
     Expired,
 }
 
+/// Bytes of a cached flight besides its texts, with its places in the tables of the cache.
+const OVERHEAD: usize = 3072;
+
 impl Flight {
     /// Opens a flight for `request`, and returns it with its writer. New followers can join as long as the body has at
-    /// most `flight_bytes` bytes.
-    pub(super) fn open(key: FlightKey, request: &UpstreamRequest, flight_bytes: usize) -> (Arc<Self>, Writer) {
-        let (body, writer) = Chain::new(flight_bytes);
+    /// most `flight_bytes` bytes, and there is room for them in `open_bytes`.
+    pub(super) fn open(
+        key: FlightKey,
+        request: &UpstreamRequest,
+        flight_bytes: usize,
+        open_bytes: &Arc<OpenBytes>,
+    ) -> (Arc<Self>, Writer) {
+        let (body, writer) = Chain::new(flight_bytes, open_bytes);
         let flight = Self {
             key,
             rule: request.rule().clone(),
@@ -75,7 +85,6 @@ impl Flight {
             head: OnceLock::new(),
             body,
             encoded: Default::default(),
-            encoded_bytes: AtomicUsize::new(0),
             kept: OnceLock::new(),
             followers: AtomicUsize::new(0),
             joined: AtomicUsize::new(0),
@@ -83,6 +92,7 @@ impl Flight {
             all_served: Notify::new(),
             deserted: Notify::new(),
             flight_bytes,
+            open_bytes: Arc::clone(open_bytes),
         };
         (Arc::new(flight), writer)
     }
@@ -92,9 +102,9 @@ impl Flight {
         self.body.read()
     }
 
-    /// Returns the body, if the whole body is known.
-    pub(super) fn known_body(&self) -> Option<Bytes> {
-        self.body.known()
+    /// Returns the pieces of the body, if the whole body is known and held.
+    pub(super) fn known_body(&self) -> Option<Vec<Bytes>> {
+        self.body.pieces()
     }
 
     /// Returns the body in an encoding; `None` if its start has been freed. It is compressed once, by a task of its
@@ -110,11 +120,10 @@ impl Flight {
         }
         let identity = self.body.read()?;
         let made = slot.get_or_init(|| {
-            let (chain, writer) = Chain::new(self.flight_bytes);
+            let (chain, writer) = Chain::new(self.flight_bytes, &self.open_bytes);
             let flight = Arc::clone(self);
             tokio::spawn(async move {
-                let bytes = encoding::encode(encoding, identity, writer).await;
-                flight.encoded_bytes.fetch_add(bytes, Ordering::Relaxed);
+                encoding::encode(encoding, identity, writer).await;
                 grown(&flight);
             });
             chain
@@ -135,9 +144,21 @@ impl Flight {
 
     /// Returns about how many bytes it takes in the cache.
     pub(super) fn weight(&self) -> u64 {
-        const OVERHEAD: usize = 2048;
-        let body = self.body.known().map_or(0, |body| body.len());
-        (OVERHEAD + self.key.len() + body + self.encoded_bytes.load(Ordering::Relaxed)) as u64
+        let bodies = self.bodies().filter_map(|body| body.length()).sum::<usize>();
+        let head = self.head.get().map_or(0, |head| head.weight());
+        let texts = self.key.len() + self.shape.len() + head + bodies;
+        // The allocator rounds up by an eighth on average.
+        (OVERHEAD + texts + texts / 8) as u64
+    }
+
+    /// Leaves the counting of the bytes of its finished bodies to a cache entry.
+    pub(super) fn cached(&self) -> Vec<Cached> {
+        self.bodies().filter_map(|body| body.cached()).collect()
+    }
+
+    /// Returns the body, and its compressed copies.
+    fn bodies(&self) -> impl Iterator<Item = &Arc<Chain>> {
+        std::iter::once(&self.body).chain(self.encoded.iter().filter_map(OnceLock::get))
     }
 
     /// Starts its lifetime as a cached response.

@@ -122,6 +122,12 @@ impl Follower {
     pub async fn next(&mut self) -> Piece {
         self.reader.next().await
     }
+
+    /// Waits until this client has read so much less than others that it has to give up. The next piece then says so
+    /// too.
+    pub async fn overtaken(&self) {
+        self.reader.overtaken().await;
+    }
 }
 
 impl Drop for Follower {

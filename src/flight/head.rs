@@ -57,6 +57,13 @@ impl Head {
         (self.status == StatusCode::OK).then_some((self.handle()?, offset))
     }
 
+    /// Returns about how many bytes it takes.
+    pub(super) fn weight(&self) -> usize {
+        // A name and a value in a table take about 160 bytes besides the text of the value.
+        const FIELD: usize = 160;
+        self.lines.len() + self.headers.iter().map(|(_, value)| FIELD + value.len()).sum::<usize>()
+    }
+
     /// Returns the shape's handle.
     pub(super) fn handle(&self) -> Option<&str> {
         self.headers.get("electric-handle")?.to_str().ok()

@@ -72,8 +72,8 @@ impl Ask {
 pub struct KnownAnswer {
     /// Its header.
     pub head: Arc<Head>,
-    /// Its body.
-    pub body: bytes::Bytes,
+    /// The pieces of its body.
+    pub body: Vec<bytes::Bytes>,
 }
 
 /// The open flights and the cached ones.
@@ -166,7 +166,10 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+                let place = self
+                    .places
+                    .enter(&request, client)
+                    .map_err(|limited| Rejection::limited(limited, &self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&cache, source, key, ask, place);
@@ -186,7 +189,8 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+        let place =
+            self.places.enter(&request, client).map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.cache.load(), source, key, ask, place);
         flight.board();
@@ -253,8 +257,8 @@ impl Hub {
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
-        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes);
-        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, place.take_initial());
+        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes, self.places.open_bytes());
+        let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, &mut place);
         let running = Running { flight: Arc::clone(&flight), cache: Arc::clone(cache), sink, place };
         tokio::spawn(Arc::clone(self).run(running, Arc::clone(source), ask));
         flight

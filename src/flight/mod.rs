@@ -19,6 +19,7 @@ mod settings;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use chain::Piece;
 pub use encoding::Encoding;

@@ -12,7 +12,7 @@ use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
 use crate::fault::Fault;
-use crate::limits::Place;
+use crate::limits::{FlightPlace, Place, Reserve};
 
 /// A handle on the write side of a flight.
 ///
@@ -44,13 +44,15 @@ struct Body {
     /// Whether no further request can join.
     closed: bool,
     finished: bool,
+    /// The bytes set aside for a long body.
+    reserve: Option<Reserve>,
 }
 
 /// The most bytes that are held back. It also limits the size of a piece.
 const BATCH: usize = 64 * 1024;
 
 impl Sink {
-    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, initial: Option<Place>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, writer: Writer, place: &mut FlightPlace) -> Self {
         let body = Body {
             hub,
             flight,
@@ -60,8 +62,9 @@ impl Sink {
             published: false,
             closed: false,
             finished: false,
+            reserve: place.take_reserve(),
         };
-        let start = Start { head: None, _initial: initial };
+        let start = Start { head: None, _initial: place.take_initial() };
         Self { start: Arc::new(Mutex::new(start)), body: Arc::new(AsyncMutex::new(body)) }
     }
 
@@ -98,13 +101,14 @@ impl Sink {
     pub(super) async fn end(&self, ended: Result<(), Fault>, settle: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;
         let last = body.take();
+        body.reserve = None;
         let Some(mut writer) = body.writer.take() else { return };
         let fault = match ended {
             Ok(()) if body.finished => {
                 body.publish_head(&self.start);
-                writer.seal(&last);
+                writer.seal(last);
                 settle(None);
-                return writer.finish(last).await;
+                return writer.finish();
             }
             Ok(()) => Fault::Internal,
             Err(fault) => fault,
@@ -125,6 +129,9 @@ impl Body {
         self.publish_head(start);
         self.published = true;
         let Some(writer) = &mut self.writer else { return };
+        if bytes.len() == BATCH && self.reserve.is_none() {
+            self.reserve = Some(self.hub.places().open_bytes().must_reserve());
+        }
         if !writer.push(Piece { bytes, end: None, boundary }).await && !self.closed {
             self.closed = true;
             self.hub.close(&self.flight);

@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
 use crate::fault::Fault;
-use crate::limits::{LimitSettings, Limiter};
+use crate::limits::{LimitSettings, Limiter, OpenBytes};
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
 use crate::rewrite::UpstreamRequest;
@@ -77,7 +77,9 @@ impl Source for Scripted {
                         .head
                         .renewed(&HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("max-age=60"))])),
                 );
-                sink.push(known.body).await;
+                for piece in known.body {
+                    sink.push(piece).await;
+                }
             }
             Act::Gone => sink.head(Head::new(StatusCode::CONFLICT, &HeaderMap::new())),
             Act::Wait(gate) => {
@@ -377,7 +379,7 @@ async fn the_cache_stays_within_its_budget_and_survives_a_scan() {
 
 #[tokio::test]
 async fn dropping_a_long_body_does_not_overflow_the_stack() {
-    let (chain, mut writer) = chain::Chain::new(usize::MAX);
+    let (chain, mut writer) = chain::Chain::new(usize::MAX, &Arc::new(OpenBytes::new(Arc::default())));
     let reader = chain.read();
     for _ in 0..200_000 {
         writer.push(Piece { bytes: Bytes::from_static(b"x"), end: None, boundary: true }).await;

@@ -56,7 +56,7 @@ impl Proxies {
 
     /// Returns the address closest to us on the request's path that is not a trusted proxy. Reads `X-Forwarded-For`
     /// from its end, where each proxy adds its peer. A malformed entry ends the search at the proxy that forwarded it.
-    pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Address> {
+    pub(super) fn client_address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let trusted = self.trusted.as_ref()?;
         let mut client = peer;
         if self.trusts(peer) {
@@ -69,7 +69,12 @@ impl Proxies {
                 }
             }
         }
-        client.map(Address::of)
+        client.map(|client| client.to_canonical())
+    }
+
+    /// Returns the same address as limits count it.
+    pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Address> {
+        self.client_address(peer, headers).map(Address::of)
     }
 }
 

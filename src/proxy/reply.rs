@@ -354,6 +354,8 @@ mod tests {
         ] {
             assert!(not_modified(values), "{values:?}");
         }
+        let commas = ",".repeat(30_000);
+        assert!(!not_modified(&[&commas]) && not_modified(&[&format!("{commas}\"7-1:-1:0_0\"")]));
         for values in [&[][..], &["\"*\""], &["w/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
             assert!(!not_modified(values), "{values:?}");
         }

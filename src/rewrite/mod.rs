@@ -117,6 +117,11 @@ impl UpstreamRequest {
         self.at_upstream(Cow::Borrowed(self.definition()))
     }
 
+    /// The SHA-256 of [`Self::shape`], which identifies the shape in the audit log.
+    pub fn shape_digest(&self) -> [u8; 32] {
+        sha256(&*self.shape())
+    }
+
     /// The Electric upstream that the request goes to.
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream

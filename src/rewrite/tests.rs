@@ -55,7 +55,7 @@ fn the_same_definition_at_two_upstreams_gives_two_shapes() {
 }
 
 const OPEN: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
-                    columns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
+                    danger_client_chosen = ['org']\ncolumns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
 
 fn ask(rest: &str) -> String {
     format!("table=tasks&org=org_1&offset=-1{rest}")

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
 use crate::config::{ListenAddress, ServerSettings};
+use crate::owner;
 use crate::proxy::Listener;
 
 /// The purpose of a socket, with its configured address. For port 0, that is not the actual address.
@@ -175,11 +176,7 @@ const CLIENTS: u32 = 0o666;
 fn bind_upgrade(path: &Path) -> anyhow::Result<UnixListener> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let of_folder = folder.metadata().with_context(|| format!("cannot read its folder {}", folder.display()))?;
-    let own = [0, rustix::process::geteuid().as_raw()].contains(&of_folder.uid());
-    ensure!(
-        own && of_folder.mode() & 0o022 == 0,
-        "other users can write to its folder: make it 0700 and owned by this user"
-    );
+    ensure!(owner::is_ours(&of_folder), "other users can write to its folder: {}", owner::MAKE_IT_OURS);
     bind_unix(path, 0o600)
 }
 
@@ -208,6 +205,8 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::proxy::HttpSettings;
 
@@ -228,6 +227,7 @@ mod tests {
             },
             state: None,
             upgrade_socket: upgrade.map(Path::to_owned),
+            explain_denials: false,
             upgrade_timeout: std::time::Duration::ZERO,
         }
     }

@@ -1,4 +1,4 @@
-//! Every error response in the table of the README, and bad input of every kind: it gives a 4xx and no request to
+//! Every error response in the table of docs/responses.md, and bad input of every kind: it gives a 4xx and no request to
 //! Electric.
 
 use std::time::Duration;
@@ -355,8 +355,8 @@ async fn only_configured_origins_get_cors_headers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn public_rule_needs_no_token_but_other_rules_do() {
-    let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
-    let gate = Gate::with(Setup { rules: format!("{}\n{public}", RULES), ..Setup::default() }).await;
+    let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\ndanger_client_chosen = ['user']\n";
+    let gate = Gate::with(Setup { rules: format!("{RULES}\n{public}"), ..Setup::default() }).await;
     let ask = async |target: &str| Answer::of(gate.request(target, None).send().await.unwrap()).await;
     assert_eq!(ask("/v1/shape?table=items&user=u_1&offset=-1").await.status, 200);
     assert_answer(&ask("/v1/shape?table=items&offset=-1").await, 403, "forbidden");

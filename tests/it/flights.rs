@@ -286,7 +286,7 @@ async fn changed_rule_sends_waiting_requests_to_electric_again() {
     gate.electric.hold();
     let waiting = ask(&gate, TASKS, &token);
     gate.electric.wait_for_requests(1).await;
-    gate.policy.replace(policy("[[shape]]\ntable = \"tasks\"\nwhere = '\"organization_id\" = {{ query.organizationId }} AND \"title\" = {{ \"other\" }}'"));
+    gate.policy.replace(policy("[[shape]]\ntable = \"tasks\"\nallow = \"query.organizationId in claims.organizationIds\"\nwhere = '\"organization_id\" = {{ query.organizationId }} AND \"title\" = {{ \"other\" }}'"));
     gate.electric.wait_for_requests(2).await;
     gate.electric.release();
     assert_eq!(waiting.await.unwrap().rows("title"), Vec::<String>::new());

@@ -118,9 +118,18 @@ async fn request_is_retried_at_most_once() {
     let token = gate.token(&["org_1"]);
     assert_eq!(gate.get(TASKS, &token).await.status, 200);
     assert_eq!(electric.seen(), (1, 1));
-    let answer = gate.get(&format!("{TASKS}&cache-buster=1"), &token).await;
-    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
-    assert_eq!(electric.seen(), (2, 3), "one failed attempt, and one retry on a new connection");
+    for number in 1.. {
+        let (connections, requests) = electric.seen();
+        let answer = gate.get(&format!("{TASKS}&cache-buster={number}"), &token).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
+        let (connections, requests) = (electric.seen().0 - connections, electric.seen().1 - requests);
+        // The client has its response a moment before the first connection is idle. Until then, a new one is used, and
+        // nothing is retried.
+        if requests > 1 {
+            assert_eq!((connections, requests), (1, 2), "one failed attempt, and one retry on a new connection");
+            return;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

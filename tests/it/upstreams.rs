@@ -462,3 +462,20 @@ async fn electric_over_tls_is_trusted_by_the_configured_ca_only() {
     }
     assert_eq!(electric.request_count(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_names_a_wrong_secret_until_electric_accepts_it() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    gate.until_metric("shapegate_ready", 1.0).await;
+    gate.electric.set_secret("another");
+    let target = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+    assert_eq!(gate.get(target, &token).await.status, 502);
+    gate.until_metric("shapegate_ready", 0.0).await;
+    let unready = gate.admin("/readyz").await;
+    assert_eq!(unready.json()["missing"], serde_json::json!(["Electric: rejects upstream.secret"]));
+    // No client has to ask before it is ready again.
+    gate.electric.set_secret(SECRET);
+    gate.until_metric("shapegate_ready", 1.0).await;
+    assert_eq!(gate.get(target, &token).await.status, 200);
+}

@@ -24,6 +24,7 @@ columns = ["id", "title"]
 [[shape]]
 table = "items"
 where = '"user_id" = {{ claims.sub }} AND "title" <> {{ query.title }}'
+danger_client_chosen = ["title"]
 replica = "full"
 
 [cache]
