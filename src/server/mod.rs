@@ -29,7 +29,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ListenAddress, ServerSettings};
 use crate::limits::{Limit, Limiter};
 use crate::metrics::{Metrics, Upgrade};
-use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Proxy};
 use crate::telemetry::{Audit, Tracer};
 
@@ -102,7 +101,7 @@ impl Server {
         let sockets = Sockets::open(&config.server, inherited)?;
         let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         metrics.limits_known(Limit::ALL.map(Limit::as_str));
-        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now().as_secs());
+        metrics.policy_loaded(config.policy.destinations(), clock.now().as_secs());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, changed) = watch::channel(Change::default());
         let configured = reload::Configured::of(&config);

@@ -11,7 +11,6 @@ use super::tls::Certificates;
 use super::wire::{self, Observers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, ConfigFile, ServerSettings};
-use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, HttpSettings, Proxy};
 use crate::telemetry::{AuditSettings, LogFormat, OtelSettings, refilter_logs};
 
@@ -150,7 +149,7 @@ impl Running {
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);
-        self.observers.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now().as_secs());
+        self.observers.metrics.policy_loaded(config.policy.destinations(), self.clock.now().as_secs());
         let generation = before.generation + 1;
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();
