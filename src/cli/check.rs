@@ -29,9 +29,12 @@ impl Check {
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }
-        if let Some(Err(error)) = config.server.tls.as_ref().map(crate::server::check_tls) {
-            eprintln!("{}: {error:#}", self.config.display());
-            return Ok(ExitCode::from(USAGE));
+        match config.server.tls.as_ref().map(crate::server::check_tls).transpose() {
+            Ok(warnings) => warnings.iter().flatten().for_each(|warning| eprintln!("warning: {warning}")),
+            Err(error) => {
+                eprintln!("{}: {error:#}", self.config.display());
+                return Ok(ExitCode::from(USAGE));
+            }
         }
         super::say(format_args!(
             "{}: ok, {} rules, {} issuers",

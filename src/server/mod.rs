@@ -4,6 +4,7 @@
 //! connection closes, not after a fixed time.
 
 mod admin;
+mod certificate;
 mod listener;
 pub(crate) mod notify;
 mod probe;
@@ -97,7 +98,8 @@ impl Server {
         install_crypto();
         let metrics = Arc::new(Metrics::new()?);
         let tls = config.server.tls.clone();
-        let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
+        let certificates =
+            tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics), Arc::clone(&clock))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
         let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         metrics.limits_known(Limit::ALL.map(Limit::as_str));
