@@ -28,7 +28,7 @@ use crate::upstream::UpstreamSettings;
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors, Severity};
 pub use file::ConfigFile;
-pub use server::{ServerSettings, TlsSettings};
+pub use server::{ListenAddress, ServerSettings, TlsSettings};
 
 /// The complete configuration of a running shapegate.
 #[derive(Debug)]

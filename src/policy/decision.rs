@@ -161,6 +161,11 @@ impl PolicySet {
         self.rules.iter().map(|(id, rule)| (id, rule))
     }
 
+    /// Returns every rule's name with each upstream that it can pick.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rules.iter().flat_map(|(id, rule)| rule.upstream.names().map(|name| (id.as_str(), name.as_str())))
+    }
+
     /// Returns every upstream that a rule can pick; a name may appear more than once.
     pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamName> {
         self.rules.iter().flat_map(|(_, rule)| rule.upstream.names())

@@ -69,7 +69,7 @@ impl Waiting {
         let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
         let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
         if let Some(position) = client.position {
-            client.arrival.connection.answered(position, client.next, client.record.started, Instant::now());
+            client.arrival.connection.answered(position, client.next, client.arrival.at, Instant::now());
         }
         if let Err(fault) = &served {
             client.record.note(fault);

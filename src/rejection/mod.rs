@@ -21,8 +21,8 @@ pub enum Rejection {
     ContentTooLarge,
     /// No rule allows the request. Holds why the last one does not.
     Forbidden(Unmet),
-    /// The headers are too many or too long.
-    HeadersTooLarge,
+    /// The headers are too many or too long. Holds the key in `[limits]`.
+    HeadersTooLarge(&'static str),
     /// An internal error. The log has the cause.
     Internal,
     /// A part of the request that is not a parameter is invalid. Holds its name and the problem.
@@ -116,7 +116,7 @@ impl Rejection {
         match self {
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::HeadersTooLarge | Self::TokenTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadersTooLarge(_) | Self::TokenTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidHead(..) | Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Self::Limited(limit, _) if !limit.is_of_all() => StatusCode::TOO_MANY_REQUESTS,
@@ -141,10 +141,10 @@ impl Rejection {
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::ContentTooLarge => {
-                ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
+                ("content_too_large", "Only a subset may have a body, and no longer one than `limits.body_bytes`.")
             }
             Self::Forbidden(_) => ("forbidden", "No rule allows this request to read this shape."),
-            Self::HeadersTooLarge | Self::TokenTooLong => {
+            Self::HeadersTooLarge(_) | Self::TokenTooLong => {
                 ("headers_too_large", "The headers of the request are too many or too long.")
             }
             Self::Internal => ("internal", "Internal error. Look up this request id in the log."),
@@ -170,9 +170,8 @@ impl Rejection {
             Self::UpstreamRefused => ("upstream_refused", "The sync service rejected the request."),
             Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not respond in time."),
             Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service is unreachable."),
-            Self::UriTooLong | Self::ValuesTooLong => {
-                ("uri_too_long", "The request target is too long, here or for the sync service.")
-            }
+            Self::UriTooLong => ("uri_too_long", "The request target is too long."),
+            Self::ValuesTooLong => ("uri_too_long", "The rule's values make the request to the sync service too long."),
         }
     }
 
@@ -189,7 +188,7 @@ impl Rejection {
             }
             Self::ContentTooLarge
             | Self::Forbidden(_)
-            | Self::HeadersTooLarge
+            | Self::HeadersTooLarge(_)
             | Self::InvalidHead(..)
             | Self::InvalidRequest(_)
             | Self::MethodNotAllowed(_)
@@ -215,11 +214,23 @@ impl Rejection {
         }
     }
 
+    /// The key in `[limits]` that the request exceeds.
+    const fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::HeadersTooLarge(limit) => Some(limit),
+            Self::Limited(limit, _) => Some(limit.as_str()),
+            Self::TokenTooLong => Some("token_bytes"),
+            Self::UriTooLong => Some("uri_bytes"),
+            _ => None,
+        }
+    }
+
     /// Builds the body: `{"code":…,"message":…}`, with `errors` for an invalid request. With `explained`, for
     /// development, it also has the reason.
     pub fn body(&self, explained: bool) -> String {
         let (_, code, message) = self.answer();
-        let mut body = serde_json::json!({ "code": code, "message": message });
+        let limit = self.limit().map(|limit| format!(" The limit is `limits.{limit}`.")).unwrap_or_default();
+        let mut body = serde_json::json!({ "code": code, "message": format!("{message}{limit}") });
         if explained {
             body["reason"] = self.reason().as_str().into();
         }

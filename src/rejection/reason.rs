@@ -146,7 +146,7 @@ impl Reason {
         match rejection {
             Rejection::ContentTooLarge => Self::Request(RequestFault::ContentTooLarge),
             Rejection::Forbidden(unmet) => Self::Rule(*unmet),
-            Rejection::HeadersTooLarge => Self::Request(RequestFault::HeadersTooLarge),
+            Rejection::HeadersTooLarge(_) => Self::Request(RequestFault::HeadersTooLarge),
             Rejection::Internal => Self::Service(ServiceFault::Internal),
             Rejection::InvalidHead(name, _) => Self::Request(of_head(name)),
             Rejection::InvalidRequest(errors) => Self::Request(of_parameters(errors)),

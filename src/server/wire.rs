@@ -46,8 +46,8 @@ pub(crate) fn gateway(
     let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));
     let explain_denials = config.server.explain_denials;
     let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes, explain_denials };
-    let (http2, pool) = (config.server.http2.clone(), idle_connections(&config));
-    Gateway::start(parts, &http2, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
+    let (http, pool) = (config.server.http.clone(), idle_connections(&config));
+    Gateway::start(parts, http, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
 }
 
 /// Builds the rules of a configuration. Their requests to Electric go through `proxy`.

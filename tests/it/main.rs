@@ -20,12 +20,14 @@ mod hostile;
 mod http2;
 mod issuers;
 mod limits;
+mod listeners;
 mod logs;
 mod memory;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod proxies;
 mod reasons;
 mod reload;
 mod subset;

@@ -90,13 +90,7 @@ fn pem(value: Value<'_>, environment: &Environment) -> Option<SigningKey> {
 /// Reads `path`: the same syntax as the `path` of a `[[shape]]`, with no shape path below it.
 fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str> {
     let path = value.text()?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
-    if !path.starts_with('/')
-        || !path.chars().all(plain)
-        || path.ends_with('/')
-        || path.contains("//")
-        || path.contains("/.")
-    {
+    if !is_plain_path(path) {
         value.error("write /segments of letters, digits and - . _ ~ without a slash at the end");
     } else if path == SHAPE_PATH || is_below(SHAPE_PATH, path) {
         value.error(format!("{SHAPE_PATH} is where shapes are served: choose another"));
@@ -106,6 +100,16 @@ fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str
         return Some(path);
     }
     None
+}
+
+/// Whether a path is `/segments` of plain characters, none of them empty or hidden.
+pub(super) fn is_plain_path(path: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    path.starts_with('/')
+        && path.chars().all(plain)
+        && !path.ends_with('/')
+        && !path.contains("//")
+        && !path.contains("/.")
 }
 
 fn shadows(path: &str, policy: Option<&PolicySet>) -> bool {

@@ -6,10 +6,12 @@ use ipnet::IpNet;
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
-use crate::limits::{LimitSettings, available};
+use crate::limits::{LimitSettings, MAX_URI_BYTES, available};
 
 pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     const HEADERS: &str = " (Pingora accepts no more)";
+    const TARGET: &str = " (the parser accepts no more)";
+    const BODY: &str = " (Electric accepts no more)";
     let count = Bounds::new(1, 10_000_000);
     let or_none = Bounds::new(0, 10_000_000).because(" (0: no limit)");
     let trusted_proxies = section.value("trusted_proxies").map(|value| networks(&value));
@@ -30,8 +32,9 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     let limits = LimitSettings {
         header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
         headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
-        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, MAX_URI_BYTES).because(TARGET)),
         token_bytes: section.size("token_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        body_bytes: section.size("body_bytes", MIB, Bounds::new(KIB, 8_000_000).because(BODY)),
         requests: section.integer("requests", 20_000, count),
         requests_per_subject: section.integer("requests_per_subject", 256, count),
         requests_per_address,

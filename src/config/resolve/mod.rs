@@ -25,7 +25,8 @@ use crate::flight::CacheSettings;
 
 /// Resolves the whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
-    let server = server::server(root.section("server"), environment);
+    let mut section = root.section("server");
+    let server = server::server(&mut section, environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
     let named = root.value("upstreams");
     let upstreams = upstream::named(named.as_ref(), environment);
@@ -51,6 +52,9 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
     let (gatekeeper, own) = gatekeeper.unzip();
+    if let Some(settings) = &server {
+        server::check_together(&section, settings, shapes.policy.as_ref(), gatekeeper.as_ref(), &limits);
+    }
     if let Some(issuers) = &mut issuers {
         issuers.extend(own);
     }

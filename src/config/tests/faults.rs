@@ -131,15 +131,37 @@ fn invalid_server_settings_are_rejected() {
             "3: server.tls.key: missing: write the path of the private key (PEM)",
         ),
         (server("listen = '[::]:0'\ntls = 'a'"), "3: server.tls: expected a table, found a string"),
+        (
+            server("listen = 'unix:'"),
+            "2: server.listen: names no file: write the path of the socket, as in \"unix:/run/shapegate/http.sock\"",
+        ),
+        (
+            server("listen = '[::]:0'\nproxy_protocol = true"),
+            "3: server.proxy_protocol: needs `limits.trusted_proxies`: only connections of these proxies have a header",
+        ),
+        (
+            server("listen = '[::]:0'\nhealth_path = 'up/'"),
+            "3: server.health_path: write /segments of letters, digits and - . _ ~ without a slash at the end",
+        ),
+        (
+            server("listen = '[::]:0'\nhealth_path = '/v1/shape'"),
+            "3: server.health_path: clients get shapes or tokens at this path: choose another",
+        ),
         (server("listen = '[::]:0'\nh2c = 'yes'"), "3: server.h2c: expected true or false, found a string"),
         (server("listen = '[::]:0'\nadmni = 1"), "3: server.admni: unknown key; did you mean `admin`?"),
         (
             server("listen = '[::]:0'\ncolour = 1"),
-            "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, h2c, h2_streams, \
-             h2_idle_timeout, state, upgrade_socket, danger_explain_denials, upgrade_timeout",
+            "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, proxy_protocol, \
+             health_path, h1_idle_timeout, h2c, h2_streams, h2_idle_timeout, state, upgrade_socket, \
+             danger_explain_denials, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));
+    let proxied =
+        server("listen = ['[::]:80', '0.0.0.0:80', 'unix:http.sock']\nproxy_protocol = true\nhealth_path = '/up'");
+    let settings = accepted(&format!("{proxied}[limits]\ntrusted_proxies = ['10.0.0.0/8']\n")).server;
+    assert_eq!(settings.listen[2].to_string(), "unix:http.sock");
+    assert_eq!(settings.http.health_path.as_deref(), Some("/up"));
 }
 
 #[test]

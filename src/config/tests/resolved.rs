@@ -42,8 +42,8 @@ fn the_full_sample_uses_the_default_values() {
         let (server, upstream) = (&config.server, &config.upstream);
         let keys = format!("{:?} {:?}", remote(config), config.issuers[0].types);
         let rest = format!("{:?} {:?} {:?} {upstream:?} {keys}", config.cors, config.limits, config.log);
-        let http2 = format!("{} {} {:?}", server.http2.h2c, server.http2.streams, server.http2.idle_timeout);
-        format!("{} {} {:?} {:?} {http2} {rest}", server.admin, server.threads, server.drain, server.tls)
+        let http = format!("{:?} {}", server.http, server.proxy_protocol);
+        format!("{} {} {:?} {:?} {http} {rest}", server.admin, server.threads, server.drain, server.tls)
     };
     assert_eq!(show(&full), show(&minimal));
 }
@@ -135,7 +135,7 @@ fn omitted_keys_get_their_defaults() {
     assert!(config.server.threads > 0);
     assert_eq!(config.server.admin.to_string(), "127.0.0.1:9090");
     assert_eq!(config.server.drain, Duration::from_secs(25));
-    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.http2.h2c);
+    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.http.h2c);
     let upstream = &config.upstream;
     let server = ServerUrl { host: "127.0.0.1".to_owned(), port: 3000, tls: false };
     assert_eq!((upstream.servers.as_slice(), upstream.pool), ([server].as_slice(), 1024));

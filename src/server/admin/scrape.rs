@@ -4,7 +4,7 @@
 //! the metrics.
 
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::auth::keys::KeyStatus;
 use crate::flight::Hub;
@@ -67,12 +67,12 @@ impl Scrape {
             [([issuer, "ok"], of.refreshes_ok), ([issuer, "failed"], of.refreshes_failed)]
         });
         let help = "Fetches of an issuer's key set since the start.";
-        self.gauges("shapegate_key_refreshes", help, ["issuer", "result"], refreshes)?;
+        self.counters("shapegate_key_refreshes_total", help, ["issuer", "result"], refreshes)?;
         let rejected = by_issuer(|of| Some(of.rejected as u64));
         self.gauges("shapegate_keys_rejected", "Keys of an issuer's set that are not used.", ["issuer"], rejected)?;
         let failed = by_issuer(|of| Some(of.saves_failed));
         let help = "Writes of an issuer's key set to disk that failed.";
-        self.gauges("shapegate_key_saves_failed", help, ["issuer"], failed)
+        self.counters("shapegate_key_saves_failed_total", help, ["issuer"], failed)
     }
 
     /// Renders the current use of each limit, and the limit.
@@ -159,9 +159,21 @@ impl Scrape {
     }
 
     fn counter(&self, name: &str, help: &str, total: u64) -> prometheus::Result<()> {
-        let counter = IntCounter::new(name, help)?;
-        counter.inc_by(total);
-        self.0.register(Box::new(counter))
+        self.counters(name, help, [], [([], total)])
+    }
+
+    fn counters<'v, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        totals: impl IntoIterator<Item = ([&'v str; N], u64)>,
+    ) -> prometheus::Result<()> {
+        let counters = IntCounterVec::new(Opts::new(name, help), &labels)?;
+        for (labels, total) in totals {
+            counters.with_label_values(&labels).inc_by(total);
+        }
+        self.0.register(Box::new(counters))
     }
 }
 
