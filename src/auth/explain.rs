@@ -18,6 +18,16 @@ struct Unverified {
 }
 
 impl TokenVerifier {
+    /// Fetches the keys of the issuer that the token names, so that the token is judged as in a server that has run for a
+    /// while. If that fails, [`verify`](Self::verify) says so.
+    pub async fn fetch_keys_for(&self, token: &BearerToken) {
+        let found = Unverified::read(token.as_str());
+        let issuer = found.claims.get("iss").and_then(|name| self.issuer(name.as_str()?));
+        if let Some(remote) = issuer.and_then(TrustedIssuer::remote) {
+            let _ = remote.demand().await;
+        }
+    }
+
     /// Explains why `token` is rejected at `now`: the value found and what its issuer takes. `None` if the error says
     /// all.
     pub fn explain(&self, token: &BearerToken, error: TokenError, now: UnixTime) -> Option<String> {

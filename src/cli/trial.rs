@@ -237,6 +237,7 @@ impl Caller for Party {
             Err(BearerError::Missing) if has_public => return Ok(None),
             token => token?,
         };
+        rules.verifier.fetch_keys_for(&token).await;
         let verified = rules.verifier.verify(&token).await.inspect_err(|error| self.token_error = Some(*error))?;
         self.principal = Some(Arc::clone(&verified.principal));
         Ok(Some(verified.principal))

@@ -195,7 +195,7 @@ async fn tokens_that_fail_before_their_signature_is_checked_do_not_lock_out_thei
         (forged(&signed(json!({ "iss": "https://other.test" }))), "issuer"),
         (forged(&signed(json!({ "aud": "https://other.test" }))), "audience"),
         (forged(&signed(json!({ "nbf": now + 3600 }))), "not_before"),
-        (stranger.sign(&with_defaults(issuer.name(), &json!({}))), "unknown_key"),
+        (stranger.sign(&with_defaults(issuer.name(), &json!({}))), "kid_unknown"),
         // Whether these are reported as expired depends on the rate of signature checks.
         (forged(&signed(json!({ "exp": now - 3600 }))), "expiry"),
         (signed(json!({ "exp": now - 3600 })), "expiry"),
