@@ -41,7 +41,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
 
-    if shapes.count == 0 {
+    if shapes.count == 0 && !root.has("shape") {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
     }
     if shapes.any_public && limits.trusted_proxies.is_none() {
