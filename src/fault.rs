@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::auth::InvalidReason;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, SOON};
 
 /// Why an authorized request did not get a complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Fault {
             Self::Reloaded => Rejection::Reloaded,
             Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
-            Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
+            Self::UpstreamRefused(_) => Rejection::UpstreamRefused(self.lasts().unwrap_or(SOON)),
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,
             Self::UpstreamUnreachable => Rejection::UpstreamUnreachable,
             Self::Internal => Rejection::Internal,
@@ -90,6 +90,27 @@ impl Fault {
     /// Whether the token is no longer accepted. Clients recover with a new token.
     pub(crate) const fn ends_token(&self) -> bool {
         matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
+    }
+
+    /// How long Electric's refusal of a rule is remembered: until then, every request for the shape gets it. Electric
+    /// answers 400 if the rule is wrong, and again to everybody who tries again.
+    pub(crate) const fn lasts(&self) -> Option<Duration> {
+        match self {
+            Self::UpstreamRefused(400) => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is Electric's, so that all clients of a flight have it at the same moment. The flight logs it.
+    pub(crate) const fn is_of_electric(&self) -> bool {
+        matches!(
+            self,
+            Self::NotReady(_)
+                | Self::Overloaded(_)
+                | Self::UpstreamRefused(_)
+                | Self::UpstreamTimeout
+                | Self::UpstreamUnreachable
+        )
     }
 
     /// Whether it is normal operation, not a problem of shapegate or of Electric.

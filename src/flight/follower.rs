@@ -61,6 +61,12 @@ impl Follower {
         Self { hub, flight, key, reader, join, from: None, served }
     }
 
+    /// Sets the key of its request, if that is not the key of the flight.
+    pub(super) fn asked(mut self, key: FlightKey) -> Self {
+        self.key = key;
+        self
+    }
+
     /// Marks it as a reader of a stream of events that started earlier than where the request `key` ends its log.
     pub(super) fn of_stream(mut self, key: FlightKey, from: HeaderValue) -> Self {
         (self.key, self.from) = (key, Some(from));

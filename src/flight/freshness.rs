@@ -69,6 +69,11 @@ impl Lifetime {
         (!control.unshared && !(fresh + stale).is_zero()).then_some(Self { fresh, stale })
     }
 
+    /// Returns the lifetime of an error that stays the same for `lasts`.
+    pub(super) const fn of_fault(lasts: Duration) -> Self {
+        Self { fresh: lasts, stale: Duration::ZERO }
+    }
+
     /// Returns the lifetime of a 409, or of a rejection that names a time to retry after; `None` if it is not cached.
     pub(super) fn of_refusal(after: Option<Duration>) -> Option<Self> {
         let fresh = after?.min(REFUSAL);

@@ -92,6 +92,23 @@ impl Hub {
         if !request.is_shared() {
             return self.open_unshared(source, key, request, client, origin);
         }
+        match self.resumed(&key, &request) {
+            None => self.join_shared(source, key, request, client, origin),
+            Some(resumed) => {
+                let flight_key = FlightKey::of(source.as_ref(), &resumed);
+                Ok(self.join_shared(source, flight_key, resumed, client, origin)?.asked(key))
+            }
+        }
+    }
+
+    fn join_shared(
+        self: &Arc<Self>,
+        source: &Arc<dyn Source>,
+        key: FlightKey,
+        request: UpstreamRequest,
+        client: Option<&Client>,
+        origin: Origin<'_>,
+    ) -> Result<Follower, Rejection> {
         let terms = Terms::of(&request);
         if let Some((fresh, Age::Fresh)) = self.cache.load().find(&key, terms) {
             return self.serve(fresh, Join::Fresh);
@@ -139,6 +156,15 @@ impl Hub {
                 self.serve(flight, Join::First)
             }
         }
+    }
+
+    /// Returns the request for a stream of events at the last change, if the client names the start of its transaction.
+    /// It has the whole transaction, and Electric would repeat the rest of it (docs/electric.md, "Event streams").
+    fn resumed(&self, key: &FlightKey, request: &UpstreamRequest) -> Option<UpstreamRequest> {
+        let handle = request.handle().filter(|_| request.is_stream())?;
+        let (asked, end) = (Offset::parse(request.offset())?, self.tails.of(key.shape(request)).end(handle)?);
+        let same = asked.transaction == end.transaction && asked < end;
+        same.then(|| request.starting_at(&end.to_string()))
     }
 
     /// Joins a stream of events that was opened at another offset, where it continues the client's log.
@@ -353,6 +379,7 @@ impl Cache {
                 let serves = self.kept.find(&flight.key).is_some_and(|kept| kept.age(Instant::now()).serves());
                 Lifetime::of_refusal(Some(*after).filter(|_| !serves))
             }
+            (None, Some(fault)) => fault.lasts().map(Lifetime::of_fault),
             _ => None,
         };
         // The start of a body longer than `flight_bytes` has been freed, so it cannot be served again.

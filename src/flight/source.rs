@@ -85,6 +85,22 @@ pub(super) async fn fetch(
     metrics: &Metrics,
 ) -> Result<(), Fault> {
     metrics.opened(flight.rule.as_str());
+    let request_id = ask.request_id.clone();
+    let fetched = fetch_all(source, ask, flight, sink, metrics).await;
+    if let Err(fault) = &fetched {
+        // Once for all followers.
+        tracing::warn!(%request_id, rule = flight.rule.as_str(), fault = fault.as_str(), "{fault}");
+    }
+    fetched
+}
+
+async fn fetch_all(
+    source: &dyn Source,
+    ask: Ask,
+    flight: &Flight,
+    sink: &Sink,
+    metrics: &Metrics,
+) -> Result<(), Fault> {
     let stream = ask.request.is_stream().then(|| (ask.request.clone(), ask.request_id.clone(), ask.trace.clone()));
     let mut started = Instant::now();
     source.fetch(ask, sink).await?;

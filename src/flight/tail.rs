@@ -156,6 +156,11 @@ impl Tail {
         })
     }
 
+    /// Returns the last change that was shown.
+    pub(super) fn end(&self, handle: &str) -> Option<Offset> {
+        self.known.lock().find(handle)?.end.map(|(end, _)| end)
+    }
+
     /// Adds a stream of events, which later clients may join.
     pub(super) fn add_stream(&self, handle: &str, stream: &Arc<Flight>) {
         let mut known = self.known.lock();

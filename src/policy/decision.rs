@@ -26,6 +26,7 @@ pub struct Permit {
     replica: Replica,
     subset: bool,
     client_where: bool,
+    client_values: bool,
     upstream: UpstreamName,
     fingerprint: Option<Arc<str>>,
 }
@@ -59,6 +60,11 @@ impl Permit {
     /// The values of `$1`, `$2`, …. None contains NUL, and those of a rule are never empty.
     pub fn params(&self) -> &[String] {
         &self.params
+    }
+
+    /// Whether the client chose some of these values.
+    pub const fn has_client_values(&self) -> bool {
+        self.client_values
     }
 
     /// The columns that are sent; `None` for all.
@@ -258,15 +264,15 @@ impl PolicySet {
     /// request differs from the claim.
     pub fn authorize_shape(&self, claim: &ShapeClaim, request: &ScopedRequest) -> Result<Permit, Denial> {
         let definition = claim.definition();
-        let (rule, table, upstream) = match claim.rule() {
-            None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default()),
+        let (rule, table, upstream, client_values) = match claim.rule() {
+            None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default(), false),
             Some(fingerprint) => {
                 let (id, rule) = self.standing(&definition.table, fingerprint)?;
                 let upstream = rule
                     .upstream
                     .find(claim.upstream())
                     .ok_or_else(|| Denial::Forbidden(id.clone(), Unmet::RuleChanged))?;
-                (id.clone(), Arc::clone(&rule.table_text), upstream)
+                (id.clone(), Arc::clone(&rule.table_text), upstream, rule.binds_client_values())
             }
         };
         if !claim.is_repeated_by(request) {
@@ -283,6 +289,7 @@ impl PolicySet {
             // The client already repeats the whole definition, so it may set nothing else.
             subset: false,
             client_where: false,
+            client_values,
             upstream,
             fingerprint: claim.rule().map(Into::into),
         })
@@ -336,6 +343,7 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Result<Permit, Unmet> 
         replica: rule.replica,
         subset: rule.subset,
         client_where: rule.client_where,
+        client_values: rule.binds_client_values(),
         upstream,
         fingerprint: Some(Arc::clone(&rule.fingerprint)),
     })

@@ -190,6 +190,11 @@ impl Rule {
         Self { line, ..self }
     }
 
+    /// Whether its `where` has values that the client chooses.
+    pub(super) fn binds_client_values(&self) -> bool {
+        self.predicate.expressions().any(|expression| expression.parameters().next().is_some())
+    }
+
     pub(super) fn allows(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
         self.allow.as_ref().map_or(Ok(()), |allow| allow.holds(scope))
     }

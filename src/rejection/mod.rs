@@ -14,6 +14,9 @@ use crate::shape::ParameterError;
 
 pub use reason::{Reason, RequestFault, ServiceFault};
 
+/// How soon a client tries again after a failure that may be over at any time.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
 /// A response of shapegate instead of Electric's. It never contains text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
@@ -57,8 +60,9 @@ pub enum Rejection {
     TokenMissing,
     /// The token is too long.
     TokenTooLong,
-    /// Electric rejected our request, which is a fault of shapegate or of its configuration.
-    UpstreamRefused,
+    /// Electric rejected our request, which is a fault of shapegate or of its configuration. Holds the time until a
+    /// retry makes sense.
+    UpstreamRefused(Duration),
     /// Electric did not respond in time.
     UpstreamTimeout,
     /// Electric is unreachable, or closed the connection early.
@@ -131,7 +135,7 @@ impl Rejection {
             Self::TokenExpired | Self::TokenInvalid(_) | Self::TokenMalformed | Self::TokenMissing => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::UpstreamRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            Self::UpstreamRefused(_) | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UriTooLong | Self::ValuesTooLong => StatusCode::URI_TOO_LONG,
         }
@@ -167,7 +171,7 @@ impl Rejection {
             Self::TokenExpired => ("token_expired", "The token has expired."),
             Self::TokenInvalid(_) | Self::TokenMalformed => ("token_invalid", "The token is invalid."),
             Self::TokenMissing => ("token_missing", "A token is missing; send it as `Authorization: Bearer TOKEN`."),
-            Self::UpstreamRefused => ("upstream_refused", "The sync service rejected the request."),
+            Self::UpstreamRefused(_) => ("upstream_refused", "The sync service rejected the request."),
             Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not respond in time."),
             Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service is unreachable."),
             Self::UriTooLong => ("uri_too_long", "The request target is too long."),
@@ -181,11 +185,10 @@ impl Rejection {
             Self::KeysUnavailable(after)
             | Self::Limited(_, after)
             | Self::NotReady(after)
-            | Self::Overloaded(after) => Some(*after),
+            | Self::Overloaded(after)
+            | Self::UpstreamRefused(after) => Some(*after),
             Self::Reloaded | Self::Stopping => Some(Duration::from_secs(1)),
-            Self::Internal | Self::UpstreamRefused | Self::UpstreamTimeout | Self::UpstreamUnreachable => {
-                Some(Duration::from_secs(5))
-            }
+            Self::Internal | Self::UpstreamTimeout | Self::UpstreamUnreachable => Some(SOON),
             Self::ContentTooLarge
             | Self::Forbidden(_)
             | Self::HeadersTooLarge(_)

@@ -164,7 +164,7 @@ impl Reason {
             Rejection::TokenMalformed => Self::Request(RequestFault::TokenMalformed),
             Rejection::TokenMissing => Self::Request(RequestFault::TokenMissing),
             Rejection::TokenTooLong => Self::Request(RequestFault::TokenTooLong),
-            Rejection::UpstreamRefused => Self::Service(ServiceFault::ElectricRefused),
+            Rejection::UpstreamRefused(_) => Self::Service(ServiceFault::ElectricRefused),
             Rejection::UpstreamTimeout => Self::Service(ServiceFault::ElectricTimeout),
             Rejection::UpstreamUnreachable => Self::Service(ServiceFault::ElectricUnreachable),
             Rejection::UriTooLong => Self::Request(RequestFault::UriTooLong),

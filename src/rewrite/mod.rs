@@ -24,6 +24,7 @@ pub struct UpstreamRequest {
     query: String,
     body: Option<String>,
     client_where: bool,
+    client_values: bool,
     /// How many bytes of `query` define the shape. The rest says which part of its log is requested.
     definition: usize,
     handle: Option<String>,
@@ -86,10 +87,23 @@ impl UpstreamRequest {
         }
         let expired_handle = request.protocol(ProtocolParam::ExpiredHandle).map(Into::into);
         let cursor = request.protocol(ProtocolParam::Cursor).and_then(|cursor| cursor.parse().ok());
-        let (client_where, live, handle) = (filter.is_some(), request.is_live(), handle.map(str::to_owned));
+        let (client_where, client_values) = (filter.is_some(), permit.has_client_values());
+        let (live, handle) = (request.is_live(), handle.map(str::to_owned));
         let (rule, upstream) = permit.into_rule();
         let query = query.0;
-        Ok(Self { query, body, client_where, definition, handle, expired_handle, cursor, rule, upstream, live })
+        Ok(Self {
+            query,
+            body,
+            client_where,
+            client_values,
+            definition,
+            handle,
+            expired_handle,
+            cursor,
+            rule,
+            upstream,
+            live,
+        })
     }
 
     /// The canonical query without the secret. Two clients share a response only if it is equal.
@@ -111,6 +125,11 @@ impl UpstreamRequest {
     /// Whether the `where` includes a client's own filter.
     pub fn has_client_where(&self) -> bool {
         self.client_where
+    }
+
+    /// Whether the client chose a value in the rule's `where`.
+    pub fn has_client_values(&self) -> bool {
+        self.client_values
     }
 
     /// The part of the query that defines the shape, without the parameters that select a part of its log.

@@ -103,7 +103,7 @@ impl Record {
     /// Records and logs what went wrong.
     pub fn note(&mut self, fault: &Fault) {
         let (request_id, rule, name) = (&self.request_id, self.rule_name(), fault.as_str());
-        if fault.is_everyday() {
+        if fault.is_everyday() || fault.is_of_electric() {
             tracing::debug!(%request_id, rule, fault = name, "{fault}");
         } else {
             tracing::warn!(%request_id, rule, fault = name, "{fault}");

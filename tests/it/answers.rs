@@ -407,15 +407,34 @@ async fn denial_is_counted_under_its_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn electric_400_caused_by_the_rule_gives_502_without_details() {
+async fn electric_400_caused_by_the_rule_gives_502_without_details_and_is_remembered() {
     let gate = Gate::start().await;
+    let admin = |number: u32| gate.issuer.token(&json!({ "sub": format!("user-{number}"), "roles": ["admin"] }));
     let words = r#"{"message":"Invalid request","errors":{"where":["At location 8: canary"]}}"#;
     gate.electric.script(shapegate::demo::http::Reply::json(400, words));
-    let answer = gate.get(TASKS, &gate.token(&["org_1"])).await;
-    assert_answer(&answer, 502, "upstream_refused");
-    assert!(!answer.text().contains("canary") && !answer.text().contains("errors"));
-    let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="tasks",status="502"}"#;
-    gate.until_metric(series, 1.0).await;
+    for number in 0..5 {
+        let answer = gate.get("/api/items?offset=-1", &admin(number)).await;
+        assert_answer(&answer, 502, "upstream_refused");
+        assert_eq!(answer.header("retry-after"), "60");
+        assert!(!answer.text().contains("canary") && !answer.text().contains("errors"));
+    }
+    assert_eq!(gate.electric.request_count(), 1, "clients that try again do not reach Electric");
+    let series = r#"shapegate_requests_total{outcome="upstream_refused",rule="/api/items",status="502"}"#;
+    gate.until_metric(series, 5.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn electric_400_for_a_value_of_the_client_is_the_client_s_without_details() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let reply = |words: &'static str| shapegate::demo::http::Reply::json(400, words);
+    gate.electric.script(reply(r#"{"message":"Invalid request","errors":{"where":["At location 8: canary"]}}"#));
+    let answer = gate.get(TASKS, &token).await;
+    assert_answer(&answer, 400, "invalid_request");
+    assert!(!answer.text().contains("canary") && answer.text().contains("query"), "{}", answer.text());
+    // No value of the client can be to blame for this one.
+    gate.electric.script(reply(r#"{"message":"Invalid request","errors":{"columns":["canary"]}}"#));
+    assert_answer(&gate.get(TASKS, &token).await, 502, "upstream_refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

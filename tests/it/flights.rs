@@ -1,5 +1,6 @@
 //! Equal requests share one response of Electric: joining, leaving, errors, and the end of a wait.
 
+mod interleavings;
 mod kept;
 mod leaving;
 mod sharing;

@@ -204,3 +204,36 @@ async fn journald_gets_priorities_and_no_second_timestamp() {
     let line = log_of_failed_start("text", false).await;
     assert!(line.starts_with("20") && line.contains("WARN"), "{line}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_electric_is_logged_once_for_all_clients() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let (process, _folder) = with_json_log(&electric, &issuer).await;
+    electric.hold();
+    electric.script(Reply::json(500, "{}"));
+    let clients: Vec<_> = (0..20)
+        .map(|number| {
+            let claims = json!({ "sub": format!("user-{number}"), "aud": AUDIENCE, "organizationIds": ["org_1"] });
+            let request = reqwest::Client::new().get(format!("{}{TARGET}", process.url));
+            tokio::spawn(request.bearer_auth(issuer.token(&claims)).send())
+        })
+        .collect();
+    let in_flight = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+        metrics.lines().any(|line| line == "shapegate_followers 20")
+    };
+    while !in_flight().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    electric.release();
+    for client in clients {
+        assert_eq!(client.await.unwrap().unwrap().status(), 502);
+    }
+    let log: Vec<Value> = process.stop().await.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let warnings: Vec<_> = log.iter().filter(|entry| entry["level"] == "WARN").collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!((&warnings[0]["fault"], &warnings[0]["rule"]), (&json!("upstream_refused"), &json!("tasks")));
+    // Each client still has its line in the access log.
+    assert_eq!(log.iter().filter(|entry| entry["outcome"] == "upstream_refused").count(), 20);
+}

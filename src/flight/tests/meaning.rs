@@ -362,3 +362,20 @@ async fn a_stream_that_cannot_be_continued_ends_between_two_transactions() {
     assert_eq!(scene.read(&events("0_0")).await.1, ok("data: {\"headers\""));
     assert_eq!(scene.fetches(), 1, "it is not continued within an event");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_resumes_behind_the_whole_transaction_that_its_client_names() {
+    let change = Shown::at("7-1", "5_4", "changes");
+    let (gate, wait) = oneshot::channel();
+    let scene = Scene::new("", [shown(change), stream("", wait)]);
+    scene.read(CATCH_UP).await.1.unwrap();
+    let clients = [scene.join(&events("5_0")), scene.join(&events("5_4"))];
+    run().await;
+    assert_eq!(scene.asked()[1..], [scene.request(&events("5_4")).query().to_owned()]);
+    assert_eq!(clients[0].key(), &FlightKey::of(&*scene.source, &scene.request(&events("5_0"))));
+    advance(Duration::from_secs(60)).await;
+    gate.send(CHANGE_9).unwrap();
+    for client in clients {
+        assert_eq!(whole(client).await, ok(CHANGE_9));
+    }
+}
