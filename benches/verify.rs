@@ -120,6 +120,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
     let issuer = IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: vec![sample.algorithm],
         keys: KeySource::Published { fixed: Some(parsed.set), remote: None },
         leeway: Duration::ZERO,

@@ -55,6 +55,7 @@ pub enum InvalidReason {
     Nested,
     NotBefore,
     Payload,
+    Require,
     Shape,
     Signature,
     Structure,
@@ -87,8 +88,8 @@ pub enum IssuerError {
     /// section 3.1).
     #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
     Algorithms,
-    /// `audience` is empty.
-    #[error("audience must not be empty")]
+    /// `audience` is empty, and there is no `require`.
+    #[error("audience must not be empty without require")]
     NoAudience,
     /// There is neither a fixed nor a remote set.
     #[error("no keys are configured")]
@@ -135,6 +136,7 @@ impl InvalidReason {
             Self::Nested => "nested",
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
+            Self::Require => "require",
             Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",

@@ -8,6 +8,7 @@ use super::expectations::Expectations;
 use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
+use super::requirement;
 use super::settings::{IssuerSettings, KeySource};
 use crate::clock::{Clock, UnixTime};
 use crate::secret::Secret;
@@ -41,9 +42,18 @@ impl TrustedIssuer {
         before: Option<&Self>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
-        let IssuerSettings { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
-            issuer;
-        if audience.is_empty() {
+        let IssuerSettings {
+            issuer: name,
+            audience,
+            require,
+            algorithms,
+            keys,
+            leeway,
+            max_lifetime,
+            types,
+            shape_claims,
+        } = issuer;
+        if audience.is_empty() && require.is_none() {
             return Err(IssuerError::NoAudience);
         }
         let symmetric = matches!(keys, KeySource::Shared(_));
@@ -52,17 +62,19 @@ impl TrustedIssuer {
         }
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
-        let expectations = Expectations { audience, leeway, max_lifetime };
+        let expectations = Expectations { audience, require, leeway, max_lifetime };
         Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
     pub(super) fn is(&self, config: &IssuerSettings) -> bool {
         // Lists every field, so that a new one does not compile until it is compared here.
-        let IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
+        let IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
+            config;
         let expected = &self.expectations;
         *self.name == **issuer
             && expected.audience == *audience
+            && requirement::same(expected.require.as_deref(), require.as_deref())
             && (expected.leeway, expected.max_lifetime) == (*leeway, *max_lifetime)
             && self.algorithms == *algorithms
             && self.types == *types

@@ -1,11 +1,12 @@
 //! Settings of an issuer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
-use super::Algorithm;
 use super::keys::KeySet;
+use super::{Algorithm, Requirement};
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
 
@@ -14,8 +15,10 @@ use crate::shape::ShapeClaims;
 pub struct IssuerSettings {
     /// The exact `iss` of its tokens.
     pub issuer: String,
-    /// The accepted audiences; a token's `aud` must name one of them. Never empty.
+    /// The accepted audiences; a token's `aud` must name one of them. Empty only with `require`: `aud` is then not read.
     pub audience: Vec<String>,
+    /// A condition on the claims, in addition to `audience` or instead of it.
+    pub require: Option<Arc<dyn Requirement>>,
     /// The accepted `alg` values. Never empty; all HMAC for a shared secret, all public-key for published keys.
     pub algorithms: Vec<Algorithm>,
     /// Where the keys come from.

@@ -166,6 +166,7 @@ pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
     IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect(),
         keys,
         leeway: Duration::ZERO,

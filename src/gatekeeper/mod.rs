@@ -77,6 +77,7 @@ impl Gatekeeper {
         Ok(IssuerSettings {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
+            require: None,
             keys: self.key.verifying(&algorithms)?,
             algorithms,
             leeway: LEEWAY,

@@ -1,15 +1,21 @@
 //! Resolves `[[issuer]]`.
 
+use std::sync::Arc;
+
 use super::secret::secret;
 use super::{hours, jwks, secs};
 use crate::auth::Algorithm;
-use crate::auth::{IssuerSettings, KeySource};
+use crate::auth::{IssuerSettings, KeySource, Requirement};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
+use crate::policy::ClaimRequirement;
 use crate::shape::ShapeClaims;
 
 /// The minimum size of an HS256 secret in bytes: the size of the hash (RFC 7518 section 3.2).
 pub(super) const SHARED_SECRET_BYTES: usize = 32;
+
+const NO_AUDIENCE: &str = "missing: write the value that `aud` must contain; there is no default. For tokens without \
+                           `aud`, write a condition on another claim, as in require = \"claims.azp == 'my-app'\"";
 
 /// Resolves every issuer; `None` if one has an error.
 pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<IssuerSettings>> {
@@ -32,21 +38,31 @@ pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> 
 }
 
 fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<IssuerSettings> {
-    let audience = section.required("audience", "write the value that `aud` must contain; there is no default");
+    let (audience, require) = (section.value("audience"), section.value("require"));
+    if audience.is_none() && require.is_none() {
+        section.error("audience", NO_AUDIENCE);
+    }
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
     let shape_claim = section.boolean("shape_claim", false);
     let keys = keys(&mut section, environment);
 
-    let audience = audience.and_then(|value| value.texts());
+    let audience = audience.map_or_else(|| Some(Vec::new()), |value| value.texts());
+    let require = require.and_then(|value| requirement(&value));
     let max_lifetime = max_lifetime.and_then(|value| value.duration(Bounds::new(secs(1), hours(24 * 365))));
     let types =
         types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
     let (issuer, audience) = (name?.to_owned(), audience?);
-    Some(IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims })
+    Some(IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims })
+}
+
+/// Compiles `require`. One with an error reads as absent, because a file with an error is rejected anyway.
+fn requirement(value: &Value<'_>) -> Option<Arc<dyn Requirement>> {
+    let compiled = ClaimRequirement::compile(value.text()?).map_err(|message| value.error(message)).ok()?;
+    Some(Arc::new(compiled))
 }
 
 /// Reads the keys, public or shared, and the algorithms they are used with.

@@ -274,7 +274,8 @@ fn invalid_issuer_settings_are_rejected() {
         ),
         (
             format!("[[issuer]]\nissuer = 'a'\nalgorithms = ['ES256']\n{url}"),
-            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default",
+            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default. For tokens \
+             without `aud`, write a condition on another claim, as in require = \"claims.azp == 'my-app'\"",
         ),
         (
             format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),

@@ -197,6 +197,26 @@ fn the_upgrade_socket_defaults_to_the_runtime_directory_of_systemd() {
 }
 
 #[test]
+fn an_issuer_has_an_audience_or_a_condition_or_both() {
+    let issuer = "[[issuer]]\nissuer = 'a'\nhs256.env = 'AUTH_SECRET'\n";
+    let config = accepted(&format!("{issuer}require = \"claims.azp == 'app'\"\n"));
+    let source = |config: &Config| config.issuers[0].require.as_ref().map(|require| require.source().to_owned());
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (0, "claims.azp == 'app'"));
+    let config = accepted(&format!("{issuer}audience = 'b'\nrequire = 'has(claims.azp)'\n"));
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (1, "has(claims.azp)"));
+    assert_eq!(source(&accepted(&format!("{issuer}audience = 'b'\n"))), None);
+    for (line, expected) in [
+        ("require = 'query.x == claims.x'", "`query.x == claims.x`: may read only `claims`"),
+        ("require = 'true'", "`true`: reads no claim"),
+        ("require = ''", "is empty"),
+        ("require = ['has(claims.a)']", "expected a string, found a list"),
+    ] {
+        let found = errors(&format!("{issuer}{line}\n"));
+        assert!(found.starts_with(&format!("x.toml:4: issuer[0].require: {expected}")), "{found}");
+    }
+}
+
+#[test]
 fn an_issuer_has_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);
