@@ -61,8 +61,8 @@ pub enum KeyRejection {
     /// `crv` is not P-256, P-384 or Ed25519.
     #[error("unsupported curve")]
     Curve,
-    /// Another usable key of the set has the same `kid`; neither is used.
-    #[error("another key has the same kid")]
+    /// Another usable key of the set has the same `kid` and algorithm; neither is used.
+    #[error("another key has the same kid and algorithm")]
     DuplicateKid,
     /// `e` is even, below 3 or longer than four bytes.
     #[error("unacceptable RSA exponent")]
@@ -101,16 +101,17 @@ pub(crate) struct WeakSecret;
 impl Key {
     /// Parses one JWK and determines its algorithm, which must be one of `algorithms`.
     pub(super) fn from_jwk(jwk: &Value, algorithms: &[Algorithm]) -> Result<Self, KeyRejection> {
-        let jwk = jwk.as_object().ok_or(KeyRejection::Malformed)?;
-        check_purpose(jwk)?;
+        let mut jwk = present_members(jwk.as_object().ok_or(KeyRejection::Malformed)?);
+        check_purpose(&jwk)?;
         let kid = match jwk.get("kid") {
             None => None,
             Some(kid) => Some(kid.as_str().ok_or(KeyRejection::KeyId)?.to_owned()),
         };
-        let kind = Kind::of(jwk)?;
-        let algorithm = choose_algorithm(jwk, kind, algorithms)?;
-        let material = Material::Public(kind.parse(jwk, algorithm)?);
-        let public = Some(public_members(jwk, kind, algorithm));
+        let kind = Kind::of(&jwk)?;
+        kind.normalize(&mut jwk);
+        let algorithm = choose_algorithm(&jwk, kind, algorithms)?;
+        let material = Material::Public(kind.parse(&jwk, algorithm)?);
+        let public = Some(public_members(&jwk, kind, algorithm));
         Ok(Self { algorithm, kid, material, public })
     }
 
@@ -217,6 +218,29 @@ impl Kind {
         }
     }
 
+    /// The members that are numbers, and their length in bytes; 0 for the shortest one (RFC 7518 sections 6.2 and 6.3).
+    const fn numbers(self) -> (&'static [&'static str], usize) {
+        match self {
+            Self::Ed25519 => (&[], 0),
+            Self::P256 => (&["x", "y"], 32),
+            Self::P384 => (&["x", "y"], 48),
+            Self::Rsa => (&["n", "e"], 0),
+        }
+    }
+
+    /// Writes every number with its proper length. Some issuers publish leading zero octets, or leave them out.
+    fn normalize(self, jwk: &mut Map<String, Value>) {
+        let (names, length) = self.numbers();
+        for name in names {
+            // What is not a number is rejected by `parse`.
+            let Ok(bytes) = bytes(jwk, name) else { continue };
+            let Some(first) = bytes.iter().position(|byte| *byte != 0) else { continue };
+            let digits = bytes.split_at(first).1;
+            let padded = [vec![0; length.saturating_sub(digits.len())], digits.to_vec()].concat();
+            jwk.insert((*name).to_owned(), URL_SAFE_NO_PAD.encode(padded).into());
+        }
+    }
+
     fn parse(self, jwk: &Map<String, Value>, algorithm: Algorithm) -> Result<ParsedPublicKey, KeyRejection> {
         match self {
             Self::Ed25519 => point(&primitives::ED25519, &coordinate(jwk, "x", 32)?),
@@ -238,6 +262,11 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
         Algorithm::Rs512 => Some(&primitives::RSA_PKCS1_2048_8192_SHA512),
         Algorithm::EdDsa | Algorithm::Es256 | Algorithm::Es384 | Algorithm::Hs256 => None,
     }
+}
+
+/// Returns the members that are not null. Some issuers write null for an absent one.
+fn present_members(jwk: &Map<String, Value>) -> Map<String, Value> {
+    jwk.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Checks `use` and `key_ops`, and that there is no private key (RFC 7517 sections 4.2 and 4.3).
@@ -284,10 +313,10 @@ fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<P
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
     let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
     let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
-    if !odd(&n) || n.first() == Some(&0) || !(2048..=8192).contains(&bits) {
+    if !odd(&n) || !(2048..=8192).contains(&bits) {
         return Err(KeyRejection::Modulus);
     }
-    if !odd(&e) || e.first() == Some(&0) || e == [1] || e.len() > MAX_EXPONENT_BYTES {
+    if !odd(&e) || e == [1] || e.len() > MAX_EXPONENT_BYTES {
         return Err(KeyRejection::Exponent);
     }
     let components = RsaPublicKeyComponents { n: &n, e: &e };
