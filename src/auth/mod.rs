@@ -41,5 +41,5 @@ pub use error::{BearerError, InvalidReason, IssuerError, TokenError, UnknownAlgo
 pub use principal::{Principal, SubjectKey};
 pub use renewals::Renewals;
 pub use requirement::Requirement;
-pub use settings::{IssuerSettings, KeySource, RemoteKeys};
+pub use settings::{IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 pub use verifier::{Check, TokenVerifier, Verified};

@@ -11,14 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-use crate::auth::Algorithm;
-use crate::secret::Secret;
+use crate::auth::{Algorithm, SharedSecret};
 
 /// The longest RSA public exponent, in bytes. 65537 is the usual one; a huge one makes each verification slow.
 const MAX_EXPONENT_BYTES: usize = 4;
-
-/// The shortest HMAC secret, in bytes: the hash's own length (RFC 7518 section 3.2).
-const MIN_SECRET_BYTES: usize = 32;
 
 /// Secrets published in documentation that are long enough to pass the length check (docs/security.md, T4).
 const KNOWN_SECRETS: [&str; 5] = [
@@ -95,7 +91,7 @@ pub enum KeyRejection {
 
 /// The text is not acceptable as an HMAC secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secret is shorter than 32 bytes, one repeated byte, or a published example")]
+#[error("the secret is shorter than the hash of its algorithm, one repeated byte, or a published example")]
 pub(crate) struct WeakSecret;
 
 impl Key {
@@ -115,25 +111,26 @@ impl Key {
         Ok(Self { algorithm, kid, material, public })
     }
 
-    /// Makes a key of a shared secret for HS256; rejects weak secrets (docs/security.md, T4).
-    pub(crate) fn shared(secret: &Secret) -> Result<Self, WeakSecret> {
-        let text = secret.expose();
+    /// Makes a key of a shared secret; rejects weak secrets (docs/security.md, T4) and public-key algorithms.
+    pub(crate) fn shared(shared: &SharedSecret) -> Result<Self, WeakSecret> {
+        let text = shared.secret.expose();
+        let least = shared.algorithm.secret_bytes().ok_or(WeakSecret)?;
         let same_byte = text.bytes().all(|byte| text.as_bytes().first() == Some(&byte));
-        if text.len() < MIN_SECRET_BYTES || same_byte || KNOWN_SECRETS.contains(&text) {
+        if text.len() < least || same_byte || KNOWN_SECRETS.contains(&text) {
             return Err(WeakSecret);
         }
-        Ok(Self::of_secret(text.as_bytes()))
+        Ok(Self::of_secret(shared.algorithm, text.as_bytes()))
     }
 
     /// Makes an HMAC key of any bytes, because the secrets of published test vectors are not text.
     #[cfg(test)]
     pub(crate) fn for_vectors(secret: &[u8]) -> Self {
-        Self::of_secret(secret)
+        Self::of_secret(Algorithm::Hs256, secret)
     }
 
-    fn of_secret(secret: &[u8]) -> Self {
+    fn of_secret(algorithm: Algorithm, secret: &[u8]) -> Self {
         let material = Material::Shared(DecodingKey::from_secret(secret));
-        Self { algorithm: Algorithm::Hs256, kid: None, material, public: None }
+        Self { algorithm, kid: None, material, public: None }
     }
 
     pub(crate) const fn algorithm(&self) -> Algorithm {
@@ -165,7 +162,9 @@ impl Key {
                 key.verify_sig(message, &signature).is_ok()
             }
             Material::Shared(key) => {
-                matches!(jsonwebtoken::crypto::verify(signature, message, key, LibraryAlgorithm::HS256), Ok(true))
+                let algorithm = hmac(self.algorithm);
+                algorithm
+                    .is_some_and(|hmac| matches!(jsonwebtoken::crypto::verify(signature, message, key, hmac), Ok(true)))
             }
         };
         if holds { Ok(()) } else { Err(BadSignature) }
@@ -251,6 +250,16 @@ impl Kind {
     }
 }
 
+/// The library's name of an HMAC algorithm; `None` for a public-key algorithm.
+const fn hmac(algorithm: Algorithm) -> Option<LibraryAlgorithm> {
+    match algorithm {
+        Algorithm::Hs256 => Some(LibraryAlgorithm::HS256),
+        Algorithm::Hs384 => Some(LibraryAlgorithm::HS384),
+        Algorithm::Hs512 => Some(LibraryAlgorithm::HS512),
+        _ => None,
+    }
+}
+
 /// The RSA parameters of this algorithm; `None` if it is not an RSA algorithm.
 const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
     match algorithm {
@@ -260,7 +269,7 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
         Algorithm::Rs256 => Some(&primitives::RSA_PKCS1_2048_8192_SHA256),
         Algorithm::Rs384 => Some(&primitives::RSA_PKCS1_2048_8192_SHA384),
         Algorithm::Rs512 => Some(&primitives::RSA_PKCS1_2048_8192_SHA512),
-        Algorithm::EdDsa | Algorithm::Es256 | Algorithm::Es384 | Algorithm::Hs256 => None,
+        _ => None,
     }
 }
 

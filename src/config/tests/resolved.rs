@@ -18,10 +18,7 @@ fn conf(name: &str) -> Config {
 }
 
 fn remote(config: &Config) -> &RemoteKeys {
-    match &config.issuers[0].keys {
-        KeySource::Published { remote: Some(remote), .. } => remote,
-        other => panic!("{other:?}"),
-    }
+    config.issuers[0].keys.remote.as_ref().unwrap()
 }
 
 #[test]
@@ -221,7 +218,7 @@ fn an_issuer_has_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);
     assert_eq!(config.issuers[0].audience, ["b", "c"]);
-    assert!(matches!(config.issuers[0].keys, KeySource::Shared(_)));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: None, remote: None } if shared.len() == 1));
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
@@ -229,8 +226,26 @@ fn an_issuer_has_a_shared_secret_or_a_key_file() {
     std::fs::write(&file, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
     let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['EdDSA']\ntypes = 'application/AT+JWT'\n";
     let config = accepted(&format!("{issuer}jwks.file = '{}'\n", file.display()));
-    assert!(matches!(config.issuers[0].keys, KeySource::Published { fixed: Some(_), remote: None }));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: Some(_), remote: None } if shared.is_empty()));
     assert_eq!(config.issuers[0].types, ["at+jwt"]);
+}
+
+#[test]
+fn an_issuer_has_shared_secrets_and_published_keys_at_once() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'\n";
+    let secrets = "hs256.env = 'AUTH_SECRET'\nhs256_next.env = 'GATEKEEPER_SECRET'\nhs512.env = 'LONG_SECRET'\n";
+    let config = accepted(&format!("{issuer}{secrets}"));
+    let keys = &config.issuers[0].keys;
+    let shared: Vec<_> = keys.shared.iter().map(|shared| shared.algorithm).collect();
+    assert_eq!(shared, [Algorithm::Hs256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert!(keys.remote.is_some() && keys.shared[0].secret != keys.shared[1].secret);
+    let alone = accepted(&format!("{issuer}algorithms = ['ES256', 'HS512']\nhs512.env = 'LONG_SECRET'\n").replacen(
+        "algorithms = ['ES256']\n",
+        "",
+        1,
+    ));
+    assert_eq!(alone.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs512]);
 }
 
 #[test]
