@@ -126,6 +126,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     };
     TokenVerifier::new(vec![issuer], verdicts, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")

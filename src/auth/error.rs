@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Why a request has no token that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
+    /// The `Authorization` header and a cookie have different tokens, or two cookies have.
+    #[error("the Authorization header and a cookie have different tokens")]
+    Conflict,
     /// There is more than one `Authorization` header, or it is not `Bearer`, one space and a token68.
     #[error("the Authorization header is not one well-formed bearer token")]
     Malformed,

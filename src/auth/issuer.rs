@@ -19,6 +19,8 @@ pub(super) struct TrustedIssuer {
     /// configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
+    /// The cookie in which its tokens may come.
+    pub(super) cookie: Option<Arc<str>>,
     pub(super) shape_claims: ShapeClaims,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
@@ -53,6 +55,7 @@ impl TrustedIssuer {
             leeway,
             max_lifetime,
             types,
+            cookie,
             shape_claims,
         } = issuer;
         if audience.is_empty() && require.is_none() {
@@ -62,14 +65,24 @@ impl TrustedIssuer {
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
         let expectations = Expectations { audience, require, leeway, max_lifetime };
-        Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
+        Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
     pub(super) fn is(&self, config: &IssuerSettings) -> bool {
         // Lists every field, so that a new one does not compile until it is compared here.
-        let IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
-            config;
+        let IssuerSettings {
+            issuer,
+            audience,
+            require,
+            algorithms,
+            keys,
+            leeway,
+            max_lifetime,
+            types,
+            cookie,
+            shape_claims,
+        } = config;
         let expected = &self.expectations;
         *self.name == **issuer
             && expected.audience == *audience
@@ -77,6 +90,7 @@ impl TrustedIssuer {
             && (expected.leeway, expected.max_lifetime) == (*leeway, *max_lifetime)
             && self.algorithms == *algorithms
             && self.types == *types
+            && self.cookie == *cookie
             && self.shape_claims == *shape_claims
             && self.keys.are(keys)
     }

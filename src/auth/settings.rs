@@ -28,6 +28,8 @@ pub struct IssuerSettings {
     pub max_lifetime: Option<Duration>,
     /// The accepted `typ` values in lower case, without `application/`; a token without `typ` is accepted.
     pub types: Vec<String>,
+    /// The cookie in which its tokens may also come, beside the `Authorization` header.
+    pub cookie: Option<Arc<str>>,
     /// How a `shape` claim in its tokens is treated.
     pub shape_claims: ShapeClaims,
 }

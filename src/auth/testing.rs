@@ -181,6 +181,7 @@ pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned(), "at+jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     }
 }

@@ -23,6 +23,7 @@ use crate::shape::ShapeClaim;
 /// whose configuration changed do not.
 pub struct TokenVerifier {
     issuers: Vec<Arc<TrustedIssuer>>,
+    cookies: Vec<Arc<str>>,
     verdicts: Arc<Verdicts>,
     clock: Arc<dyn Clock>,
     around: Arc<Surroundings>,
@@ -64,7 +65,7 @@ impl TokenVerifier {
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+        Ok(Self { cookies: cookies(&issuers), issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
     }
 
     /// Creates the verifier of a new configuration.
@@ -81,7 +82,8 @@ impl TokenVerifier {
         } else {
             Arc::new(Verdicts::new(verdicts))
         };
-        Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
+        let (clock, around) = (Arc::clone(&self.clock), Arc::clone(&self.around));
+        Ok(Self { cookies: cookies(&issuers), issuers, verdicts, clock, around })
     }
 
     /// Verifies a token and returns its caller.
@@ -89,6 +91,15 @@ impl TokenVerifier {
     /// Does not wait if the token was verified before or its key is known. With an unknown key it waits for at most one
     /// fetch, which all waiting requests share and which ends within the issuer's timeout (at most 5 s).
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        let verified = self.verify_anywhere(token).await?;
+        // A cookie is only for tokens of the issuer that is configured with it.
+        let issuer = self.issuer_of(&verified.principal);
+        let belongs = |cookie| issuer.is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie));
+        if token.cookie().is_none_or(belongs) { Ok(verified) } else { Err(InvalidReason::Issuer.into()) }
+    }
+
+    /// Verifies a token wherever it came from.
+    async fn verify_anywhere(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
                 Standing::Holds => {
@@ -127,6 +138,11 @@ impl TokenVerifier {
     /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
     pub fn remembers(&self, token: &BearerToken) -> bool {
         self.verdicts.find(token.digest()).is_some()
+    }
+
+    /// The names of the cookies in which a token may come.
+    pub fn cookies(&self) -> &[Arc<str>] {
+        &self.cookies
     }
 
     /// Returns the state of each issuer's keys, in the order of the configuration.
@@ -196,6 +212,14 @@ fn trusted(
         });
     }
     Ok(trusted)
+}
+
+/// Returns the distinct names of the issuers' cookies.
+fn cookies(issuers: &[Arc<TrustedIssuer>]) -> Vec<Arc<str>> {
+    let mut names: Vec<_> = issuers.iter().filter_map(|issuer| issuer.cookie.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Whether a cached verdict is still valid.

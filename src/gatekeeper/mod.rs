@@ -83,6 +83,7 @@ impl Gatekeeper {
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],
+            cookie: None,
             shape_claims: ShapeClaims::Own,
         })
     }

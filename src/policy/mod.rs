@@ -7,6 +7,8 @@
 mod decision;
 mod destination;
 mod expression;
+mod fingerprint;
+mod functions;
 mod requirement;
 mod rule;
 mod source;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
+use super::fingerprint::fingerprint;
 use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
-use crate::digest::sha256;
-use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
 
 /// A rule's name in metrics, logs and `explain`: its path or table, followed by `#2`, `#3`, … if there are several.
@@ -122,12 +121,6 @@ impl Predicate {
             Self::Unfiltered => Box::new(std::iter::empty()),
         }
     }
-}
-
-/// Hashes all settings of a rule: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output, which includes
-/// keys that are added later.
-fn fingerprint(source: &RuleSource) -> Arc<str> {
-    hex(&sha256(format!("{source:?}"))[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, message: String) {

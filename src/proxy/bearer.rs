@@ -115,13 +115,19 @@ pub(super) async fn authenticate(
     has_public: bool,
     record: &mut Record,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
+    let token = match BearerToken::from_request(head.headers, rules.verifier.cookies(), rules.limits.token_bytes) {
         Ok(token) => token,
+        Err(BearerError::Conflict) => {
+            return Err(Rejection::invalid("authorization", "differs from the token in a cookie"));
+        }
         Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
         Err(BearerError::Missing) if has_public => return Ok(None),
         Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
         Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
     };
+    if token.cookie().is_some() {
+        head.check_preflighted()?;
+    }
     // Too many bad tokens from an address do not affect tokens from there that were verified before.
     if let Err(limited) = gateway.limiter.may_verify(address, record.started)
         && !rules.verifier.remembers(&token)

@@ -8,6 +8,7 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod cookies;
 mod exchange;
 mod faults;
 mod filter_postgres;

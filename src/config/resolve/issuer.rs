@@ -42,6 +42,7 @@ fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Envi
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
+    let cookie = section.value("cookie");
     let shape_claim = section.boolean("shape_claim", false);
     let discovered = section.boolean("discover", false).then_some(name).flatten();
     let keys = keys(&mut section, discovered, environment);
@@ -51,10 +52,32 @@ fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Envi
     let max_lifetime = max_lifetime.and_then(|value| value.duration(Bounds::new(secs(1), hours(24 * 365))));
     let types =
         types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
+    let cookie = cookie.and_then(|value| cookie_name(&value));
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
     let (issuer, audience) = (name?.text()?.to_owned(), audience?);
-    Some(IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims })
+    Some(IssuerSettings {
+        issuer,
+        audience,
+        require,
+        algorithms,
+        keys,
+        leeway,
+        max_lifetime,
+        types,
+        cookie,
+        shape_claims,
+    })
+}
+
+/// Reads the name of a cookie (RFC 6265 section 4.1.1).
+fn cookie_name(value: &Value<'_>) -> Option<Arc<str>> {
+    let name = value.text()?;
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
+        value.error("not the name of a cookie: write letters, digits and - _ ., as in \"__session\"");
+        return None;
+    }
+    Some(name.into())
 }
 
 /// Compiles `require`. One with an error reads as absent, because a file with an error is rejected anyway.

@@ -34,7 +34,8 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
-    let cors = cors::cors(root.section("cors"));
+    let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
+    let cors = cors::cors(root.section("cors"), cookies);
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));

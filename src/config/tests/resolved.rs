@@ -303,6 +303,20 @@ fn a_key_url_may_have_its_own_authorities() {
 }
 
 #[test]
+fn a_cookie_needs_a_list_of_origins() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nhs256.env = 'AUTH_SECRET'\ncookie = '__session'\n";
+    let config = accepted(&format!("{issuer}[cors]\norigins = ['https://app.example.com']\n"));
+    assert_eq!(config.issuers[0].cookie.as_deref(), Some("__session"));
+    assert!(config.cors.cookies && !accepted("").cors.cookies);
+    for cors in ["", "[cors]\norigins = '*'\n"] {
+        let found = errors(&format!("{issuer}{cors}"));
+        assert!(found.contains("cors.origins: must be a list, because an [[issuer]] has `cookie`"), "{found}");
+    }
+    let found = errors(&format!("{}[cors]\norigins = ['https://a.example']\n", issuer.replace("__session", "a=b")));
+    assert!(found.starts_with("x.toml:5: issuer[0].cookie: not the name of a cookie"), "{found}");
+}
+
+#[test]
 fn issuers_are_optional_only_if_every_rule_is_public() {
     let text = "[server]\nlisten = '[::]:0'\n[upstream]\nurl = 'http://e'\ndanger_no_secret = true\n\
                 [[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
