@@ -123,6 +123,7 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
         require: None,
         algorithms: vec![sample.algorithm],
         keys: KeySource { fixed: Some(parsed.set), ..KeySource::default() },
+        introspection: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],

@@ -9,6 +9,8 @@ use crate::shape::ParameterError;
 /// A response of shapegate instead of Electric's. It never contains text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
+    /// The list of revocations or the issuer's introspection is unavailable. Holds the time until a retry makes sense.
+    AuthUnavailable(Duration),
     /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
     /// No rule allows the request.
@@ -68,7 +70,9 @@ impl Rejection {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuthUnavailable(_) | Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound | Self::ShapeNotFound => StatusCode::NOT_FOUND,
             Self::TokenExpired | Self::TokenInvalid | Self::TokenMissing => StatusCode::UNAUTHORIZED,
@@ -82,6 +86,7 @@ impl Rejection {
     /// The code and the message.
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
+            Self::AuthUnavailable(_) => ("auth_unavailable", "The token cannot be checked now; try again later."),
             Self::ContentTooLarge => {
                 ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
             }
@@ -113,7 +118,8 @@ impl Rejection {
     /// The value of `Retry-After`. Every 5xx and 429 has one, so that clients retry.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::KeysUnavailable(after)
+            Self::AuthUnavailable(after)
+            | Self::KeysUnavailable(after)
             | Self::NotReady(after)
             | Self::Overloaded(after)
             | Self::TooManyRequests(after) => Some(*after),

@@ -34,6 +34,13 @@ pub enum TokenError {
         /// The time until another attempt makes sense; at least 1 s.
         retry_after: Duration,
     },
+    /// The list of revocations or the issuer's introspection is unavailable, so the token can be neither accepted nor
+    /// rejected.
+    #[error("what the token must be checked with is unavailable")]
+    Unavailable {
+        /// The time until another attempt makes sense; at least 1 s.
+        retry_after: Duration,
+    },
 }
 
 /// What is wrong with a token, as a metric label and for the operator's log. Clients never see it.
@@ -51,6 +58,7 @@ pub enum InvalidReason {
     Encrypted,
     Expiry,
     Header,
+    Inactive,
     IssuedAt,
     Issuer,
     KeyId,
@@ -59,6 +67,7 @@ pub enum InvalidReason {
     NotBefore,
     Payload,
     Require,
+    Revoked,
     Shape,
     Signature,
     Structure,
@@ -116,6 +125,7 @@ impl TokenError {
             Self::Expired => "expired",
             Self::Invalid(reason) => reason.as_str(),
             Self::KeysUnavailable { .. } => "keys_unavailable",
+            Self::Unavailable { .. } => "unavailable",
         }
     }
 }
@@ -134,6 +144,7 @@ impl InvalidReason {
             Self::Encrypted => "encrypted",
             Self::Expiry => "expiry",
             Self::Header => "header",
+            Self::Inactive => "inactive",
             Self::IssuedAt => "issued_at",
             Self::Issuer => "issuer",
             Self::KeyId => "key_id",
@@ -142,6 +153,7 @@ impl InvalidReason {
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
             Self::Require => "require",
+            Self::Revoked => "revoked",
             Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",

@@ -10,7 +10,7 @@ use super::{Claims, Requirement};
 use crate::clock::UnixTime;
 
 /// 9999-12-31T23:59:59Z in seconds. A later date is a mistake, mostly milliseconds; such a token would never expire.
-const LATEST_DATE: u64 = 253_402_300_799;
+pub(crate) const LATEST_DATE: u64 = 253_402_300_799;
 
 /// The most names in one `aud`; a token with more is rejected as an attack.
 const MAX_AUDIENCES: usize = 100;

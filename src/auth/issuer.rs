@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::Algorithm;
 use super::error::{InvalidReason, IssuerError, TokenError};
 use super::expectations::Expectations;
+use super::introspection::Introspection;
 use super::jws::{JoseHeader, Jws};
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
+use super::principal::Principal;
 use super::requirement;
 use super::settings::{IssuerSettings, KeySource, SharedSecret};
 use crate::clock::{Clock, UnixTime};
@@ -25,6 +27,7 @@ pub(super) struct TrustedIssuer {
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     keys: Keys,
+    pub(super) introspection: Option<Introspection<Arc<Principal>>>,
 }
 
 /// The keys of one issuer. They verify only tokens of this issuer.
@@ -52,6 +55,7 @@ impl TrustedIssuer {
             require,
             algorithms,
             keys,
+            introspection,
             leeway,
             max_lifetime,
             types,
@@ -61,11 +65,12 @@ impl TrustedIssuer {
         if audience.is_empty() && require.is_none() {
             return Err(IssuerError::NoAudience);
         }
-        check_algorithms(&algorithms, &keys)?;
+        check_algorithms(&algorithms, &keys, introspection.is_some())?;
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
         let expectations = Expectations { audience, require, leeway, max_lifetime };
-        Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys })
+        let introspection = introspection.map(Introspection::new);
+        Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys, introspection })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
@@ -77,6 +82,7 @@ impl TrustedIssuer {
             require,
             algorithms,
             keys,
+            introspection,
             leeway,
             max_lifetime,
             types,
@@ -91,6 +97,7 @@ impl TrustedIssuer {
             && self.algorithms == *algorithms
             && self.types == *types
             && self.cookie == *cookie
+            && self.introspection.as_ref().map(Introspection::settings) == introspection.as_ref()
             && self.shape_claims == *shape_claims
             && self.keys.are(keys)
     }
@@ -142,7 +149,9 @@ impl TrustedIssuer {
 
     /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
     /// T18, J8).
-    pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
+    pub(super) fn holds(&self, key: Option<&Arc<Key>>, now: UnixTime) -> bool {
+        // The issuer vouched for the token itself.
+        let Some(key) = key else { return self.introspection.is_some() };
         let Keys { shared, fixed, remote, .. } = &self.keys;
         shared.iter().any(|own| own.is(key))
             || fixed.as_ref().is_some_and(|set| set.holds(key))
@@ -160,6 +169,16 @@ impl TrustedIssuer {
         }
     }
 
+    /// The accepted `alg` values.
+    pub(super) fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// The accepted `typ` values.
+    pub(super) fn types(&self) -> &[String] {
+        &self.types
+    }
+
     pub(super) const fn remote(&self) -> Option<&Arc<RemoteStore>> {
         self.keys.remote.as_ref()
     }
@@ -168,17 +187,18 @@ impl TrustedIssuer {
         let permanent = self.keys.shared.len() + self.keys.fixed.as_ref().map_or(0, KeySet::len);
         let status = self.remote().map(|remote| remote.status());
         let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
-        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0, ..status }
+        let keyless = self.introspection.is_some() && self.remote().is_none();
+        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0 || keyless, ..status }
     }
 }
 
 /// Checks that each algorithm has keys and each kind of key has an algorithm, so that a key of one family never meets a
 /// token of the other (docs/security.md, T2).
-fn check_algorithms(algorithms: &[Algorithm], keys: &KeySource) -> Result<(), IssuerError> {
+fn check_algorithms(algorithms: &[Algorithm], keys: &KeySource, introspects: bool) -> Result<(), IssuerError> {
     let KeySource { shared, fixed, remote } = keys;
     let published = fixed.is_some() || remote.is_some();
     if shared.is_empty() && !published {
-        return Err(IssuerError::NoKeys);
+        return if introspects && algorithms.is_empty() { Ok(()) } else { Err(IssuerError::NoKeys) };
     }
     let has_secret = |algorithm: &Algorithm| shared.iter().any(|shared| shared.algorithm == *algorithm);
     let has_keys = |algorithm: &Algorithm| if algorithm.is_symmetric() { has_secret(algorithm) } else { published };

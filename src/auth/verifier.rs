@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::bearer::BearerToken;
 use super::error::{InvalidReason, TokenError, VerifierError};
+use super::expectations::LATEST_DATE;
 use super::issuer::TrustedIssuer;
 use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
-use super::keys::{JwksFetch, KeyStatus};
+use super::keys::{JwksFetch, Key, KeyStatus};
 use super::principal::Principal;
+use super::revocation::Revocations;
 use super::settings::IssuerSettings;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
@@ -62,7 +64,8 @@ impl TokenVerifier {
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
+        let revocations = Arc::new(Revocations::new(Arc::clone(&clock)));
+        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
         Ok(Self { cookies: cookies(&issuers), issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
@@ -100,9 +103,13 @@ impl TokenVerifier {
 
     /// Verifies a token wherever it came from.
     async fn verify_anywhere(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        if let Some(issuer) = self.introspecting(token) {
+            return self.introspect(token, issuer).await;
+        }
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
                 Standing::Holds => {
+                    self.around.revocations.check(&principal)?;
                     return Ok(Verified { principal, check: Check::Seen });
                 }
                 Standing::Expired => return Err(TokenError::Expired),
@@ -110,6 +117,7 @@ impl TokenVerifier {
             }
         }
         let principal = Arc::new(self.check(token).await?);
+        self.around.revocations.check(&principal)?;
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
         Ok(Verified { principal, check: Check::New })
     }
@@ -121,7 +129,7 @@ impl TokenVerifier {
         let now = self.clock.now();
         match self.standing(principal, now) {
             Standing::Expired => Err(TokenError::Expired),
-            Standing::Holds => Ok(()),
+            Standing::Holds => self.around.revocations.check(principal),
             Standing::IssuerChanged => Err(InvalidReason::UnknownKey.into()),
             Standing::KeyGone => {
                 let issuer = self.issuer_of(principal);
@@ -137,12 +145,20 @@ impl TokenVerifier {
 
     /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
     pub fn remembers(&self, token: &BearerToken) -> bool {
-        self.verdicts.find(token.digest()).is_some()
+        match self.introspecting(token).and_then(|issuer| issuer.introspection.as_ref()) {
+            Some(introspection) => introspection.cached(token).is_some(),
+            None => self.verdicts.find(token.digest()).is_some(),
+        }
     }
 
     /// The names of the cookies in which a token may come.
     pub fn cookies(&self) -> &[Arc<str>] {
         &self.cookies
+    }
+
+    /// The revocations, which last as long as the process.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.around.revocations
     }
 
     /// Returns the state of each issuer's keys, in the order of the configuration.
@@ -162,12 +178,55 @@ impl TokenVerifier {
         let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
         issuer.check_header(&jws.header)?;
         let key = issuer.verify(&jws, &*self.clock).await?;
+        self.accept(token, issuer, Some(key), claims)
+    }
+
+    /// Checks the claims of a token that its issuer vouches for.
+    fn accept(
+        &self,
+        token: &BearerToken,
+        issuer: &TrustedIssuer,
+        key: Option<Arc<Key>>,
+        claims: Map<String, Value>,
+    ) -> Result<Principal, TokenError> {
         let accepted = issuer.expectations.check(claims, self.clock.now())?;
         let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
         Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
     }
 
-    fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
+    /// Returns the issuer that is asked about this token, if it is not a signed one.
+    fn introspecting(&self, token: &BearerToken) -> Option<&TrustedIssuer> {
+        let signed = token.as_str().bytes().filter(|byte| *byte == b'.').count() == 2;
+        let asked = self.issuers.iter().find(|issuer| issuer.introspection.is_some());
+        asked.filter(|_| !signed).map(|issuer| &**issuer)
+    }
+
+    /// Verifies a token by asking its issuer, or by what it said a short time ago.
+    async fn introspect(&self, token: &BearerToken, issuer: &TrustedIssuer) -> Result<Verified, TokenError> {
+        let Some(introspection) = &issuer.introspection else { return Err(InvalidReason::Structure.into()) };
+        let check = if introspection.cached(token).is_some() { Check::Seen } else { Check::New };
+        let judge = |mut claims: Map<String, Value>| {
+            if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.name)) {
+                return Err(InvalidReason::Issuer.into());
+            }
+            // A session may last until its issuer ends it (RFC 7662 section 2.2).
+            claims.entry("exp").or_insert_with(|| LATEST_DATE.into());
+            self.accept(token, issuer, None, claims).map(Arc::new)
+        };
+        let principal = introspection.verify(token, judge).await?;
+        if self.clock.now() >= principal.expires_at() {
+            return Err(TokenError::Expired);
+        }
+        self.around.revocations.check(&principal)?;
+        Ok(Verified { principal, check })
+    }
+
+    /// The names of the configured issuers.
+    pub(super) fn issuer_names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &*issuer.name)
+    }
+
+    pub(super) fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
         self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
     }
 

@@ -80,6 +80,7 @@ impl Gatekeeper {
             require: None,
             keys: self.key.verifying(&algorithms)?,
             algorithms,
+            introspection: None,
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],

@@ -9,7 +9,7 @@ use super::decide::Caller;
 use super::gateway::Gateway;
 use super::head::RequestHead;
 use super::rules::Rules;
-use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
+use crate::auth::{BearerError, BearerToken, InvalidReason, Principal, TokenError, TokenVerifier};
 use crate::clock::UnixTime;
 use crate::fault::Fault;
 use crate::limits::{Address, Client, Place};
@@ -46,8 +46,10 @@ impl Bearer {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
             TokenError::Expired => Fault::TokenExpired,
+            TokenError::Invalid(InvalidReason::Revoked) => Fault::TokenRevoked,
             TokenError::Invalid(_) => Fault::KeyGone,
             TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Fault::AuthUnavailable(retry_after),
         })
     }
 
@@ -156,6 +158,7 @@ fn refused(error: &TokenError) -> Rejection {
         TokenError::Expired => Rejection::TokenExpired,
         TokenError::Invalid(_) => Rejection::TokenInvalid,
         TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(*retry_after),
+        TokenError::Unavailable { retry_after } => Rejection::AuthUnavailable(*retry_after),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::secret::secret;
-use super::{hours, jwks, secs};
+use super::{hours, introspection, jwks, secs};
 use crate::auth::Algorithm;
 use crate::auth::{IssuerSettings, KeySource, Requirement, SharedSecret};
 use crate::config::Environment;
@@ -18,7 +18,12 @@ const NO_AUDIENCE: &str = "missing: write the value that `aud` must contain; the
 pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<IssuerSettings>> {
     let mut seen: Vec<(&str, usize)> = Vec::new();
     let mut issuers = Vec::new();
+    let mut introspects = false;
     for mut section in sections {
+        if section.has("introspection") && std::mem::replace(&mut introspects, true) {
+            section
+                .error("introspection", "is in another [[issuer]] too: an opaque token does not say which one to ask");
+        }
         let value = section.required("issuer", "write the exact `iss` of its tokens");
         let name = value.as_ref().and_then(Value::text);
         if let (Some(value), Some(name)) = (&value, name) {
@@ -44,8 +49,12 @@ fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Envi
     let types = section.value("types");
     let cookie = section.value("cookie");
     let shape_claim = section.boolean("shape_claim", false);
+    let introspection = section.value("introspection");
+    let introspects = introspection.is_some();
+    let introspection =
+        introspection.and_then(Value::section).map(|section| introspection::introspection(section, environment));
     let discovered = section.boolean("discover", false).then_some(name).flatten();
-    let keys = keys(&mut section, discovered, environment);
+    let keys = keys(&mut section, discovered, introspects, environment);
 
     let audience = audience.map_or_else(|| Some(Vec::new()), |value| value.texts());
     let require = require.and_then(|value| requirement(&value));
@@ -56,12 +65,18 @@ fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Envi
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
     let (issuer, audience) = (name?.text()?.to_owned(), audience?);
+    let introspection = match introspection {
+        Some(read) => Some(read?),
+        None if introspects => return None,
+        None => None,
+    };
     Some(IssuerSettings {
         issuer,
         audience,
         require,
         algorithms,
         keys,
+        introspection,
         leeway,
         max_lifetime,
         types,
@@ -97,6 +112,7 @@ const SHARED: [(&str, &str, Algorithm); 3] = [
 fn keys(
     section: &mut Section<'_>,
     discovered: Option<&Value<'_>>,
+    introspects: bool,
     environment: &Environment,
 ) -> Option<(KeySource, Vec<Algorithm>)> {
     let jwks = section.value("jwks");
@@ -107,9 +123,9 @@ fn keys(
             .required("algorithms", r#"write the algorithms that the issuer signs with, as in ["EdDSA", "ES256"]"#),
         false => section.value("algorithms"),
     };
-    if !published && !SHARED.iter().any(|(key, ..)| section.has(key)) {
+    if !published && !introspects && !SHARED.iter().any(|(key, ..)| section.has(key)) {
         section.error_here(
-            "needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)",
+            "needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret), or `introspection`",
         );
         return None;
     }

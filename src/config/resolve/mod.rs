@@ -7,12 +7,14 @@ mod audit;
 mod cors;
 mod endpoint;
 mod gatekeeper;
+mod introspection;
 mod issuer;
 mod jwks;
 mod limits;
 mod log;
 mod otel;
 mod probe;
+mod revocation;
 mod secret;
 mod server;
 mod shape;
@@ -42,6 +44,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let probe = probe::probe(root.section("probe"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
+    let revocation = revocation::revocation(&mut root, environment);
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
@@ -61,6 +64,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstream: upstream?,
         upstreams: upstreams?,
         issuers: issuers?,
+        revocation,
         policy: shapes.policy?,
         gatekeeper,
         cors: cors?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::auth::{KeySource, RemoteKeys};
+use crate::auth::{ClientAuth, KeySource, RemoteKeys, RevocationSource};
 use crate::config::{Config, Environment};
 use crate::proxy::Origins;
 use crate::telemetry::LogFormat;
@@ -314,6 +314,73 @@ fn a_cookie_needs_a_list_of_origins() {
     }
     let found = errors(&format!("{}[cors]\norigins = ['https://a.example']\n", issuer.replace("__session", "a=b")));
     assert!(found.starts_with("x.toml:5: issuer[0].cookie: not the name of a cookie"), "{found}");
+}
+
+#[test]
+fn opaque_tokens_are_introspected_for_one_issuer() {
+    let issuer = |name: &str| {
+        format!(
+            "[[issuer]]\nissuer = '{name}'\naudience = 'b'\nintrospection = {{ url = 'https://e/i', client_id = 'c', \
+             client_secret = {{ env = 'AUTH_SECRET' }} }}\n"
+        )
+    };
+    let config = accepted(&issuer("a"));
+    let introspection = config.issuers[0].introspection.as_ref().unwrap();
+    assert_eq!((introspection.auth, introspection.cache.as_secs()), (ClientAuth::Basic, 60));
+    assert_eq!((introspection.endpoint.url.as_str(), introspection.endpoint.timeout.as_secs()), ("https://e/i", 2));
+    for (text, expected) in [
+        (issuer("a").replace("client_id = 'c'", "auth = 'jwt'"), "4: issuer[0].introspection.client_id: missing"),
+        (issuer("a").replace("'c'", "'c', auth = 'jwt'"), "4: issuer[0].introspection.auth: unknown value \"jwt\""),
+        (issuer("a").replace("https://e", "http://e"), "4: issuer[0].introspection.url: plain http shows every token"),
+        (issuer("a").replace("'c'", "'c', cache = '11m'"), "4: issuer[0].introspection.cache: out of bounds"),
+        (issuer("a") + &issuer("b"), "8: issuer[1].introspection: is in another [[issuer]] too"),
+    ] {
+        let found = errors(&text);
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn revocations_come_from_a_list_or_by_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("revoked.json");
+    std::fs::write(&list, r#"{"revocations":[]}"#).unwrap();
+    let revocation = |lines: &str| format!("[revocation]\n{lines}\n");
+    let file = format!("file = '{}'", list.display());
+    let settings = accepted(&revocation(&file)).revocation.unwrap();
+    assert_eq!((settings.source, settings.interval.as_secs()), (Some(RevocationSource::File(list.clone())), 10));
+    let pushed = accepted(&revocation("secret.env = 'AUTH_SECRET'")).revocation.unwrap();
+    assert_eq!((pushed.source.is_none(), pushed.keep.as_secs(), pushed.remote_push), (true, 86_400, false));
+    assert!(matches!(
+        accepted(&revocation("url = 'https://e/r'")).revocation.unwrap().source,
+        Some(RevocationSource::Url(endpoint)) if endpoint.timeout.as_secs() == 5
+    ));
+    assert_eq!(accepted("").revocation, None);
+    std::fs::write(&list, r#"{"revocations":[{}]}"#).unwrap();
+    for (lines, expected) in [
+        ("", "1: revocation: revokes nothing: write `file` or `url` for a list"),
+        ("file = 'missing.json'", "2: revocation.file: missing.json: cannot be read"),
+        (file.as_str(), "2: revocation.file: "),
+        ("file = 'a'\nurl = 'https://e'", "3: revocation.url: contradicts `file`"),
+        ("url = 'http://e/r'", "2: revocation.url: plain http lets anyone on the network empty the list"),
+        ("secret.env = 'SHORT_SECRET'", "2: revocation.secret: the secret has 31 bytes: it needs at least 32"),
+        ("url = 'https://e'\nkeep = '1h'", "3: revocation.keep: has no effect without `secret`"),
+        ("secret.env = 'AUTH_SECRET'\nca = 'a'", "3: revocation.ca: has no effect without `url`"),
+        ("url = 'https://e'\ninterval = '500ms'", "3: revocation.interval: out of bounds"),
+    ] {
+        let found = errors(&revocation(lines));
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn a_long_token_limit_raises_that_of_the_headers() {
+    let limits = accepted("[limits]\ntoken_bytes = '48KiB'\n").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (48 * 1024, 64 * 1024));
+    let limits = accepted("").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (16 * 1024, 32 * 1024));
+    let config = accepted("[limits]\nheader_bytes = '8KiB'\n");
+    assert!(config.warnings[0].message.contains("is less than `token_bytes`"), "{:?}", config.warnings);
 }
 
 #[test]
