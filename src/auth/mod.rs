@@ -20,6 +20,7 @@
 mod algorithm;
 mod bearer;
 mod claims;
+mod diagnosis;
 mod error;
 mod expectations;
 mod http;

@@ -110,8 +110,11 @@ impl Caller for Asking {
             return if has_public { Ok(None) } else { Err(Rejection::TokenMissing) };
         };
         let verified = match BearerToken::new(token) {
-            Ok(token) => rules.verifier.verify(&token).await.map_err(|error| error.as_str()),
-            Err(_) => Err("malformed"),
+            Ok(token) => {
+                let verified = rules.verifier.verify(&token).await;
+                verified.map_err(|error| format!("{}: {}", error.as_str(), rules.verifier.diagnose(&token, error)))
+            }
+            Err(_) => Err("malformed".to_owned()),
         };
         let principal = verified.map_err(|why| {
             self.said = "not valid".to_owned();

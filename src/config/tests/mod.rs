@@ -3,6 +3,7 @@
 mod bounds;
 mod faults;
 mod gatekeeper;
+mod recipes;
 mod resolved;
 mod secrets;
 
