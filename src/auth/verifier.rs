@@ -96,8 +96,9 @@ impl TokenVerifier {
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         let verified = self.verify_anywhere(token).await?;
         // A cookie is only for tokens of the issuer that is configured with it.
-        let issuer = self.issuer_of(&verified.principal);
-        let belongs = |cookie| issuer.is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie));
+        let belongs = |cookie| {
+            self.issuer_of(&verified.principal).is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie))
+        };
         if token.cookie().is_none_or(belongs) { Ok(verified) } else { Err(InvalidReason::Issuer.into()) }
     }
 
@@ -196,9 +197,9 @@ impl TokenVerifier {
 
     /// Returns the issuer that is asked about this token, if it is not a signed one.
     fn introspecting(&self, token: &BearerToken) -> Option<&TrustedIssuer> {
+        let asked = self.issuers.iter().find(|issuer| issuer.introspection.is_some())?;
         let signed = token.as_str().bytes().filter(|byte| *byte == b'.').count() == 2;
-        let asked = self.issuers.iter().find(|issuer| issuer.introspection.is_some());
-        asked.filter(|_| !signed).map(|issuer| &**issuer)
+        (!signed).then_some(&**asked)
     }
 
     /// Verifies a token by asking its issuer, or by what it said a short time ago.
