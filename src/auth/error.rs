@@ -43,7 +43,7 @@ pub enum TokenError {
     },
 }
 
-/// What is wrong with a token, as a metric label and for the operator's log. Clients never see it.
+/// What is wrong with a token, as a metric label and for the operator's log. Clients do not see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
 #[allow(missing_docs)] // the variants are the labels in `as_str`
@@ -131,6 +131,37 @@ impl TokenError {
 }
 
 impl InvalidReason {
+    /// Every reason.
+    pub const ALL: [Self; 27] = [
+        Self::Algorithm,
+        Self::AlgorithmMismatch,
+        Self::AmbiguousKey,
+        Self::Audience,
+        Self::Compressed,
+        Self::Critical,
+        Self::Encoding,
+        Self::Encrypted,
+        Self::Expiry,
+        Self::Header,
+        Self::Inactive,
+        Self::IssuedAt,
+        Self::Issuer,
+        Self::KeyId,
+        Self::Lifetime,
+        Self::Nested,
+        Self::NotBefore,
+        Self::Payload,
+        Self::Require,
+        Self::Revoked,
+        Self::Shape,
+        Self::Signature,
+        Self::Structure,
+        Self::Subject,
+        Self::Type,
+        Self::UnencodedPayload,
+        Self::UnknownKey,
+    ];
+
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -160,7 +191,7 @@ impl InvalidReason {
             Self::Subject => "subject",
             Self::Type => "type",
             Self::UnencodedPayload => "unencoded_payload",
-            Self::UnknownKey => "unknown_key",
+            Self::UnknownKey => "kid_unknown",
         }
     }
 }

@@ -6,7 +6,7 @@ use super::Algorithm;
 use super::error::{InvalidReason, IssuerError, TokenError};
 use super::expectations::Expectations;
 use super::introspection::Introspection;
-use super::jws::{JoseHeader, Jws};
+use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
 use super::principal::Principal;
@@ -115,21 +115,23 @@ impl TrustedIssuer {
         }
     }
 
-    /// Verifies the signature of a token whose header was checked, and returns the key that made it. Waits for a fetch
-    /// only if no set has the key.
-    pub(super) async fn verify(&self, jws: &Jws<'_>, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
-        let verifies = |key: &Arc<Key>| key.verify(jws.message, jws.signature).is_ok();
-        if jws.header.algorithm.is_symmetric() {
-            // `kid` is ignored: there are at most two secrets for an algorithm.
-            let mut candidates = self.keys.shared.iter().filter(|key| key.algorithm() == jws.header.algorithm);
-            return candidates.find(|key| verifies(key)).cloned().ok_or(InvalidReason::Signature.into());
+    /// Finds the keys that may have signed a token with this header, without waiting: none if only a fetch can tell. While
+    /// a secret is replaced, there are two.
+    pub(super) fn known_keys(&self, header: &JoseHeader, now: UnixTime) -> Result<Vec<Arc<Key>>, TokenError> {
+        if header.algorithm.is_symmetric() {
+            // `kid` is ignored, and `check_header` has checked that there is a secret for the algorithm.
+            let shared = self.keys.shared.iter().filter(|key| key.algorithm() == header.algorithm);
+            return Ok(shared.cloned().collect());
         }
-        let key = self.key(&jws.header, clock).await?;
-        if verifies(&key) { Ok(key) } else { Err(InvalidReason::Signature.into()) }
+        match self.find(header, now) {
+            Ok(key) => Ok(vec![key]),
+            Err(NoKey::Unknown) if self.remote().is_some() => Ok(Vec::new()),
+            Err(problem) => Err(explain(problem, Demand::Current)),
+        }
     }
 
-    /// Finds the public key for a token with this header.
-    async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
+    /// Finds the public key for a token with this header. Waits for a fetch only if no set has the key.
+    pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
         match (self.find(header, clock.now()), self.remote()) {
             (Ok(key), _) => Ok(key),
             (Err(NoKey::Unknown), Some(remote)) => {
@@ -177,6 +179,13 @@ impl TrustedIssuer {
     /// The accepted `typ` values.
     pub(super) fn types(&self) -> &[String] {
         &self.types
+    }
+
+    /// Returns the `kid` of each usable public key that has one.
+    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
+        let snapshot = self.remote().map(|remote| remote.load());
+        let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
+        self.keys.fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
     }
 
     pub(super) const fn remote(&self) -> Option<&Arc<RemoteStore>> {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::bearer::BearerToken;
+use super::candidate::{Candidate, Examined};
 use super::error::{InvalidReason, TokenError, VerifierError};
 use super::expectations::LATEST_DATE;
 use super::issuer::TrustedIssuer;
-use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
-use super::keys::{JwksFetch, Key, KeyStatus};
+use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
 use super::revocation::Revocations;
 use super::settings::IssuerSettings;
@@ -50,7 +50,7 @@ pub enum Check {
 }
 
 impl TokenVerifier {
-    /// Creates a verifier for `issuers` that caches about `verdicts` verified tokens (0: none).
+    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
     ///
     /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
@@ -59,7 +59,7 @@ impl TokenVerifier {
     /// Two issuers have the same name, or an issuer has no audience, no keys, a weak secret or unsuitable algorithms.
     pub fn new(
         issuers: Vec<IssuerSettings>,
-        verdicts: usize,
+        verdict_bytes: usize,
         clock: Arc<dyn Clock>,
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
@@ -68,7 +68,13 @@ impl TokenVerifier {
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { cookies: cookies(&issuers), issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+        Ok(Self {
+            cookies: cookies(&issuers),
+            issuers,
+            verdicts: Arc::new(Verdicts::new(verdict_bytes)),
+            clock,
+            around,
+        })
     }
 
     /// Creates the verifier of a new configuration.
@@ -78,48 +84,74 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdicts: usize) -> Result<Self, VerifierError> {
+    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdict_bytes: usize) -> Result<Self, VerifierError> {
         let issuers = trusted(issuers, &self.issuers, &self.around)?;
-        let verdicts = if verdicts == self.verdicts.capacity() {
+        let verdicts = if verdict_bytes == self.verdicts.budget() {
             Arc::clone(&self.verdicts)
         } else {
-            Arc::new(Verdicts::new(verdicts))
+            Arc::new(Verdicts::new(verdict_bytes))
         };
         let (clock, around) = (Arc::clone(&self.clock), Arc::clone(&self.around));
         Ok(Self { cookies: cookies(&issuers), issuers, verdicts, clock, around })
     }
 
-    /// Verifies a token and returns its caller.
-    ///
-    /// Does not wait if the token was verified before or its key is known. With an unknown key it waits for at most one
-    /// fetch, which all waiting requests share and which ends within the issuer's timeout (at most 5 s).
+    /// Verifies a token and returns its caller: [`examine`](Self::examine), [`find_key`](Self::find_key) and
+    /// [`accept`](Self::accept) in one.
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
-        let verified = self.verify_anywhere(token).await?;
-        // A cookie is only for tokens of the issuer that is configured with it.
-        let belongs = |cookie| {
-            self.issuer_of(&verified.principal).is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie))
-        };
-        if token.cookie().is_none_or(belongs) { Ok(verified) } else { Err(InvalidReason::Issuer.into()) }
+        match self.examine(token)? {
+            Examined::Seen(principal) => Ok(Verified { principal, check: Check::Seen }),
+            Examined::Opaque => self.introspect(token).await,
+            Examined::New(mut candidate) => {
+                self.find_key(&mut candidate).await?;
+                self.accept(*candidate)
+            }
+        }
     }
 
-    /// Verifies a token wherever it came from.
-    async fn verify_anywhere(&self, token: &BearerToken) -> Result<Verified, TokenError> {
-        if let Some(issuer) = self.introspecting(token) {
-            return self.introspect(token, issuer).await;
+    /// Makes every check of a token that needs neither a signature nor a wait.
+    ///
+    /// # Errors
+    /// The token is rejected.
+    pub fn examine<'a>(&'a self, token: &'a BearerToken) -> Result<Examined<'a>, TokenError> {
+        if let Some(introspection) = self.introspecting(token).and_then(|issuer| issuer.introspection.as_ref()) {
+            let Some(principal) = introspection.cached(token) else { return Ok(Examined::Opaque) };
+            self.admit(token, &principal)?;
+            return Ok(Examined::Seen(principal));
         }
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
                 Standing::Holds => {
-                    self.around.revocations.check(&principal)?;
-                    return Ok(Verified { principal, check: Check::Seen });
+                    self.admit(token, &principal)?;
+                    return Ok(Examined::Seen(principal));
                 }
                 Standing::Expired => return Err(TokenError::Expired),
                 Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
         }
-        let principal = Arc::new(self.check(token).await?);
-        self.around.revocations.check(&principal)?;
+        let candidate = Candidate::new(token, |name| self.issuer(Some(name)), &*self.clock)?;
+        Ok(Examined::New(Box::new(candidate)))
+    }
+
+    /// Finds a candidate's key. Waits for at most one fetch if the key is not [known](Candidate::has_key); all waiting
+    /// requests share the fetch, and it ends within the issuer's timeout (at most 5 s).
+    ///
+    /// # Errors
+    /// The issuer does not have the key, or its keys are unavailable.
+    pub async fn find_key(&self, candidate: &mut Candidate<'_>) -> Result<(), TokenError> {
+        candidate.find_key(&*self.clock).await
+    }
+
+    /// Checks a candidate's signature. This is the only check of a token that costs much.
+    ///
+    /// # Errors
+    /// The signature is wrong, or its shape claim is, or it is revoked. [`TokenError::Expired`] means that nothing else
+    /// is wrong.
+    pub fn accept(&self, candidate: Candidate<'_>) -> Result<Verified, TokenError> {
+        let (token, principal) = candidate.accept(&*self.clock)?;
+        let principal = Arc::new(principal);
+        // Remembered first: a client that repeats a revoked token causes no further check of its signature.
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
+        self.admit(token, &principal)?;
         Ok(Verified { principal, check: Check::New })
     }
 
@@ -144,14 +176,6 @@ impl TokenVerifier {
         self.issuer_of(principal).is_some()
     }
 
-    /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
-    pub fn remembers(&self, token: &BearerToken) -> bool {
-        match self.introspecting(token).and_then(|issuer| issuer.introspection.as_ref()) {
-            Some(introspection) => introspection.cached(token).is_some(),
-            None => self.verdicts.find(token.digest()).is_some(),
-        }
-    }
-
     /// The names of the cookies in which a token may come.
     pub fn cookies(&self) -> &[Arc<str>] {
         &self.cookies
@@ -172,27 +196,17 @@ impl TokenVerifier {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
     }
 
-    /// Makes every check, the cheap ones first. [`TokenError::Expired`] comes last, so it means nothing else is wrong.
-    async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
-        let jws = Jws::parse(token.as_str())?;
-        let claims = jws.unverified_claims()?;
-        let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
-        issuer.check_header(&jws.header)?;
-        let key = issuer.verify(&jws, &*self.clock).await?;
-        self.accept(token, issuer, Some(key), claims)
-    }
-
-    /// Checks the claims of a token that its issuer vouches for.
-    fn accept(
-        &self,
-        token: &BearerToken,
-        issuer: &TrustedIssuer,
-        key: Option<Arc<Key>>,
-        claims: Map<String, Value>,
-    ) -> Result<Principal, TokenError> {
-        let accepted = issuer.expectations.check(claims, self.clock.now())?;
-        let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
-        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
+    /// Checks what does not depend on the token alone: that it came in a cookie of its own issuer, if in one, that it has
+    /// not expired, and that it is not revoked.
+    fn admit(&self, token: &BearerToken, principal: &Principal) -> Result<(), TokenError> {
+        let belongs = |cookie| self.issuer_of(principal).is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie));
+        if !token.cookie().is_none_or(belongs) {
+            return Err(InvalidReason::Issuer.into());
+        }
+        if self.clock.now() >= principal.expires_at() {
+            return Err(TokenError::Expired);
+        }
+        self.around.revocations.check(principal)
     }
 
     /// Returns the issuer that is asked about this token, if it is not a signed one.
@@ -202,28 +216,24 @@ impl TokenVerifier {
         (!signed).then_some(&**asked)
     }
 
-    /// Verifies a token by asking its issuer, or by what it said a short time ago.
-    async fn introspect(&self, token: &BearerToken, issuer: &TrustedIssuer) -> Result<Verified, TokenError> {
-        let Some(introspection) = &issuer.introspection else { return Err(InvalidReason::Structure.into()) };
-        let check = if introspection.cached(token).is_some() { Check::Seen } else { Check::New };
-        let judge = |mut claims: Map<String, Value>| {
-            if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.name)) {
-                return Err(InvalidReason::Issuer.into());
-            }
-            // A session may last until its issuer ends it (RFC 7662 section 2.2).
-            claims.entry("exp").or_insert_with(|| LATEST_DATE.into());
-            self.accept(token, issuer, None, claims).map(Arc::new)
+    /// Verifies an [opaque](Examined::Opaque) token by asking its issuer.
+    ///
+    /// # Errors
+    /// The issuer says that the token is not active, or its claims are not acceptable, or it does not respond.
+    pub async fn introspect(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        let issuer = self.introspecting(token);
+        let Some((issuer, introspection)) = issuer.and_then(|issuer| Some((issuer, issuer.introspection.as_ref()?)))
+        else {
+            return Err(InvalidReason::Structure.into());
         };
+        let judge = |claims| introspected(token, issuer, claims, self.clock.now()).map(Arc::new);
         let principal = introspection.verify(token, judge).await?;
-        if self.clock.now() >= principal.expires_at() {
-            return Err(TokenError::Expired);
-        }
-        self.around.revocations.check(&principal)?;
-        Ok(Verified { principal, check })
+        self.admit(token, &principal)?;
+        Ok(Verified { principal, check: Check::New })
     }
 
-    /// The names of the configured issuers.
-    pub(super) fn issuer_names(&self) -> impl Iterator<Item = &str> {
+    /// The `iss` of each issuer.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.issuers.iter().map(|issuer| &*issuer.name)
     }
 
@@ -272,6 +282,23 @@ fn trusted(
         });
     }
     Ok(trusted)
+}
+
+/// Judges what an issuer says about one of its tokens.
+fn introspected(
+    token: &BearerToken,
+    issuer: &TrustedIssuer,
+    mut claims: Map<String, Value>,
+    now: UnixTime,
+) -> Result<Principal, TokenError> {
+    if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.name)) {
+        return Err(InvalidReason::Issuer.into());
+    }
+    // A session may last until its issuer ends it (RFC 7662 section 2.2).
+    claims.entry("exp").or_insert_with(|| LATEST_DATE.into());
+    let accepted = issuer.expectations.check(claims, now)?;
+    let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
+    Ok(Principal::new(token, Arc::clone(&issuer.name), None, accepted, shape))
 }
 
 /// Returns the distinct names of the issuers' cookies.

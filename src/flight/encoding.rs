@@ -59,13 +59,9 @@ impl Encoding {
     }
 }
 
-/// Compresses a body while it arrives, and returns the length of the compressed body in bytes.
-pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer: Writer) -> usize {
-    let Ok(mut encoder) = Encoder::new(encoding) else {
-        writer.fail(Fault::Internal);
-        return 0;
-    };
-    let mut total = 0;
+/// Compresses a body while it arrives.
+pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer: Writer) {
+    let Ok(mut encoder) = Encoder::new(encoding) else { return writer.fail(Fault::Internal) };
     loop {
         let piece = identity.next().await;
         let mut rest = piece.bytes;
@@ -74,12 +70,14 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
             let last = rest.is_empty() && piece.end.is_some();
             // Flush if this is all there is so far: followers that wait for the next piece get this one.
             let Ok(bytes) = encoder.write(&part, !last && rest.is_empty()) else {
-                writer.fail(Fault::Internal);
-                return total;
+                return writer.fail(Fault::Internal);
             };
             if !bytes.is_empty() {
-                total += bytes.len();
-                writer.push(Piece { bytes, end: None, boundary: true }).await;
+                // The readers of the compressed body may hold up those of the body itself.
+                tokio::select! {
+                    _ = writer.push(Piece { bytes, end: None, boundary: true }) => {}
+                    () = identity.overtaken() => return writer.fail(Fault::SlowReader),
+                }
                 writer.publish();
             }
             // Let other tasks run on this thread.
@@ -88,19 +86,11 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
         match piece.end {
             None => {}
             Some(Ok(())) => {
-                match encoder.finish() {
-                    Ok(last) => {
-                        total += last.len();
-                        writer.finish(last).await;
-                    }
-                    Err(_) => writer.fail(Fault::Internal),
-                }
-                return total;
+                let Ok(last) = encoder.finish() else { return writer.fail(Fault::Internal) };
+                writer.seal(last);
+                return writer.finish();
             }
-            Some(Err(fault)) => {
-                writer.fail(fault);
-                return total;
-            }
+            Some(Err(fault)) => return writer.fail(fault),
         }
     }
 }

@@ -10,6 +10,7 @@ use quick_cache::{Lifecycle, Options, OptionsBuilder, Weighter};
 
 use super::flight::Flight;
 use super::key::{FlightKey, ShapeKey};
+use super::window::Cached;
 use crate::metrics::Metrics;
 
 /// Cached flights by key, and by handle for the time when that becomes invalid. The cache's eviction resists scans: a
@@ -28,6 +29,8 @@ struct Entry {
     weight: u64,
     /// Unique. When an entry is replaced, the cache reports the old one as evicted after the new one has been recorded.
     number: u64,
+    /// While the cache counts its bytes, they do not count as in flight.
+    _cached: Arc<[Cached]>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,7 +91,8 @@ impl KeptFlights {
 
     fn entry(&self, flight: &Arc<Flight>) -> Entry {
         let number = self.entries.fetch_add(1, Ordering::Relaxed);
-        Entry { flight: Arc::clone(flight), weight: flight.weight(), number }
+        let cached = flight.cached().into();
+        Entry { flight: Arc::clone(flight), weight: flight.weight(), number, _cached: cached }
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, json};
 
-use super::{Gatekeeper, LEEWAY};
+use super::{Gatekeeper, LEEWAY, TOKEN_TYPE};
 use crate::auth::{Principal, SubjectKey, TokenMarks};
 use crate::clock::UnixTime;
 use crate::policy::Permit;
@@ -42,7 +42,7 @@ impl Gatekeeper {
             claims[SubjectKey::CLAIM] = user.subject_key().to_claim().into();
             claims[TokenMarks::CLAIM] = user.marks().to_claim();
         }
-        Some(Minted { token: self.key.token(&claims)?, definition })
+        Some(Minted { token: self.key.token(TOKEN_TYPE, &claims)?, definition })
     }
 }
 

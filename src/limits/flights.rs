@@ -11,6 +11,7 @@ use super::address::Client;
 use super::budgets::{Budgets, Place};
 use super::limit::{Limit, Limited};
 use super::memory::Memory;
+use super::open_bytes::{OpenBytes, Reserve};
 use super::settings::LimitSettings;
 use super::shapes::ShapeCounts;
 use crate::rewrite::UpstreamRequest;
@@ -25,6 +26,7 @@ pub struct FlightLimits {
     given: Cache<u64, ()>,
     hasher: DefaultHashBuilder,
     memory: Arc<Memory>,
+    open_bytes: Arc<OpenBytes>,
 }
 
 const GIVEN: usize = 500_000;
@@ -34,6 +36,7 @@ const GIVEN: usize = 500_000;
 pub struct FlightPlace {
     _all: Place,
     initial: Option<Place>,
+    reserve: Option<Reserve>,
 }
 
 impl FlightLimits {
@@ -42,7 +45,8 @@ impl FlightLimits {
         let per_subject = Limit::InitialFlightsPerSubject;
         let initial = Budgets::new(Limit::InitialFlights, per_subject, per_subject);
         let (given, hasher) = (Cache::new(GIVEN), DefaultHashBuilder::default());
-        Self { all, initial, shapes: ShapeCounts::new(), given, hasher, memory }
+        let open_bytes = Arc::new(OpenBytes::new(Arc::clone(&memory)));
+        Self { all, initial, shapes: ShapeCounts::new(), given, hasher, memory, open_bytes }
     }
 
     pub(super) fn set(&self, limits: &LimitSettings) {
@@ -50,15 +54,19 @@ impl FlightLimits {
         self.all.set(limits.flights, per_subject, per_subject);
         let per_subject = limits.initial_flights_per_subject;
         self.initial.set(limits.initial_flights, per_subject, per_subject);
+        self.open_bytes.set(limits.open_bytes);
         self.shapes.set(limits.shapes_per_subject, limits.shapes_window);
     }
 
     /// Takes the places of a request to Electric on behalf of `client`.
     ///
     /// # Errors
-    /// If no place is left, the client has opened too many shapes, or memory is over its limit.
+    /// If no place is left, the client has opened too many shapes, or memory is over its limit. If responses in flight
+    /// hold too many bytes, only live requests are let in, whose responses are short.
     pub fn enter(&self, request: &UpstreamRequest, client: Option<&Client>) -> Result<FlightPlace, Limited> {
         self.memory.check()?;
+        // A live response is short, as a rule.
+        let reserve = (!request.is_live()).then(|| self.open_bytes.reserve()).transpose()?;
         let (subject, address) = match client {
             Some(Client::Subject(subject)) => (Some(subject), None),
             Some(Client::Address(address)) => (None, Some(*address)),
@@ -69,7 +77,7 @@ impl FlightLimits {
         if let Some(client) = client.filter(|_| self.may_open(request)) {
             self.shapes.open(client, &request.shape(), Instant::now())?;
         }
-        Ok(FlightPlace { _all: all, initial })
+        Ok(FlightPlace { _all: all, initial, reserve })
     }
 
     /// Records that Electric returned this handle for `shape`: a request that continues it opens no shape.
@@ -89,6 +97,11 @@ impl FlightLimits {
         &self.all
     }
 
+    /// The bytes that all responses in flight hold.
+    pub fn open_bytes(&self) -> &Arc<OpenBytes> {
+        &self.open_bytes
+    }
+
     /// The budget of initial requests: the first of a shape, and subsets, until the response header arrives.
     pub fn initial(&self) -> &Budgets {
         &self.initial
@@ -99,6 +112,11 @@ impl FlightPlace {
     /// Takes out the place among the initial requests, to release it when Electric's response begins.
     pub(crate) fn take_initial(&mut self) -> Option<Place> {
         self.initial.take()
+    }
+
+    /// Takes out the bytes set aside for the response, to release them when Electric's response ends.
+    pub(crate) fn take_reserve(&mut self) -> Option<Reserve> {
+        self.reserve.take()
     }
 }
 

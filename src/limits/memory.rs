@@ -1,5 +1,6 @@
 //! Measures the process's resident memory against its limit.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -72,9 +73,26 @@ impl Memory {
     }
 }
 
+/// Returns how many bytes this process may use: those of the machine, or of its control groups if that is less
+/// (cgroups(7)). `None` if neither can be read.
+pub fn available() -> Option<usize> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    let folders = Path::new(group).ancestors().map(|group| root.join(group));
+    let limits =
+        folders.filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok());
+    limits.chain(kibibytes("/proc/meminfo", "MemTotal:")).min()
+}
+
 /// Reads the resident memory of this process in bytes (proc(5)).
 fn resident() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    kibibytes("/proc/self/status", "VmRSS:")
+}
+
+/// Reads a line such as `VmRSS:  1234 kB`, and returns the number in bytes.
+fn kibibytes(file: &str, name: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
 }

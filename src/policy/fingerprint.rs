@@ -24,7 +24,20 @@ pub(super) fn fingerprint(rule: &RuleSource) -> Arc<str> {
 fn text(rule: &RuleSource) -> String {
     // Lists every field, so that a new one does not compile until it is written here, or named as one that decides
     // neither who may read nor what.
-    let RuleSource { table, path, allow, predicate, columns, public, replica, subset, client_where, upstream } = rule;
+    let RuleSource {
+        name: _,
+        table,
+        path,
+        allow,
+        predicate,
+        columns,
+        public,
+        replica,
+        subset,
+        client_where,
+        upstream,
+        client_chosen: _,
+    } = rule;
     let mut text = Text(VERSION.to_owned());
     text.line("table", [table.as_str()]);
     for (name, value) in [("path", path), ("allow", allow)] {
@@ -82,6 +95,8 @@ mod tests {
 
     fn plain() -> RuleSource {
         RuleSource {
+            name: None,
+            client_chosen: Vec::new(),
             table: "tasks".to_owned(),
             path: None,
             allow: None,

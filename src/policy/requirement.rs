@@ -30,7 +30,7 @@ impl ClaimRequirement {
 
 impl Requirement for ClaimRequirement {
     fn holds(&self, claims: &Claims) -> bool {
-        self.expression.holds(&Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0)))
+        self.expression.holds(&Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0))).is_ok()
     }
 
     fn source(&self) -> &str {

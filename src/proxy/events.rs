@@ -35,7 +35,12 @@ impl Following<'_> {
                 Err(fault) => return Err(fault),
             }
             between_events = events && piece.boundary;
-            if self.write_piece(piece).await? {
+            let last = tokio::select! {
+                biased;
+                written = self.write_piece(piece) => written?,
+                () = follower.overtaken() => return Err(Fault::SlowReader),
+            };
+            if last {
                 return Ok(());
             }
         }

@@ -156,6 +156,7 @@ impl Exchange {
             return Err(Error::new_str("trying the other secret"));
         }
         self.take_secret(status);
+        self.server.judge_secret(self.pool.name(), status);
         if let Some(span) = &mut self.span {
             span.answered(status);
         }
@@ -178,7 +179,9 @@ impl Exchange {
         };
         if let (Some(known), StatusCode::NOT_MODIFIED) = (&self.ask.known, status) {
             sink.head(known.head.renewed(headers));
-            sink.push(known.body.clone()).await;
+            for piece in &known.body {
+                sink.push(piece.clone()).await;
+            }
             return Ok(Response::Dropped);
         }
         if let Some(fault) = fault_of(status, headers) {

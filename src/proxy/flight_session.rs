@@ -84,9 +84,10 @@ impl FlightSession {
     }
 }
 
-/// Copies a short body out of the buffer that Pingora has read it into, of which a cached response would keep 64 KiB.
+/// Copies a body out of the buffer of 64 KiB that Pingora has read it into, unless it nearly fills it. A client that
+/// reads slowly or a cached response would keep the whole buffer.
 fn exact(bytes: Bytes) -> Bytes {
-    const WORTH_COPYING: usize = 32 * 1024;
+    const WORTH_COPYING: usize = 60 * 1024;
     if bytes.len() < WORTH_COPYING { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 

@@ -1,4 +1,4 @@
-//! Every metric is documented, and the README, the dashboard and the alerts name only existing metrics.
+//! Every metric is documented, and the documentation, the dashboard and the alerts name only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,9 +31,9 @@ async fn scraped() -> Metrics {
     assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
     // Electric fails, and a body is truncated.
     gate.electric.script(Reply::new(500));
-    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&handle=1"), &token).await.status, 502);
     gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
-    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
     while gate.metric("shapegate_revocation_list_reads{result=\"ok\"}").await < 1.0 {
@@ -66,9 +66,9 @@ fn family(metrics: &Metrics, series: &str) -> Option<String> {
     histogram.or(Some(series).filter(|name| metrics.contains_key(*name))).map(str::to_owned)
 }
 
-/// Reads the table in the README: name, type, labels, meaning.
+/// Reads the table in docs/operate.md: name, type, labels, meaning.
 fn documented() -> Metrics {
-    let rows = include_str!("../../README.md")
+    let rows = include_str!("../../docs/operate.md")
         .lines()
         .filter(|line| ["| `shapegate_", "| `process_"].iter().any(|start| line.starts_with(start)));
     let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
@@ -82,10 +82,10 @@ fn documented() -> Metrics {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readme_lists_exactly_the_exported_metrics() {
+async fn documentation_lists_exactly_the_exported_metrics() {
     let (scraped, documented) = (scraped().await, documented());
     for (name, metric) in &scraped {
-        assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
+        assert_eq!(documented.get(name), Some(metric), "{name} in docs/operate.md");
     }
     for name in documented.keys() {
         assert!(scraped.contains_key(name), "{name} is not in /metrics");

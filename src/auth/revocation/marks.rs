@@ -42,6 +42,12 @@ impl TokenMarks {
         Some(Self::of(marks.get("iss")?.as_str()?, marks))
     }
 
+    /// The texts that take memory.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let optional = [&self.jti, &self.sid, &self.sub].into_iter().flatten();
+        std::iter::once(&self.issuer).chain(optional).map(|text| &**text)
+    }
+
     /// Returns the marks as [`Self::CLAIM`].
     pub(crate) fn to_claim(&self) -> Value {
         let mut claim = json!({ "iss": self.issuer });

@@ -20,7 +20,7 @@ impl Setup {
     fn new() -> Self {
         let (clock, key) = (Arc::new(ManualClock::at(NOW)), TestKey::ed25519("k"));
         let issuers = vec![issuer(fixed(&[&key]))];
-        let verifier = TokenVerifier::new(issuers, 100, clock.clone(), None, ScriptedFetch::open([])).unwrap();
+        let verifier = TokenVerifier::new(issuers, 1 << 20, clock.clone(), None, ScriptedFetch::open([])).unwrap();
         Self { verifier, clock, key }
     }
 
@@ -70,7 +70,7 @@ async fn t21_a_push_applies_to_cached_verdicts_and_waiting_callers_at_once() {
     assert!(!setup.accepts(&gone).await && setup.accepts(&stays).await);
     assert!(!setup.accepts(&setup.token(&json!({ "sid": "s1", "jti": "new" }))).await, "a token never seen before");
     // A successor after a reload has them too.
-    let after = setup.verifier.successor(vec![issuer(fixed(&[&setup.key]))], 50).unwrap();
+    let after = setup.verifier.successor(vec![issuer(fixed(&[&setup.key]))], 1 << 21).unwrap();
     assert_eq!(after.verify(&gone).await.unwrap_err(), InvalidReason::Revoked.into());
     changes.mark_unchanged();
     assert!(setup.push(&json!([{ "sid": 1 }])).is_err() && !changes.has_changed().unwrap());

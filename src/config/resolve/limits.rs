@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
-use crate::limits::LimitSettings;
+use crate::limits::{LimitSettings, available};
 
 pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     const HEADERS: &str = " (Pingora accepts no more)";
@@ -23,10 +23,13 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     let requests_per_address = per_address("requests_per_address", 2_000);
     let rate_per_address = per_address("rate_per_address", 1_000);
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
+    let signatures_per_address = per_address("signatures_per_address", 100);
     let connections_per_address = per_address("connections_per_address", 2_000);
     let token_bytes = section.size("token_bytes", 16 * KIB, Bounds::new(256, 64 * KIB));
     // A token and as much for the other headers.
     let header_bytes = token_bytes + 16 * KIB;
+    let memory = section.size("memory", most_memory(), Bounds::new(0, 1024 * 1024 * MIB));
+    let open_bytes = if memory == 0 { most_memory() / 4 } else { memory / 4 };
     let limits = LimitSettings {
         header_bytes: section.size("header_bytes", header_bytes, Bounds::new(KIB, MIB).because(HEADERS)),
         headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
@@ -38,8 +41,9 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         rate_per_subject: section.integer("rate_per_subject", 100, or_none),
         rate_per_address,
         bad_tokens_per_address,
+        signatures_per_address,
         repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
-        verdicts: section.integer("verdicts", 100_000, count),
+        verdict_bytes: section.size("verdict_bytes", 64 * MIB, Bounds::new(MIB, 1024 * 1024 * MIB)),
         flights: section.integer("flights", 8_000, count),
         flights_per_subject: section.integer("flights_per_subject", 256, count),
         initial_flights: section.integer("initial_flights", 250, count),
@@ -48,12 +52,18 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         shapes_window: section.duration("shapes_window", secs(60), Bounds::new(secs(1), hours(1))),
         connections: section.integer("connections", 50_000, count),
         connections_per_address,
-        memory: section.size("memory", 0, Bounds::new(0, 1024 * 1024 * MIB)),
+        open_bytes: section.size("open_bytes", open_bytes.max(MIB), Bounds::new(MIB, 1024 * 1024 * MIB)),
+        memory,
         write_timeout: section.duration("write_timeout", secs(20), Bounds::new(secs(1), secs(300))),
         trusted_proxies: trusted_proxies.flatten(),
     };
     check_together(&section, &limits);
     limits
+}
+
+/// Returns four fifths of the memory that this process may use, in bytes; 2 GiB if that is unknown.
+fn most_memory() -> usize {
+    available().map_or(2 * 1024 * MIB, |bytes| bytes / 5 * 4)
 }
 
 /// Warns about limits that have no effect because of another limit.

@@ -33,7 +33,8 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let named = root.value("upstreams");
     let upstreams = upstream::named(named.as_ref(), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
-    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref());
+    let probe = probe::probe(root.section("probe"));
+    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), &probe.names());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
@@ -41,7 +42,6 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
-    let probe = probe::probe(root.section("probe"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
     let revocation = revocation::revocation(&mut root, environment);

@@ -51,7 +51,7 @@ fn tried_with(heading: &str, recipe: usize, key: TestKey, set: String, mut claim
     claims["exp"] = (NOW.as_secs() + 60).into();
     claims["iat"] = NOW.as_secs().into();
     let clock = Arc::new(ManualClock::at(NOW));
-    let verifier = TokenVerifier::new(vec![issuer], 10, clock, None, ScriptedFetch::open([Ok(set)])).unwrap();
+    let verifier = TokenVerifier::new(vec![issuer], 1 << 20, clock, None, ScriptedFetch::open([Ok(set)])).unwrap();
     Tried { verifier, key, claims }
 }
 
@@ -79,7 +79,7 @@ impl Tried {
     async fn accepts(&self) {
         let token = self.token(&json!({}));
         if let Err(error) = self.verifier.verify(&token).await {
-            panic!("{}", self.verifier.diagnose(&token, error));
+            panic!("{error}: {:?}", self.verifier.explain(&token, error, NOW));
         }
     }
 
@@ -90,7 +90,7 @@ impl Tried {
 
     async fn rejects_token(&self, token: &BearerToken, message: &str) {
         let error = self.verifier.verify(token).await.expect_err(message);
-        let said = self.verifier.diagnose(token, error);
+        let said = self.verifier.explain(token, error, NOW).unwrap_or_else(|| error.to_string());
         assert!(said.contains(message), "{said}");
     }
 }
@@ -104,13 +104,11 @@ async fn auth0_tokens_are_accepted() {
     });
     let auth0 = tried("Auth0", rs256(), claims);
     auth0.accepts().await;
-    let slash = r#"its iss is "https://TENANT.us.auth0.com", but the configuration has "https://TENANT.us.auth0.com/""#;
+    let slash = r#"iss is "https://TENANT.us.auth0.com"; the configuration has "https://TENANT.us.auth0.com/": write the token's"#;
     auth0.rejects(json!({ "iss": "https://TENANT.us.auth0.com" }), slash).await;
-    auth0
-        .rejects(json!({ "aud": "spa" }), r#"its aud is "spa"; this issuer accepts ["https://api.example.com"]"#)
-        .await;
-    auth0.rejects(json!({ "iss": "https://other.us.auth0.com/" }), "the configured issuers are").await;
-    auth0.rejects(json!({ "exp": NOW.as_secs() - 60 }), "expired").await;
+    auth0.rejects(json!({ "aud": "spa" }), r#"aud is "spa"; this issuer takes "https://api.example.com""#).await;
+    auth0.rejects(json!({ "iss": "https://other.us.auth0.com/" }), "the issuers are").await;
+    auth0.rejects(json!({ "exp": NOW.as_secs() - 60 }), "exp is 1799999940; the time is 1800000000").await;
 }
 
 #[tokio::test]
@@ -121,18 +119,18 @@ async fn clerk_session_tokens_are_accepted() {
     });
     let clerk = tried("Clerk", rs256(), claims);
     clerk.accepts().await;
-    let unfulfilled = "its claims do not fulfil require = \"claims.azp in ['https://app.example.com']\"";
+    let unfulfilled = "the claims do not fulfil require = \"claims.azp in ['https://app.example.com']\"";
     clerk.rejects(json!({ "azp": "http://localhost:3000" }), unfulfilled).await;
     clerk.rejects(json!({ "azp": null }), unfulfilled).await;
-    clerk.rejects(json!({ "iss": "https://clerk.example.com/" }), "but the configuration has").await;
+    clerk.rejects(json!({ "iss": "https://clerk.example.com/" }), "the configuration has").await;
     // Who wrote `audience` is told what to write.
     let mut issuer = only_issuer(&recipes("Clerk")[0]);
     (issuer.audience, issuer.require) = (vec!["https://app.example.com".to_owned()], None);
     let fetch = ScriptedFetch::open([Ok(jwks(&[&clerk.key]))]);
     let clock = Arc::new(ManualClock::at(NOW));
-    let verifier = TokenVerifier::new(vec![issuer], 10, clock, None, fetch).unwrap();
+    let verifier = TokenVerifier::new(vec![issuer], 1 << 20, clock, None, fetch).unwrap();
     let mistaken = Tried { verifier, key: clerk.key, claims: clerk.claims };
-    mistaken.rejects(json!({}), "it has no aud, and this issuer accepts").await;
+    mistaken.rejects(json!({}), "instead of `audience`").await;
 }
 
 #[tokio::test]
@@ -150,11 +148,11 @@ async fn supabase_tokens_of_both_kinds_are_accepted() {
     for key in [supabase.key.clone(), new] {
         supabase.key = key;
         supabase.rejects(json!({ "role": "service_role" }), "do not fulfil require").await;
-        supabase.rejects(json!({ "iss": "supabase" }), r#"its iss is "supabase"; the configured issuers are"#).await;
-        supabase.rejects(json!({ "aud": "anon" }), r#"its aud is "anon""#).await;
+        supabase.rejects(json!({ "iss": "supabase" }), r#"iss is "supabase"; the issuers are"#).await;
+        supabase.rejects(json!({ "aud": "anon" }), r#"aud is "anon""#).await;
     }
     supabase.key = TestKey::hmac(b"the secret of another project, of the same length.");
-    supabase.rejects(json!({}), "its signature was made with another key or secret").await;
+    supabase.rejects(json!({}), "it was signed with another key or secret").await;
 }
 
 #[tokio::test]
@@ -165,11 +163,9 @@ async fn firebase_id_tokens_are_accepted() {
     });
     let firebase = tried("Firebase", rs256(), claims.clone());
     firebase.accepts().await;
-    firebase.rejects(json!({ "aud": "OTHER" }), r#"its aud is "OTHER"; this issuer accepts ["PROJECT"]"#).await;
-    firebase
-        .rejects(json!({ "iss": "https://session.firebase.google.com/PROJECT" }), "the configured issuers are")
-        .await;
-    firebase.rejects(json!({ "sub": "" }), "subject").await;
+    firebase.rejects(json!({ "aud": "OTHER" }), r#"aud is "OTHER"; this issuer takes "PROJECT""#).await;
+    firebase.rejects(json!({ "iss": "https://session.firebase.google.com/PROJECT" }), "the issuers are").await;
+    firebase.rejects(json!({ "sub": "" }), "it must be a string").await;
     let certificates = json!({ "k1": "-----BEGIN CERTIFICATE-----\nMIIB\n" }).to_string();
     let mistaken = tried_with("Firebase", 0, rs256(), certificates, claims);
     mistaken.rejects(json!({}), "keys are unavailable").await;
@@ -193,9 +189,9 @@ async fn cognito_tokens_are_accepted_by_their_use() {
     for_id.accepts().await;
     for_access.rejects_token(&for_id.token(&json!({})), "do not fulfil require").await;
     for_access.rejects(json!({ "client_id": "OTHER" }), "do not fulfil require").await;
-    for_access.rejects(json!({ "iss": format!("{issuer}2") }), "the configured issuers are").await;
-    for_id.rejects_token(&for_access.token(&json!({})), "it has no aud").await;
-    for_id.rejects(json!({ "aud": "OTHER" }), r#"its aud is "OTHER""#).await;
+    for_access.rejects(json!({ "iss": format!("{issuer}2") }), "the issuers are").await;
+    for_id.rejects_token(&for_access.token(&json!({})), "aud is missing").await;
+    for_id.rejects(json!({ "aud": "OTHER" }), r#"aud is "OTHER""#).await;
     for_id.rejects(json!({ "token_use": "access" }), "do not fulfil require").await;
 }
 
@@ -208,10 +204,10 @@ async fn keycloak_access_tokens_are_accepted() {
     });
     let keycloak = tried("Keycloak", rs256(), claims);
     keycloak.accepts().await;
-    let mapper = r#"its aud is "account"; this issuer accepts ["shapegate"]: let the issuer add one of them"#;
+    let mapper = r#"aud is "account"; this issuer takes "shapegate": let the issuer add one of these"#;
     keycloak.rejects(json!({ "aud": "account" }), mapper).await;
-    keycloak.rejects(json!({ "aud": null }), "it has no aud").await;
-    keycloak.rejects(json!({ "iss": "http://keycloak:8080/realms/REALM" }), "the configured issuers are").await;
+    keycloak.rejects(json!({ "aud": null }), "aud is missing").await;
+    keycloak.rejects(json!({ "iss": "http://keycloak:8080/realms/REALM" }), "the issuers are").await;
 }
 
 #[tokio::test]
@@ -230,10 +226,10 @@ async fn entra_id_access_tokens_are_accepted_by_keys_without_alg() {
     let entra = tried_with("Entra ID", 0, rs256(), set, claims);
     entra.accepts().await;
     assert!(entra.token(&json!({})).as_str().len() > 8 * 1024, "longer than the limit of earlier releases");
-    entra.rejects(json!({ "iss": "https://sts.windows.net/TENANT/" }), "the configured issuers are").await;
+    entra.rejects(json!({ "iss": "https://sts.windows.net/TENANT/" }), "the issuers are").await;
     let other = json!({ "iss": "https://login.microsoftonline.com/OTHER/v2.0", "tid": "OTHER" });
-    entra.rejects(other, "the configured issuers are").await;
-    entra.rejects(json!({ "aud": "00000003-0000-0000-c000-000000000000" }), "its aud is").await;
+    entra.rejects(other, "the issuers are").await;
+    entra.rejects(json!({ "aud": "00000003-0000-0000-c000-000000000000" }), "aud is ").await;
 }
 
 #[tokio::test]
@@ -244,9 +240,9 @@ async fn okta_access_tokens_are_accepted() {
     });
     let okta = tried("Okta", rs256(), claims);
     okta.accepts().await;
-    okta.rejects(json!({ "iss": "https://ORG.okta.com" }), "the configured issuers are").await;
-    okta.rejects(json!({ "aud": "web" }), r#"its aud is "web"; this issuer accepts ["api://default"]"#).await;
-    okta.rejects(json!({ "iss": "https://ORG.okta.com/oauth2/default/" }), "but the configuration has").await;
+    okta.rejects(json!({ "iss": "https://ORG.okta.com" }), "the issuers are").await;
+    okta.rejects(json!({ "aud": "web" }), r#"aud is "web"; this issuer takes "api://default""#).await;
+    okta.rejects(json!({ "iss": "https://ORG.okta.com/oauth2/default/" }), "the configuration has").await;
 }
 
 #[tokio::test]
@@ -259,7 +255,7 @@ async fn workos_access_tokens_are_accepted() {
     workos.accepts().await;
     workos.rejects(json!({ "org_id": null }), "do not fulfil require").await;
     workos.rejects(json!({ "sid": "app_consent_1" }), "do not fulfil require").await;
-    workos.rejects(json!({ "iss": "https://api.workos.com" }), r#"its iss is "https://api.workos.com""#).await;
+    workos.rejects(json!({ "iss": "https://api.workos.com" }), r#"iss is "https://api.workos.com""#).await;
 }
 
 #[tokio::test]
@@ -270,12 +266,12 @@ async fn better_auth_tokens_are_accepted() {
     });
     let better_auth = tried("better-auth", TestKey::ed25519("k1"), claims);
     better_auth.accepts().await;
-    better_auth.rejects(json!({ "iss": "http://localhost:3000" }), "the configured issuers are").await;
-    better_auth.rejects(json!({ "aud": "http://localhost:3000" }), "its aud is").await;
+    better_auth.rejects(json!({ "iss": "http://localhost:3000" }), "the issuers are").await;
+    better_auth.rejects(json!({ "aud": "http://localhost:3000" }), "aud is ").await;
     let session = BearerToken::new("2mXnYrVQ1G7f8iC9.ZmFrZSBzaWduYXR1cmU=").unwrap();
     better_auth.rejects_token(&session, "the token is invalid: structure").await;
     let forged = TestKey::ed25519("k2").sign(&better_auth.claims);
-    better_auth.rejects_token(&forged, r#"its kid is Some("k2"), which no key of this issuer has"#).await;
+    better_auth.rejects_token(&forged, r#"kid is "k2"; the keys of this issuer are "k1""#).await;
 }
 
 #[test]

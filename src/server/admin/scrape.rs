@@ -110,13 +110,19 @@ impl Scrape {
             self.gauge(&format!("shapegate_{name}"), help, budget.in_flight() as u64)?;
         }
         let limits = budgets.map(|(name, _, budget)| ([name], budget.capacity() as u64));
-        let limits = limits.into_iter().chain([(["kept_bytes"], state.hub.capacity() as u64)]);
+        let limits = limits.into_iter().chain([
+            (["kept_bytes"], state.hub.capacity() as u64),
+            (["open_bytes"], places.open_bytes().most() as u64),
+        ]);
         self.gauges("shapegate_limit", "The configured limit of a gauge.", ["of"], limits)
     }
 
     fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
         self.gauge("shapegate_followers", "Requests that follow an open flight.", hub.followers() as u64)?;
         self.gauge("shapegate_open_flights", "Responses of Electric in flight.", hub.open_flights() as u64)?;
+        self.gauge("shapegate_open_shapes", "Shapes with a response in flight.", hub.open_shapes() as u64)?;
+        let held = hub.places().open_bytes().used() as u64;
+        self.gauge("shapegate_open_bytes", "Bytes that responses in flight hold for their clients.", held)?;
         self.gauge("shapegate_kept_flights", "Cached responses.", hub.kept_flights() as u64)?;
         self.gauge("shapegate_kept_bytes", "Approximate size of the cached responses in bytes.", hub.kept_bytes())
     }

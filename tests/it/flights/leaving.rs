@@ -82,11 +82,11 @@ async fn client_that_returns_within_grace_rejoins_its_flight() {
 }
 
 /// Sends a request on a connection with a small receive buffer, and never reads.
-async fn deaf(gate: &Gate, target: &str, token: &str) -> TcpStream {
+async fn deaf(gate: &Gate, target: &str, token: &str, header: &str) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(gate.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
-    let request = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer {token}\r\n{header}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
@@ -98,7 +98,7 @@ async fn slow_reader_is_disconnected_alone() {
     let token = gate.token(&["org_1"]);
     let (sender, reply) = gated("application/json");
     gate.electric.script(reply);
-    let slow = deaf(&gate, TASKS, &token).await;
+    let slow = deaf(&gate, TASKS, &token, "").await;
     let fast: Vec<_> = (0..5).map(|_| ask(&gate, TASKS, &token)).collect();
     gate.until_metric("shapegate_requests_in_flight", 6.0).await;
     for _ in 0..256 {
@@ -114,27 +114,36 @@ async fn slow_reader_is_disconnected_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn response_over_flight_bytes_continues_for_current_followers_only() {
-    let rules = format!("{RULES}\n[cache]\nflight_bytes = '256KiB'\ncompress = false\n");
-    let tune = |config: &mut Config| config.limits.write_timeout = Duration::from_secs(1);
-    let gate = Gate::with(Setup { rules, tune, ..Setup::default() }).await;
-    let token = gate.token(&["org_1"]);
-    let (sender, reply) = gated("application/json");
-    gate.electric.script(reply);
-    // A follower that does not read holds up the others until it is disconnected.
-    let slow = deaf(&gate, TASKS, &token).await;
-    gate.until_metric("shapegate_requests_in_flight", 1.0).await;
-    let aboard: Vec<_> = (0..2).map(|_| ask(&gate, TASKS, &token)).collect();
-    gate.until_metric("shapegate_requests_in_flight", 3.0).await;
-    for _ in 0..256 {
-        sender.send(Bytes::from(vec![b'x'; 64 * 1024])).await.unwrap();
+async fn response_over_flight_bytes_continues_for_its_fast_followers_only() {
+    let rules = format!("{RULES}\n[cache]\nflight_bytes = '4MiB'\n");
+    // The slow client reads the body or a compressed copy.
+    for encoding in ["", "Accept-Encoding: gzip\r\n"] {
+        let gate = Gate::with(Setup { rules: rules.clone(), ..Setup::default() }).await;
+        let token = gate.token(&["org_1"]);
+        let (sender, reply) = gated("application/json");
+        gate.electric.script(reply);
+        let slow = deaf(&gate, TASKS, &token, encoding).await;
+        gate.until_metric("shapegate_requests_in_flight", 1.0).await;
+        let fast: Vec<_> = (0..2).map(|_| ask(&gate, TASKS, &token)).collect();
+        gate.until_metric("shapegate_requests_in_flight", 3.0).await;
+        for _ in 0..512 {
+            sender.send(noise()).await.unwrap();
+        }
+        until_open(&gate, 0.0).await;
+        let newcomer = gate.get(TASKS, &token).await;
+        assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it opens a new flight");
+        drop(sender);
+        for answer in fast {
+            assert_eq!(answer.await.unwrap().body.len(), 512 * 64 * 1024);
+        }
+        gate.until_metric(r#"shapegate_followers_cut_total{cause="slow_reader"}"#, 1.0).await;
+        drop(slow);
     }
-    until_open(&gate, 0.0).await;
-    let newcomer = gate.get(TASKS, &token).await;
-    assert_eq!((newcomer.status.as_u16(), gate.electric.request_count()), (200, 2), "it opens a new flight");
-    drop(sender);
-    for answer in aboard {
-        assert_eq!(answer.await.unwrap().body.len(), 256 * 64 * 1024);
-    }
-    drop(slow);
+}
+
+/// Returns 64 KiB that do not get shorter when they are compressed.
+fn noise() -> Bytes {
+    let mut bytes = vec![0; 64 * 1024];
+    rand::fill(&mut bytes[..]);
+    bytes.into()
 }
