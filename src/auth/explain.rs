@@ -23,7 +23,7 @@ impl TokenVerifier {
     pub fn explain(&self, token: &BearerToken, error: TokenError, now: UnixTime) -> Option<String> {
         let found = Unverified::read(token.as_str());
         let named = found.claims.get("iss").and_then(Value::as_str);
-        let Some(issuer) = self.issuer(named) else {
+        let Some(issuer) = named.and_then(|name| self.issuer(name)) else {
             let known: Vec<_> = self.names().collect();
             let known = near(named, &known).unwrap_or_else(|| format!("the issuers are {}", quoted(&known)));
             return (error == InvalidReason::Issuer.into())

@@ -128,7 +128,7 @@ impl TokenVerifier {
                 Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
         }
-        let candidate = Candidate::new(token, |name| self.issuer(Some(name)), &*self.clock)?;
+        let candidate = Candidate::new(token, |name| self.issuer(name), &*self.clock)?;
         Ok(Examined::New(Box::new(candidate)))
     }
 
@@ -237,8 +237,8 @@ impl TokenVerifier {
         self.issuers.iter().map(|issuer| &*issuer.name)
     }
 
-    pub(super) fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
-        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
+    pub(super) fn issuer(&self, name: &str) -> Option<&TrustedIssuer> {
+        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| *issuer.name == *name)
     }
 
     fn issuer_of(&self, principal: &Principal) -> Option<&TrustedIssuer> {

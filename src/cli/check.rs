@@ -5,13 +5,19 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::USAGE;
+use super::{USAGE, Usage};
+use crate::config::{Config, ConfigError};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    file: ConfigPath,
+    /// Treat warnings as errors
+    #[arg(long)]
+    strict: bool,
+    /// How errors and warnings are printed: for people, or as one JSON list
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
     /// Fetch each key set, check Electric's secret, and send one request per rule to Electric
     #[arg(long)]
     probe: bool,
@@ -23,26 +29,59 @@ pub(super) struct Check {
     query: Option<String>,
 }
 
+/// The configuration file, with or without its option.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct ConfigPath {
+    /// The configuration file
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// The same, as an option
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = super::load(&self.config)?;
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
-        }
-        if let Some(Err(error)) = config.server.tls.as_ref().map(crate::server::check_tls) {
-            eprintln!("{}: {error:#}", self.config.display());
+        let path = self.file.path.as_ref().or(self.file.config.as_ref()).ok_or(Usage("give FILE"))?;
+        let checked = Config::load(path).and_then(|config| {
+            let more = crate::server::check(&config)?;
+            let warnings: Vec<_> = config.warnings.iter().cloned().chain(more).collect();
+            Ok((config, warnings))
+        });
+        let (config, warnings) = match checked {
+            Ok((config, warnings)) => (Some(config), warnings),
+            Err(errors) => (None, errors.iter().cloned().collect()),
+        };
+        self.print(&warnings)?;
+        let Some(config) = config else { return Ok(ExitCode::from(USAGE)) };
+        if self.strict && !warnings.is_empty() {
+            eprintln!("{}: {} warnings, which --strict rejects", path.display(), warnings.len());
             return Ok(ExitCode::from(USAGE));
         }
-        super::say(format_args!(
-            "{}: ok, {} rules, {} issuers",
-            self.config.display(),
-            config.policy.rule_ids().count(),
-            config.issuers.len()
-        ))?;
+        if self.format == Format::Text {
+            let (rules, issuers) = (config.policy.rule_ids().count(), config.issuers.len());
+            super::say(format_args!("{}: ok, {rules} rules, {issuers} issuers", path.display()))?;
+        }
         if !self.probe {
             return Ok(ExitCode::SUCCESS);
         }
         super::runtime(1)?.block_on(super::probe::run(config, self.claims()?, self.query.as_deref()))
+    }
+
+    /// Prints errors and warnings: for people to standard error, as JSON to standard output.
+    fn print(&self, found: &[ConfigError]) -> anyhow::Result<()> {
+        match self.format {
+            Format::Text => found.iter().for_each(|problem| eprintln!("{}\n", problem.report())),
+            Format::Json => super::say(format_args!("{}", serde_json::to_string(found)?))?,
+        }
+        Ok(())
     }
 
     fn claims(&self) -> anyhow::Result<Option<String>> {

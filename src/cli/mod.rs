@@ -36,7 +36,7 @@ use crate::server::wire::{self, Observers};
 #[command(version, max_term_width = 100, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     /// Run with this configuration
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
     /// Take over the sockets of the running process once this one is ready
     #[arg(long)]

@@ -21,8 +21,9 @@ use crate::telemetry;
 pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     let program = Program::of_this_process()?;
     let config = super::load(path)?;
+    let more = crate::server::check(&config)?;
     telemetry::init_logging(&config.log)?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&more) {
         tracing::warn!("{warning}");
     }
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < files_needed(&config.limits)) {

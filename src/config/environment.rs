@@ -28,6 +28,14 @@ impl Environment {
         }
     }
 
+    /// The value of a variable that holds no secret; a deploy step has these too.
+    pub(super) fn plain(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Deploy => std::env::var(name).ok(),
+            Self::Process | Self::Map(_) => self.variable(name),
+        }
+    }
+
     /// The folder of this unit's credentials (systemd.exec(5), `LoadCredential=`).
     pub fn credentials_directory(&self) -> Option<PathBuf> {
         self.variable("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(PathBuf::from)

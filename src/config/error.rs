@@ -43,6 +43,36 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// An error of a key that was found after the file was read.
+    pub fn of_key(key: impl Into<String>, message: impl Into<String>) -> Self {
+        let (file, columns, quote) = (PathBuf::new(), None, None);
+        let (key, message) = (key.into(), message.into());
+        Self { severity: Severity::Error, file, line: None, columns, quote, key, message, help: None }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// Makes it a warning.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
+    }
+
+    /// Names the file.
+    #[must_use]
+    pub fn in_file(self, file: &Path) -> Self {
+        Self { file: file.to_owned(), ..self }
+    }
+
+    /// Whether it prevents the file's use.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     /// Formats the error for people: message, file, the line with a mark, and help, each on lines of their own.
     pub fn report(&self) -> String {
         let title = if self.key.is_empty() { self.message.clone() } else { format!("{}: {}", self.key, self.message) };
@@ -91,10 +121,6 @@ impl ConfigErrors {
         self.0.iter()
     }
 
-    pub(super) const fn new(errors: Vec<ConfigError>) -> Self {
-        Self(errors)
-    }
-
     /// Formats the errors for people, with an empty line between them.
     pub fn report(&self) -> String {
         let reports: Vec<_> = self.0.iter().map(ConfigError::report).collect();
@@ -104,15 +130,16 @@ impl ConfigErrors {
     /// An error about the file as a whole.
     pub(super) fn of_file(file: &Path, line: Option<usize>, message: String, help: Option<&str>) -> Self {
         Self(vec![ConfigError {
-            severity: Severity::Error,
-            file: file.to_owned(),
             line,
-            columns: None,
-            quote: None,
-            key: String::new(),
-            message,
             help: help.map(str::to_owned),
+            ..ConfigError::of_key("", message).in_file(file)
         }])
+    }
+}
+
+impl From<Vec<ConfigError>> for ConfigErrors {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self(errors)
     }
 }
 

@@ -11,6 +11,7 @@ mod resolve;
 mod server;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -105,7 +106,8 @@ impl Config {
     /// Every error in the text, sorted by line.
     pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let document = raw::Document::new(text, file);
-        let table = document.table();
+        let mut table = document.table();
+        table.iter_mut().for_each(|table| variables::fill(table, environment, &document));
         let config =
             table.as_ref().and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
         let config = config.map(|config| Self { warnings: document.warnings(), ..config });

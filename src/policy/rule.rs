@@ -315,7 +315,7 @@ fn check_chosen(
         for parameter in restricted.chosen(place.expression.tree()) {
             all.insert(parameter.to_owned());
             if !client_chosen.iter().any(|name| name == parameter) {
-                errors.push(chosen(parameter, &restricted).within(place.part.clone()).of("where"));
+                errors.push(chosen(parameter, &restricted, allow.is_some()).within(place.part.clone()).of("where"));
             }
         }
     }
@@ -334,10 +334,10 @@ fn warnings(source: &RuleSource, chosen: &BTreeSet<String>, allow: Option<&Expre
     [allow, table, client_chosen].into_iter().flatten().collect()
 }
 
-fn chosen(parameter: &str, restricted: &Restricted) -> Problem {
+fn chosen(parameter: &str, restricted: &Restricted, has_allow: bool) -> Problem {
     let problem = Problem::from(format!(
-        "every client chooses `query.{parameter}` freely, because `allow` does not compare it with a claim: \
-         a token of one tenant would read the rows of all"
+        "the client chooses `query.{parameter}`, and `allow` does not restrict it to claims or constants: one tenant \
+         could read the rows of another"
     ));
     let other = restricted.parameters().find(|other| *other != parameter);
     match (restricted.term_with(parameter), other) {
@@ -345,10 +345,18 @@ fn chosen(parameter: &str, restricted: &Restricted) -> Problem {
         (None, Some(other)) => {
             problem.help(format!("`allow` restricts `query.{other}`: bind that, or restrict `query.{parameter}` too"))
         }
-        (None, None) => problem.help(format!(
-            "write allow = \"query.{parameter} in claims.…\" with the claim that lists what the token may read, or \
-             danger_client_chosen = [{parameter:?}] if every client may read every row"
-        )),
+        (None, None) => {
+            let condition = format!("query.{parameter} in claims.…");
+            let allow = if has_allow {
+                format!("add `&& {condition}` to `allow`")
+            } else {
+                format!("write allow = \"{condition}\"")
+            };
+            problem.help(format!(
+                "{allow} with the claim that lists what a token may read, or danger_client_chosen = [{parameter:?}] if \
+                 any client may read any of these rows"
+            ))
+        }
     }
 }
 

@@ -19,7 +19,9 @@ pub(super) fn problem(source: &str, errors: &ParseErrors) -> Problem {
     let Some(first) = errors.errors.first() else {
         return format!("`{source}` is not a CEL expression").into();
     };
-    let problem = Problem::from(format!("`{source}` is not a CEL expression: {}", first.msg));
+    let message = first.msg.trim_start_matches("Syntax error: ").split(" expecting ").next().unwrap_or_default();
+    let message = if message.contains("<EOF>") { "it ends too early" } else { message };
+    let problem = Problem::from(format!("`{source}` is not a CEL expression: {message}"));
     let found = position(source, first.pos).and_then(|at| Some(at..at + source[at..].chars().next()?.len_utf8()));
     found.map_or(problem.clone(), |part| problem.within(part))
 }

@@ -141,9 +141,6 @@ pub(super) async fn authenticate(
         Err(Refusal::Token(error)) => {
             gateway.metrics.token_checked(error.as_str());
             record.token = Some(token.hash().into());
-            if matches!(error, TokenError::Invalid(_)) {
-                gateway.limiter.bad_token(address, record.started);
-            }
             Err(error.into())
         }
     }

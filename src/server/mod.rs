@@ -4,8 +4,10 @@
 //! connection closes, not after a fixed time.
 
 mod admin;
+mod check;
 mod listener;
 pub(crate) mod notify;
+mod pair;
 mod probe;
 mod readiness;
 mod reload;
@@ -35,9 +37,9 @@ use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Proxy};
 use crate::telemetry::{Audit, Tracer};
 
+pub use check::check;
 pub use readiness::Readiness;
 pub use reload::Reloader;
-pub use tls::check as check_tls;
 pub use upgrade::Upgrades;
 
 use admin::{Admin, AdminPort};

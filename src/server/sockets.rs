@@ -63,13 +63,14 @@ impl Sockets {
             let at = inherited.iter().position(|offered| offered.label == label)?;
             Some(inherited.remove(at).socket)
         };
+        let all: Vec<_> = server.listen.iter().copied().chain([server.admin]).collect();
         let listen = server.listen.iter().map(|address| {
             let label = Label::Client(*address);
-            BoundSocket::open(label, *address, take(label))
+            BoundSocket::open(label, *address, &all, take(label))
         });
         let listen = listen.collect::<anyhow::Result<Vec<_>>>()?;
         let label = Label::Admin(server.admin);
-        let admin = BoundSocket::open(label, server.admin, take(label)).context("server.admin")?;
+        let admin = BoundSocket::open(label, server.admin, &all, take(label)).context("server.admin")?;
         let inherited = take(Label::Upgrade);
         let upgrade = server.upgrade_socket.as_deref().map(|path| match inherited {
             Some(socket) => Ok(UnixListener::from(socket)),
@@ -91,25 +92,53 @@ impl BoundSocket {
     /// Binds a free loopback port, for the temporary admin port of a process that waits for its sockets.
     pub(super) fn free() -> anyhow::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self::open(Label::Admin(address), address, None)
+        Self::open(Label::Admin(address), address, &[], None)
     }
 
-    fn open(label: Label, address: SocketAddr, inherited: Option<OwnedFd>) -> anyhow::Result<Self> {
+    /// Takes an inherited socket or binds a new one. `all` are the addresses that this process listens on.
+    fn open(label: Label, address: SocketAddr, all: &[SocketAddr], inherited: Option<OwnedFd>) -> anyhow::Result<Self> {
         let listener = match inherited {
             Some(socket) => Ok(TcpListener::from(socket)),
-            None => bind(address),
+            None => bind(address, is_ipv6_only(address, all)),
         };
+        let listener = listener.map_err(|cause| {
+            let is_privileged = cause.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
+            let error = anyhow::Error::from(cause);
+            if is_privileged { error.context(PRIVILEGED) } else { error }
+        });
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         Ok(Self { label, address: listener.local_addr()?, listener })
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+/// What to do about a port that only root may use.
+const PRIVILEGED: &str = "ports below 1024 need CAP_NET_BIND_SERVICE: install systemd/shapegate-low-ports.conf, or choose \
+                          another port";
+
+/// Whether a socket takes IPv6 connections only. `[::]` takes IPv4 connections too, unless an IPv4 address of the same
+/// port has a socket of its own.
+fn is_ipv6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
+    let is_beside = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+    address.is_ipv6() && address.port() != 0 && all.iter().any(is_beside)
+}
+
+fn bind(address: SocketAddr, is_ipv6_only: bool) -> io::Result<TcpListener> {
+    let socket = socket(address, is_ipv6_only)?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     // Room for many clients that reconnect at once (the kernel caps this at net.core.somaxconn).
     socket.listen(65_535)?.into_std()
+}
+
+fn socket(address: SocketAddr, is_ipv6_only: bool) -> io::Result<TcpSocket> {
+    if address.is_ipv4() {
+        return TcpSocket::new_v4();
+    }
+    let socket = TcpSocket::new_v6()?;
+    if is_ipv6_only {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    Ok(socket)
 }
 
 /// Binds a socket that only this user can open. Replaces the file that a killed process left behind.
@@ -170,6 +199,14 @@ mod tests {
         let more = server(&["127.0.0.1:0", &format!("127.0.0.1:{port}")], None);
         let error = Sockets::open(&more, old.labelled().unwrap()).err().unwrap();
         assert!(format!("{error:#}").starts_with(&format!("cannot listen on 127.0.0.1:{port}: ")), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn ipv4_and_ipv6_listeners_of_one_port_do_not_collide() {
+        let [any4, any6, loopback4] = ["0.0.0.0:80", "[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap());
+        assert!(is_ipv6_only(any6, &[any4, any6]) && !is_ipv6_only(any6, &[any6, loopback4]));
+        assert!(!is_ipv6_only(any4, &[any4, any6]));
+        assert!(rustix::net::sockopt::ipv6_v6only(socket(any6, true).unwrap()).unwrap());
     }
 
     #[tokio::test]

@@ -5,27 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::parse_x509_certificate;
 
+use super::pair::Pair;
 use crate::config::TlsSettings;
 use crate::metrics::Metrics;
-
-/// Checks that the certificate and its private key can be used.
-///
-/// # Errors
-/// If a file cannot be read or contains no PEM, or the certificate and private key do not match.
-pub fn check(tls: &TlsSettings) -> anyhow::Result<()> {
-    Pair::read(tls).map(drop)
-}
 
 /// The current certificate. New handshakes use it; open connections keep the one they started with.
 pub(super) struct Certificates {
@@ -56,7 +44,7 @@ impl Certificates {
     /// Reads both files before anything is served.
     ///
     /// # Errors
-    /// Like [`check`].
+    /// If a file cannot be read or contains no PEM, or the certificate and private key do not match.
     pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
         let pair = Pair::read(&tls)?;
@@ -77,7 +65,7 @@ impl Certificates {
     /// logged and the current certificate stays.
     ///
     /// # Errors
-    /// Like [`check`], if `tls` names other files than the current ones.
+    /// Like [`Certificates::start`], if `tls` names other files than the current ones.
     pub(super) fn find(&self, tls: &TlsSettings) -> anyhow::Result<Found> {
         let stamp = Stamp::of(tls);
         let pair = match Pair::read(tls) {
@@ -162,35 +150,6 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// A certificate chain and its matching private key.
-struct Pair {
-    key: Arc<CertifiedKey>,
-    /// The leaf's `notAfter` in seconds since 1970; `None` if it cannot be parsed.
-    expires_at: Option<i64>,
-}
-
-impl Pair {
-    fn read(tls: &TlsSettings) -> anyhow::Result<Self> {
-        let chain = CertificateDer::pem_file_iter(&tls.cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
-        ensure!(!chain.is_empty(), "server.tls.cert: no certificate in {}", tls.cert.display());
-        let key = PrivateKeyDer::from_pem_file(&tls.key)
-            .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
-        let expires_at = chain.first().and_then(|leaf| expiry(leaf));
-        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).with_context(|| {
-            let (cert, key) = (tls.cert.display(), tls.key.display());
-            format!("server.tls: certificate and private key do not match: {cert}, {key}")
-        })?;
-        Ok(Self { key: Arc::new(key), expires_at })
-    }
-}
-
-fn expiry(leaf: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = parse_x509_certificate(leaf).ok()?;
-    Some(certificate.validity().not_after.timestamp())
-}
-
 /// Metadata that changes with the content of the two files. Follows symbolic links; `None` for a missing file.
 #[derive(PartialEq, Eq)]
 struct Stamp([Option<FileStamp>; 2]);
@@ -221,6 +180,9 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
 
     use super::*;
 

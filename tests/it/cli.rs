@@ -42,8 +42,17 @@ async fn check_lists_every_error_and_prints_no_secret() {
     let warned = output(&["check", "--config", slow.to_str().unwrap()]).await;
     let warning = text(&warned.stderr);
     assert_eq!(warned.status.code(), Some(0), "{warning}");
-    assert!(warning.starts_with("warning: ") && warning.contains("slow.toml:"), "{warning}");
-    assert!(warning.contains("shape[") && warning.lines().count() == 1, "{warning}");
+    assert!(warning.starts_with("warning: shape[1].where: ") && warning.contains("slow.toml:"), "{warning}");
+    assert_eq!(warning.matches("warning:").count(), 1, "{warning}");
+    let strict = output(&["check", "--strict", slow.to_str().unwrap()]).await;
+    assert_eq!((strict.status.code(), strict.stdout.len()), (Some(64), 0));
+    assert!(text(&strict.stderr).starts_with(&warning), "{}", text(&strict.stderr));
+    let json = output(&["check", "--format", "json", "-c", slow.to_str().unwrap()]).await;
+    let list: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), json.stderr.len(), list.as_array().unwrap().len()), (Some(0), 0, 1));
+    assert_eq!((&list[0]["severity"], &list[0]["key"]), (&json!("warning"), &json!("shape[1].where")));
+    let line = original.lines().position(|line| line == "where = \"none\"").unwrap() + 1;
+    assert_eq!((&list[0]["line"], &list[0]["columns"]["start"]), (&json!(line), &json!(9)));
     let broken = std::fs::read_to_string(&good)
         .unwrap()
         .replace("where = \"none\"", "where = ''")
@@ -56,7 +65,7 @@ async fn check_lists_every_error_and_prints_no_secret() {
     assert!(errors.contains("where") && errors.contains("none"), "{errors}");
     assert!(!errors.contains(SECRET));
     let run = output(&["--config", good.to_str().unwrap()]).await;
-    assert_eq!((run.status.code(), text(&run.stderr)), (Some(64), errors));
+    assert_eq!((run.status.code(), text(&run.stderr).trim()), (Some(64), errors.trim()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +350,7 @@ async fn check_and_start_report_a_missing_certificate() {
     let tls = "[server]\ntls = { cert = \"missing.crt\", key = \"missing.key\" }";
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("[server]", tls)).unwrap();
     let path = path.to_str().unwrap();
-    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 1)] {
+    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 64)] {
         let failed = output(arguments).await;
         assert_eq!(failed.status.code(), Some(code));
         assert!(text(&failed.stderr).contains("server.tls.cert"), "{}", text(&failed.stderr));

@@ -31,6 +31,8 @@ pub(super) struct Document<'a> {
     warnings: RefCell<Vec<Found>>,
     /// The values that must not be quoted.
     hidden: RefCell<Vec<Range<usize>>>,
+    /// The keys whose value was rejected before it was read.
+    rejected: RefCell<Vec<String>>,
     /// Whether the text is not TOML.
     is_broken: Cell<bool>,
 }
@@ -74,8 +76,8 @@ struct Found {
 impl<'a> Document<'a> {
     /// Creates a document without errors.
     pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
-        let (errors, warnings, hidden) = Default::default();
-        Self { text, file, errors, warnings, hidden, is_broken: Cell::new(false) }
+        let (errors, warnings, hidden, rejected) = Default::default();
+        Self { text, file, errors, warnings, hidden, rejected, is_broken: Cell::new(false) }
     }
 
     /// Parses the root table. If the text is not valid TOML, records an error for each faulty line.
@@ -107,7 +109,7 @@ impl<'a> Document<'a> {
         let errors = self.sorted(&self.errors.borrow(), Severity::Error);
         match outcome {
             Some(outcome) if errors.is_empty() => Ok(outcome),
-            _ => Err(ConfigErrors::new(errors)),
+            _ => Err(errors.into()),
         }
     }
 
@@ -121,12 +123,21 @@ impl<'a> Document<'a> {
         self.record(&self.errors, at, key, fault.into());
     }
 
+    /// Records an error about the value of a key before the tables are read. Reading it then causes no other error.
+    pub(super) fn reject(&self, span: Range<usize>, key: &str, message: String) {
+        self.error(&At::of(span), key, message);
+        self.rejected.borrow_mut().push(key.to_owned());
+    }
+
     /// Records a warning. Warnings do not prevent the file's use.
     fn warning(&self, at: &At<'_>, key: &str, fault: impl Into<Fault>) {
         self.record(&self.warnings, at, key, fault.into());
     }
 
     fn record(&self, list: &RefCell<Vec<Found>>, at: &At<'_>, key: &str, fault: Fault) {
+        if self.rejected.borrow().iter().any(|rejected| rejected == key) {
+            return;
+        }
         let Fault { message, help, part } = fault;
         let span = self.narrowed(at, part);
         let found = Found { span, key: key.to_owned(), message, help };
@@ -159,9 +170,10 @@ impl<'a> Document<'a> {
 
     fn placed(&self, found: Found, severity: Severity) -> ConfigError {
         let Found { span, key, message, help } = found;
-        let quote = match span.is_empty() {
-            true => None,
-            false if self.is_broken.get() => Some(quote::broken_line(self.text, &span)),
+        let quote = match self.is_broken.get() {
+            true => Some(quote::broken_line(self.text, &span)),
+            // The file as a whole.
+            false if span == (0..0) => None,
             false => Some(quote::line(self.text, &span, &self.hidden.borrow())),
         };
         let line = self.line(span.start);

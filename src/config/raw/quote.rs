@@ -37,8 +37,22 @@ const OPEN_KEYS: [&str; 21] = [
 ];
 
 /// Keys whose lines are shown if the text is not TOML.
-const PLAIN_KEYS: [&str; 13] = [
-    "table", "tables", "name", "path", "allow", "where", "columns", "replica", "public", "listen", "admin", "level",
+const PLAIN_KEYS: [&str; 16] = [
+    "table",
+    "tables",
+    "name",
+    "path",
+    "allow",
+    "where",
+    "columns",
+    "replica",
+    "public",
+    "subset",
+    "client_where",
+    "danger_client_chosen",
+    "listen",
+    "admin",
+    "level",
     "format",
 ];
 
@@ -63,8 +77,14 @@ fn collect(key: &str, value: &Spanned<DeValue<'_>>, open: bool, found: &mut Vec<
         DeValue::Table(table) => table.iter().for_each(|(name, value)| collect(name.get_ref(), value, open, found)),
         DeValue::Array(values) => values.iter().for_each(|value| collect(key, value, open, found)),
         _ if open || OPEN_KEYS.contains(&key) => {}
+        // A name of an environment variable, not a secret that was written in its place.
+        DeValue::String(name) if key == "env" && is_variable(name) => {}
         _ => found.push(value.span()),
     }
+}
+
+fn is_variable(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Collects every value below one with an unknown key.
@@ -84,6 +104,7 @@ pub(super) fn line(text: &str, part: &Range<usize>, hidden: &[Range<usize>]) -> 
     let mut at = whole.start;
     let mut hidden: Vec<_> = hidden.iter().filter(|range| range.start < whole.end && range.end > whole.start).collect();
     hidden.sort_by_key(|range| range.start);
+    hidden.dedup();
     for range in hidden {
         let (start, end) = (range.start.clamp(at, whole.end), range.end.clamp(at, whole.end));
         quote.push(text, at..start, &part);
@@ -102,14 +123,21 @@ pub(super) fn broken_line(text: &str, part: &Range<usize>) -> Quote {
     let whole = line_at(text, part.start);
     let shown = &text[whole.clone()];
     let key_end = shown.find(['=', ':']).unwrap_or(0);
-    let key = shown[..key_end].trim();
+    let key = shown[..key_end].trim_matches(|c: char| c.is_whitespace() || "{\"'".contains(c));
+    let key_end = if is_known(key) { key_end } else { 0 };
     let open = OPEN_SECTIONS.contains(&section(&text[..whole.start])) && PLAIN_KEYS.contains(&key);
-    let is_header =
-        shown.trim_start().starts_with('[') && shown.chars().all(|c| c.is_alphanumeric() || "[]_-. ".contains(c));
+    let is_header = shown.trim_start().starts_with('[') && is_known(shown.trim_matches(['[', ']', ' ']));
     if open || is_header {
         return line(text, part, &[]);
     }
-    line(text, part, &[whole.start + key_end + usize::from(key_end > 0)..whole.end])
+    let value = shown[key_end..].trim_start_matches(['=', ':', ' ', '\t']);
+    line(text, part, &[whole.end - value.len()..whole.end])
+}
+
+/// Whether a text is a known key rather than a piece of a secret.
+fn is_known(text: &str) -> bool {
+    const OTHERS: [&str; 8] = ["upstream", "upstreams", "issuer", "gatekeeper", "url", "secret", "hs256", "jwks"];
+    [&OPEN_SECTIONS[..], &OPEN_KEYS, &PLAIN_KEYS, &OTHERS].into_iter().flatten().any(|known| *known == text)
 }
 
 /// Returns the name of the last section before the end of `text`; empty if its header is not understood.

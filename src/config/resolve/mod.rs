@@ -46,7 +46,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let otel = otel::otel(&mut root);
     let revocation = revocation::revocation(&mut root, environment);
 
-    if shapes.count == 0 {
+    if shapes.count == 0 && !root.has("shape") {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
     }
     if shapes.any_public && limits.trusted_proxies.is_none() {

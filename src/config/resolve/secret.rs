@@ -4,6 +4,8 @@ use std::path::Path;
 
 use toml::de::DeValue;
 
+use crate::auth::keys::Key;
+use crate::auth::{Algorithm, SharedSecret};
 use crate::config::Environment;
 use crate::config::raw::Value;
 use crate::owner;
@@ -38,6 +40,11 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
     let long_enough = found.and_then(|text| match text.len() {
         _ if text.trim().is_empty() => Err("the secret is empty".to_owned()),
         bytes if bytes < least => Err(format!("the secret has {bytes} bytes: it needs at least {least}")),
+        // An HMAC secret: the verifier rejects the same ones.
+        _ if least > 1 && is_weak(&text) => {
+            Err("the secret is one byte repeated, or a published example: make one with `openssl rand -hex 32`"
+                .to_owned())
+        }
         _ => Ok(Secret::new(text)),
     });
     let secret = long_enough.map_err(|message| section.error_here(message)).ok()?;
@@ -47,6 +54,11 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
         }
     }
     Some(secret)
+}
+
+/// Whether a text is refused as a shared secret although it is long enough (docs/security.md, T4).
+fn is_weak(text: &str) -> bool {
+    Key::shared(&SharedSecret { algorithm: Algorithm::Hs256, secret: Secret::new(text) }).is_err()
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<String, String> {

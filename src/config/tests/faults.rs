@@ -408,7 +408,7 @@ fn invalid_shape_settings_are_rejected() {
 fn a_value_that_the_client_chooses_is_rejected() {
     let shape = |keys: &str| format!("[[shape]]\ntable = 'tasks'\n{keys}\n");
     let chosen = |line: usize, at: usize, parameter: &str| {
-        format!("{line}: shape[{at}].where: every client chooses `query.{parameter}` freely")
+        format!("{line}: shape[{at}].where: the client chooses `query.{parameter}`")
     };
     let bound = "where = '\"organization_id\" = {{ query.organizationId }}'";
     // Without `allow`, with an `allow` of another parameter, and with two parameters of which one is compared.

@@ -103,6 +103,30 @@ fn a_rule_with_tables_is_a_rule_for_each() {
 }
 
 #[test]
+fn values_that_are_no_secrets_may_come_from_the_environment() {
+    let config = accepted(
+        "[server]\nlisten = [{ env = 'LISTEN' }, '127.0.0.1:0']\nadmin.env = 'LISTEN'\n\
+         [upstreams.a]\nurls = [{ env = 'URL' }]\ndanger_no_secret = true\n\
+         [[issuer]]\nissuer = { env = 'URL' }\naudience = [{ env = 'URL' }]\nalgorithms = ['ES256']\njwks.url = { env = 'URL' }\n\
+         [[shape]]\ntable = 't'\nwhere = 'none'\nupstream = 'a'\n",
+    );
+    assert_eq!(config.server.listen[0].to_string(), "127.0.0.1:0");
+    assert_eq!(config.upstreams["a"].servers[0].host, "env.example");
+    assert_eq!(
+        (config.issuers[0].issuer.as_str(), &*config.issuers[0].audience[0]),
+        ("https://env.example", "https://env.example")
+    );
+    // Not for the text of rules, and not with another key beside it.
+    for text in
+        ["[[shape]]\ntable = 't'\nwhere = { env = 'URL' }\n", "[server]\nlisten = { env = 'LISTEN', file = 'x' }\n"]
+    {
+        assert!(errors(text).contains("expected a string"), "{}", errors(text));
+    }
+    let unset = errors("[server]\nlisten = '[::]:0'\nadmin = { env = 'NO_SUCH' }\n");
+    assert_eq!(unset, "x.toml:3: server.admin: the environment variable NO_SUCH is not set, or is not UTF-8");
+}
+
+#[test]
 fn omitted_keys_get_their_defaults() {
     let config = accepted("");
     assert!(config.server.threads > 0);

@@ -87,6 +87,9 @@ fn errors_show_no_secret() {
         "'canary' 'canary'",
         "$canary",
         "{ env = 'SHORT_SECRET', canary = 1",
+        "\"\"\"\ncanary=\n",
+        "\"\"\"\ncanary canary: x\n",
+        "\"\"\"\n[canary",
     ]
     .iter()
     .flat_map(|secret| [upstream(secret), shared(secret)])
