@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Version};
 use serde_json::{Map, Value};
 
 use super::Usage;
-use crate::auth::{Algorithm, BearerError, BearerToken, KeySource, Principal, TokenError};
+use crate::auth::{Algorithm, BearerError, BearerToken, KeySource, Principal, SharedSecret, TokenError};
 use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::config::Config;
 use crate::gatekeeper::SigningKey;
@@ -103,7 +103,9 @@ impl Court {
         // The gatekeeper's own tokens cannot be imitated without its key.
         config.issuers.retain(|issuer| issuer.shape_claims != ShapeClaims::Own);
         for issuer in &mut config.issuers {
-            (issuer.keys, issuer.algorithms) = (KeySource::Shared(secret.clone()), vec![Algorithm::Hs256]);
+            let shared = SharedSecret { algorithm: Algorithm::Hs256, secret: secret.clone() };
+            issuer.keys = KeySource { shared: vec![shared], ..KeySource::default() };
+            (issuer.algorithms, issuer.introspection) = (vec![Algorithm::Hs256], None);
             issuer.types = vec![TYPE.to_ascii_lowercase()];
         }
         let named = config.issuers.iter();

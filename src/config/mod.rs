@@ -16,7 +16,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::auth::IssuerSettings;
+use crate::auth::{IssuerSettings, RevocationSettings};
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::LimitSettings;
@@ -41,6 +41,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, UpstreamSettings>,
     /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
+    /// `[revocation]`: tokens that end early; `None` revokes none.
+    pub revocation: Option<RevocationSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
     /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.

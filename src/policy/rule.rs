@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
+use super::fingerprint::fingerprint;
 use super::lint;
 use super::problem::{Problem, RuleError};
 use super::source::{PredicateSource, RuleSource};
@@ -228,13 +229,6 @@ impl Predicate {
     fn expressions(&self) -> impl Iterator<Item = &Expression> {
         self.places().iter().map(|place| &place.expression)
     }
-}
-
-/// Hashes all settings of a rule but its name: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output,
-/// which includes keys that are added later.
-fn fingerprint(source: &RuleSource) -> Arc<str> {
-    let nameless = RuleSource { name: None, ..source.clone() };
-    hex(&sha256(format!("{nameless:?}"))[..16]).into()
 }
 
 /// Hashes the settings that decide whether a rule applies, and with which rows.

@@ -48,8 +48,10 @@ impl Bearer {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
             TokenError::Expired => Fault::TokenExpired,
+            TokenError::Invalid(InvalidReason::Revoked) => Fault::TokenRevoked,
             TokenError::Invalid(_) => Fault::KeyGone,
             TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Fault::AuthUnavailable(retry_after),
         })
     }
 
@@ -120,11 +122,14 @@ pub(super) async fn authenticate(
     record: &mut Record,
     before_wait: impl FnOnce() -> Result<(), Rejection>,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
+    let token = match BearerToken::from_request(head.headers, rules.verifier.cookies(), rules.limits.token_bytes) {
         Ok(token) => token,
         Err(BearerError::Missing) if has_public => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if token.cookie().is_some() {
+        head.check_preflighted()?;
+    }
     match verify(gateway, &rules.verifier, &token, address, record.started, before_wait).await {
         Ok(verified) => {
             gateway.metrics.token_checked(verified.check.as_str());
@@ -167,6 +172,10 @@ async fn verify(
 ) -> Result<Verified, Refusal> {
     let mut candidate = match verifier.examine(token)? {
         Examined::Seen(principal) => return Ok(Verified { principal, check: Check::Seen }),
+        Examined::Opaque => {
+            before_wait().map_err(Refusal::Limited)?;
+            return counted(gateway, address, now, verifier.introspect(token)).await;
+        }
         Examined::New(candidate) => candidate,
     };
     if !candidate.has_key() {
@@ -178,9 +187,19 @@ async fn verify(
         gateway.limiter.may_check(address, now).map_err(|_| TokenError::from(InvalidReason::Expiry))?;
         return Ok(verifier.accept(*candidate)?);
     }
+    counted(gateway, address, now, async { verifier.accept(*candidate) }).await
+}
+
+/// Makes a check that costs much. It counts against the limits of the address.
+async fn counted(
+    gateway: &Gateway,
+    address: Option<Address>,
+    now: Instant,
+    check: impl Future<Output = Result<Verified, TokenError>>,
+) -> Result<Verified, Refusal> {
     let limited = gateway.limiter.may_verify(address, now);
     limited.map_err(|limited| Refusal::Limited(Rejection::limited(limited, &gateway.metrics)))?;
-    let verified = verifier.accept(*candidate);
+    let verified = check.await;
     if matches!(verified, Err(TokenError::Invalid(_))) {
         gateway.limiter.bad_token(address, now);
     }

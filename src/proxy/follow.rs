@@ -37,7 +37,7 @@ pub(super) struct Waiting {
 /// Why a wait ended without progress.
 pub(super) enum Interrupt {
     Fault(Fault),
-    /// The rules have changed, or the process is about to stop.
+    /// The rules or the revocations have changed, or the process is about to stop.
     Change,
     /// The process stops, and it is time for this stream to end.
     Leave,
@@ -363,7 +363,7 @@ impl Following<'_> {
         // A slow client may always have progress, so a change is checked first.
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
-            return Err(Interrupt::Change);
+            return Err(changed(bearer, client));
         }
         tokio::select! {
             // Progress first: a client that has its whole response may have sent its next request, which must not be
@@ -374,7 +374,7 @@ impl Following<'_> {
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
             Ok(()) = changes.changed() => {
                 *stopping = changes.borrow().stopping;
-                Err(Interrupt::Change)
+                Err(changed(bearer, client))
             }
         }
     }
@@ -402,6 +402,11 @@ impl Following<'_> {
         let encode = cache.compress && worth && !head.events && head.status == StatusCode::OK;
         self.client.negotiated.encoding.filter(|_| encode)
     }
+}
+
+/// The interrupt by a change, which may have revoked the token.
+fn changed(bearer: &Bearer, client: &ClientRequest) -> Interrupt {
+    bearer.recheck(&client.rules.verifier).map_or_else(Interrupt::Fault, |()| Interrupt::Change)
 }
 
 /// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete

@@ -106,7 +106,12 @@ impl Negotiated {
         }
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
-        put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
+        let vary = match (self.cors.varies, self.cors.cookies) {
+            (false, _) => VARY_ANY,
+            (true, false) => VARY_ORIGIN,
+            (true, true) => VARY_COOKIE,
+        };
+        put(VARY, HeaderValue::from_static(vary))?;
         if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
             put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
@@ -271,6 +276,7 @@ const NO_STORE: &str = "no-store";
 const REVALIDATED: &str = "private, no-cache";
 const VARY_ANY: &str = "accept-encoding, authorization";
 const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
+const VARY_COOKIE: &str = "accept-encoding, authorization, cookie, origin";
 
 /// How long a browser may cache rows. It bounds how long revoked rows stay in its cache.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -329,6 +335,7 @@ mod tests {
         let cors = CorsSettings {
             origins: Origins::List(vec!["https://app.test".to_owned()]),
             credentials: true,
+            cookies: true,
             max_age: Duration::ZERO,
         };
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();

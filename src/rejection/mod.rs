@@ -20,6 +20,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// A response of shapegate instead of Electric's. It never contains text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
+    /// The list of revocations or the issuer's introspection is unavailable. Holds the time until a retry makes sense.
+    AuthUnavailable(Duration),
     /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
     /// No rule allows the request. Holds why the last one does not.
@@ -76,6 +78,7 @@ pub enum Rejection {
 impl From<BearerError> for Rejection {
     fn from(error: BearerError) -> Self {
         match error {
+            BearerError::Conflict => Self::invalid("authorization", "differs from the token in a cookie"),
             BearerError::Malformed => Self::TokenMalformed,
             BearerError::Missing => Self::TokenMissing,
             BearerError::TooLong => Self::TokenTooLong,
@@ -89,6 +92,7 @@ impl From<TokenError> for Rejection {
             TokenError::Expired => Self::TokenExpired,
             TokenError::Invalid(reason) => Self::TokenInvalid(reason),
             TokenError::KeysUnavailable { retry_after } => Self::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Self::AuthUnavailable(retry_after),
         }
     }
 }
@@ -124,7 +128,8 @@ impl Rejection {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidHead(..) | Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Self::Limited(limit, _) if !limit.is_of_all() => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeysUnavailable(_)
+            Self::AuthUnavailable(_)
+            | Self::KeysUnavailable(_)
             | Self::Limited(..)
             | Self::NotReady(_)
             | Self::Overloaded(_)
@@ -144,6 +149,7 @@ impl Rejection {
     /// The code and the message.
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
+            Self::AuthUnavailable(_) => ("auth_unavailable", "The token cannot be checked now; try again later."),
             Self::ContentTooLarge => {
                 ("content_too_large", "Only a subset may have a body, and no longer one than `limits.body_bytes`.")
             }
@@ -182,7 +188,8 @@ impl Rejection {
     /// The value of `Retry-After`. Every 5xx and 429 has one, so that clients retry.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::KeysUnavailable(after)
+            Self::AuthUnavailable(after)
+            | Self::KeysUnavailable(after)
             | Self::Limited(_, after)
             | Self::NotReady(after)
             | Self::Overloaded(after)

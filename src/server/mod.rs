@@ -185,6 +185,7 @@ impl Server {
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
         background.spawn(self.reloader.clone().watch());
         let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
+        background.spawn(self.reloader.clone().watch_revocations());
         let watchdog = background.spawn(notify::feed_watchdog(probe.clone()));
         let announcing = background.spawn(notify::announce(probe, serving_at));
         let ending = tokio::select! {
@@ -330,7 +331,7 @@ const AUDIT_FINISH: Duration = Duration::from_secs(2);
 /// How long shutdown waits for spans to be exported.
 const SPANS_FINISH: Duration = Duration::from_secs(2);
 
-/// Refreshes the key sets of the current issuers until shutdown.
+/// Refreshes the key sets of the current issuers, and the list of revocations, until shutdown.
 async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
     let mut changes = gateway.changes.clone();
     let mut renewals = Renewals::default();

@@ -91,6 +91,15 @@ impl Reloader {
         self.0.changes.send_modify(|change| (change.stopping, change.leave_within) = (true, leave_within));
     }
 
+    /// Notifies waiting requests of each change of the revocations, forever.
+    pub(super) async fn watch_revocations(self) {
+        let mut changed = self.0.gateway.rules().verifier.revocations().changes();
+        while changed.changed().await.is_ok() {
+            let revocations = *changed.borrow_and_update();
+            self.0.changes.send_modify(|change| change.revocations = revocations);
+        }
+    }
+
     pub(super) fn running(&self) -> &Running {
         &self.0
     }
@@ -146,6 +155,7 @@ impl Running {
         if let Some((certificates, found)) = found {
             certificates.take(found);
         }
+        verifier.revocations().configure(config.revocation.take());
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);

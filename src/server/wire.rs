@@ -41,6 +41,7 @@ pub(crate) fn gateway(
         config.server.state.clone(),
         Arc::new(HttpFetch::new()?),
     )?);
+    verifier.revocations().configure(config.revocation.take());
     let limiter = Limiter::new(&config.limits);
     let Observers { metrics, audit, tracer } = observers.clone();
     let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));

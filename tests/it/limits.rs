@@ -6,7 +6,6 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::StatusCode;
 use serde_json::json;
-use shapegate::auth::KeySource;
 use shapegate::config::Config;
 use shapegate::demo::electric::Options;
 use shapegate::demo::issuer::Issuer;
@@ -242,8 +241,8 @@ async fn requests_that_wait_for_keys_count_as_requests() {
 /// Lets a fetch of keys take longer than the test.
 fn patient_fetches(config: &mut Config) {
     for issuer in &mut config.issuers {
-        if let KeySource::Published { remote: Some(remote), .. } = &mut issuer.keys {
-            remote.timeout = Duration::from_secs(600);
+        if let Some(remote) = &mut issuer.keys.remote {
+            remote.endpoint.timeout = Duration::from_secs(600);
         }
     }
 }

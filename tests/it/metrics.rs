@@ -18,9 +18,10 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 /// Reads `/metrics` after traffic that touches every metric.
 async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
-    let audit = folder.path().join("audit.jsonl");
+    let (audit, revoked) = (folder.path().join("audit.jsonl"), folder.path().join("revoked.json"));
+    std::fs::write(&revoked, r#"{"revocations":[]}"#).unwrap();
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n"),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };
@@ -37,6 +38,9 @@ async fn scraped() -> Metrics {
     let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
+    while gate.metric("shapegate_revocation_list_reads{result=\"ok\"}").await < 1.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     parse(&gate.admin("/metrics").await.text())
 }
 

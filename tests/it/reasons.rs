@@ -18,8 +18,7 @@ use crate::harness::{
 
 /// Reasons that take a crowd of clients, a stop, a failure of shapegate, much time, or an issuer or a rule that this test
 /// does not have; and `host`, since Pingora itself answers HTTP/1.1 without one. Other tests show most of them.
-const ELSEWHERE: [&str; 23] = [
-    "bad_tokens_per_address",
+const ELSEWHERE: [&str; 27] = [
     "open_bytes",
     "host",
     "connections",
@@ -42,6 +41,11 @@ const ELSEWHERE: [&str; 23] = [
     "client_columns",
     "lifetime",
     "ambiguous_key",
+    "auth_unavailable",
+    "inactive",
+    "require",
+    "revoked",
+    "token_conflict",
 ];
 
 const TWO: &str = "https://two.test";
@@ -260,7 +264,7 @@ impl Scene {
             Case::get("header", TASKS, format!("{}.{}.AA", part("[]"), part("{}"))),
             Case::get("payload", TASKS, format!("{}.{}.AA", part(r#"{"alg":"EdDSA"}"#), part("[]"))),
             Case::get("token_malformed", TASKS, "a b"),
-            Case::get("token_too_long", TASKS, "a".repeat(8 * 1024 + 1)),
+            Case::get("token_too_long", TASKS, "a".repeat(16 * 1024 + 1)),
             Case { token: None, ..Case::get("token_missing", TASKS, "") },
         ]
     }

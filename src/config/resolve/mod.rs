@@ -5,13 +5,16 @@
 
 mod audit;
 mod cors;
+mod endpoint;
 mod gatekeeper;
+mod introspection;
 mod issuer;
 mod jwks;
 mod limits;
 mod log;
 mod otel;
 mod probe;
+mod revocation;
 mod secret;
 mod server;
 mod shape;
@@ -35,12 +38,14 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), &probe.names());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
-    let cors = cors::cors(root.section("cors"));
+    let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
+    let cors = cors::cors(root.section("cors"), cookies);
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
+    let revocation = revocation::revocation(&mut root, environment);
 
     if shapes.count == 0 && !root.has("shape") {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
@@ -63,6 +68,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstream: upstream?,
         upstreams: upstreams?,
         issuers: issuers?,
+        revocation,
         policy: shapes.policy?,
         gatekeeper,
         cors: cors?,

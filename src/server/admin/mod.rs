@@ -1,5 +1,6 @@
-//! Serves the admin port: `/metrics`, `/healthz` and `/readyz`.
+//! Serves the admin port: `/metrics`, `/healthz`, `/readyz` and `/revocations`.
 
+mod push;
 mod scrape;
 
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ impl Admin {
             config_current: self.reloader.is_current(),
             servers: &report.servers,
             keys: &gateway.rules().verifier.key_status(),
+            revocations: gateway.rules().verifier.revocations().status(),
             limiter: &gateway.limiter,
             hub: &gateway.hub,
             audit: gateway.audit.as_deref(),
@@ -68,6 +70,9 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        if session.req_header().uri.path() == "/revocations" {
+            return self.push(session).await;
+        }
         let (method, kept) = (session.req_header().method.clone(), is_kept(session.req_header()));
         if !kept {
             session.set_keepalive(None);
@@ -77,7 +82,7 @@ impl ServeHttp for Admin {
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
             (&Method::GET | &Method::HEAD, "/readyz") => self.readyz().await,
             (&Method::GET | &Method::HEAD, _) => {
-                answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz\n".to_vec())
+                answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz /revocations\n".to_vec())
             }
             _ => answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, b"GET and HEAD only\n".to_vec()),
         };
