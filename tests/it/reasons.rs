@@ -18,8 +18,9 @@ use crate::harness::{
 
 /// Reasons that take a crowd of clients, a stop, a failure of shapegate, much time, or an issuer or a rule that this test
 /// does not have; and `host`, since Pingora itself answers HTTP/1.1 without one. Other tests show most of them.
-const ELSEWHERE: [&str; 27] = [
+const ELSEWHERE: [&str; 28] = [
     "open_bytes",
+    "bad_tokens_per_address",
     "host",
     "connections",
     "connections_per_address",
