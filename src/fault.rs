@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::auth::InvalidReason;
 use crate::rejection::Rejection;
 
 /// Why an authorized request did not get a complete response.
@@ -72,11 +73,12 @@ impl Fault {
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone | Self::SlowReader => return None,
-            Self::KeyGone => Rejection::TokenInvalid,
+            Self::KeyGone => Rejection::TokenInvalid(InvalidReason::UnknownKey),
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
-            Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
+            Self::Reloaded => Rejection::Reloaded,
+            Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,

@@ -12,11 +12,24 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Marks random text as a key for development, so that a configuration with it is recognized.
+    pub fn development(random: &str) -> Self {
+        Self::new(format!("{DEVELOPMENT}{random}"))
+    }
+
+    /// Whether this is a key for development, as `shapegate token` makes them.
+    pub fn is_development(&self) -> bool {
+        self.0.starts_with(DEVELOPMENT)
+    }
+
     /// Returns the secret string. Use it only to send a request, to sign and to verify.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
+
+/// The start of a key for development.
+const DEVELOPMENT: &str = "shapegate-development-key-";
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -33,7 +33,7 @@ pub enum TokenError {
     },
 }
 
-/// What is wrong with a token, as a metric label and for the operator's log. Clients never see it.
+/// What is wrong with a token, as a metric label and for the operator's log. Clients do not see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
 #[allow(missing_docs)] // the variants are the labels in `as_str`
@@ -115,6 +115,34 @@ impl TokenError {
 }
 
 impl InvalidReason {
+    /// Every reason.
+    pub const ALL: [Self; 24] = [
+        Self::Algorithm,
+        Self::AlgorithmMismatch,
+        Self::AmbiguousKey,
+        Self::Audience,
+        Self::Compressed,
+        Self::Critical,
+        Self::Encoding,
+        Self::Encrypted,
+        Self::Expiry,
+        Self::Header,
+        Self::IssuedAt,
+        Self::Issuer,
+        Self::KeyId,
+        Self::Lifetime,
+        Self::Nested,
+        Self::NotBefore,
+        Self::Payload,
+        Self::Shape,
+        Self::Signature,
+        Self::Structure,
+        Self::Subject,
+        Self::Type,
+        Self::UnencodedPayload,
+        Self::UnknownKey,
+    ];
+
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -141,7 +169,7 @@ impl InvalidReason {
             Self::Subject => "subject",
             Self::Type => "type",
             Self::UnencodedPayload => "unencoded_payload",
-            Self::UnknownKey => "unknown_key",
+            Self::UnknownKey => "kid_unknown",
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Expectations {
     pub(crate) max_lifetime: Option<Duration>,
 }
 
-/// Valid claims, with the values read from them.
+/// Acceptable claims, with the values read from them.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) claims: Map<String, Value>,
@@ -31,8 +31,8 @@ pub(crate) struct Accepted {
 }
 
 impl Expectations {
-    /// Checks the claims of a token whose signature is valid. Returns [`TokenError::Expired`] only if nothing else is
-    /// wrong.
+    /// Checks the claims of a token, whose signature may not be verified yet. Returns [`TokenError::Expired`] only if
+    /// no other claim is wrong.
     pub(crate) fn check(&self, claims: Map<String, Value>, now: UnixTime) -> Result<Accepted, TokenError> {
         self.check_audience(&claims)?;
         let subject = subject(&claims)?;

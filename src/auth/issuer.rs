@@ -20,8 +20,8 @@ pub(super) struct TrustedIssuer {
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
     pub(super) shape_claims: ShapeClaims,
-    algorithms: Vec<Algorithm>,
-    types: Vec<String>,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) types: Vec<String>,
     keys: Keys,
 }
 
@@ -83,15 +83,24 @@ impl TrustedIssuer {
         }
     }
 
+    /// Finds the key for a token with this header without waiting; `None` if only a fetch can tell whether it exists.
+    pub(super) fn known_key(&self, header: &JoseHeader, now: UnixTime) -> Result<Option<Arc<Key>>, TokenError> {
+        match self.find(header, now) {
+            Ok(key) => Ok(Some(key)),
+            Err(NoKey::Unknown) if self.remote().is_some() => Ok(None),
+            Err(problem) => Err(explain(problem, Demand::Current)),
+        }
+    }
+
     /// Finds the key for a token with this header. Waits for a fetch only if no set has the key.
     pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
-        match (self.find(header, clock.now()), self.remote()) {
-            (Ok(key), _) => Ok(key),
-            (Err(NoKey::Unknown), Some(remote)) => {
+        match (self.known_key(header, clock.now())?, self.remote()) {
+            (Some(key), _) => Ok(key),
+            (None, None) => Err(InvalidReason::UnknownKey.into()),
+            (None, Some(remote)) => {
                 let demand = remote.demand().await;
                 self.find(header, clock.now()).map_err(|problem| explain(problem, demand))
             }
-            (Err(problem), _) => Err(explain(problem, Demand::Current)),
         }
     }
 
@@ -132,6 +141,14 @@ impl TrustedIssuer {
             }
             _ => InvalidReason::UnknownKey.into(),
         }
+    }
+
+    /// Returns the `kid` of each usable public key that has one.
+    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
+        let Keys::Published { fixed, remote } = &self.keys else { return Vec::new() };
+        let remote = remote.as_ref().map(|remote| remote.load());
+        let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
+        fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
     }
 
     pub(super) fn remote(&self) -> Option<&Arc<RemoteStore>> {

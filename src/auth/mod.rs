@@ -4,8 +4,9 @@
 //! 1. [`BearerToken`] takes the only token from the headers.
 //! 2. [`TokenVerifier`] looks the token up among the cached verdicts. The steps below run only for a new token.
 //! 3. `jws` splits the token, `json` parses its parts strictly.
-//! 4. The issuer is chosen by `iss`, and [`keys`] finds its key.
-//! 5. The signature is checked, then the claims (`expectations`).
+//! 4. The issuer is chosen by `iss`, [`keys`] looks up its key, and the claims are checked (`expectations`).
+//! 5. If the key is unknown, the request waits for a fetch.
+//! 6. The signature is checked last, since it costs most.
 //!
 //! This module does not depend on the HTTP server, does not log on the request path, and reads the time through
 //! [`crate::clock::Clock`].
@@ -18,9 +19,11 @@
 
 mod algorithm;
 mod bearer;
+mod candidate;
 mod claims;
 mod error;
 mod expectations;
+mod explain;
 mod issuer;
 mod jws;
 pub mod keys;
@@ -34,6 +37,7 @@ mod verifier;
 
 pub use algorithm::Algorithm;
 pub use bearer::BearerToken;
+pub use candidate::{Candidate, Examined};
 pub use claims::Claims;
 pub use error::{BearerError, InvalidReason, IssuerError, TokenError, UnknownAlgorithm, VerifierError};
 pub use principal::{Principal, SubjectKey};

@@ -11,6 +11,7 @@ use super::expectations::Accepted;
 use super::keys::Key;
 use crate::clock::UnixTime;
 use crate::digest::sha256;
+use crate::heap;
 use crate::hex::hex;
 use crate::shape::ShapeClaim;
 
@@ -38,7 +39,7 @@ impl SubjectKey {
     /// The claim of a minted token that holds the key of its user.
     pub(crate) const CLAIM: &str = "user";
 
-    fn of_subject(issuer: &str, subject: &str) -> Self {
+    pub(crate) fn of_subject(issuer: &str, subject: &str) -> Self {
         let length = (issuer.len() as u64).to_be_bytes();
         Self(sha256([&length, issuer.as_bytes(), subject.as_bytes()].concat()))
     }
@@ -132,6 +133,13 @@ impl Principal {
     /// number of such tokens.
     pub const fn is_for_nobody(&self) -> bool {
         self.for_nobody
+    }
+
+    /// The bytes that the caller takes in memory, without its issuer and key, which are shared.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [self.subject.as_deref().unwrap_or_default(), &self.token_hash];
+        let shape = self.shape.as_ref().map_or(0, ShapeClaim::heap_bytes);
+        heap::allocation(size_of::<Self>()) + self.claims.bytes() + heap::texts(texts.into_iter()) + shape
     }
 
     pub(super) const fn key(&self) -> &Arc<Key> {

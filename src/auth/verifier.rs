@@ -3,19 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::bearer::BearerToken;
+use super::candidate::{Candidate, Examined};
 use super::error::{InvalidReason, TokenError, VerifierError};
 use super::issuer::TrustedIssuer;
-use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
 use super::settings::IssuerSettings;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
-use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
@@ -47,7 +44,7 @@ pub enum Check {
 }
 
 impl TokenVerifier {
-    /// Creates a verifier for `issuers` that caches about `verdicts` verified tokens (0: none).
+    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
     ///
     /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
@@ -56,7 +53,7 @@ impl TokenVerifier {
     /// Two issuers have the same name, or an issuer has no audience, no keys, a weak secret or unsuitable algorithms.
     pub fn new(
         issuers: Vec<IssuerSettings>,
-        verdicts: usize,
+        verdict_bytes: usize,
         clock: Arc<dyn Clock>,
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
@@ -64,7 +61,7 @@ impl TokenVerifier {
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdict_bytes)), clock, around })
     }
 
     /// Creates the verifier of a new configuration.
@@ -74,31 +71,61 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdicts: usize) -> Result<Self, VerifierError> {
+    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdict_bytes: usize) -> Result<Self, VerifierError> {
         let issuers = trusted(issuers, &self.issuers, &self.around)?;
-        let verdicts = if verdicts == self.verdicts.capacity() {
+        let verdicts = if verdict_bytes == self.verdicts.budget() {
             Arc::clone(&self.verdicts)
         } else {
-            Arc::new(Verdicts::new(verdicts))
+            Arc::new(Verdicts::new(verdict_bytes))
         };
         Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
     }
 
-    /// Verifies a token and returns its caller.
-    ///
-    /// Does not wait if the token was verified before or its key is known. With an unknown key it waits for at most one
-    /// fetch, which all waiting requests share and which ends within the issuer's timeout (at most 5 s).
+    /// Verifies a token and returns its caller: [`examine`](Self::examine), [`find_key`](Self::find_key) and
+    /// [`accept`](Self::accept) in one.
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        match self.examine(token)? {
+            Examined::Seen(principal) => Ok(Verified { principal, check: Check::Seen }),
+            Examined::New(mut candidate) => {
+                self.find_key(&mut candidate).await?;
+                self.accept(*candidate)
+            }
+        }
+    }
+
+    /// Makes every check of a token that needs neither a signature nor a wait.
+    ///
+    /// # Errors
+    /// The token is rejected.
+    pub fn examine<'a>(&'a self, token: &'a BearerToken) -> Result<Examined<'a>, TokenError> {
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
-                Standing::Holds => {
-                    return Ok(Verified { principal, check: Check::Seen });
-                }
+                Standing::Holds => return Ok(Examined::Seen(principal)),
                 Standing::Expired => return Err(TokenError::Expired),
                 Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
         }
-        let principal = Arc::new(self.check(token).await?);
+        let candidate = Candidate::new(token, |name| self.issuer(Some(name)), &*self.clock)?;
+        Ok(Examined::New(Box::new(candidate)))
+    }
+
+    /// Finds a candidate's key. Waits for at most one fetch if the key is not [known](Candidate::has_key); all waiting
+    /// requests share the fetch, and it ends within the issuer's timeout (at most 5 s).
+    ///
+    /// # Errors
+    /// The issuer does not have the key, or its keys are unavailable.
+    pub async fn find_key(&self, candidate: &mut Candidate<'_>) -> Result<(), TokenError> {
+        candidate.find_key(&*self.clock).await
+    }
+
+    /// Checks a candidate's signature. This is the only check of a token that costs much.
+    ///
+    /// # Errors
+    /// The signature is wrong, or its shape claim is. [`TokenError::Expired`] comes last, so it means nothing else is
+    /// wrong.
+    pub fn accept(&self, candidate: Candidate<'_>) -> Result<Verified, TokenError> {
+        let (token, principal) = candidate.accept(&*self.clock)?;
+        let principal = Arc::new(principal);
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
         Ok(Verified { principal, check: Check::New })
     }
@@ -124,11 +151,6 @@ impl TokenVerifier {
         self.issuer_of(principal).is_some()
     }
 
-    /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
-    pub fn remembers(&self, token: &BearerToken) -> bool {
-        self.verdicts.find(token.digest()).is_some()
-    }
-
     /// Returns the state of each issuer's keys, in the order of the configuration.
     pub fn key_status(&self) -> Vec<KeyStatus> {
         self.issuers.iter().map(|issuer| issuer.status()).collect()
@@ -139,20 +161,12 @@ impl TokenVerifier {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
     }
 
-    /// Makes every check, the cheap ones first. [`TokenError::Expired`] comes last, so it means nothing else is wrong.
-    async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
-        let jws = Jws::parse(token.as_str())?;
-        let claims = jws.unverified_claims()?;
-        let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
-        issuer.check_header(&jws.header)?;
-        let key = issuer.key(&jws.header, &*self.clock).await?;
-        key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
-        let accepted = issuer.expectations.check(claims, self.clock.now())?;
-        let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
-        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
+    /// The `iss` of each issuer.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &*issuer.name)
     }
 
-    fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
+    pub(super) fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
         self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
     }
 

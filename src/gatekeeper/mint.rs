@@ -2,7 +2,7 @@
 
 use serde_json::{Map, json};
 
-use super::{Gatekeeper, LEEWAY};
+use super::{Gatekeeper, LEEWAY, TOKEN_TYPE};
 use crate::auth::{Principal, SubjectKey};
 use crate::clock::UnixTime;
 use crate::policy::Permit;
@@ -41,7 +41,7 @@ impl Gatekeeper {
         if let Some(user) = user {
             claims[SubjectKey::CLAIM] = user.subject_key().to_claim().into();
         }
-        Some(Minted { token: self.key.token(&claims)?, definition })
+        Some(Minted { token: self.key.token(TOKEN_TYPE, &claims)?, definition })
     }
 }
 

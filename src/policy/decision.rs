@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::expression::Scope;
 use super::rule::{FOREIGN, Rule, RuleId};
+use super::unmet::{Miss, Unmet};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::shape::protocol::ProtocolParam;
@@ -110,9 +111,9 @@ impl Permit {
 /// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them, for
-    /// logs and metrics.
-    Forbidden(RuleId),
+    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them and
+    /// why it does not, for logs and metrics.
+    Forbidden(RuleId, Unmet),
     /// No rule serves this table.
     ShapeNotFound,
     /// No public rule serves this table, and the request has no token.
@@ -153,6 +154,11 @@ impl PolicySet {
     /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
+    }
+
+    /// Returns every rule with its name, in the order of the file.
+    pub fn rules(&self) -> impl Iterator<Item = (&RuleId, &Rule)> {
+        self.rules.iter().map(|(id, rule)| (id, rule))
     }
 
     /// Returns every upstream that a rule can pick; a name may appear more than once.
@@ -198,6 +204,21 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
     ) -> Result<Permit, Denial> {
+        self.authorize_observed(principal, request, now, &mut |_| {})
+    }
+
+    /// Decides as [`authorize`](Self::authorize) does, and passes each rule that does not allow the request to
+    /// `observe`.
+    ///
+    /// # Errors
+    /// As [`authorize`](Self::authorize).
+    pub fn authorize_observed(
+        &self,
+        principal: Option<&Principal>,
+        request: &ShapeRequest,
+        now: UnixTime,
+        observe: &mut dyn FnMut(&Miss<'_, '_>),
+    ) -> Result<Permit, Denial> {
         let candidates = match request.target() {
             Target::Path(path) => self.by_path.get(path),
             Target::Table(table) => self.by_table.get(table),
@@ -209,12 +230,13 @@ impl PolicySet {
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
         let mut denial = Denial::TokenMissing;
         for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
-            if rule.allows(&scope)
-                && let Some(permit) = permit(id, rule, &scope)
-            {
-                return Ok(permit);
+            match rule.allows(&scope).and_then(|()| permit(id, rule, &scope)) {
+                Ok(permit) => return Ok(permit),
+                Err(unmet) => {
+                    observe(&Miss { rule: id, unmet, tried: rule, scope: &scope });
+                    denial = Denial::Forbidden(id.clone(), unmet);
+                }
             }
-            denial = Denial::Forbidden(id.clone());
         }
         Err(denial)
     }
@@ -235,12 +257,15 @@ impl PolicySet {
             None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default()),
             Some(fingerprint) => {
                 let (id, rule) = self.standing(&definition.table, fingerprint)?;
-                let upstream = rule.upstream.find(claim.upstream()).ok_or_else(|| Denial::Forbidden(id.clone()))?;
+                let upstream = rule
+                    .upstream
+                    .find(claim.upstream())
+                    .ok_or_else(|| Denial::Forbidden(id.clone(), Unmet::RuleChanged))?;
                 (id.clone(), Arc::clone(&rule.table_text), upstream)
             }
         };
         if !claim.is_repeated_by(request) {
-            return Err(Denial::Forbidden(rule));
+            return Err(Denial::Forbidden(rule, Unmet::ShapeDiffers));
         }
         Ok(Permit {
             rule,
@@ -265,7 +290,7 @@ impl PolicySet {
             if *rule.fingerprint == *fingerprint {
                 return Ok((id, rule));
             }
-            denial = Denial::Forbidden(id.clone());
+            denial = Denial::Forbidden(id.clone(), Unmet::RuleChanged);
         }
         Err(denial)
     }
@@ -278,11 +303,7 @@ impl PolicySet {
     /// Returns each rule's permit as if its `allow` were true, with the rule's name, and its table if the name is not
     /// enough. For `check --probe`; never used for a client.
     pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (String, Option<Permit>)> {
-        let label = |id: &RuleId, rule: &Rule| match &rule.name {
-            Some(name) => format!("{name} ({})", rule.table_text),
-            None => id.as_str().to_owned(),
-        };
-        self.rules.iter().map(move |(id, rule)| (label(id, rule), permit(id, rule, scope)))
+        self.rules.iter().map(|(id, rule)| (rule.label(id), permit(id, rule, scope).ok()))
     }
 }
 
@@ -296,11 +317,11 @@ fn id(rule: &Rule, nth: usize) -> RuleId {
     }
 }
 
-fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
-    let upstream = rule.upstream.pick(scope)?;
-    let (predicate, params) =
-        rule.render(scope)?.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
-    Some(Permit {
+fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Result<Permit, Unmet> {
+    let upstream = rule.upstream.pick(scope).ok_or(Unmet::UpstreamUnbound)?;
+    let rendered = rule.render(scope).ok_or(Unmet::ValueUnbound)?;
+    let (predicate, params) = rendered.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
+    Ok(Permit {
         rule: id.clone(),
         table: Arc::clone(&rule.table_text),
         predicate,

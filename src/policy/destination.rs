@@ -65,7 +65,15 @@ impl Destination {
     }
 
     pub(super) fn reads_claims(&self) -> bool {
-        matches!(self, Self::ByClaim { .. })
+        self.claim().is_some()
+    }
+
+    /// The expression that picks the upstream; `None` if it is fixed.
+    pub(super) fn claim(&self) -> Option<&Expression> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::ByClaim { claim, .. } => Some(claim),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use cel::{Context, IdedExpr, Program, Value};
 use super::ast::{self, Element, children, is_from_client, is_named};
 use super::problem::Problem;
 use super::syntax;
+use super::unmet::Unmet;
 use crate::clock::UnixTime;
 use crate::shape::protocol;
 
@@ -109,9 +110,13 @@ impl Expression {
         self.reads.now
     }
 
-    /// Whether the result is `true`. An error (a missing claim, a wrong type) and any other value count as false.
-    pub(super) fn holds(&self, scope: &Scope<'_>) -> bool {
-        self.evaluate(scope, |value| value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())).unwrap_or(false)
+    /// Checks that the result is `true`. An error (a missing claim, a wrong type) and any other value deny.
+    pub(super) fn holds(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
+        match self.evaluate(scope, |value| value.downcast_ref::<CelBool>().map(|bool| *bool.inner())).flatten() {
+            Some(true) => Ok(()),
+            Some(false) => Err(Unmet::AllowFalse),
+            None => Err(Unmet::AllowError),
+        }
     }
 
     /// Evaluates to strings for parameters; `None` if there is no value or it cannot be bound.
@@ -131,6 +136,15 @@ impl Expression {
         let value = Value::resolve_val(self.program.expression(), &context).ok()?;
         Some(read(value.as_ref()))
     }
+}
+
+/// Evaluates a part of an expression; `None` if that fails.
+pub(super) fn resolve(node: &IdedExpr, scope: &Scope<'_>) -> Option<Value> {
+    let base: &Context<'_, '_> = &BASE;
+    let mut context = base.new_inner_scope();
+    context.set_variable_resolver(scope);
+    let value = Value::resolve_val(node, &context).ok()?;
+    Value::try_from(value.as_ref()).ok()
 }
 
 /// The value of an expression, converted to strings for parameters.
@@ -276,7 +290,10 @@ mod tests {
     fn holds(source: &str, json: serde_json::Value, query: &[(&str, &str)]) -> bool {
         let claims = claims(json);
         let query: Vec<_> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Expression::compile(source).unwrap().holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+        Expression::compile(source)
+            .unwrap()
+            .holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+            .is_ok()
     }
 
     fn bind(json: serde_json::Value) -> Option<Bound> {

@@ -7,6 +7,7 @@
 mod ast;
 mod decision;
 mod destination;
+mod explain;
 mod expression;
 mod kind;
 mod lint;
@@ -16,6 +17,7 @@ mod source;
 mod syntax;
 mod taint;
 mod template;
+mod unmet;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
@@ -23,3 +25,4 @@ pub use lint::{Shadow, shadow};
 pub use problem::{Problem, RuleError};
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, RuleSource, UpstreamSource};
+pub use unmet::{Miss, Unmet};

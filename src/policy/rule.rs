@@ -11,6 +11,7 @@ use super::problem::{Problem, RuleError};
 use super::source::{PredicateSource, RuleSource};
 use super::taint::Restricted;
 use super::template::{Place, Rendered, Template};
+use super::unmet::Unmet;
 use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Columns, Replica, SHAPE_PATH, TableName};
@@ -51,6 +52,8 @@ pub struct Rule {
     pub(super) fingerprint: Arc<str>,
     /// The hash of the settings that decide whether the rule applies, and with which rows.
     pub(super) condition: Arc<str>,
+    /// The line of the rule in its file; 0 if unknown.
+    pub(super) line: usize,
     allow: Option<Expression>,
     predicate: Predicate,
     warnings: Vec<RuleError>,
@@ -99,6 +102,7 @@ impl Rule {
                 upstream,
                 fingerprint,
                 condition,
+                line: 0,
                 allow,
                 predicate,
                 warnings,
@@ -157,8 +161,46 @@ impl Rule {
         self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
     }
 
-    pub(super) fn allows(&self, scope: &Scope<'_>) -> bool {
-        self.allow.as_ref().is_none_or(|allow| allow.holds(scope))
+    /// The table, as the rule writes it.
+    pub fn table(&self) -> &str {
+        &self.table_text
+    }
+
+    /// The line of the rule in its file; 0 if unknown.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Whether a request with a valid token can fail to meet the rule.
+    pub fn can_deny(&self) -> bool {
+        self.allow.is_some() || self.upstream.reads_claims() || self.values().next().is_some()
+    }
+
+    /// Returns the name `id` of this rule for people, with the table if the name is not enough.
+    pub(super) fn label(&self, id: &RuleId) -> String {
+        match &self.name {
+            Some(name) => format!("{name} ({})", self.table_text),
+            None => id.as_str().to_owned(),
+        }
+    }
+
+    /// Notes the line of the rule in its file, for `explain`.
+    #[must_use]
+    pub fn at_line(self, line: usize) -> Self {
+        Self { line, ..self }
+    }
+
+    pub(super) fn allows(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
+        self.allow.as_ref().map_or(Ok(()), |allow| allow.holds(scope))
+    }
+
+    pub(super) fn allow(&self) -> Option<&Expression> {
+        self.allow.as_ref()
+    }
+
+    /// Returns the placeholders of its `where`.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Expression> {
+        self.predicate.expressions()
     }
 
     /// Renders the `where` with its values. The outer `None` denies; the inner one means every row.

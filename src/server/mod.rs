@@ -18,6 +18,7 @@ mod upgrade;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -261,7 +262,7 @@ enum Ending {
     /// It received a signal to stop.
     Stopped,
     /// The process with this id has taken over.
-    TakenOver(u32),
+    TakenOver(NonZeroU32),
 }
 
 /// Starts accepting connections on each socket.
@@ -289,7 +290,7 @@ fn watch_until_shutdown(gateway: &Gateway, shutdown: watch::Receiver<bool>) {
 }
 
 /// Leaves the sockets to the process with this id. Its admin port stays open there.
-async fn hand_over(pid: u32, offer: Option<Offer>, admin: AdminPort) {
+async fn hand_over(pid: NonZeroU32, offer: Option<Offer>, admin: AdminPort) {
     tracing::info!(pid, "a new process serves; finishing requests in flight");
     drop(offer);
     admin.close().await;
@@ -305,7 +306,7 @@ async fn finish(tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) {
     }
 }
 
-async fn taken(offer: Option<&Offer>) -> u32 {
+async fn taken(offer: Option<&Offer>) -> NonZeroU32 {
     match offer {
         Some(offer) => offer.taken().await,
         None => std::future::pending().await,

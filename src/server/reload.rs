@@ -118,7 +118,7 @@ impl Running {
         let before = self.gateway.rules();
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
-        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdicts)?);
+        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdict_bytes)?);
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
             _ => None,
@@ -180,6 +180,7 @@ impl Configured {
             http2: Http2Settings { h2c, streams, idle_timeout },
             state,
             upgrade_socket,
+            explain_denials,
             upgrade_timeout,
         } = &config.server;
         let changed = [
@@ -194,6 +195,7 @@ impl Configured {
             ("server.h2_idle_timeout", *idle_timeout != old.http2.idle_timeout),
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
+            ("server.danger_explain_denials", *explain_denials != old.explain_denials),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
             ("upstream.pool", wire::idle_connections(config) != self.idle_connections),
             ("log.format", config.log.format != self.log_format),

@@ -232,7 +232,7 @@ async fn errors_of_electric_are_replaced_by_own_responses() {
     let gate = Gate::start().await;
     let token = gate.token(&["org_1"]);
     // A different request each time, since an error response is cached for a second.
-    let shape = |number: u16| format!("{TASKS}&cache-buster={number}");
+    let shape = |number: u16| TASKS.replace("offset=-1", &format!("offset=0_{number}&handle=1-1"));
     for (status, expected, code) in [
         (401, 502, "upstream_refused"),
         (403, 502, "upstream_refused"),

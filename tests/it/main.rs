@@ -8,6 +8,7 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod commands;
 mod docs;
 mod exchange;
 mod faults;
@@ -25,6 +26,7 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod reasons;
 mod reload;
 mod subset;
 mod superset;

@@ -30,9 +30,9 @@ async fn scraped() -> Metrics {
     assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
     // Electric fails, and a body is truncated.
     gate.electric.script(Reply::new(500));
-    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&handle=1"), &token).await.status, 502);
     gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
-    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
     parse(&gate.admin("/metrics").await.text())

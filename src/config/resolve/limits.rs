@@ -23,6 +23,7 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     let requests_per_address = per_address("requests_per_address", 2_000);
     let rate_per_address = per_address("rate_per_address", 1_000);
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
+    let signatures_per_address = per_address("signatures_per_address", 100);
     let connections_per_address = per_address("connections_per_address", 2_000);
     let memory = section.size("memory", most_memory(), Bounds::new(0, 1024 * 1024 * MIB));
     let open_bytes = if memory == 0 { most_memory() / 4 } else { memory / 4 };
@@ -37,8 +38,9 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
         rate_per_subject: section.integer("rate_per_subject", 100, or_none),
         rate_per_address,
         bad_tokens_per_address,
+        signatures_per_address,
         repeats: section.integer("repeats", 5, Bounds::new(0, 1_000).because(" (0: no limit)")),
-        verdicts: section.integer("verdicts", 100_000, count),
+        verdict_bytes: section.size("verdict_bytes", 64 * MIB, Bounds::new(MIB, 1024 * 1024 * MIB)),
         flights: section.integer("flights", 8_000, count),
         flights_per_subject: section.integer("flights_per_subject", 256, count),
         initial_flights: section.integer("initial_flights", 250, count),

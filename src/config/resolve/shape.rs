@@ -190,7 +190,7 @@ fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> 
     for (table, value) in tables {
         match Rule::compile(RuleSource { table: (*table).to_owned(), ..source.clone() }) {
             Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
-            Ok(rule) => rules.push(rule),
+            Ok(rule) => rules.push(rule.at_line(section.line())),
             Err(errors) => errors.into_iter().for_each(|error| match error.key {
                 "table" => value.error(fault(error.problem)),
                 key => section.error(key, fault(error.problem)),

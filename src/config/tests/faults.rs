@@ -136,7 +136,7 @@ fn invalid_server_settings_are_rejected() {
         (
             server("listen = '[::]:0'\ncolour = 1"),
             "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, h2c, h2_streams, \
-             h2_idle_timeout, state, upgrade_socket, upgrade_timeout",
+             h2_idle_timeout, state, upgrade_socket, danger_explain_denials, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));

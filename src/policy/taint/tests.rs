@@ -216,7 +216,7 @@ fn binds(rule: &Rule, token: &Value, a: &str, b: &str) -> Option<Vec<String>> {
     let claims: Box<dyn Val> = cel::to_value(token).unwrap().try_into().unwrap();
     let query = [("a", a), ("b", b)].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let scope = Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(0));
-    rule.allows(&scope).then(|| rule.render(&scope)).flatten()?.map(|rendered| rendered.params)
+    rule.allows(&scope).is_ok().then(|| rule.render(&scope)).flatten()?.map(|rendered| rendered.params)
 }
 
 #[test]

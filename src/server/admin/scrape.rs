@@ -106,6 +106,7 @@ impl Scrape {
     fn flights(&self, hub: &Hub) -> prometheus::Result<()> {
         self.gauge("shapegate_followers", "Requests that follow an open flight.", hub.followers() as u64)?;
         self.gauge("shapegate_open_flights", "Responses of Electric in flight.", hub.open_flights() as u64)?;
+        self.gauge("shapegate_open_shapes", "Shapes with a response in flight.", hub.open_shapes() as u64)?;
         let held = hub.places().open_bytes().used() as u64;
         self.gauge("shapegate_open_bytes", "Bytes that responses in flight hold for their clients.", held)?;
         self.gauge("shapegate_kept_flights", "Cached responses.", hub.kept_flights() as u64)?;

@@ -162,7 +162,7 @@ async fn response_to_a_slow_reader_is_cut_when_its_rule_changes() {
     let gate = Gate::start().await;
     let rows = format!("[{}]", " ".repeat(LONG));
     let target = |organization: &str, number: u32| {
-        format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1&cache-buster={number}")
+        format!("/v1/shape?table=tasks&organizationId={organization}&offset=0_{number}&handle=1-1")
     };
     // The first response is cached and one chunk, the second is in flight; the third is for an organization that stays
     // allowed.
