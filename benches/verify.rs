@@ -120,8 +120,9 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
     let issuer = IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: vec![sample.algorithm],
-        keys: KeySource::Published { fixed: Some(parsed.set), remote: None },
+        keys: KeySource { fixed: Some(parsed.set), ..KeySource::default() },
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],

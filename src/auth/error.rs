@@ -55,6 +55,7 @@ pub enum InvalidReason {
     Nested,
     NotBefore,
     Payload,
+    Require,
     Shape,
     Signature,
     Structure,
@@ -83,24 +84,26 @@ pub enum VerifierError {
 /// Why an `[[issuer]]` cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// `algorithms` is empty, mixes HMAC and public-key algorithms, or does not match the kind of keys (RFC 8725
-    /// section 3.1).
-    #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
+    /// `algorithms` is empty, or does not match the kinds of keys (RFC 8725 section 3.1): an algorithm without a key, or
+    /// a key without an algorithm.
+    #[error("algorithms must be those of the shared secrets, and public-key algorithms only for published keys")]
     Algorithms,
-    /// `audience` is empty.
-    #[error("audience must not be empty")]
+    /// `audience` is empty, and there is no `require`.
+    #[error("audience must not be empty without require")]
     NoAudience,
-    /// There is neither a fixed nor a remote set.
+    /// There is neither a shared secret nor a fixed nor a remote set.
     #[error("no keys are configured")]
     NoKeys,
-    /// The shared secret is shorter than 32 bytes, is one byte repeated, or is a published example.
-    #[error("the shared secret is shorter than 32 bytes, one repeated byte, or a published example")]
+    /// A shared secret is shorter than its algorithm's hash, is one byte repeated, or is a published example.
+    #[error("a shared secret is shorter than the hash of its algorithm, one repeated byte, or a published example")]
     WeakSecret,
 }
 
 /// The algorithm is unknown or not supported.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown algorithm; supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
+#[error(
+    "unknown algorithm; supported: EdDSA, ES256, ES384, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512"
+)]
 pub struct UnknownAlgorithm;
 
 impl TokenError {
@@ -135,6 +138,7 @@ impl InvalidReason {
             Self::Nested => "nested",
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
+            Self::Require => "require",
             Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",

@@ -11,8 +11,9 @@
 //! [`crate::clock::Clock`].
 //!
 //! Choices that RFC 7519 leaves open:
-//! - `exp`, `iss` and `aud` are required. `sub` is optional; if present it is a string that is not empty.
-//! - Dates are integers up to the year 9999; a fraction is rejected, even `1.0`.
+//! - `exp` and `iss` are required, and `aud` unless the issuer is configured with a condition on claims instead. `sub`
+//!   is optional; if present it is a string that is not empty.
+//! - Dates are numbers up to the year 9999. A fraction is rounded so that the token is valid for a shorter time.
 //! - A token is valid while `now < exp + leeway`.
 //! - A token with a duplicate member anywhere in its header or payload is rejected.
 
@@ -26,6 +27,7 @@ mod jws;
 pub mod keys;
 mod principal;
 mod renewals;
+mod requirement;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -38,5 +40,6 @@ pub use claims::Claims;
 pub use error::{BearerError, InvalidReason, IssuerError, TokenError, UnknownAlgorithm, VerifierError};
 pub use principal::{Principal, SubjectKey};
 pub use renewals::Renewals;
-pub use settings::{IssuerSettings, KeySource, RemoteKeys};
+pub use requirement::Requirement;
+pub use settings::{IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 pub use verifier::{Check, TokenVerifier, Verified};

@@ -1,11 +1,12 @@
 //! Settings of an issuer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
-use super::Algorithm;
 use super::keys::KeySet;
+use super::{Algorithm, Requirement};
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
 
@@ -14,9 +15,11 @@ use crate::shape::ShapeClaims;
 pub struct IssuerSettings {
     /// The exact `iss` of its tokens.
     pub issuer: String,
-    /// The accepted audiences; a token's `aud` must name one of them. Never empty.
+    /// The accepted audiences; a token's `aud` must name one of them. Empty only with `require`: `aud` is then not read.
     pub audience: Vec<String>,
-    /// The accepted `alg` values. Never empty; all HMAC for a shared secret, all public-key for published keys.
+    /// A condition on the claims, in addition to `audience` or instead of it.
+    pub require: Option<Arc<dyn Requirement>>,
+    /// The accepted `alg` values. Never empty; HMAC for the shared secrets, public-key for published keys.
     pub algorithms: Vec<Algorithm>,
     /// Where the keys come from.
     pub keys: KeySource,
@@ -30,18 +33,24 @@ pub struct IssuerSettings {
     pub shape_claims: ShapeClaims,
 }
 
-/// Where an issuer's keys come from.
-#[derive(Debug)]
-pub enum KeySource {
-    /// One shared secret for HS256, at least 32 bytes.
-    Shared(Secret),
-    /// Public keys: a set from a file, a fetched set, or both. The file is searched first.
-    Published {
-        /// The set of `jwks.file`.
-        fixed: Option<KeySet>,
-        /// The set of `jwks.url`.
-        remote: Option<RemoteKeys>,
-    },
+/// Where an issuer's keys come from. Never all empty.
+#[derive(Debug, Default)]
+pub struct KeySource {
+    /// Shared secrets. While one is replaced, two have the same algorithm.
+    pub shared: Vec<SharedSecret>,
+    /// Public keys: the set of `jwks.file`, which is searched first.
+    pub fixed: Option<KeySet>,
+    /// Public keys: the set of `jwks.url`.
+    pub remote: Option<RemoteKeys>,
+}
+
+/// A secret that both signs and verifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSecret {
+    /// The only algorithm that it is used with: HS256, HS384 or HS512.
+    pub algorithm: Algorithm,
+    /// The secret, at least as long as the algorithm's hash.
+    pub secret: Secret,
 }
 
 /// Settings of a JWKS endpoint.

@@ -145,8 +145,7 @@ impl TokenVerifier {
         let claims = jws.unverified_claims()?;
         let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
         issuer.check_header(&jws.header)?;
-        let key = issuer.key(&jws.header, &*self.clock).await?;
-        key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
+        let key = issuer.verify(&jws, &*self.clock).await?;
         let accepted = issuer.expectations.check(claims, self.clock.now())?;
         let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
         Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))

@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::Usage;
 use crate::auth::keys::{HttpFetch, JwksFetch, KeySet};
-use crate::auth::{IssuerSettings, KeySource, RemoteKeys};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -27,7 +26,8 @@ pub(super) struct Jwks {
 impl Jwks {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let issuers = Config::load_issuers(&self.config)?;
-        let candidates: Vec<_> = issuers.iter().filter_map(|issuer| Some((issuer, remote(issuer)?))).collect();
+        let candidates: Vec<_> =
+            issuers.iter().filter_map(|issuer| Some((issuer, issuer.keys.remote.as_ref()?))).collect();
         let wanted =
             candidates.iter().filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
         let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {
@@ -46,12 +46,5 @@ impl Jwks {
             .with_context(|| format!("--out: cannot write {}", self.out.display()))?;
         super::say(format_args!("{}: {} keys of {}", self.out.display(), set.len(), issuer.issuer))?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn remote(issuer: &IssuerSettings) -> Option<&RemoteKeys> {
-    match &issuer.keys {
-        KeySource::Published { remote, .. } => remote.as_ref(),
-        KeySource::Shared(_) => None,
     }
 }

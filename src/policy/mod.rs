@@ -7,11 +7,13 @@
 mod decision;
 mod destination;
 mod expression;
+mod requirement;
 mod rule;
 mod source;
 mod template;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
+pub use requirement::ClaimRequirement;
 pub use rule::{Rule, RuleId};
 pub use source::{PredicateSource, RuleError, RuleSource, UpstreamSource};

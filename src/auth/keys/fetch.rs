@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
 use reqwest::{Client, Response, redirect};
+use url::Url;
 
 use super::resolver::GuardedResolver;
-use super::set::MAX_SET_BYTES;
+use super::set::{MAX_SET_BYTES, shown};
 use crate::auth::RemoteKeys;
 
 /// The longest time for a fetch, whatever the configuration says (docs/security.md, J7).
@@ -36,7 +37,10 @@ pub enum FetchError {
     /// Name resolution, connection, TLS or transfer failed. Holds the causes, outermost first, without the URL.
     #[error("{0}")]
     Network(String),
-    /// The status is not 200. Redirects are not followed.
+    /// The endpoint redirects, which is not followed. Holds where to, if that is a complete URL.
+    #[error("the response redirects{}", .0.as_ref().map(|to| format!(": write url = {to:?}")).unwrap_or_default())]
+    Redirect(Option<String>),
+    /// The status is neither 200 nor a redirect.
     #[error("the response has status {0}")]
     Status(u16),
     /// The whole fetch took longer than allowed.
@@ -100,6 +104,10 @@ fn client(resolver: GuardedResolver) -> Result<Client, FetchError> {
 }
 
 fn check_head(status: StatusCode, headers: &HeaderMap) -> Result<(), FetchError> {
+    if let Some(location) = headers.get(LOCATION).filter(|_| status.is_redirection()) {
+        let location = location.to_str().ok().and_then(|location| Url::parse(location).ok());
+        return Err(FetchError::Redirect(location.as_ref().map(shown)));
+    }
     if status != StatusCode::OK {
         return Err(FetchError::Status(status.as_u16()));
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::disk::DiskCopy;
 use super::fetch::{FetchedKeys, JwksFetch};
 use super::renewal::{Age, Cause, Renewal, RenewalPolicy};
-use super::set::{KeySet, RejectedKey};
+use super::set::{KeySet, shown};
 use crate::auth::Algorithm;
 use crate::auth::RemoteKeys;
 use crate::clock::{Clock, UnixTime};
@@ -226,8 +226,8 @@ impl RemoteStore {
         let FetchedKeys { body, max_age } =
             self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
-        for RejectedKey { index, kid, reason } in &parsed.rejected {
-            tracing::warn!(issuer = %self.issuer, index, kid = ?kid, %reason, "key rejected");
+        for rejected in &parsed.rejected {
+            tracing::warn!(issuer = %self.issuer, url = shown(&self.remote.url), %rejected, "key rejected");
         }
         self.publish(parsed.set, parsed.rejected.len(), self.clock.now(), max_age);
         Ok(())
@@ -319,7 +319,8 @@ impl Attempt {
     async fn run(mut self) {
         let store = Arc::clone(&self.store);
         if let Err(error) = store.fetch().await {
-            tracing::warn!(issuer = %store.issuer, %error, "key set not fetched");
+            let url = shown(&store.remote.url);
+            tracing::warn!(issuer = %store.issuer, url, %error, "key set not fetched");
             return;
         }
         self.fetched = true;

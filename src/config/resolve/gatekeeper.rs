@@ -2,10 +2,9 @@
 
 use url::Url;
 
-use super::issuer::SHARED_SECRET_BYTES;
 use super::secret::secret;
 use super::{hours, secs};
-use crate::auth::{IssuerSettings, KeySource};
+use crate::auth::{Algorithm, IssuerSettings};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
 use crate::gatekeeper::{Gatekeeper, SigningKey};
@@ -57,8 +56,8 @@ fn signing_key(
     let (shared, file) = (section.value("hs256"), section.value("signing_key"));
     match (shared, file) {
         (Some(shared), None) => {
-            let secret = secret(shared, SHARED_SECRET_BYTES, environment)?;
-            let known = |issuer: &IssuerSettings| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
+            let secret = secret(shared, Algorithm::Hs256.secret_bytes()?, environment)?;
+            let known = |issuer: &IssuerSettings| issuer.keys.shared.iter().any(|other| other.secret == secret);
             if !environment.is_deploy() && issuers.is_some_and(|issuers| issuers.iter().any(known)) {
                 section.error(
                     "hs256",

@@ -4,8 +4,8 @@ use url::{Host, Url};
 
 use super::{hours, millis, secs};
 use crate::auth::Algorithm;
+use crate::auth::RemoteKeys;
 use crate::auth::keys::KeySet;
-use crate::auth::{KeySource, RemoteKeys};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
 
@@ -13,12 +13,12 @@ use crate::config::raw::{Bounds, Section, Value};
 const REMOTE: [&str; 6] =
     ["refresh", "cooldown", "timeout", "max_stale", "danger_plain_http", "danger_private_address"];
 
-/// Resolves the section. `algorithms` is `None` if the list has an error; the key file is then not read.
+/// Resolves the section: the set of the file and the endpoint. `algorithms` is `None` if the list has an error; the key file is then not read.
 pub(super) fn published(
     mut section: Section<'_>,
     algorithms: Option<&[Algorithm]>,
     environment: &Environment,
-) -> KeySource {
+) -> (Option<KeySet>, Option<RemoteKeys>) {
     let file = section.value("file");
     let url = section.value("url");
     if file.is_none() && url.is_none() {
@@ -27,7 +27,7 @@ pub(super) fn published(
     let remote = remote(&mut section, url);
     let file = file.filter(|_| !environment.is_deploy());
     let fixed = file.and_then(|value| key_set(&value, algorithms?));
-    KeySource::Published { fixed, remote }
+    (fixed, remote)
 }
 
 fn key_set(value: &Value<'_>, algorithms: &[Algorithm]) -> Option<KeySet> {

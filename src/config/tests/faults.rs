@@ -261,11 +261,9 @@ fn invalid_named_upstreams_and_references_are_rejected() {
 
 #[test]
 fn invalid_issuer_settings_are_rejected() {
-    let known = "supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
+    let known = "supported: EdDSA, ES256, ES384, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512";
     let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
     let url = "jwks.url = 'https://e'\n";
-    let shared = "hs256.env = 'AUTH_SECRET'\n";
-    let either = "1: issuer[0]: needs exactly one of `jwks` (public keys) and `hs256` (one shared secret)";
     each(&[
         (
             "[issuer] # not [[issuer]]\n".to_owned(),
@@ -274,7 +272,8 @@ fn invalid_issuer_settings_are_rejected() {
         ),
         (
             format!("[[issuer]]\nissuer = 'a'\nalgorithms = ['ES256']\n{url}"),
-            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default",
+            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default. For tokens \
+             without `aud`, write a condition on another claim, as in require = \"claims.azp == 'my-app'\"",
         ),
         (
             format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),
@@ -295,16 +294,40 @@ fn invalid_issuer_settings_are_rejected() {
             format!("{ISSUER}algorithms = ['ES256', 'ES256']\n{url}"),
             "4: issuer[0].algorithms[1]: ES256 is given more than once",
         ),
+    ]);
+}
+
+#[test]
+fn algorithms_without_keys_and_keys_without_algorithms_are_rejected() {
+    let url = "jwks.url = 'https://e'\n";
+    let shared = "hs256.env = 'AUTH_SECRET'\n";
+    let either = "1: issuer[0]: needs keys: write `jwks` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)";
+    each(&[
         (
             format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),
-            "4: issuer[0].algorithms[1]: HS256 needs a shared secret, not `jwks`: remove it, or write an issuer with `hs256`",
+            "4: issuer[0].algorithms[1]: HS256 needs a shared secret: write `hs256`, or remove it here",
         ),
         (
             format!("{ISSUER}algorithms = ['HS256', 'ES256']\n{shared}"),
-            "4: issuer[0].algorithms[1]: ES256 needs public keys, not `hs256`: remove it, or write an issuer with `jwks`",
+            "4: issuer[0].algorithms[1]: ES256 needs public keys: write `jwks`, or remove it here",
         ),
         (JWKS.to_owned(), either),
-        (format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"), either),
+        (
+            format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"),
+            r#"4: issuer[0].algorithms: names no algorithm for the public keys of `jwks`: add one, as in "ES256""#,
+        ),
+        (
+            format!("{ISSUER}algorithms = ['HS384']\n{shared}"),
+            "4: issuer[0].algorithms[0]: HS384 needs a shared secret: write `hs384`, or remove it here",
+        ),
+        (
+            format!("{ISSUER}{shared}hs512.env = 'AUTH_SECRET'\n"),
+            "5: issuer[0].hs512: the secret has 32 bytes: it needs at least 64",
+        ),
+        (
+            format!("{ISSUER}{shared}hs384_next.env = 'LONG_SECRET'\n"),
+            "5: issuer[0].hs384_next: has no effect without `hs384`: write the new secret there",
+        ),
     ]);
     accepted(&format!("{ISSUER}algorithms = ['HS256']\n{shared}"));
 }

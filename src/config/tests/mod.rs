@@ -27,6 +27,7 @@ fn environment() -> Environment {
         ("ELECTRIC_SECRET", "electric-secret-canary"),
         ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
         ("GATEKEEPER_SECRET", "fedcba9876543210-canary-fedcba98"),
+        ("LONG_SECRET", "0123456789abcdef-canary-long-0123456789abcdef-canary-long-89abcdef"),
         ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
         ("BLANK_SECRET", " \n"),
     ])

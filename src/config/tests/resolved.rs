@@ -18,10 +18,7 @@ fn conf(name: &str) -> Config {
 }
 
 fn remote(config: &Config) -> &RemoteKeys {
-    match &config.issuers[0].keys {
-        KeySource::Published { remote: Some(remote), .. } => remote,
-        other => panic!("{other:?}"),
-    }
+    config.issuers[0].keys.remote.as_ref().unwrap()
 }
 
 #[test]
@@ -197,11 +194,31 @@ fn the_upgrade_socket_defaults_to_the_runtime_directory_of_systemd() {
 }
 
 #[test]
+fn an_issuer_has_an_audience_or_a_condition_or_both() {
+    let issuer = "[[issuer]]\nissuer = 'a'\nhs256.env = 'AUTH_SECRET'\n";
+    let config = accepted(&format!("{issuer}require = \"claims.azp == 'app'\"\n"));
+    let source = |config: &Config| config.issuers[0].require.as_ref().map(|require| require.source().to_owned());
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (0, "claims.azp == 'app'"));
+    let config = accepted(&format!("{issuer}audience = 'b'\nrequire = 'has(claims.azp)'\n"));
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (1, "has(claims.azp)"));
+    assert_eq!(source(&accepted(&format!("{issuer}audience = 'b'\n"))), None);
+    for (line, expected) in [
+        ("require = 'query.x == claims.x'", "`query.x == claims.x`: may read only `claims`"),
+        ("require = 'true'", "`true`: reads no claim"),
+        ("require = ''", "is empty"),
+        ("require = ['has(claims.a)']", "expected a string, found a list"),
+    ] {
+        let found = errors(&format!("{issuer}{line}\n"));
+        assert!(found.starts_with(&format!("x.toml:4: issuer[0].require: {expected}")), "{found}");
+    }
+}
+
+#[test]
 fn an_issuer_has_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);
     assert_eq!(config.issuers[0].audience, ["b", "c"]);
-    assert!(matches!(config.issuers[0].keys, KeySource::Shared(_)));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: None, remote: None } if shared.len() == 1));
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
@@ -209,8 +226,26 @@ fn an_issuer_has_a_shared_secret_or_a_key_file() {
     std::fs::write(&file, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
     let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['EdDSA']\ntypes = 'application/AT+JWT'\n";
     let config = accepted(&format!("{issuer}jwks.file = '{}'\n", file.display()));
-    assert!(matches!(config.issuers[0].keys, KeySource::Published { fixed: Some(_), remote: None }));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: Some(_), remote: None } if shared.is_empty()));
     assert_eq!(config.issuers[0].types, ["at+jwt"]);
+}
+
+#[test]
+fn an_issuer_has_shared_secrets_and_published_keys_at_once() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'\n";
+    let secrets = "hs256.env = 'AUTH_SECRET'\nhs256_next.env = 'GATEKEEPER_SECRET'\nhs512.env = 'LONG_SECRET'\n";
+    let config = accepted(&format!("{issuer}{secrets}"));
+    let keys = &config.issuers[0].keys;
+    let shared: Vec<_> = keys.shared.iter().map(|shared| shared.algorithm).collect();
+    assert_eq!(shared, [Algorithm::Hs256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert!(keys.remote.is_some() && keys.shared[0].secret != keys.shared[1].secret);
+    let alone = accepted(&format!("{issuer}algorithms = ['ES256', 'HS512']\nhs512.env = 'LONG_SECRET'\n").replacen(
+        "algorithms = ['ES256']\n",
+        "",
+        1,
+    ));
+    assert_eq!(alone.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs512]);
 }
 
 #[test]

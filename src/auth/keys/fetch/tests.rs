@@ -108,8 +108,12 @@ async fn j6_a_redirect_is_not_followed() {
     let (connections, target) = serve(|_| async {}).await;
     for status in ["301", "302", "307", "308"] {
         let answer = format!("HTTP/1.1 {status} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", target.url);
-        assert_eq!(fetch_text(answer).await.unwrap_err(), FetchError::Status(status.parse().unwrap()));
+        let error = fetch_text(answer).await.unwrap_err();
+        assert_eq!(error, FetchError::Redirect(Some(target.url.to_string())));
+        assert_eq!(error.to_string(), format!("the response redirects: write url = \"{}\"", target.url));
     }
+    let relative = fetch_text("HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(relative.unwrap_err(), FetchError::Redirect(None));
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
 
