@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use url::Url;
-
+use super::http::Endpoint;
 use super::keys::KeySet;
 use super::{Algorithm, Requirement};
 use crate::secret::Secret;
@@ -56,16 +55,14 @@ pub struct SharedSecret {
 /// Settings of a JWKS endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteKeys {
-    /// `https`, or `http` to loopback (or with `danger_plain_http`).
-    pub url: Url,
+    /// Where the key set is; with `metadata_of`, where the issuer is.
+    pub endpoint: Endpoint,
+    /// The exact `iss` whose metadata (`discover`) names the key set; `None` if `endpoint` serves the set.
+    pub metadata_of: Option<String>,
     /// The longest time between two refreshes. The endpoint's `max-age` may shorten it, to no less than 30 s.
     pub refresh: Duration,
     /// The shortest time between two refreshes because of an unknown `kid`.
     pub cooldown: Duration,
-    /// The time limit of a whole fetch; at most 5 s.
-    pub timeout: Duration,
     /// The age up to which a set is used if the endpoint fails, also one read from disk.
     pub max_stale: Duration,
-    /// Whether a URL may resolve to a loopback, private or link-local address.
-    pub private_address: bool,
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
-use super::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys, SharedSecret};
+use super::{Algorithm, BearerToken, Endpoint, IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 use crate::clock::UnixTime;
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
@@ -202,12 +202,17 @@ pub(crate) fn fixed(keys: &[&TestKey]) -> KeySource {
 /// Returns an endpoint with a refresh of 10 min and a cool-down of 30 s; its keys are stale after 1 h.
 pub(crate) fn remote_keys() -> RemoteKeys {
     RemoteKeys {
-        url: "https://auth.example.com/jwks".parse().unwrap(),
+        endpoint: Endpoint {
+            url: "https://auth.example.com/jwks".parse().unwrap(),
+            timeout: Duration::from_secs(5),
+            private_address: false,
+            plain_http: false,
+            ca: Vec::new(),
+        },
+        metadata_of: None,
         refresh: Duration::from_secs(600),
         cooldown: Duration::from_secs(30),
-        timeout: Duration::from_secs(5),
         max_stale: Duration::from_secs(3600),
-        private_address: false,
     }
 }
 

@@ -8,6 +8,7 @@ use url::Url;
 
 use super::key::{Key, KeyRejection};
 use crate::auth::Algorithm;
+use crate::auth::http::{MAX_SHOWN, shown};
 use crate::json;
 
 /// The most bytes of a key set; a longer one is rejected (docs/security.md, J4).
@@ -15,9 +16,6 @@ pub(crate) const MAX_SET_BYTES: usize = 1 << 20;
 
 /// The most keys in a set, usable or not; a set with more is rejected (docs/security.md, J4).
 const MAX_KEYS: usize = 100;
-
-/// The most characters of a `kid` or a URL that a message shows.
-const MAX_SHOWN: usize = 200;
 
 /// A set of keys that all passed the checks. Never empty.
 #[derive(Debug)]
@@ -197,13 +195,6 @@ fn other_document(document: &Map<String, Value>) -> KeySetError {
 
 fn jwks_url(uri: Option<&Url>) -> String {
     uri.map_or_else(|| "the URL of its key set".to_owned(), |uri| format!("url = {:?}", shown(uri)))
-}
-
-/// Returns a URL for messages: without a query, which may hold a secret, and not too long.
-pub(crate) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.as_str().chars().take(MAX_SHOWN).collect()
 }
 
 fn reasons(rejected: &[RejectedKey]) -> String {

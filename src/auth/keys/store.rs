@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::disk::DiskCopy;
 use super::fetch::{FetchedKeys, JwksFetch};
 use super::renewal::{Age, Cause, Renewal, RenewalPolicy};
-use super::set::{KeySet, shown};
+use super::set::KeySet;
 use crate::auth::Algorithm;
 use crate::auth::RemoteKeys;
+use crate::auth::http::shown;
 use crate::clock::{Clock, UnixTime};
 
 /// The shortest `Retry-After`.
@@ -109,7 +110,7 @@ impl RemoteStore {
             cooldown: remote.cooldown,
             spread: rand::random_range(0.75..0.9),
         };
-        let disk = |directory: &PathBuf| DiskCopy::new(directory, &issuer, &remote.url);
+        let disk = |directory: &PathBuf| DiskCopy::new(directory, &issuer, &remote.endpoint.url);
         let store = Self {
             policy,
             clock: Arc::clone(&around.clock),
@@ -142,7 +143,7 @@ impl RemoteStore {
     ///
     /// Returns whether it did. The set is fetched at once in any case.
     fn start_from(&self, before: &Self) -> bool {
-        let before = Some(before).filter(|before| before.remote.url == self.remote.url);
+        let before = Some(before).filter(|before| before.remote.endpoint.url == self.remote.endpoint.url);
         let Some(known) = before.and_then(|before| before.current.load_full()) else { return false };
         let parsed = KeySet::parse(known.set.to_json().to_string().as_bytes(), &self.algorithms);
         let taken = parsed.map(|parsed| self.publish(parsed.set, known.rejected, known.fetched_at, known.max_age));
@@ -227,7 +228,7 @@ impl RemoteStore {
             self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
         for rejected in &parsed.rejected {
-            tracing::warn!(issuer = %self.issuer, url = shown(&self.remote.url), %rejected, "key rejected");
+            tracing::warn!(issuer = %self.issuer, url = shown(&self.remote.endpoint.url), %rejected, "key rejected");
         }
         self.publish(parsed.set, parsed.rejected.len(), self.clock.now(), max_age);
         Ok(())
@@ -319,7 +320,7 @@ impl Attempt {
     async fn run(mut self) {
         let store = Arc::clone(&self.store);
         if let Err(error) = store.fetch().await {
-            let url = shown(&store.remote.url);
+            let url = shown(&store.remote.endpoint.url);
             tracing::warn!(issuer = %store.issuer, url, %error, "key set not fetched");
             return;
         }

@@ -29,12 +29,12 @@ pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> 
                 None => seen.push((name, value.line())),
             }
         }
-        issuers.push(issuer(section, name, environment));
+        issuers.push(issuer(section, value.as_ref().filter(|_| name.is_some()), environment));
     }
     issuers.into_iter().collect()
 }
 
-fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environment) -> Option<IssuerSettings> {
+fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Environment) -> Option<IssuerSettings> {
     let (audience, require) = (section.value("audience"), section.value("require"));
     if audience.is_none() && require.is_none() {
         section.error("audience", NO_AUDIENCE);
@@ -43,7 +43,8 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
     let shape_claim = section.boolean("shape_claim", false);
-    let keys = keys(&mut section, environment);
+    let discovered = section.boolean("discover", false).then_some(name).flatten();
+    let keys = keys(&mut section, discovered, environment);
 
     let audience = audience.map_or_else(|| Some(Vec::new()), |value| value.texts());
     let require = require.and_then(|value| requirement(&value));
@@ -52,7 +53,7 @@ fn issuer(mut section: Section<'_>, name: Option<&str>, environment: &Environmen
         types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
-    let (issuer, audience) = (name?.to_owned(), audience?);
+    let (issuer, audience) = (name?.text()?.to_owned(), audience?);
     Some(IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims })
 }
 
@@ -70,30 +71,39 @@ const SHARED: [(&str, &str, Algorithm); 3] = [
 ];
 
 /// Reads the public keys and shared secrets, and the algorithms they are used with.
-fn keys(section: &mut Section<'_>, environment: &Environment) -> Option<(KeySource, Vec<Algorithm>)> {
+fn keys(
+    section: &mut Section<'_>,
+    discovered: Option<&Value<'_>>,
+    environment: &Environment,
+) -> Option<(KeySource, Vec<Algorithm>)> {
     let jwks = section.value("jwks");
     let shared = shared_secrets(section, environment);
-    let algorithms = match &jwks {
-        Some(_) => section
+    let published = jwks.is_some() || discovered.is_some();
+    let algorithms = match published {
+        true => section
             .required("algorithms", r#"write the algorithms that the issuer signs with, as in ["EdDSA", "ES256"]"#),
-        None => section.value("algorithms"),
+        false => section.value("algorithms"),
     };
-    if jwks.is_none() && !SHARED.iter().any(|(key, ..)| section.has(key)) {
-        section.error_here("needs keys: write `jwks` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)");
+    if !published && !SHARED.iter().any(|(key, ..)| section.has(key)) {
+        section.error_here(
+            "needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)",
+        );
         return None;
     }
     let has_secret = |algorithm: Algorithm| SHARED.iter().any(|(key, _, of)| *of == algorithm && section.has(key));
-    let has_keys = |algorithm: Algorithm| if algorithm.is_symmetric() { has_secret(algorithm) } else { jwks.is_some() };
+    let has_keys = |algorithm: Algorithm| if algorithm.is_symmetric() { has_secret(algorithm) } else { published };
     let public = match &algorithms {
         Some(value) => public_algorithms(value, has_keys),
-        None => jwks.is_none().then(Vec::new),
+        None => (!published).then(Vec::new),
     };
-    if let (Some(value), Some([]), Some(_)) = (&algorithms, public.as_deref(), &jwks) {
+    if let (Some(value), Some([]), true) = (&algorithms, public.as_deref(), published) {
         value.error("names no algorithm for the public keys of `jwks`: add one, as in \"ES256\"");
     }
-    let (fixed, remote) = match jwks {
-        Some(jwks) => jwks::published(jwks.section()?, public.as_deref(), environment),
-        None => (None, None),
+    let (fixed, remote) = if published {
+        let jwks = jwks.map_or_else(|| Some(section.section("jwks")), Value::section)?;
+        jwks::published(jwks, discovered, public.as_deref(), environment)
+    } else {
+        (None, None)
     };
     let (shared, mut accepted) = (shared?, public?);
     accepted.extend(shared.iter().map(|shared| shared.algorithm));

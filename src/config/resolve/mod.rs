@@ -5,6 +5,7 @@
 
 mod audit;
 mod cors;
+mod endpoint;
 mod gatekeeper;
 mod issuer;
 mod jwks;

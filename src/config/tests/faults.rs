@@ -301,7 +301,7 @@ fn invalid_issuer_settings_are_rejected() {
 fn algorithms_without_keys_and_keys_without_algorithms_are_rejected() {
     let url = "jwks.url = 'https://e'\n";
     let shared = "hs256.env = 'AUTH_SECRET'\n";
-    let either = "1: issuer[0]: needs keys: write `jwks` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)";
+    let either = "1: issuer[0]: needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)";
     each(&[
         (
             format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),

@@ -103,7 +103,7 @@ fn omitted_keys_get_their_defaults() {
     assert_eq!((issuer.leeway, issuer.max_lifetime), (Duration::from_secs(5), None));
     assert_eq!(issuer.types, ["jwt", "at+jwt"]);
     assert_eq!(remote(&config).max_stale, Duration::from_secs(24 * 3600));
-    assert!(!remote(&config).private_address);
+    assert!(!remote(&config).endpoint.private_address);
     assert!(matches!(config.cors.origins, Origins::Any));
     assert_eq!((config.limits.header_bytes, config.limits.verdicts), (32 * 1024, 100_000));
     assert_eq!((config.limits.rate_per_address, config.limits.trusted_proxies), (0, None));
@@ -158,9 +158,9 @@ fn a_jwks_url_with_a_private_host_may_connect_to_it() {
     ] {
         let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\n";
         let config = accepted(&format!("{issuer}jwks = {{ url = '{url}' }}\n"));
-        assert_eq!(remote(&config).private_address, private, "{url}");
+        assert_eq!(remote(&config).endpoint.private_address, private, "{url}");
         let config = accepted(&format!("{issuer}jwks = {{ url = '{url}', danger_private_address = true }}\n"));
-        assert!(remote(&config).private_address);
+        assert!(remote(&config).endpoint.private_address);
     }
 }
 
@@ -246,6 +246,60 @@ fn an_issuer_has_shared_secrets_and_published_keys_at_once() {
         1,
     ));
     assert_eq!(alone.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs512]);
+}
+
+#[test]
+fn an_issuer_can_be_discovered() {
+    let issuer = |name: &str| {
+        format!("[[issuer]]\nissuer = '{name}'\naudience = 'b'\nalgorithms = ['ES256']\ndiscover = true\n")
+    };
+    let config = accepted(&issuer("https://auth.example.com/realms/a"));
+    let remote = remote(&config);
+    assert_eq!(remote.metadata_of.as_deref(), Some("https://auth.example.com/realms/a"));
+    assert_eq!(
+        (remote.endpoint.url.as_str(), remote.refresh),
+        ("https://auth.example.com/realms/a", Duration::from_secs(600))
+    );
+    let tuned = accepted(&format!("{}jwks = {{ refresh = '1h', timeout = '1s' }}\n", issuer("http://localhost:3000")));
+    let keys = self::remote(&tuned);
+    assert_eq!(
+        (keys.refresh.as_secs(), keys.endpoint.timeout.as_secs(), keys.endpoint.private_address),
+        (3600, 1, true)
+    );
+    for (text, expected) in [
+        (issuer("auth"), "2: issuer[0].issuer: not a URL: write the full URL, as in \"https://auth.example.com\""),
+        (
+            issuer("http://auth.example.com"),
+            "2: issuer[0].issuer: `discover` over plain http lets keys be replaced in transit: write https, or `danger_plain_http = true`",
+        ),
+        (
+            format!("{}jwks.url = 'https://e'\n", issuer("https://auth.example.com")),
+            "6: issuer[0].jwks.url: contradicts `discover = true`, which finds the URL: remove one of them",
+        ),
+    ] {
+        assert_eq!(errors(&text), format!("x.toml:{expected}"));
+    }
+}
+
+#[test]
+fn a_key_url_may_have_its_own_authorities() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let certificate = rcgen::generate_simple_self_signed(["auth.internal".to_owned()]).unwrap();
+    std::fs::write(&file, certificate.cert.pem()).unwrap();
+    let issuer =
+        |jwks: &str| format!("[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks = {{ {jwks} }}\n");
+    let ca = format!("ca = '{}'", file.display());
+    let config = accepted(&issuer(&format!("url = 'https://auth.internal', {ca}")));
+    assert_eq!(remote(&config).endpoint.ca, [certificate.cert.der().clone()]);
+    for (jwks, expected) in [
+        (format!("url = 'http://localhost', {ca}"), "is only for https, but the URL is plain http"),
+        ("url = 'https://e', ca = 'missing.pem'".to_owned(), "missing.pem: cannot be read"),
+        (format!("file = '/dev/null', {ca}"), "has no effect without `url`: remove it"),
+    ] {
+        let found = errors(&issuer(&jwks));
+        assert!(found.contains(&format!("5: issuer[0].jwks.ca: {expected}")), "{found}");
+    }
 }
 
 #[test]

@@ -99,10 +99,11 @@ async fn a_changed_issuer_keeps_only_keys_fetched_from_the_same_url() {
     let lenient = vec![IssuerSettings { leeway: Duration::from_secs(60), ..issuer(remote()) }];
     let second = after(&first, lenient);
     assert_eq!(second.verify(&token).await, Ok(Check::New));
-    let patient = after(&second, keys(|remote| remote.timeout = Duration::from_secs(1)));
+    let patient = after(&second, keys(|remote| remote.endpoint.timeout = Duration::from_secs(1)));
     assert_eq!(patient.verify(&token).await, Ok(Check::New));
     assert_eq!(first.fetch.calls(), 1);
-    let elsewhere = after(&patient, keys(|remote| remote.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
+    let elsewhere =
+        after(&patient, keys(|remote| remote.endpoint.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
     assert!(matches!(elsewhere.verify(&token).await, Err(TokenError::KeysUnavailable { .. })));
     // A shorter `max_stale` also applies to keys fetched before the change.
     first.pass(60);
