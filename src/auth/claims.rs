@@ -41,17 +41,18 @@ impl fmt::Debug for Claims {
 }
 
 fn object(members: Map<String, Value>) -> Box<dyn Val> {
-    let entries = members.into_iter().map(|(name, member)| (CelMapKey::from(name), value(member)));
+    let entries = members.into_iter().map(|(name, member)| (CelMapKey::from(name), cel_value(member)));
     Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
 }
 
-fn value(json: Value) -> Box<dyn Val> {
+/// Converts JSON for CEL.
+pub(crate) fn cel_value(json: Value) -> Box<dyn Val> {
     match json {
         Value::Null => Box::new(CelNull),
         Value::Bool(value) => Box::new(CelBool::from(value)),
         Value::Number(value) => number(&value),
         Value::String(text) => Box::new(CelString::from(text)),
-        Value::Array(elements) => Box::new(CelList::from(elements.into_iter().map(value).collect::<Vec<_>>())),
+        Value::Array(elements) => Box::new(CelList::from(elements.into_iter().map(cel_value).collect::<Vec<_>>())),
         Value::Object(members) => object(members),
     }
 }
