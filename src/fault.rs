@@ -22,8 +22,8 @@ pub enum Fault {
     /// Electric is starting or has lost its database (tests/electric/84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
-    /// The policy changed while the request waited, and no longer allows it, or allows it differently.
-    #[error("the policy changed while the request waited")]
+    /// The policy or a decision changed while the request waited: it is no longer allowed, or allowed differently.
+    #[error("the policy or a decision changed while the request waited")]
     Reloaded,
     /// The client does not read its response.
     #[error("the client did not read in time")]

@@ -11,6 +11,8 @@ use crate::shape::ParameterError;
 pub enum Rejection {
     /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
+    /// A decision service does not answer. Holds the time until a retry makes sense.
+    DecisionUnavailable(Duration),
     /// No rule allows the request.
     Forbidden,
     /// The headers are too many or too long, or the token is too long.
@@ -68,7 +70,9 @@ impl Rejection {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-            Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DecisionUnavailable(_) | Self::KeysUnavailable(_) | Self::NotReady(_) | Self::Overloaded(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound | Self::ShapeNotFound => StatusCode::NOT_FOUND,
             Self::TokenExpired | Self::TokenInvalid | Self::TokenMissing => StatusCode::UNAUTHORIZED,
@@ -85,6 +89,10 @@ impl Rejection {
             Self::ContentTooLarge => {
                 ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
             }
+            Self::DecisionUnavailable(_) => (
+                "decision_unavailable",
+                "The service that decides about this request does not answer; try again later.",
+            ),
             Self::Forbidden => ("forbidden", "No rule allows this request to read this shape."),
             Self::HeadersTooLarge => ("headers_too_large", "The headers of the request are too many or too long."),
             Self::Internal => ("internal", "Internal error. Look up this request id in the log."),
@@ -113,7 +121,8 @@ impl Rejection {
     /// The value of `Retry-After`. Every 5xx and 429 has one, so that clients retry.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::KeysUnavailable(after)
+            Self::DecisionUnavailable(after)
+            | Self::KeysUnavailable(after)
             | Self::NotReady(after)
             | Self::Overloaded(after)
             | Self::TooManyRequests(after) => Some(*after),

@@ -14,6 +14,7 @@ use super::Usage;
 use crate::auth::{BearerToken, Principal};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::decisions::Consulted;
 use crate::metrics::Metrics;
 use crate::proxy::{Caller, Decision, Grant, RequestHead, Rules, decide};
 use crate::rejection::Rejection;
@@ -51,9 +52,12 @@ impl Explain {
             has_body: false,
             sizes: Some(&rules.limits),
         };
-        let mut asking = Asking { token: self.token()?, said: "none".to_owned(), refused: None };
+        let mut asking = Asking { token: self.token()?, said: "none".to_owned(), refused: None, consulted: Vec::new() };
         let decision = decide(&rules, &SystemClock, &head, &mut asking).await;
         super::say(format_args!("token:    {}", asking.said))?;
+        for Consulted { service, outcome, took, .. } in &asking.consulted {
+            super::say(format_args!("service:  {service} says {outcome}, after {} ms", took.as_millis()))?;
+        }
         match decision {
             Ok(Decision::Shape(Grant { upstream, .. })) => {
                 print(&upstream, &rules)?;
@@ -97,6 +101,7 @@ struct Asking {
     said: String,
     /// Why the token is rejected.
     refused: Option<String>,
+    consulted: Vec<Consulted>,
 }
 
 impl Caller for Asking {
@@ -124,6 +129,10 @@ impl Caller for Asking {
             humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs()));
         self.said = format!("valid; issuer {issuer}, subject {subject}, until {until}");
         Ok(Some(principal))
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.consulted = consulted.to_vec();
     }
 }
 

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::auth::IssuerSettings;
+use crate::decisions::ServiceSettings;
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::LimitSettings;
@@ -40,6 +41,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, UpstreamSettings>,
     /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
+    /// `[decisions.NAME]`: the services that rules ask, by name.
+    pub decisions: BTreeMap<String, ServiceSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
     /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.

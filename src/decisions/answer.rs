@@ -50,6 +50,11 @@ pub enum Failure {
 }
 
 impl Answer {
+    /// Whether it allows the request.
+    pub fn allows(&self) -> bool {
+        self.verdict.as_ref().is_ok_and(|verdict| !verdict.denies())
+    }
+
     /// The name of the verdict or of the failure.
     pub fn as_str(&self) -> &'static str {
         self.verdict.as_ref().map_or_else(Failure::as_str, Verdict::as_str)

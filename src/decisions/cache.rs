@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::question::Question;
 
-/// Answers by question, bounded in bytes; the least used is evicted first. A question holds everything that was sent,
+/// AnswerCache by question, bounded in bytes; the least used is evicted first. A question holds everything that was sent,
 /// so no two different requests share an answer.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct AnswerCache {
     cache: Cache<Question, Entry, Weight>,
 }
 
@@ -38,7 +38,7 @@ const OVERHEAD: u64 = 256;
 /// What most entries take; used to size the cache's tables.
 const USUAL: usize = 1024;
 
-impl Answers {
+impl AnswerCache {
     /// Creates a cache of at most `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         Self { cache: Cache::with_weighter(bytes / USUAL, bytes as u64, Weight) }
@@ -92,7 +92,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(30);
 
     /// Asks `asked` times at once.
-    async fn ask_many(answers: &Arc<Answers>, asked: usize, count: &Arc<AtomicUsize>) {
+    async fn ask_many(answers: &Arc<AnswerCache>, asked: usize, count: &Arc<AtomicUsize>) {
         let (gate, open) = tokio::sync::watch::channel(false);
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..asked {
@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn equal_questions_are_asked_once_in_each_period() {
-        let (answers, count) = (Arc::new(Answers::new(1 << 20)), Arc::new(AtomicUsize::new(0)));
+        let (answers, count) = (Arc::new(AnswerCache::new(1 << 20)), Arc::new(AtomicUsize::new(0)));
         ask_many(&answers, 100, &count).await;
         ask_many(&answers, 100, &count).await;
         assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -125,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_question_whose_asker_leaves_is_asked_by_the_next() {
-        let answers = Arc::new(Answers::new(1 << 20));
+        let answers = Arc::new(AnswerCache::new(1 << 20));
         let question = question("a");
         let mut first = Box::pin(answers.find_or_ask(&question, std::future::pending()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_larger_than_the_cache_still_reaches_everyone_who_waits() {
-        let answers = Answers::new(1024);
+        let answers = AnswerCache::new(1024);
         let question = question("a");
         answers.find_or_ask(&question, async { (answer(PERIOD), 1 << 20) }).await;
         assert!(answers.find(&question).is_none());
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_holds_no_more_than_its_bytes() {
-        let answers = Answers::new(64 * 1024);
+        let answers = AnswerCache::new(64 * 1024);
         for number in 0..1000 {
             let question = question(&number.to_string());
             answers.find_or_ask(&question, async { (answer(PERIOD), 1000) }).await;
@@ -166,7 +166,7 @@ mod tests {
         ) {
             let asked = Question { kind: kinds.0, body: bodies.0.into_bytes() };
             let other = Question { kind: kinds.1, body: bodies.1.into_bytes() };
-            let answers = Answers::new(1 << 20);
+            let answers = AnswerCache::new(1 << 20);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(answers.find_or_ask(&asked, async { (answer(PERIOD), 1) }));
             prop_assert!(answers.find(&asked).is_some());

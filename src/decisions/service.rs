@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Failure, Verdict};
-use super::cache::Answers;
+use super::cache::AnswerCache;
 use super::client::Client;
 use super::question::Question;
 use super::settings::ServiceSettings;
@@ -64,7 +64,7 @@ impl Services {
 pub struct Service {
     name: Arc<str>,
     client: Client,
-    answers: Answers,
+    answers: AnswerCache,
     metrics: Arc<Metrics>,
     /// Whether the last request failed; used to log only changes.
     failing: AtomicBool,
@@ -77,16 +77,25 @@ pub struct Consulted {
     pub service: Arc<str>,
     /// The name of the verdict or of the failure.
     pub outcome: &'static str,
-    /// How long the service took.
+    /// Whether it allows the request.
+    pub allows: bool,
+    /// How long the service took when it was asked.
     pub took: Duration,
     /// Whether the answer was cached.
     pub cached: bool,
 }
 
+impl Consulted {
+    /// How long the request waited for the service, in milliseconds; `None` if the answer was cached.
+    pub fn asked_ms(&self) -> Option<u64> {
+        (!self.cached).then(|| u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 impl Service {
     fn new(name: &str, settings: ServiceSettings, metrics: Arc<Metrics>) -> Result<Self, FetchError> {
         metrics.service_loaded(name);
-        let answers = Answers::new(settings.cache_bytes);
+        let answers = AnswerCache::new(settings.cache_bytes);
         Ok(Self { name: name.into(), client: Client::new(settings)?, answers, metrics, failing: AtomicBool::default() })
     }
 
@@ -102,7 +111,8 @@ impl Service {
 
     /// Describes an answer of this service.
     pub fn consulted(&self, answer: &Answer, cached: bool) -> Consulted {
-        Consulted { service: Arc::clone(&self.name), outcome: answer.as_str(), took: answer.took, cached }
+        let (outcome, allows) = (answer.as_str(), answer.allows());
+        Consulted { service: Arc::clone(&self.name), outcome, allows, took: answer.took, cached }
     }
 
     async fn send(&self, question: &Question) -> (Answer, usize) {

@@ -3,10 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::expression::Scope;
 use super::rule::{Rule, RuleId};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
+use crate::decisions::{Answers, Consulted, Outcome, Questions, Services};
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{
     self, Columns, ParameterError, Replica, SHAPE_PATH, ScopedRequest, ShapeClaim, ShapeRequest, TableName, Target,
@@ -27,9 +30,15 @@ pub struct Permit {
     client_where: bool,
     upstream: UpstreamName,
     fingerprint: Option<Arc<str>>,
+    until: Option<Instant>,
 }
 
 impl Permit {
+    /// When decision services have to be asked again; `None` if none was asked.
+    pub const fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// The rule that allowed the request.
     pub fn rule(&self) -> &RuleId {
         &self.rule
@@ -110,6 +119,8 @@ impl Permit {
 /// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// A decision service denies the request. Holds the rule that asked it.
+    Declined(RuleId),
     /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them, for
     /// logs and metrics.
     Forbidden(RuleId),
@@ -117,6 +128,50 @@ pub enum Denial {
     ShapeNotFound,
     /// No public rule serves this table, and the request has no token.
     TokenMissing,
+    /// A decision service gave no answer, so the request is neither allowed nor denied. Holds the rule that asked it.
+    Undecided(RuleId),
+}
+
+/// The next step of a decision.
+#[derive(Debug)]
+pub enum Step {
+    /// The request is allowed.
+    Permit(Permit),
+    /// Decision services must be asked before the decision goes on.
+    Ask(Questions),
+}
+
+/// How far a decision has come that depends on decision services.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// How many rules have denied.
+    tried: usize,
+    /// Why the last of them did.
+    denial: Option<Denial>,
+    /// The answers that the next rule asked for.
+    answers: Option<Answers>,
+    /// What the services said so far.
+    consulted: Vec<Consulted>,
+}
+
+impl Progress {
+    /// Adds the answers to the questions of [`Step::Ask`].
+    pub fn answer(&mut self, answers: Answers) {
+        self.answers = Some(answers);
+    }
+
+    /// Notes that a rule denied. That a service denied says more than the denial of a later rule.
+    fn denied(&mut self, denial: Denial) {
+        self.tried += 1;
+        if !matches!(self.denial, Some(Denial::Declined(_))) {
+            self.denial = Some(denial);
+        }
+    }
+
+    /// What the services said, in the order in which they were asked.
+    pub fn consulted(&self) -> &[Consulted] {
+        &self.consulted
+    }
 }
 
 /// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
@@ -133,6 +188,7 @@ pub struct PolicySet {
     by_table: HashMap<TableName, Vec<usize>>,
     by_path: HashMap<String, Vec<usize>>,
     parameters: HashSet<String>,
+    services: Arc<Services>,
 }
 
 impl PolicySet {
@@ -152,6 +208,22 @@ impl PolicySet {
             set.rules.push((RuleId::new(id), rule));
         }
         set
+    }
+
+    /// Returns the same rules, which ask these services.
+    #[must_use]
+    pub fn with_services(self, services: Services) -> Self {
+        Self { services: Arc::new(services), ..self }
+    }
+
+    /// The decision services that rules ask.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Returns the name of every decision service that a rule asks; a name may appear more than once.
+    pub fn asked_services(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().flat_map(|(_, rule)| rule.questions.services())
     }
 
     /// Returns every rule's name, in the order of the file.
@@ -191,7 +263,7 @@ impl PolicySet {
         &self.parameters
     }
 
-    /// Returns the permit of the first rule that allows the request.
+    /// Returns the permit of the first rule that allows the request, if no decision service has to be asked for that.
     ///
     /// # Errors
     /// A [`Denial`] if no rule allows it. An error inside a rule, such as a missing claim or a value that cannot be
@@ -202,6 +274,24 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
     ) -> Result<Permit, Denial> {
+        match self.judge(principal, request, now, &mut Progress::default())? {
+            Step::Permit(permit) => Ok(permit),
+            Step::Ask(_) => Err(Denial::ShapeNotFound),
+        }
+    }
+
+    /// Takes the first step of a decision, or the next one after [`Progress::answer`]: the permit of the first rule
+    /// that allows the request, or questions whose answers are not cached.
+    ///
+    /// # Errors
+    /// As [`PolicySet::authorize`].
+    pub fn judge(
+        &self,
+        principal: Option<&Principal>,
+        request: &ShapeRequest,
+        now: UnixTime,
+        progress: &mut Progress,
+    ) -> Result<Step, Denial> {
         let candidates = match request.target() {
             Target::Path(path) => self.by_path.get(path),
             Target::Table(table) => self.by_table.get(table),
@@ -209,18 +299,49 @@ impl PolicySet {
         let Some(candidates) = candidates else {
             return Err(principal.map_or(Denial::TokenMissing, |_| Denial::ShapeNotFound));
         };
-        let scope = Scope::new(principal.map(|principal| principal.claims().cel()), request.parameters(), now);
+        let mut scope = Scope::new(principal.map(|principal| principal.claims().cel()), request.parameters(), now);
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
-        let mut denial = Denial::TokenMissing;
-        for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
-            if rule.allows(&scope)
-                && let Some(permit) = permit(id, rule, &scope)
-            {
-                return Ok(permit);
+        let usable = usable.filter(|(_, rule)| rule.public || principal.is_some());
+        for (id, rule) in usable.skip(progress.tried) {
+            match self.try_rule(id, rule, &mut scope, progress) {
+                Ok(step) => return Ok(step),
+                Err(undecided @ Denial::Undecided(_)) => return Err(undecided),
+                Err(denied) => progress.denied(denied),
             }
-            denial = Denial::Forbidden(id.clone());
         }
-        Err(denial)
+        Err(progress.denial.take().unwrap_or(Denial::TokenMissing))
+    }
+
+    fn try_rule(
+        &self,
+        id: &RuleId,
+        rule: &Rule,
+        scope: &mut Scope<'_>,
+        progress: &mut Progress,
+    ) -> Result<Step, Denial> {
+        let forbidden = || Denial::Forbidden(id.clone());
+        // Taken in any case: no other rule may use them.
+        let answers = progress.answers.take();
+        if !rule.allows(scope) {
+            return Err(forbidden());
+        }
+        if rule.questions.is_empty() {
+            return permit(id, rule, scope).map(Step::Permit).ok_or_else(forbidden);
+        }
+        let questions = rule.questions.render(&self.services, scope).ok_or_else(forbidden)?;
+        let Some(mut answers) = answers.or_else(|| questions.cached()) else {
+            return Ok(Step::Ask(questions));
+        };
+        progress.consulted.append(&mut answers.consulted);
+        match answers.outcome() {
+            Outcome::Allowed => {
+                let until = answers.until();
+                let permit = scope.with_answers(answers, |scope| permit(id, rule, scope)).ok_or_else(forbidden)?;
+                Ok(Step::Permit(Permit { until, ..permit }))
+            }
+            Outcome::Denied => Err(Denial::Declined(id.clone())),
+            Outcome::Unavailable => Err(Denial::Undecided(id.clone())),
+        }
     }
 
     /// Returns the permit for a request with a shape token. The request must repeat the definition in the token's
@@ -259,6 +380,7 @@ impl PolicySet {
             client_where: false,
             upstream,
             fingerprint: claim.rule().map(Into::into),
+            until: None,
         })
     }
 
@@ -301,5 +423,6 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
         client_where: rule.client_where,
         upstream,
         fingerprint: Some(Arc::clone(&rule.fingerprint)),
+        until: None,
     })
 }

@@ -55,6 +55,10 @@ impl Destination {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    pub(super) fn reads_decision(&self) -> bool {
+        matches!(self, Self::ByClaim { claim, .. } if claim.reads_decision())
+    }
+
     pub(super) fn reads_claims(&self) -> bool {
         matches!(self, Self::ByClaim { .. })
     }

@@ -7,13 +7,14 @@
 mod decision;
 mod destination;
 mod expression;
+mod question;
 mod requirement;
 mod rule;
 mod source;
 mod template;
 
-pub use decision::{Denial, Permit, PolicySet, UnknownPath};
+pub use decision::{Denial, Permit, PolicySet, Progress, Step, UnknownPath};
 pub use expression::Scope;
 pub use requirement::ClaimRequirement;
 pub use rule::{Rule, RuleId};
-pub use source::{PredicateSource, RuleError, RuleSource, UpstreamSource};
+pub use source::{EntitySource, PredicateSource, QuestionSource, RuleError, RuleSource, UpstreamSource};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
+use super::question::QuestionTemplates;
 use super::source::{PredicateSource, RuleError, RuleSource};
 use super::template::{Rendered, Template};
 use crate::digest::sha256;
@@ -42,6 +43,8 @@ pub struct Rule {
     pub(super) upstream: Destination,
     /// The hash of the rule's settings.
     pub(super) fingerprint: Arc<str>,
+    /// What decision services are asked.
+    pub(super) questions: QuestionTemplates,
     allow: Option<Expression>,
     predicate: Predicate,
 }
@@ -66,9 +69,11 @@ impl Rule {
         let columns = compile_columns(source.columns.as_deref(), &mut errors);
         let upstream = Destination::compile(&source.upstream);
         let upstream = upstream.map_err(|message| fail(&mut errors, "upstream", message)).ok();
+        let questions = QuestionTemplates::compile(&source, &mut errors);
         check_path(source.path.as_deref(), &mut errors);
+        check_decisions(&questions, allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         if source.public {
-            check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
+            check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &questions, &mut errors);
         }
         match (table, predicate, upstream) {
             (Some(table), Some(predicate), Some(upstream)) if errors.is_empty() => Ok(Self {
@@ -82,6 +87,7 @@ impl Rule {
                 client_where: source.client_where,
                 upstream,
                 fingerprint,
+                questions,
                 allow,
                 predicate,
             }),
@@ -99,7 +105,8 @@ impl Rule {
 
     /// Returns the client parameters that its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
-        self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
+        let asked = self.questions.expressions().map(|(_, expression)| expression);
+        self.allow.iter().chain(self.predicate.expressions()).chain(asked).flat_map(Expression::parameters).collect()
     }
 
     pub(super) fn allows(&self, scope: &Scope<'_>) -> bool {
@@ -171,6 +178,7 @@ fn check_public(
     allow: Option<&Expression>,
     predicate: Option<&Predicate>,
     upstream: Option<&Destination>,
+    questions: &QuestionTemplates,
     errors: &mut Vec<RuleError>,
 ) {
     let message = "reads claims, but the rule is public and a public request has no token".to_owned();
@@ -180,5 +188,30 @@ fn check_public(
         fail(errors, "where", message);
     } else if upstream.is_some_and(Destination::reads_claims) {
         fail(errors, "upstream", message);
+    } else if let Some((key, _)) = questions.expressions().find(|(_, expression)| expression.reads_claims()) {
+        fail(errors, key, message);
+    }
+}
+
+/// Checks that answers of decision services are read only where they are known, and that none is missing.
+fn check_decisions(
+    questions: &QuestionTemplates,
+    allow: Option<&Expression>,
+    predicate: Option<&Predicate>,
+    upstream: Option<&Destination>,
+    errors: &mut Vec<RuleError>,
+) {
+    const EARLY: &str = "reads `decision`, which is known only after `allow` is true: use it in `where`";
+    if allow.is_some_and(Expression::reads_decision) {
+        fail(errors, "allow", EARLY.to_owned());
+    }
+    if upstream.is_some_and(Destination::reads_decision) {
+        fail(errors, "upstream", EARLY.to_owned());
+    }
+    // A question with an error of its own is not there.
+    if let Some(predicate) = predicate.filter(|_| errors.is_empty())
+        && let Some((key, message)) = questions.check_used(|reads| predicate.expressions().any(reads))
+    {
+        fail(errors, key, message.to_owned());
     }
 }

@@ -117,7 +117,7 @@ fn push_placeholder(sql: &mut String, number: usize) {
 }
 
 /// Splits `CEL }} rest`. Skips braces of CEL maps and inside CEL strings.
-fn split_expression(text: &str) -> Result<(&str, &str), String> {
+pub(super) fn split_expression(text: &str) -> Result<(&str, &str), String> {
     let mut depth = 0_usize;
     let mut quote = None;
     let mut chars = text.char_indices();

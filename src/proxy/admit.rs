@@ -19,6 +19,7 @@ use super::gateway::{Gateway, Parts};
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
@@ -116,7 +117,7 @@ impl Gateway {
             // The body is read only now that the request is authorized and within its limits.
             Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
         };
-        let bearer = Bearer::new(grant.principal, address, grant.posted, place);
+        let bearer = Bearer::new(grant.principal, address, grant.posted, place, grant.until);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
         Ok(Admitted::Follow(grant.upstream, bearer))
     }
@@ -209,6 +210,10 @@ impl Caller for ArrivingCaller<'_> {
 
     fn dropped(&mut self, parameters: usize) {
         self.gateway.metrics.parameters_dropped(parameters);
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.record.consulted(consulted);
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {

@@ -36,7 +36,7 @@ pub(super) struct Waiting {
 /// Why a wait ended without progress.
 pub(super) enum Interrupt {
     Fault(Fault),
-    /// The rules have changed, or the process is about to stop.
+    /// The rules have changed, decision services have to be asked again, or the process is about to stop.
     Change,
     /// The process stops, and it is time for this stream to end.
     Leave,
@@ -170,13 +170,13 @@ impl Gateway {
         let head = head_of(session, posted.is_some(), None);
         let principal = bearer.principal().cloned();
         let mut caller = WaitingCaller { gateway: self, principal, record: &mut client.record };
-        let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
+        let Grant { upstream, principal, until, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
             Decision::Shape(grant) => grant,
             Decision::Subset(pending) => pending.read(rules, posted.ok_or(Rejection::Internal)?)?,
             // The new rules serve something else at its path.
             Decision::Document(_) | Decision::Preflight(_) => return Err(Rejection::NotFound),
         };
-        bearer.renew(principal);
+        bearer.renew(principal, until);
         Ok(upstream)
     }
 
@@ -211,7 +211,7 @@ impl Following<'_> {
         let head = loop {
             match self.wait(follower.head()).await {
                 // If the rules have changed too, the request is authorized again before the header is written.
-                Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
+                Ok(head) if !self.has_changed() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
                 Ok(_) | Err(Interrupt::Change | Interrupt::Leave) => {
                     follower.served();
@@ -333,12 +333,15 @@ impl Following<'_> {
             // A cached response is one piece. While a slow client reads it, its token may expire and its rule may
             // change.
             self.bearer.recheck(&self.client.rules.verifier)?;
-            if self.changes.has_changed().unwrap_or_default() {
+            if self.has_changed() {
+                let stopping = self.stopping;
                 if self.reauthorize().await.is_some() {
                     return Err(Fault::Reloaded);
                 }
-                // If the process stops too, that is handled after the piece.
-                self.changes.mark_changed();
+                if self.stopping != stopping {
+                    // That is handled after the piece.
+                    self.changes.mark_changed();
+                }
             }
         }
         if !bytes.is_empty() || end.is_some() {
@@ -355,6 +358,9 @@ impl Following<'_> {
     pub(super) async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gateway, session, client, bearer, changes, stopping, .. } = self;
         // A slow client may always have progress, so a change is checked first.
+        if bearer.must_ask_again() {
+            return Err(Interrupt::Change);
+        }
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
             return Err(Interrupt::Change);
@@ -364,7 +370,7 @@ impl Following<'_> {
             // taken for a sign that it is gone.
             biased;
             made = progress => Ok(made),
-            fault = bearer.end(gateway, &client.rules.verifier) => Err(Interrupt::Fault(fault)),
+            interrupt = bearer.end(gateway, &client.rules.verifier) => Err(interrupt),
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
             Ok(()) = changes.changed() => {
                 *stopping = changes.borrow().stopping;
@@ -373,11 +379,17 @@ impl Following<'_> {
         }
     }
 
-    /// Authorizes the request again if the rules have changed. Returns `None` if the flight still answers it.
+    /// Whether the rules have changed, decision services have to be asked again, or the process is about to stop.
+    fn has_changed(&self) -> bool {
+        self.bearer.must_ask_again() || self.changes.has_changed().unwrap_or_default()
+    }
+
+    /// Authorizes the request again if the rules have changed or decision services have to be asked again. Returns
+    /// `None` if the flight still answers it.
     pub(super) async fn reauthorize(&mut self) -> Option<Box<Reauthorization>> {
         let change = *self.changes.borrow_and_update();
         self.stopping = change.stopping;
-        if self.client.rules.generation == change.generation {
+        if self.client.rules.generation == change.generation && !self.bearer.must_ask_again() {
             return None;
         }
         let reauthorized = self.gateway.authorize_again(self.session, self.client, self.bearer).await;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Reading;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::metrics::{Answer, Metrics};
@@ -29,6 +30,8 @@ pub struct Record {
     pub upstream: Option<UpstreamName>,
     /// A short hash of the token, never the token.
     pub token: Option<Box<str>>,
+    /// The decision service that mattered most: the first that did not allow the request, else the slowest.
+    pub consulted: Option<Box<Consulted>>,
     /// `served`, or the error code of shapegate's own response.
     pub outcome: &'static str,
     /// The source of its response; `None` if the response is not Electric's.
@@ -52,6 +55,7 @@ impl Record {
             rule: None,
             upstream: None,
             token: None,
+            consulted: None,
             outcome: SERVED,
             join: None,
             live: false,
@@ -69,6 +73,12 @@ impl Record {
     /// Notes the rule that decided; `upstream` is `None` if it denied.
     pub fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
         (self.rule, self.upstream) = (Some(rule.clone()), upstream.cloned());
+    }
+
+    /// Notes what decision services said.
+    pub fn consulted(&mut self, consulted: &[Consulted]) {
+        let most = consulted.iter().find(|one| !one.allows).or_else(|| consulted.iter().max_by_key(|one| one.took));
+        self.consulted = most.cloned().map(Box::new);
     }
 
     /// Records how the request ended. One that shapegate answered itself keeps its outcome, even if the client did not
@@ -116,6 +126,9 @@ impl Record {
             cache = self.join.map_or("-", Join::as_str),
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             token = self.token.as_deref().unwrap_or("-"),
+            service = self.consulted.as_ref().map(|consulted| &*consulted.service),
+            decision = self.consulted.as_ref().map(|consulted| consulted.outcome),
+            decision_ms = self.consulted.as_ref().and_then(|consulted| consulted.asked_ms()),
             trace = self.trace.as_ref().map_or("-", TraceParent::trace_id),
         );
     }

@@ -8,6 +8,7 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod decisions;
 mod docs;
 mod exchange;
 mod faults;

@@ -5,6 +5,7 @@
 
 mod audit;
 mod cors;
+mod decisions;
 mod endpoint;
 mod gatekeeper;
 mod issuer;
@@ -31,8 +32,11 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let named = root.value("upstreams");
     let upstreams = upstream::named(named.as_ref(), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
-    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref());
+    let asked = root.value("decisions");
+    let decisions = decisions::services(asked.as_ref(), environment);
+    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), decisions.as_ref());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
+    decisions::check_used(asked.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cors = cors::cors(root.section("cors"));
     let limits = limits::limits(root.section("limits"));
@@ -60,6 +64,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstream: upstream?,
         upstreams: upstreams?,
         issuers: issuers?,
+        decisions: decisions?,
         policy: shapes.policy?,
         gatekeeper,
         cors: cors?,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
+use super::decisions::{Services, question};
 use crate::config::raw::{Section, Value};
 use crate::filter::lint::{self, Severity};
 use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
@@ -25,8 +26,12 @@ pub(super) struct ResolvedShapes {
 /// `[upstreams.NAME]` by name.
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
-/// Resolves every rule. `upstreams` is `None` if that section has errors; names are then not looked up.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
+/// Resolves every rule. `upstreams` or `services` is `None` if that section has errors; names are then not looked up.
+pub(super) fn shapes(
+    sections: Vec<Section<'_>>,
+    upstreams: Option<&Upstreams>,
+    services: Option<&Services>,
+) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
@@ -34,14 +39,19 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
         let public = section.boolean("public", false);
         all_public &= public;
         any_public |= public;
-        rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
+        rules.push(source(&mut section, public, upstreams, services).and_then(|source| compile(&section, source)));
     }
     let rules: Option<Vec<Rule>> = rules.into_iter().collect();
     ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
 }
 
 /// Reads one rule. An optional key with an error reads as absent, because a file with an error is rejected anyway.
-fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
+fn source(
+    section: &mut Section<'_>,
+    public: bool,
+    upstreams: Option<&Upstreams>,
+    services: Option<&Services>,
+) -> Option<RuleSource> {
     let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
     let path = section.value("path");
     let allow = section.value("allow");
@@ -52,6 +62,7 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let subset = section.boolean("subset", false);
     let client_where = section.boolean("client_where", false);
     let upstream = section.value("upstream");
+    let (evaluate, search) = (section.value("evaluate"), section.value("search"));
 
     let table = table.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
@@ -62,6 +73,8 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         None => UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
         Some(value) => upstream_source(value, upstreams)?,
     };
+    let evaluate = evaluate.map(|value| question(value, false, services));
+    let search = search.map(|value| question(value, true, services));
     Some(RuleSource {
         table: table?.to_owned(),
         path: path.map(str::to_owned),
@@ -73,6 +86,8 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         subset,
         client_where,
         upstream,
+        evaluate: evaluate.map_or(Some(None), |question| question.map(Some))?,
+        search: search.map_or(Some(None), |question| question.map(Some))?,
     })
 }
 

@@ -392,7 +392,7 @@ fn invalid_shape_settings_are_rejected() {
         (
             shape("where = 'none'\ncolour = true"),
             "4: shape[0].colour: unknown key; known keys are public, table, path, allow, where, columns, replica, \
-             subset, client_where, upstream",
+             subset, client_where, upstream, evaluate, search",
         ),
     ]);
     each(&[(

@@ -1,6 +1,7 @@
 //! Parses whole files and checks the result or the errors, line by line.
 
 mod bounds;
+mod decisions;
 mod faults;
 mod gatekeeper;
 mod resolved;
