@@ -10,6 +10,9 @@ pub enum Fault {
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
+    /// A decision service no longer allows the request that waited, allows it differently, or does not answer.
+    #[error("a decision changed while the request waited")]
+    DecisionChanged,
     /// The issuer's key set became too old while the request waited, because the issuer is unreachable.
     #[error("the issuer's keys became unavailable while the request waited")]
     KeysUnavailable(Duration),
@@ -22,8 +25,8 @@ pub enum Fault {
     /// Electric is starting or has lost its database (tests/electric/84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
-    /// The policy or a decision changed while the request waited: it is no longer allowed, or allowed differently.
-    #[error("the policy or a decision changed while the request waited")]
+    /// The policy changed while the request waited, and no longer allows it, or allows it differently.
+    #[error("the policy changed while the request waited")]
     Reloaded,
     /// The client does not read its response.
     #[error("the client did not read in time")]
@@ -53,6 +56,7 @@ impl Fault {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
+            Self::DecisionChanged => "decision_changed",
             Self::KeyGone => "key_gone",
             Self::KeysUnavailable(_) => "keys_unavailable",
             Self::NotReady(_) => "not_ready",
@@ -76,7 +80,7 @@ impl Fault {
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
-            Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
+            Self::DecisionChanged | Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,
@@ -92,6 +96,14 @@ impl Fault {
 
     /// Whether it is normal operation, not a problem of shapegate or of Electric.
     pub(crate) const fn is_everyday(&self) -> bool {
-        matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
+        matches!(
+            self,
+            Self::ClientGone
+                | Self::DecisionChanged
+                | Self::Reloaded
+                | Self::SlowReader
+                | Self::Stopping
+                | Self::TokenExpired
+        )
     }
 }

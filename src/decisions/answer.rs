@@ -99,6 +99,10 @@ impl Failure {
     }
 }
 
+/// Every name of a verdict or of a failure.
+pub(super) const OUTCOMES: [&str; 10] =
+    ["allow", "deny", "found", "malformed", "overloaded", "status", "timeout", "too_large", "too_many", "unreachable"];
+
 /// Parses the response to an evaluation. Only a literal `true` allows.
 pub(super) fn evaluation(body: &[u8]) -> Result<Verdict, Failure> {
     let mut members = object(body)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::answer::{Answer, Failure, Verdict};
+use super::answer::{Answer, Failure, OUTCOMES, Verdict};
 use super::cache::AnswerCache;
 use super::client::Client;
 use super::question::Question;
@@ -94,7 +94,7 @@ impl Consulted {
 
 impl Service {
     fn new(name: &str, settings: ServiceSettings, metrics: Arc<Metrics>) -> Result<Self, FetchError> {
-        metrics.service_loaded(name);
+        metrics.service_loaded(name, OUTCOMES);
         let answers = AnswerCache::new(settings.cache_bytes);
         Ok(Self { name: name.into(), client: Client::new(settings)?, answers, metrics, failing: AtomicBool::default() })
     }

@@ -30,9 +30,12 @@ impl Decisions {
 }
 
 impl Metrics {
-    /// Creates the histogram of a decision service, so that its first request is visible.
-    pub fn service_loaded(&self, service: &str) {
+    /// Creates the metrics of a decision service at 0, so that its first request is visible.
+    pub fn service_loaded(&self, service: &str, outcomes: impl IntoIterator<Item = &'static str>) {
         self.decisions.seconds.with_label_values(&[service]);
+        for outcome in outcomes {
+            self.decisions.outcomes.with_label_values(&[service, outcome]);
+        }
     }
 
     /// Records the answer of a decision service, or its failure.

@@ -109,9 +109,11 @@ impl Gateway {
                 Err(rejection) => return Box::pin(self.reject(session, client, &rejection)).await,
             };
             let (key, live) = (follower.key().clone(), client.record.live);
-            let (changes, stopping) = (&mut changes, now.stopping);
-            let mut following = Following { gateway: self, session, client, bearer, key, live, changes, stopping };
+            let (changes, stopping, generation) = (&mut changes, now.stopping, client.rules.generation);
+            let mut following =
+                Following { gateway: self, session, client, bearer, key, live, changes, stopping, generation };
             let followed = following.follow(&mut follower).await;
+            let cause = following.cause();
             // Other followers need not wait for what is written to this client from here on.
             follower.served();
             match followed {
@@ -123,7 +125,7 @@ impl Gateway {
                 Ok(Followed::RulesChanged(reauthorized)) => match *reauthorized {
                     Ok(other) => upstream = other,
                     Err(rejection) => {
-                        self.metrics.follower_cut(Fault::Reloaded.as_str());
+                        self.metrics.follower_cut(cause.as_str());
                         return Box::pin(self.reject(session, client, &rejection)).await;
                     }
                 },
@@ -204,6 +206,8 @@ pub(super) struct Following<'a> {
     pub(super) changes: &'a mut watch::Receiver<Change>,
     /// Whether the last change said that the process stops.
     pub(super) stopping: bool,
+    /// The generation of the rules that allowed the request to follow this flight.
+    generation: u64,
 }
 
 impl Following<'_> {
@@ -336,7 +340,7 @@ impl Following<'_> {
             if self.has_changed() {
                 let stopping = self.stopping;
                 if self.reauthorize().await.is_some() {
-                    return Err(Fault::Reloaded);
+                    return Err(self.cause());
                 }
                 if self.stopping != stopping {
                     // That is handled after the piece.
@@ -395,7 +399,15 @@ impl Following<'_> {
         let reauthorized = self.gateway.authorize_again(self.session, self.client, self.bearer).await;
         let electric = self.client.rules.electric.as_ref();
         let same = reauthorized.as_ref().is_ok_and(|upstream| FlightKey::of(electric, upstream) == self.key);
+        if same {
+            self.generation = self.client.rules.generation;
+        }
         (!same).then(|| Box::new(reauthorized))
+    }
+
+    /// Returns why the flight no longer answers the request: its rules or its decision have changed.
+    pub(super) fn cause(&self) -> Fault {
+        if self.client.rules.generation == self.generation { Fault::DecisionChanged } else { Fault::Reloaded }
     }
 
     fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shapegate::demo::http::Reply;
 
 use crate::harness::pdp::{Pdp, allow, deny, found};
-use crate::harness::{Answer, Gate, Setup};
+use crate::harness::{Answer, Gate, Process, Setup, config, shapegate};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -254,6 +254,37 @@ async fn answers_of_one_rule_do_not_count_for_the_next() {
     pdp.decides(|_, _| deny());
     assert_eq!(refusal(&gate.get(TASKS, &token(&gate, "carol")).await), denied());
     assert_eq!(pdp.asked().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_and_the_log_say_which_service_denied_and_how_long_it_took() {
+    let (gate, pdp) = start(EVALUATE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = format!("{}{}", text.split("[[shape]]").next().unwrap(), rules_of(EVALUATE, &pdp, ""));
+    std::fs::write(&path, format!("{text}[log]\nformat = \"json\"\n")).unwrap();
+    pdp.decides(|_, asked| if asked["subject"]["id"] == "alice" { allow() } else { deny() });
+    let explain = async |subject: &str| {
+        let arguments = ["explain", "--config", path.to_str().unwrap(), "--token", &token(&gate, subject), TASKS];
+        String::from_utf8(shapegate(&arguments).output().await.unwrap().stdout).unwrap()
+    };
+    let (alice, bob) = (explain("alice").await, explain("bob").await);
+    assert!(alice.contains("service:  pdp says allow, after ") && alice.contains("decision: allow"), "{alice}");
+    assert!(bob.contains("service:  pdp says deny, after ") && bob.contains("decision: deny"), "{bob}");
+
+    let process = Process::start(&path).await;
+    for subject in ["alice", "bob", "bob"] {
+        let request = gate.client().get(format!("{}{TASKS}", process.url)).bearer_auth(token(&gate, subject));
+        request.send().await.unwrap();
+    }
+    let log = process.stop().await;
+    let lines = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines: Vec<_> = lines.filter(|line| line["target"] == "shapegate::access").collect();
+    let said = |line: &Value| (line["service"].clone(), line["decision"].clone(), line["decision_ms"].is_u64());
+    let seen: Vec<_> = lines.iter().map(said).collect();
+    let pdp = |decision: &str, asked: bool| (json!("pdp"), json!(decision), asked);
+    assert_eq!(seen, [pdp("allow", true), pdp("deny", true), pdp("deny", false)], "{log:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

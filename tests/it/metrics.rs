@@ -18,7 +18,7 @@ async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
     let audit = folder.path().join("audit.jsonl");
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n[decisions.pdp]\nurl = 'http://127.0.0.1:1'\n"),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };

@@ -146,6 +146,7 @@ async fn whatever_is_not_an_answer_is_a_failure() {
         let text = answer.clone();
         let outcome = outcome_of(move |_| Some(answer.clone()), &evaluation("{}")).await;
         assert_eq!(outcome, expected, "{text}");
+        assert!(OUTCOMES.contains(&outcome), "{outcome}");
     }
 }
 
@@ -233,4 +234,52 @@ async fn a_reload_keeps_the_answers_of_an_unchanged_service_only() {
         assert!(renewed.get("pdp").unwrap().find(&question).is_none());
     }
     assert!(same.renewed(BTreeMap::new(), &metrics).unwrap().get("pdp").is_none());
+}
+
+/// Answers over TLS to clients with a certificate of this authority only.
+async fn tls_pdp() -> (String, Vec<u8>, String) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let trusted = authority.self_signed(&authority_key).unwrap().der().clone();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let sign = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        (certificate, key)
+    };
+    let (server, server_key) = sign("127.0.0.1");
+    let (client, client_key) = sign("shapegate");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
+    let key = rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
+    let config = config.with_single_cert(vec![server.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(ok(r#"{"decision":true}"#).as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (url, trusted.to_vec(), format!("{}{}", client.pem(), client_key.serialize_pem()))
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_sent() {
+    crate::server::install_crypto();
+    let (url, authority, identity) = tls_pdp().await;
+    let gone = Pdp { address: ([127, 0, 0, 1], 9).into(), requests: Arc::default() };
+    let mut settings = gone.settings();
+    settings.endpoint = Endpoint { url: url.parse().unwrap(), ca: vec![authority.into()], ..settings.endpoint };
+    let without = service(settings.clone());
+    assert_eq!(without.ask(&evaluation("{}")).await.as_str(), "unreachable");
+    let with = service(ServiceSettings { identity: Some(Secret::new(identity)), ..settings });
+    assert_eq!(with.ask(&evaluation("{}")).await.as_str(), "allow");
 }

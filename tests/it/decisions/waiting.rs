@@ -49,6 +49,7 @@ async fn a_client_that_is_no_longer_allowed_is_ended_and_no_other() {
     let electric = gate.electric.request_count();
     pdp.decides(|_, asked| if asked["subject"]["id"] == "bob" { deny() } else { allow() });
     assert_eq!(refusal(&at_once(bob).await), denied());
+    gate.until_metric(r#"shapegate_followers_cut_total{cause="decision_changed"}"#, 1.0).await;
     let asked = pdp.asked().len();
     pdp.until_asked(asked + 2).await;
     assert_eq!(gate.electric.request_count(), electric, "nothing new is asked of Electric");
@@ -113,6 +114,7 @@ async fn an_event_stream_ends_between_two_events_when_its_decision_is_withdrawn(
     events.until("data: 2\n\n").await;
     pdp.decides(|_, _| deny());
     assert_eq!(timeout(AT_ONCE, events.rest()).await.unwrap().unwrap(), "", "a clean end");
+    gate.until_metric(r#"shapegate_followers_cut_total{cause="decision_changed"}"#, 1.0).await;
     assert_eq!(
         pdp.asked()[0]["subject"],
         json!({ "type": "user", "id": "alice", "properties": { "orgs": ["org_1"] } })
