@@ -51,13 +51,14 @@ fn decided(c: &mut Criterion) {
         let request = ShapeRequest::parse(None, &query, scene.policy.parameters()).unwrap();
         let judge = || {
             let mut progress = Progress::default();
-            let step = scene.policy.judge(Some(&principal), black_box(&request), now, &mut progress).unwrap();
+            let step =
+                scene.policy.judge(Some(&principal), black_box(&request), now, &mut progress, &mut |_| {}).unwrap();
             match step {
                 Step::Permit(permit) => permit,
                 // Once at the start, and when the answer has run out.
                 Step::Ask(questions) => {
                     progress.answer(runtime.block_on(questions.ask()));
-                    let step = scene.policy.judge(Some(&principal), &request, now, &mut progress).unwrap();
+                    let step = scene.policy.judge(Some(&principal), &request, now, &mut progress, &mut |_| {}).unwrap();
                     let Step::Permit(permit) = step else { panic!("{step:?}") };
                     permit
                 }

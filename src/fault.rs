@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use crate::auth::InvalidReason;
 use crate::rejection::Rejection;
 
 /// Why an authorized request did not get a complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// The list of revocations or the issuer's introspection became unavailable while the request waited.
+    #[error("what the token must be checked with became unavailable while the request waited")]
+    AuthUnavailable(Duration),
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
@@ -37,6 +41,9 @@ pub enum Fault {
     /// The token of the request expired while the request waited.
     #[error("the token expired while the request waited")]
     TokenExpired,
+    /// The token was revoked while the request waited.
+    #[error("the token was revoked while the request waited")]
+    TokenRevoked,
     /// Electric responded with a status that none of our requests should get.
     #[error("Electric rejected the request with status {0}")]
     UpstreamRefused(u16),
@@ -55,6 +62,7 @@ impl Fault {
     /// The name in logs and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::AuthUnavailable(_) => "auth_unavailable",
             Self::ClientGone => "client_gone",
             Self::DecisionChanged => "decision_changed",
             Self::KeyGone => "key_gone",
@@ -65,6 +73,7 @@ impl Fault {
             Self::SlowReader => "slow_reader",
             Self::Stopping => "stopping",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -76,11 +85,15 @@ impl Fault {
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone | Self::SlowReader => return None,
-            Self::KeyGone => Rejection::TokenInvalid,
+            Self::AuthUnavailable(after) => Rejection::AuthUnavailable(*after),
+            Self::KeyGone => Rejection::TokenInvalid(InvalidReason::UnknownKey),
+            Self::TokenRevoked => Rejection::TokenInvalid(InvalidReason::Revoked),
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
-            Self::DecisionChanged | Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
+            Self::DecisionChanged => Rejection::DecisionUnavailable(Duration::from_secs(1)),
+            Self::Reloaded => Rejection::Reloaded,
+            Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,
@@ -91,7 +104,14 @@ impl Fault {
 
     /// Whether the token is no longer accepted. Clients recover with a new token.
     pub(crate) const fn ends_token(&self) -> bool {
-        matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
+        matches!(
+            self,
+            Self::AuthUnavailable(_)
+                | Self::KeyGone
+                | Self::KeysUnavailable(_)
+                | Self::TokenExpired
+                | Self::TokenRevoked
+        )
     }
 
     /// Whether it is normal operation, not a problem of shapegate or of Electric.
@@ -104,6 +124,7 @@ impl Fault {
                 | Self::SlowReader
                 | Self::Stopping
                 | Self::TokenExpired
+                | Self::TokenRevoked
         )
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Why a request has no token that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
+    /// The `Authorization` header and a cookie have different tokens, or two cookies have.
+    #[error("the Authorization header and a cookie have different tokens")]
+    Conflict,
     /// There is more than one `Authorization` header, or it is not `Bearer`, one space and a token68.
     #[error("the Authorization header is not one well-formed bearer token")]
     Malformed,
@@ -31,9 +34,16 @@ pub enum TokenError {
         /// The time until another attempt makes sense; at least 1 s.
         retry_after: Duration,
     },
+    /// The list of revocations or the issuer's introspection is unavailable, so the token can be neither accepted nor
+    /// rejected.
+    #[error("what the token must be checked with is unavailable")]
+    Unavailable {
+        /// The time until another attempt makes sense; at least 1 s.
+        retry_after: Duration,
+    },
 }
 
-/// What is wrong with a token, as a metric label and for the operator's log. Clients never see it.
+/// What is wrong with a token, as a metric label and for the operator's log. Clients do not see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
 #[allow(missing_docs)] // the variants are the labels in `as_str`
@@ -48,6 +58,7 @@ pub enum InvalidReason {
     Encrypted,
     Expiry,
     Header,
+    Inactive,
     IssuedAt,
     Issuer,
     KeyId,
@@ -56,6 +67,7 @@ pub enum InvalidReason {
     NotBefore,
     Payload,
     Require,
+    Revoked,
     Shape,
     Signature,
     Structure,
@@ -113,11 +125,43 @@ impl TokenError {
             Self::Expired => "expired",
             Self::Invalid(reason) => reason.as_str(),
             Self::KeysUnavailable { .. } => "keys_unavailable",
+            Self::Unavailable { .. } => "unavailable",
         }
     }
 }
 
 impl InvalidReason {
+    /// Every reason.
+    pub const ALL: [Self; 27] = [
+        Self::Algorithm,
+        Self::AlgorithmMismatch,
+        Self::AmbiguousKey,
+        Self::Audience,
+        Self::Compressed,
+        Self::Critical,
+        Self::Encoding,
+        Self::Encrypted,
+        Self::Expiry,
+        Self::Header,
+        Self::Inactive,
+        Self::IssuedAt,
+        Self::Issuer,
+        Self::KeyId,
+        Self::Lifetime,
+        Self::Nested,
+        Self::NotBefore,
+        Self::Payload,
+        Self::Require,
+        Self::Revoked,
+        Self::Shape,
+        Self::Signature,
+        Self::Structure,
+        Self::Subject,
+        Self::Type,
+        Self::UnencodedPayload,
+        Self::UnknownKey,
+    ];
+
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -131,6 +175,7 @@ impl InvalidReason {
             Self::Encrypted => "encrypted",
             Self::Expiry => "expiry",
             Self::Header => "header",
+            Self::Inactive => "inactive",
             Self::IssuedAt => "issued_at",
             Self::Issuer => "issuer",
             Self::KeyId => "key_id",
@@ -139,13 +184,14 @@ impl InvalidReason {
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
             Self::Require => "require",
+            Self::Revoked => "revoked",
             Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",
             Self::Subject => "subject",
             Self::Type => "type",
             Self::UnencodedPayload => "unencoded_payload",
-            Self::UnknownKey => "unknown_key",
+            Self::UnknownKey => "kid_unknown",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{Claims, Requirement};
 use crate::clock::UnixTime;
 
 /// 9999-12-31T23:59:59Z in seconds. A later date is a mistake, mostly milliseconds; such a token would never expire.
-const LATEST_DATE: u64 = 253_402_300_799;
+pub(crate) const LATEST_DATE: u64 = 253_402_300_799;
 
 /// The most names in one `aud`; a token with more is rejected as an attack.
 const MAX_AUDIENCES: usize = 100;
@@ -25,7 +25,7 @@ pub(crate) struct Expectations {
     pub(crate) max_lifetime: Option<Duration>,
 }
 
-/// Valid claims, with the values read from them.
+/// Acceptable claims, with the values read from them.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) claims: Map<String, Value>,
@@ -35,8 +35,8 @@ pub(crate) struct Accepted {
 }
 
 impl Expectations {
-    /// Checks the claims of a token whose signature is valid. Returns [`TokenError::Expired`] only if nothing else is
-    /// wrong.
+    /// Checks the claims of a token, whose signature may not be verified yet. Returns [`TokenError::Expired`] only if
+    /// no other claim is wrong.
     pub(crate) fn check(&self, claims: Map<String, Value>, now: UnixTime) -> Result<Accepted, TokenError> {
         self.check_audience(&claims)?;
         let subject = subject(&claims)?;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::Algorithm;
 use super::error::{InvalidReason, IssuerError, TokenError};
 use super::expectations::Expectations;
-use super::jws::{JoseHeader, Jws};
+use super::introspection::Introspection;
+use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
+use super::principal::Principal;
 use super::requirement;
 use super::settings::{IssuerSettings, KeySource, SharedSecret};
 use crate::clock::{Clock, UnixTime};
@@ -19,10 +21,13 @@ pub(super) struct TrustedIssuer {
     /// configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
+    /// The cookie in which its tokens may come.
+    pub(super) cookie: Option<Arc<str>>,
     pub(super) shape_claims: ShapeClaims,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     keys: Keys,
+    pub(super) introspection: Option<Introspection<Arc<Principal>>>,
 }
 
 /// The keys of one issuer. They verify only tokens of this issuer.
@@ -50,26 +55,40 @@ impl TrustedIssuer {
             require,
             algorithms,
             keys,
+            introspection,
             leeway,
             max_lifetime,
             types,
+            cookie,
             shape_claims,
         } = issuer;
         if audience.is_empty() && require.is_none() {
             return Err(IssuerError::NoAudience);
         }
-        check_algorithms(&algorithms, &keys)?;
+        check_algorithms(&algorithms, &keys, introspection.is_some())?;
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
         let expectations = Expectations { audience, require, leeway, max_lifetime };
-        Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
+        let introspection = introspection.map(Introspection::new);
+        Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys, introspection })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
     pub(super) fn is(&self, config: &IssuerSettings) -> bool {
         // Lists every field, so that a new one does not compile until it is compared here.
-        let IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
-            config;
+        let IssuerSettings {
+            issuer,
+            audience,
+            require,
+            algorithms,
+            keys,
+            introspection,
+            leeway,
+            max_lifetime,
+            types,
+            cookie,
+            shape_claims,
+        } = config;
         let expected = &self.expectations;
         *self.name == **issuer
             && expected.audience == *audience
@@ -77,6 +96,8 @@ impl TrustedIssuer {
             && (expected.leeway, expected.max_lifetime) == (*leeway, *max_lifetime)
             && self.algorithms == *algorithms
             && self.types == *types
+            && self.cookie == *cookie
+            && self.introspection.as_ref().map(Introspection::settings) == introspection.as_ref()
             && self.shape_claims == *shape_claims
             && self.keys.are(keys)
     }
@@ -94,21 +115,23 @@ impl TrustedIssuer {
         }
     }
 
-    /// Verifies the signature of a token whose header was checked, and returns the key that made it. Waits for a fetch
-    /// only if no set has the key.
-    pub(super) async fn verify(&self, jws: &Jws<'_>, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
-        let verifies = |key: &Arc<Key>| key.verify(jws.message, jws.signature).is_ok();
-        if jws.header.algorithm.is_symmetric() {
-            // `kid` is ignored: there are at most two secrets for an algorithm.
-            let mut candidates = self.keys.shared.iter().filter(|key| key.algorithm() == jws.header.algorithm);
-            return candidates.find(|key| verifies(key)).cloned().ok_or(InvalidReason::Signature.into());
+    /// Finds the keys that may have signed a token with this header, without waiting: none if only a fetch can tell. While
+    /// a secret is replaced, there are two.
+    pub(super) fn known_keys(&self, header: &JoseHeader, now: UnixTime) -> Result<Vec<Arc<Key>>, TokenError> {
+        if header.algorithm.is_symmetric() {
+            // `kid` is ignored, and `check_header` has checked that there is a secret for the algorithm.
+            let shared = self.keys.shared.iter().filter(|key| key.algorithm() == header.algorithm);
+            return Ok(shared.cloned().collect());
         }
-        let key = self.key(&jws.header, clock).await?;
-        if verifies(&key) { Ok(key) } else { Err(InvalidReason::Signature.into()) }
+        match self.find(header, now) {
+            Ok(key) => Ok(vec![key]),
+            Err(NoKey::Unknown) if self.remote().is_some() => Ok(Vec::new()),
+            Err(problem) => Err(explain(problem, Demand::Current)),
+        }
     }
 
-    /// Finds the public key for a token with this header.
-    async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
+    /// Finds the public key for a token with this header. Waits for a fetch only if no set has the key.
+    pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
         match (self.find(header, clock.now()), self.remote()) {
             (Ok(key), _) => Ok(key),
             (Err(NoKey::Unknown), Some(remote)) => {
@@ -128,7 +151,9 @@ impl TrustedIssuer {
 
     /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
     /// T18, J8).
-    pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
+    pub(super) fn holds(&self, key: Option<&Arc<Key>>, now: UnixTime) -> bool {
+        // The issuer vouched for the token itself.
+        let Some(key) = key else { return self.introspection.is_some() };
         let Keys { shared, fixed, remote, .. } = &self.keys;
         shared.iter().any(|own| own.is(key))
             || fixed.as_ref().is_some_and(|set| set.holds(key))
@@ -146,6 +171,23 @@ impl TrustedIssuer {
         }
     }
 
+    /// The accepted `alg` values.
+    pub(super) fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// The accepted `typ` values.
+    pub(super) fn types(&self) -> &[String] {
+        &self.types
+    }
+
+    /// Returns the `kid` of each usable public key that has one.
+    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
+        let snapshot = self.remote().map(|remote| remote.load());
+        let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
+        self.keys.fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
+    }
+
     pub(super) const fn remote(&self) -> Option<&Arc<RemoteStore>> {
         self.keys.remote.as_ref()
     }
@@ -154,17 +196,18 @@ impl TrustedIssuer {
         let permanent = self.keys.shared.len() + self.keys.fixed.as_ref().map_or(0, KeySet::len);
         let status = self.remote().map(|remote| remote.status());
         let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
-        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0, ..status }
+        let keyless = self.introspection.is_some() && self.remote().is_none();
+        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0 || keyless, ..status }
     }
 }
 
 /// Checks that each algorithm has keys and each kind of key has an algorithm, so that a key of one family never meets a
 /// token of the other (docs/security.md, T2).
-fn check_algorithms(algorithms: &[Algorithm], keys: &KeySource) -> Result<(), IssuerError> {
+fn check_algorithms(algorithms: &[Algorithm], keys: &KeySource, introspects: bool) -> Result<(), IssuerError> {
     let KeySource { shared, fixed, remote } = keys;
     let published = fixed.is_some() || remote.is_some();
     if shared.is_empty() && !published {
-        return Err(IssuerError::NoKeys);
+        return if introspects && algorithms.is_empty() { Ok(()) } else { Err(IssuerError::NoKeys) };
     }
     let has_secret = |algorithm: &Algorithm| shared.iter().any(|shared| shared.algorithm == *algorithm);
     let has_keys = |algorithm: &Algorithm| if algorithm.is_symmetric() { has_secret(algorithm) } else { published };

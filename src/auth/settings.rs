@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::http::Endpoint;
+use super::introspection::IntrospectionSettings;
 use super::keys::KeySet;
 use super::{Algorithm, Requirement};
 use crate::secret::Secret;
@@ -18,16 +19,20 @@ pub struct IssuerSettings {
     pub audience: Vec<String>,
     /// A condition on the claims, in addition to `audience` or instead of it.
     pub require: Option<Arc<dyn Requirement>>,
-    /// The accepted `alg` values. Never empty; HMAC for the shared secrets, public-key for published keys.
+    /// The accepted `alg` values. Empty only without keys; HMAC for the shared secrets, public-key for published keys.
     pub algorithms: Vec<Algorithm>,
-    /// Where the keys come from.
+    /// Where the keys come from. Empty only with `introspection`.
     pub keys: KeySource,
+    /// The endpoint that is asked about tokens that are not signed; at most one issuer has one.
+    pub introspection: Option<IntrospectionSettings>,
     /// The clock skew allowed for `exp`, `nbf` and `iat`: 0 to 60 s.
     pub leeway: Duration,
     /// The longest accepted `exp - iat`. If set, `iat` is required.
     pub max_lifetime: Option<Duration>,
     /// The accepted `typ` values in lower case, without `application/`; a token without `typ` is accepted.
     pub types: Vec<String>,
+    /// The cookie in which its tokens may also come, beside the `Authorization` header.
+    pub cookie: Option<Arc<str>>,
     /// How a `shape` claim in its tokens is treated.
     pub shape_claims: ShapeClaims,
 }

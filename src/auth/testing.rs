@@ -178,9 +178,11 @@ pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
         require: None,
         algorithms: Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect(),
         keys,
+        introspection: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned(), "at+jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     }
 }

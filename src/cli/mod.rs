@@ -7,7 +7,12 @@ mod check;
 mod demo;
 mod explain;
 mod jwks;
+mod keys;
+mod probe;
 mod run;
+mod test;
+mod token;
+mod trial;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,7 +24,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 
-use crate::clock::SystemClock;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors};
 use crate::metrics::Metrics;
 use crate::proxy::{Change, Gateway, Proxy};
@@ -48,9 +53,13 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     /// Show how one request is decided, and why
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
+    /// Run policy tests
+    Test(test::Test),
+    /// Make a development key, and tokens that it signs
+    Token(token::Token),
 }
 
 /// Runs the command that `arguments` names, and returns its exit status.
@@ -69,6 +78,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Demo(demo)), _) => demo.run(),
         (Some(Command::Explain(explain)), _) => explain.run(),
         (Some(Command::Jwks(jwks)), _) => jwks.run(),
+        (Some(Command::Test(test)), _) => test.run(),
+        (Some(Command::Token(token)), _) => token.run(),
         (None, Some(config)) => run::run(&config, cli.upgrade),
         (None, None) => Err(Usage("give --config FILE").into()),
     };
@@ -89,7 +100,7 @@ const USAGE: u8 = 64;
 
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
-        eprintln!("{errors}");
+        eprintln!("{}", errors.report());
         return ExitCode::from(USAGE);
     }
     let broken_pipe = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
@@ -116,17 +127,22 @@ fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
 }
 
 /// Creates a gateway that serves no clients: it decides requests and queries Electric as a server does.
-fn gateway(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
+fn gateway(config: Config, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
     let observers = Observers { metrics, audit: None, tracer: None };
-    wire::gateway(config, Arc::new(SystemClock), observers, watch::channel(Change::default()).1)
+    wire::gateway(config, clock, observers, watch::channel(Change::default()).1)
 }
 
 /// Formats a rejection: its code, and the problem of each parameter.
 fn words(rejection: &Rejection) -> String {
     let (_, code, message) = rejection.answer();
-    let Rejection::InvalidRequest(errors) = rejection else { return format!("{code}: {message}") };
-    let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
-    format!("{code}: {}", errors.join("; "))
+    match rejection {
+        Rejection::InvalidHead(name, problem) => format!("{code}: {name} {problem}"),
+        Rejection::InvalidRequest(errors) => {
+            let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
+            format!("{code}: {}", errors.join("; "))
+        }
+        _ => format!("{code}: {message}"),
+    }
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

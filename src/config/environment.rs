@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// Where environment variables are looked up. It has no `Debug`, because it can hold secrets.
 pub enum Environment {
-    /// A build or deploy step without secrets and key files: neither is read. Only the issuers' addresses of a
-    /// configuration resolved this way are usable.
+    /// A build or deploy step without secrets and key files: neither is read. Only the rules and the issuers'
+    /// addresses of a configuration resolved this way are usable.
     Deploy,
     /// The environment of this process.
     Process,

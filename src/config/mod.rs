@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::auth::IssuerSettings;
+use crate::auth::{IssuerSettings, RevocationSettings};
 use crate::decisions::ServiceSettings;
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
@@ -26,7 +26,7 @@ use crate::telemetry::{AuditSettings, LogSettings, OtelSettings};
 use crate::upstream::UpstreamSettings;
 
 pub use environment::Environment;
-pub use error::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, Severity};
 pub use file::ConfigFile;
 pub use server::{ServerSettings, TlsSettings};
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub issuers: Vec<IssuerSettings>,
     /// `[decisions.NAME]`: the services that rules ask, by name.
     pub decisions: BTreeMap<String, ServiceSettings>,
+    /// `[revocation]`: tokens that end early; `None` revokes none.
+    pub revocation: Option<RevocationSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
     /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.
@@ -81,11 +83,21 @@ impl Config {
     /// # Errors
     /// Every error in the file, or the reason why it cannot be read.
     pub fn load_issuers(path: &Path) -> Result<Vec<IssuerSettings>, ConfigErrors> {
-        Self::read(path, &Environment::Deploy).map(|config| config.issuers)
+        Self::load_without_secrets(path).map(|config| config.issuers)
+    }
+
+    /// Loads a file without its secrets and key files, to judge sample claims.
+    ///
+    /// # Errors
+    /// Every error in the file, or the reason why it cannot be read.
+    pub fn load_without_secrets(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, &Environment::Deploy)
     }
 
     fn read(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
+        let bytes = std::fs::read(path)
+            .map_err(|cause| ConfigErrors::of_file(path, None, format!("cannot be read: {cause}"), None))?;
+        let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))?;
         let file = Some(ConfigFile::of(path, &text));
         Self::parse(&text, path, environment).map(|config| Self { file, ..config })
     }
@@ -105,6 +117,16 @@ impl Config {
     }
 }
 
+/// Describes where a file is not UTF-8.
+fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> ConfigErrors {
+    let (bytes, valid) = (error.as_bytes(), error.utf8_error().valid_up_to());
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let encoding = if is_utf16 { ", but UTF-16" } else { "" };
+    let line = 1 + bytes[..valid].iter().filter(|byte| **byte == b'\n').count();
+    let message = format!("the file is not UTF-8{encoding}: the first wrong byte is 0x{:02x}", bytes[valid]);
+    ConfigErrors::of_file(path, Some(line), message, Some("save it as UTF-8"))
+}
+
 /// `[probe]`: the sample request of `check --probe`.
 #[derive(Clone, Debug)]
 pub struct ProbeSettings {
@@ -112,4 +134,12 @@ pub struct ProbeSettings {
     pub claims: String,
     /// Sample query parameters of a client, as in a URL.
     pub query: String,
+}
+
+impl ProbeSettings {
+    /// The names of the sample claims.
+    fn names(&self) -> Vec<String> {
+        let claims = serde_json::from_str(&self.claims).unwrap_or(serde_json::Map::new());
+        claims.into_iter().map(|(name, _)| name).collect()
+    }
 }

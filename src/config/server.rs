@@ -25,6 +25,8 @@ pub struct ServerSettings {
     pub state: Option<PathBuf>,
     /// Unix socket over which a new process takes over the listening sockets; `None` disables upgrades.
     pub upgrade_socket: Option<PathBuf>,
+    /// `danger_explain_denials`: whether the body of a rejection has its reason. For development only.
+    pub explain_denials: bool,
     /// How long a new process may take to become ready, 1 s to 1 h. After that, the old process keeps serving.
     pub upgrade_timeout: Duration,
 }

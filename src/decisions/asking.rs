@@ -1,9 +1,9 @@
 //! The questions of one rule about one request, and their answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cel::common::value::Val;
-use tokio::time::Instant;
 
 use super::answer::{Answer, Verdict};
 use super::question::Question;
@@ -92,7 +92,7 @@ impl Answers {
 
     /// Returns when a service has to be asked again; `None` if none was asked.
     pub fn until(&self) -> Option<Instant> {
-        self.all().map(|answer| answer.until).min()
+        self.all().map(|answer| answer.until.into_std()).min()
     }
 
     /// Returns the `context` of the evaluation.

@@ -8,6 +8,7 @@
 //! | `tree` | defines our tree, and prints it |
 //! | `order_by` | parses and prints `order_by`, which allows columns only |
 //! | `lint` | finds what Electric rejects or evaluates slowly in a rule's own `where` |
+//! | `doubts` | finds what a rule's own `where` probably does not mean |
 //!
 //! The client's own text is never forwarded: each of several guards around it was broken (docs/electric.md,
 //! "Composing a where"; tests/electric/112, 113, 124). The printed SQL contains only operators and keywords of the
@@ -28,6 +29,7 @@
 //! must not be in a rule's `columns`.
 
 mod admit;
+pub mod doubts;
 mod error;
 pub mod lint;
 mod order_by;

@@ -80,9 +80,11 @@ impl Gatekeeper {
             require: None,
             keys: self.key.verifying(&algorithms)?,
             algorithms,
+            introspection: None,
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],
+            cookie: None,
             shape_claims: ShapeClaims::Own,
         })
     }

@@ -51,7 +51,7 @@ impl Proxies {
 
     /// Returns the address closest to us on the request's path that is not a trusted proxy. Reads `X-Forwarded-For`
     /// from its end, where each proxy adds its peer. A malformed entry ends the search at the proxy that forwarded it.
-    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
+    pub(super) fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let trusted = self.trusted.as_ref()?;
         let mut client = peer;
         if contains(trusted, peer) {
@@ -64,7 +64,12 @@ impl Proxies {
                 }
             }
         }
-        Some(Address::of(client))
+        Some(client.to_canonical())
+    }
+
+    /// Returns the same address as limits count it.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
+        self.client_address(peer, headers).map(Address::of)
     }
 }
 

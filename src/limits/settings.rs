@@ -25,12 +25,14 @@ pub struct LimitSettings {
     pub rate_per_subject: usize,
     /// Requests per second of one address, averaged over five seconds; 429 above. 0: no limit.
     pub rate_per_address: usize,
-    /// Rejected tokens per minute from one address; above, unknown tokens get 429 without verification. 0: no limit.
+    /// Tokens with a wrong signature per minute from one address; above, `signatures_per_address` applies. 0: no limit.
     pub bad_tokens_per_address: usize,
+    /// Signature checks per second for an address over `bad_tokens_per_address`, and of its expired tokens. 0: no limit.
+    pub signatures_per_address: usize,
     /// Responses without progress for one position on one connection in half a second; 429 above. 0: no limit.
     pub repeats: usize,
-    /// Number of verified tokens that are remembered.
-    pub verdicts: usize,
+    /// Bytes of memory for verified tokens, so that they are not verified again at each request.
+    pub verdict_bytes: usize,
     /// Concurrent requests to Electric; 503 above.
     pub flights: usize,
     /// Concurrent requests to Electric of one subject; 429 above.

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 use super::expression::Scope;
-use super::rule::{Rule, RuleId};
+use super::rule::{FOREIGN, Rule, RuleId};
+use super::unmet::{Miss, Unmet};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::decisions::{Answers, Consulted, Outcome, Questions, Services};
@@ -119,11 +119,9 @@ impl Permit {
 /// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// A decision service denies the request. Holds the rule that asked it.
-    Declined(RuleId),
-    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them, for
-    /// logs and metrics.
-    Forbidden(RuleId),
+    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them and
+    /// why it does not, for logs and metrics.
+    Forbidden(RuleId, Unmet),
     /// No rule serves this table.
     ShapeNotFound,
     /// No public rule serves this table, and the request has no token.
@@ -144,9 +142,9 @@ pub enum Step {
 /// How far a decision has come that depends on decision services.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// How many rules have denied.
+    /// How many rules were tried and do not allow the request.
     tried: usize,
-    /// Why the last of them did.
+    /// Why the last of them does not.
     denial: Option<Denial>,
     /// The answers that the next rule asked for.
     answers: Option<Answers>,
@@ -160,11 +158,11 @@ impl Progress {
         self.answers = Some(answers);
     }
 
-    /// Notes that a rule denied. That a service denied says more than the denial of a later rule.
-    fn denied(&mut self, denial: Denial) {
+    /// Notes that a rule does not allow the request. That a service denies it says more than what follows.
+    fn missed(&mut self, rule: &RuleId, unmet: Unmet) {
         self.tried += 1;
-        if !matches!(self.denial, Some(Denial::Declined(_))) {
-            self.denial = Some(denial);
+        if !matches!(self.denial, Some(Denial::Forbidden(_, Unmet::DecisionDenied))) {
+            self.denial = Some(Denial::Forbidden(rule.clone(), unmet));
         }
     }
 
@@ -173,9 +171,6 @@ impl Progress {
         &self.consulted
     }
 }
-
-/// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
-const FOREIGN: &str = "shape_claim";
 
 /// No rule serves this path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,15 +192,14 @@ impl PolicySet {
         let mut set = Self::default();
         for rule in rules {
             let index = set.rules.len();
-            let name = rule.path.clone().unwrap_or_else(|| rule.table_text.to_string());
             let siblings = match &rule.path {
                 Some(path) => set.by_path.entry(path.clone()).or_default(),
                 None => set.by_table.entry(rule.table.clone()).or_default(),
             };
             siblings.push(index);
-            let id = if siblings.len() == 1 { name } else { format!("{name}#{}", siblings.len()) };
+            let id = id(&rule, siblings.len());
             set.parameters.extend(rule.parameters().into_iter().map(str::to_owned));
-            set.rules.push((RuleId::new(id), rule));
+            set.rules.push((id, rule));
         }
         set
     }
@@ -229,6 +223,11 @@ impl PolicySet {
     /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
+    }
+
+    /// Returns every rule with its name, in the order of the file.
+    pub fn rules(&self) -> impl Iterator<Item = (&RuleId, &Rule)> {
+        self.rules.iter().map(|(id, rule)| (id, rule))
     }
 
     /// Returns every upstream that a rule can pick; a name may appear more than once.
@@ -274,14 +273,15 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
     ) -> Result<Permit, Denial> {
-        match self.judge(principal, request, now, &mut Progress::default())? {
+        match self.judge(principal, request, now, &mut Progress::default(), &mut |_| {})? {
             Step::Permit(permit) => Ok(permit),
             Step::Ask(_) => Err(Denial::ShapeNotFound),
         }
     }
 
     /// Takes the first step of a decision, or the next one after [`Progress::answer`]: the permit of the first rule
-    /// that allows the request, or questions whose answers are not cached.
+    /// that allows the request, or questions whose answers are not cached. Each rule that does not allow it is passed to
+    /// `observe`.
     ///
     /// # Errors
     /// As [`PolicySet::authorize`].
@@ -291,6 +291,7 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
         progress: &mut Progress,
+        observe: &mut dyn FnMut(&Miss<'_, '_>),
     ) -> Result<Step, Denial> {
         let candidates = match request.target() {
             Target::Path(path) => self.by_path.get(path),
@@ -303,43 +304,47 @@ impl PolicySet {
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
         let usable = usable.filter(|(_, rule)| rule.public || principal.is_some());
         for (id, rule) in usable.skip(progress.tried) {
-            match self.try_rule(id, rule, &mut scope, progress) {
+            match self.try_rule(id, rule, &mut scope, progress)? {
                 Ok(step) => return Ok(step),
-                Err(undecided @ Denial::Undecided(_)) => return Err(undecided),
-                Err(denied) => progress.denied(denied),
+                Err(unmet) => {
+                    observe(&Miss { rule: id, unmet, tried: rule, scope: &scope });
+                    progress.missed(id, unmet);
+                }
             }
         }
         Err(progress.denial.take().unwrap_or(Denial::TokenMissing))
     }
 
+    /// Tries a rule. The outer error ends the decision: no other rule is tried.
     fn try_rule(
         &self,
         id: &RuleId,
         rule: &Rule,
         scope: &mut Scope<'_>,
         progress: &mut Progress,
-    ) -> Result<Step, Denial> {
-        let forbidden = || Denial::Forbidden(id.clone());
+    ) -> Result<Result<Step, Unmet>, Denial> {
         // Taken in any case: no other rule may use them.
         let answers = progress.answers.take();
-        if !rule.allows(scope) {
-            return Err(forbidden());
+        if let Err(unmet) = rule.allows(scope) {
+            return Ok(Err(unmet));
         }
         if rule.questions.is_empty() {
-            return permit(id, rule, scope).map(Step::Permit).ok_or_else(forbidden);
+            return Ok(permit(id, rule, scope).map(Step::Permit));
         }
-        let questions = rule.questions.render(&self.services, scope).ok_or_else(forbidden)?;
+        let Some(questions) = rule.questions.render(&self.services, scope) else {
+            return Ok(Err(Unmet::QuestionUnbound));
+        };
         let Some(mut answers) = answers.or_else(|| questions.cached()) else {
-            return Ok(Step::Ask(questions));
+            return Ok(Ok(Step::Ask(questions)));
         };
         progress.consulted.append(&mut answers.consulted);
         match answers.outcome() {
             Outcome::Allowed => {
                 let until = answers.until();
-                let permit = scope.with_answers(answers, |scope| permit(id, rule, scope)).ok_or_else(forbidden)?;
-                Ok(Step::Permit(Permit { until, ..permit }))
+                let permit = scope.with_answers(answers, |scope| permit(id, rule, scope));
+                Ok(permit.map(|permit| Step::Permit(Permit { until, ..permit })))
             }
-            Outcome::Denied => Err(Denial::Declined(id.clone())),
+            Outcome::Denied => Ok(Err(Unmet::DecisionDenied)),
             Outcome::Unavailable => Err(Denial::Undecided(id.clone())),
         }
     }
@@ -360,12 +365,15 @@ impl PolicySet {
             None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default()),
             Some(fingerprint) => {
                 let (id, rule) = self.standing(&definition.table, fingerprint)?;
-                let upstream = rule.upstream.find(claim.upstream()).ok_or_else(|| Denial::Forbidden(id.clone()))?;
+                let upstream = rule
+                    .upstream
+                    .find(claim.upstream())
+                    .ok_or_else(|| Denial::Forbidden(id.clone(), Unmet::RuleChanged))?;
                 (id.clone(), Arc::clone(&rule.table_text), upstream)
             }
         };
         if !claim.is_repeated_by(request) {
-            return Err(Denial::Forbidden(rule));
+            return Err(Denial::Forbidden(rule, Unmet::ShapeDiffers));
         }
         Ok(Permit {
             rule,
@@ -391,7 +399,7 @@ impl PolicySet {
             if *rule.fingerprint == *fingerprint {
                 return Ok((id, rule));
             }
-            denial = Denial::Forbidden(id.clone());
+            denial = Denial::Forbidden(id.clone(), Unmet::RuleChanged);
         }
         Err(denial)
     }
@@ -401,17 +409,28 @@ impl PolicySet {
         self.by_path.keys().map(String::as_str)
     }
 
-    /// Returns each rule's permit as if its `allow` were true. For `check --probe`; never used for a client.
-    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
-        self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope)))
+    /// Returns each rule's permit as if its `allow` were true, with the rule's name, and its table if the name is not
+    /// enough. For `check --probe`; never used for a client.
+    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (String, Option<Permit>)> {
+        self.rules.iter().map(|(id, rule)| (rule.label(id), permit(id, rule, scope).ok()))
     }
 }
 
-fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
-    let upstream = rule.upstream.pick(scope)?;
-    let (predicate, params) =
-        rule.render(scope)?.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
-    Some(Permit {
+/// Names a rule that is the `nth` of its path or table.
+fn id(rule: &Rule, nth: usize) -> RuleId {
+    let place = rule.path.as_deref().unwrap_or(&rule.table_text);
+    match &rule.name {
+        Some(name) => RuleId::new(Arc::clone(name)),
+        None if nth == 1 => RuleId::new(place),
+        None => RuleId::new(format!("{place}#{nth}")),
+    }
+}
+
+fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Result<Permit, Unmet> {
+    let upstream = rule.upstream.pick(scope).ok_or(Unmet::UpstreamUnbound)?;
+    let rendered = rule.render(scope).ok_or(Unmet::ValueUnbound)?;
+    let (predicate, params) = rendered.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
+    Ok(Permit {
         rule: id.clone(),
         table: Arc::clone(&rule.table_text),
         predicate,

@@ -7,9 +7,11 @@ use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey,
 use cel::common::value::Val;
 use serde_json::{Map, Value};
 
+use super::ast;
 use super::expression::{Bound, Expression, Scope};
-use super::source::{EntitySource, QuestionSource, RuleError, RuleSource};
-use super::template::split_expression;
+use super::problem::{Problem, RuleError};
+use super::source::{EntitySource, QuestionSource, RuleSource};
+use super::template::expression_end;
 use crate::decisions::{Asked, Kind, Question, Questions, Services};
 
 /// The questions of a rule; none for most rules.
@@ -49,7 +51,7 @@ impl QuestionTemplates {
     pub(super) fn compile(source: &RuleSource, errors: &mut Vec<RuleError>) -> Self {
         let mut compile = |key, source: Option<&QuestionSource>, kind| {
             let compiled = QuestionTemplate::compile(source?, kind);
-            compiled.map_err(|message| errors.push(RuleError { key, message })).ok()
+            compiled.map_err(|problem| errors.push(problem.of(key))).ok()
         };
         let evaluate = compile("evaluate", source.evaluate.as_ref(), Kind::Evaluation);
         let search = source.search.as_ref();
@@ -88,6 +90,12 @@ impl QuestionTemplates {
         self.evaluate.is_none() && self.search.is_none()
     }
 
+    /// Returns the client's parameters that the evaluation is about: it decides about their values, as `allow` would.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+        let asked = self.evaluate.iter().flat_map(QuestionTemplate::expressions);
+        asked.filter_map(|expression| ast::parameter(expression.tree()))
+    }
+
     /// Returns the names of the services that are asked.
     pub(super) fn services(&self) -> impl Iterator<Item = &str> {
         [&self.evaluate, &self.search].into_iter().flatten().map(|question| question.service.as_str())
@@ -104,7 +112,7 @@ impl QuestionTemplates {
 }
 
 impl QuestionTemplate {
-    fn compile(source: &QuestionSource, kind: Kind) -> Result<Self, String> {
+    fn compile(source: &QuestionSource, kind: Kind) -> Result<Self, Problem> {
         let mut writer = Writer::default();
         writer.json(r#"{"action":{"name":"#);
         writer.literal(&source.action);
@@ -195,7 +203,7 @@ impl Writer {
         self.json(&Value::from(text).to_string());
     }
 
-    fn entity(&mut self, entity: &EntitySource) -> Result<(), String> {
+    fn entity(&mut self, entity: &EntitySource) -> Result<(), Problem> {
         self.json("{");
         if let Some(id) = &entity.id {
             self.json(r#""id":"#);
@@ -213,7 +221,7 @@ impl Writer {
         Ok(())
     }
 
-    fn object(&mut self, members: &Map<String, Value>) -> Result<(), String> {
+    fn object(&mut self, members: &Map<String, Value>) -> Result<(), Problem> {
         // Sorted here, since `Map` keeps the order of insertion if any crate asks for that.
         let members: BTreeMap<_, _> = members.iter().collect();
         self.json("{");
@@ -229,7 +237,7 @@ impl Writer {
         Ok(())
     }
 
-    fn value(&mut self, value: &Value) -> Result<(), String> {
+    fn value(&mut self, value: &Value) -> Result<(), Problem> {
         match value {
             Value::String(text) => match parts(text)?.as_mut_slice() {
                 // A placeholder alone keeps the type of its value.
@@ -256,7 +264,7 @@ impl Writer {
         Ok(())
     }
 
-    fn text(&mut self, text: &str) -> Result<(), String> {
+    fn text(&mut self, text: &str) -> Result<(), Problem> {
         let parts = parts(text)?;
         if parts.iter().any(|part| matches!(part, Part::Value(_))) {
             self.0.push(Piece::Text(parts));
@@ -268,16 +276,16 @@ impl Writer {
 }
 
 /// Splits a text at its placeholders.
-fn parts(text: &str) -> Result<Vec<Part>, String> {
+fn parts(text: &str) -> Result<Vec<Part>, Problem> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         if !before.is_empty() {
             parts.push(Part::Literal(before.to_owned()));
         }
-        let (source, after) = split_expression(after)?;
-        parts.push(Part::Value(expression(source.trim())?));
-        rest = after;
+        let end = expression_end(after).ok_or_else(|| Problem::from("`{{` without `}}`"))?;
+        parts.push(Part::Value(expression(after[..end].trim())?));
+        rest = &after[end + 2..];
     }
     if !rest.is_empty() {
         parts.push(Part::Literal(rest.to_owned()));
@@ -285,13 +293,15 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
     Ok(parts)
 }
 
-fn expression(source: &str) -> Result<Expression, String> {
+fn expression(source: &str) -> Result<Expression, Problem> {
     let expression = Expression::compile(source)?;
     if expression.reads_now() {
-        return Err("`now` would make a new question every second; use it in `allow`".to_owned());
+        return Err(Problem::from("`now` would make a new question every second; use it in `allow`"));
     }
     if expression.reads_decision() {
-        return Err("a question may not read `decision`: all questions of a rule are asked at the same time".to_owned());
+        return Err(Problem::from(
+            "a question may not read `decision`: all questions of a rule are asked at the same time",
+        ));
     }
     Ok(expression)
 }
@@ -363,7 +373,7 @@ mod tests {
     use super::*;
     use crate::clock::UnixTime;
 
-    fn template(context: Value) -> Result<QuestionTemplate, String> {
+    fn template(context: Value) -> Result<QuestionTemplate, Problem> {
         let members = |value: Value| value.as_object().cloned().unwrap_or_default();
         let source = QuestionSource {
             by: "pdp".to_owned(),
@@ -466,7 +476,7 @@ mod tests {
             ("{{ claim.x }}", "unknown variable"),
             ("{{ claims.x", "without `}}`"),
         ] {
-            let error = template(json!({ "x": text })).unwrap_err();
+            let error = template(json!({ "x": text })).unwrap_err().to_string();
             assert!(error.contains(hint), "{text}: {error}");
         }
     }

@@ -17,7 +17,7 @@ impl ClaimRequirement {
     /// # Errors
     /// The text is not CEL, or reads something other than claims. The error says what to write instead.
     pub fn compile(source: &str) -> Result<Self, String> {
-        let expression = Expression::compile(source)?;
+        let expression = Expression::compile(source).map_err(|problem| problem.to_string())?;
         if expression.parameters().next().is_some() || expression.reads_now() {
             return Err(format!("`{source}`: may read only `claims`; write conditions on `query` and `now` in a rule"));
         }
@@ -30,7 +30,7 @@ impl ClaimRequirement {
 
 impl Requirement for ClaimRequirement {
     fn holds(&self, claims: &Claims) -> bool {
-        self.expression.holds(&Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0)))
+        self.expression.holds(&Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0))).is_ok()
     }
 
     fn source(&self) -> &str {

@@ -134,7 +134,7 @@ impl Gateway {
         let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
         if let Some(position) = position {
             let repeated = connection.check_repeat(position, client.record.started);
-            repeated.map_err(|limited| limited.refuse(&self.metrics))?;
+            repeated.map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         }
         Ok(position)
     }
@@ -171,6 +171,7 @@ struct ArrivingCaller<'a> {
     record: &'a mut Record,
     /// The client's address, if addresses distinguish clients.
     address: Option<Address>,
+    /// Taken when the request is authorized, or before it waits for its issuer's keys.
     place: Option<Place>,
 }
 
@@ -184,7 +185,7 @@ impl Caller for ArrivingCaller<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
-        limiter.ask(self.address, self.record.started).map_err(|limited| limited.refuse(metrics))
+        limiter.ask(self.address, self.record.started).map_err(|limited| Rejection::limited(limited, metrics))
     }
 
     async fn authenticate(
@@ -193,18 +194,28 @@ impl Caller for ArrivingCaller<'_> {
         head: &RequestHead<'_>,
         has_public: bool,
     ) -> Result<Option<Arc<Principal>>, Rejection> {
-        authenticate(self.gateway, rules, head, self.address, has_public, self.record).await
+        let (gateway, address, place) = (self.gateway, self.address, &mut self.place);
+        let before_wait = || {
+            let entered = gateway.limiter.enter(None, address);
+            *place = Some(entered.map_err(|limited| Rejection::limited(limited, &gateway.metrics))?);
+            Ok(())
+        };
+        authenticate(gateway, rules, head, address, has_public, self.record, before_wait).await
     }
 
     fn count(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
         let Some(principal) = principal else { return Ok(()) };
         let counted = self.gateway.limiter.ask_as(principal.subject_key(), self.record.started);
-        counted.map_err(|limited| limited.refuse(&self.gateway.metrics))
+        counted.map_err(|limited| Rejection::limited(limited, &self.gateway.metrics))
     }
 
     fn enter(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
-        let place = self.gateway.limiter.enter(principal.map(Principal::subject_key), self.address);
-        self.place = Some(place.map_err(|limited| limited.refuse(&self.gateway.metrics))?);
+        let subject = principal.map(Principal::subject_key);
+        let place = match self.place.take() {
+            Some(place) => place.for_subject(subject),
+            None => self.gateway.limiter.enter(subject, self.address),
+        };
+        self.place = Some(place.map_err(|limited| Rejection::limited(limited, &self.gateway.metrics))?);
         Ok(())
     }
 

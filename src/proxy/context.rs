@@ -45,6 +45,8 @@ pub struct ClientRequest {
     pub(super) record: Record,
     /// Status and body bytes of a response that was written without Pingora's session.
     pub(super) sent: Option<(StatusCode, usize)>,
+    /// The cursor of the client's previous live response.
+    pub(super) cursor: Option<u64>,
     /// Where in a shape's log the request starts, and where its response ends.
     pub(super) position: Option<Position>,
     pub(super) next: Option<Position>,
@@ -103,7 +105,7 @@ impl ClientRequest {
             None => (trace, None),
         };
         let negotiated = Negotiated::of(request, &rules.cors);
-        Self { rules, arrival, negotiated, record, sent: None, position: None, next: None }
+        Self { rules, arrival, negotiated, record, sent: None, cursor: None, position: None, next: None }
     }
 }
 

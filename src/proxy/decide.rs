@@ -1,14 +1,13 @@
 //! The order of decisions: all checks of a request, in one function that does not depend on Pingora.
 //!
-//! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper and
-//! `shapegate explain`. They differ in how they authenticate and what they count: that is their [`Caller`].
+//! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper,
+//! `shapegate explain` and `shapegate test`. They differ in how they authenticate and what they count: that is their [`Caller`].
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
-use tokio::time::Instant;
 
 use super::head::RequestHead;
 use super::rules::Rules;
@@ -16,7 +15,7 @@ use crate::auth::Principal;
 use crate::clock::Clock;
 use crate::decisions::{Consulted, Questions};
 use crate::gatekeeper::{Endpoint, Gatekeeper};
-use crate::policy::{Denial, Permit, PolicySet, Progress, RuleId, Step, UnknownPath};
+use crate::policy::{Denial, Miss, Permit, PolicySet, Progress, RuleId, Step, UnknownPath, Unmet};
 use crate::rejection::Rejection;
 use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::protocol::ProtocolParam;
@@ -94,6 +93,9 @@ pub(crate) trait Caller: Send {
 
     /// Observes what decision services said.
     fn consulted(&mut self, _consulted: &[Consulted]) {}
+
+    /// Observes a rule that was tried and does not allow the request.
+    fn missed(&mut self, _miss: &Miss<'_, '_>) {}
 
     /// Observes the rule that decided; `upstream` is `None` if it denied.
     fn ruled(&mut self, _rule: &RuleId, _upstream: Option<&UpstreamName>) {}
@@ -183,12 +185,13 @@ async fn authorize(
             let request =
                 ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
             let mut progress = Progress::default();
-            let judged = match policy.judge(principal, &request, clock.now(), &mut progress) {
+            let mut observe = |miss: &Miss<'_, '_>| caller.missed(miss);
+            let judged = match policy.judge(principal, &request, clock.now(), &mut progress, &mut observe) {
                 Ok(Step::Permit(permit)) => Ok(permit),
                 Err(denial) => Err(denial),
                 // On the heap, so that the future of a request that asks no service stays small.
                 Ok(Step::Ask(questions)) => {
-                    Box::pin(ask(policy, principal, &request, clock, questions, &mut progress)).await
+                    Box::pin(ask(policy, principal, &request, clock, questions, &mut progress, caller)).await
                 }
             };
             if !progress.consulted().is_empty() {
@@ -211,10 +214,12 @@ async fn ask(
     clock: &dyn Clock,
     mut questions: Questions,
     progress: &mut Progress,
+    caller: &mut impl Caller,
 ) -> Result<Permit, Denial> {
     loop {
         progress.answer(questions.ask().await);
-        match policy.judge(principal, request, clock.now(), progress)? {
+        let mut observe = |miss: &Miss<'_, '_>| caller.missed(miss);
+        match policy.judge(principal, request, clock.now(), progress, &mut observe)? {
             Step::Permit(permit) => return Ok(permit),
             Step::Ask(others) => questions = others,
         }
@@ -229,15 +234,15 @@ pub(crate) fn rewrite(rules: &Rules, shape: &ShapeRequest, permit: Permit) -> Re
     let source_id = rules.upstreams.source_id(permit.upstream());
     UpstreamRequest::build(permit, shape, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
-        RewriteError::TooLong => Rejection::UriTooLong,
+        RewriteError::TooLong => Rejection::ValuesTooLong,
     })
 }
 
 fn denied(denial: Denial, caller: &mut impl Caller) -> Rejection {
     match denial {
-        Denial::Forbidden(rule) | Denial::Declined(rule) => {
+        Denial::Forbidden(rule, unmet) => {
             caller.ruled(&rule, None);
-            Rejection::Forbidden
+            Rejection::Forbidden(unmet)
         }
         Denial::Undecided(rule) => {
             caller.ruled(&rule, None);
@@ -276,7 +281,7 @@ async fn serve_gatekeeper(
     caller.count(user.as_deref())?;
     // A token for one shape does not give a token for another one.
     if user.as_ref().is_some_and(|user| user.shape().is_some()) {
-        return Err(Rejection::Forbidden);
+        return Err(Rejection::Forbidden(Unmet::ShapeToken));
     }
     caller.enter(user.as_deref())?;
     // The path names the table. The client's offset is not known yet.
@@ -298,7 +303,7 @@ fn mint(
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user, clock.now()).ok_or(Rejection::Internal)?;
     if minted.token_len() > rules.limits.token_bytes {
-        return Err(Rejection::UriTooLong);
+        return Err(Rejection::ValuesTooLong);
     }
     let body = minted.config(&gatekeeper.public_url);
     Ok(Document { body, cache_control: "no-store", outcome: "minted" })

@@ -156,6 +156,7 @@ impl Exchange {
             return Err(Error::new_str("trying the other secret"));
         }
         self.take_secret(status);
+        self.server.judge_secret(self.pool.name(), status);
         if let Some(span) = &mut self.span {
             span.answered(status);
         }

@@ -46,7 +46,7 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Counts for Prometheus.
     pub metrics: Arc<Metrics>,
-    /// Records which subject has read which shape; `None` if it is not configured.
+    /// Records which subject has read or was denied which shape; `None` if it is not configured.
     pub audit: Option<Arc<Audit>>,
     /// Records spans; `None` if it is not configured.
     pub tracer: Option<Arc<Tracer>>,
@@ -54,6 +54,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Notifies waiting requests of a reload or a stop.
     pub changes: watch::Receiver<Change>,
+    /// Whether the body of a rejection has its reason.
+    pub explain_denials: bool,
 }
 
 impl Deref for Gateway {
@@ -117,7 +119,7 @@ impl Gateway {
     /// # Errors
     /// A limit on connections is reached.
     pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
-        self.limiter.connect(peer).map_err(|limited| limited.refuse(&self.metrics))
+        self.limiter.connect(peer).map_err(|limited| Rejection::limited(limited, &self.metrics))
     }
 
     pub(super) fn options(&self) -> &HttpServerOptions {

@@ -67,6 +67,15 @@ impl RequestHead<'_> {
         Ok(())
     }
 
+    /// Checks that a page of another origin could send this request only after a preflight, if its method is POST. A
+    /// browser adds cookies to requests of any page (docs/security.md, C18).
+    pub(super) fn check_preflighted(&self) -> Result<(), Rejection> {
+        if *self.method == Method::POST && !self.headers.get(CONTENT_TYPE).is_some_and(is_json) {
+            return Err(Rejection::invalid("content-type", "must be application/json for a token in a cookie"));
+        }
+        Ok(())
+    }
+
     /// Checks the headers of a request whose body will be read.
     pub(super) fn check_json_body(&self) -> Result<(), Rejection> {
         let length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());

@@ -38,7 +38,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 pub(crate) use connection::Connected;
 pub use context::RequestContext;
 pub use cors::CorsPolicy;
-pub(crate) use decide::{Caller, Decision, Grant, decide, rewrite};
+pub(crate) use decide::{Caller, Decision, decide, rewrite};
 pub use electric::Electric;
 pub use gateway::{Gateway, Parts, Proxy};
 pub(crate) use head::RequestHead;

@@ -9,6 +9,8 @@ pub struct CorsSettings {
     pub origins: Origins,
     /// Whether browsers may send credentials. Never set with [`Origins::Any`].
     pub credentials: bool,
+    /// Whether a token may come in a cookie, so that responses depend on cookies. Never set with [`Origins::Any`].
+    pub cookies: bool,
     /// How long a browser may cache a preflight response.
     pub max_age: Duration,
 }

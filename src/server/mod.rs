@@ -16,6 +16,7 @@ mod upgrade;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -184,6 +185,7 @@ impl Server {
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
         let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
+        background.spawn(self.reloader.clone().watch_revocations());
         let watchdog = background.spawn(notify::feed_watchdog(probe.clone()));
         let announcing = background.spawn(notify::announce(probe, serving_at));
         let ending = tokio::select! {
@@ -259,7 +261,7 @@ enum Ending {
     /// It received a signal to stop.
     Stopped,
     /// The process with this id has taken over.
-    TakenOver(u32),
+    TakenOver(NonZeroU32),
 }
 
 /// Starts accepting connections on each socket.
@@ -287,7 +289,7 @@ fn watch_until_shutdown(gateway: &Gateway, shutdown: watch::Receiver<bool>) {
 }
 
 /// Leaves the sockets to the process with this id. Its admin port stays open there.
-async fn hand_over(pid: u32, offer: Option<Offer>, admin: AdminPort) {
+async fn hand_over(pid: NonZeroU32, offer: Option<Offer>, admin: AdminPort) {
     tracing::info!(pid, "a new process serves; finishing requests in flight");
     drop(offer);
     admin.close().await;
@@ -303,7 +305,7 @@ async fn finish(tracer: Option<Arc<Tracer>>, audit: Option<Arc<Audit>>) {
     }
 }
 
-async fn taken(offer: Option<&Offer>) -> u32 {
+async fn taken(offer: Option<&Offer>) -> NonZeroU32 {
     match offer {
         Some(offer) => offer.taken().await,
         None => std::future::pending().await,
@@ -326,7 +328,7 @@ const AUDIT_FINISH: Duration = Duration::from_secs(2);
 /// How long shutdown waits for spans to be exported.
 const SPANS_FINISH: Duration = Duration::from_secs(2);
 
-/// Refreshes the key sets of the current issuers until shutdown.
+/// Refreshes the key sets of the current issuers, and the list of revocations, until shutdown.
 async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
     let mut changes = gateway.changes.clone();
     let mut renewals = Renewals::default();

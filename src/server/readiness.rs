@@ -49,6 +49,10 @@ impl Readiness {
         let rules = self.gateway.rules();
         let keyless = rules.verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
+        let revocations = rules.verifier.revocations().status();
+        if revocations.is_some_and(|status| status.missing) {
+            missing.push("revocation: the list was never read".to_owned());
+        }
         let servers = rules.upstreams.status().await;
         let alone = servers.len() == 1;
         let inactive = servers.iter().filter(|server| !server.active);
@@ -59,6 +63,10 @@ impl Readiness {
         let mut degraded: Vec<_> = words.collect();
         if !servers.iter().any(|server| server.active) {
             missing.append(&mut degraded);
+        }
+        if let Some(status) = revocations.filter(|status| status.failing && !status.missing) {
+            let age = status.age.unwrap_or_default().as_secs();
+            degraded.push(format!("revocation: the list is {age} s old, because it cannot be read"));
         }
         missing.extend(self.is_stopping().then(|| "stopping: finishing requests in flight".to_owned()));
         Report { missing, degraded, servers }

@@ -83,6 +83,15 @@ impl Reloader {
         self.0.changes.send_modify(|change| (change.stopping, change.leave_within) = (true, leave_within));
     }
 
+    /// Notifies waiting requests of each change of the revocations, forever.
+    pub(super) async fn watch_revocations(self) {
+        let mut changed = self.0.gateway.rules().verifier.revocations().changes();
+        while changed.changed().await.is_ok() {
+            let revocations = *changed.borrow_and_update();
+            self.0.changes.send_modify(|change| change.revocations = revocations);
+        }
+    }
+
     pub(super) fn running(&self) -> &Running {
         &self.0
     }
@@ -118,7 +127,7 @@ impl Running {
         let before = self.gateway.rules();
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
-        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdicts)?);
+        let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdict_bytes)?);
         let decisions = std::mem::take(&mut config.decisions);
         let services = before.policy.services().renewed(decisions, &self.observers.metrics)?;
         let found = match (&self.certificates, &config.server.tls) {
@@ -132,6 +141,7 @@ impl Running {
         if let Some((certificates, found)) = found {
             certificates.take(found);
         }
+        verifier.revocations().configure(config.revocation.take());
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);
@@ -182,6 +192,7 @@ impl Configured {
             http2: Http2Settings { h2c, streams, idle_timeout },
             state,
             upgrade_socket,
+            explain_denials,
             upgrade_timeout,
         } = &config.server;
         let changed = [
@@ -196,6 +207,7 @@ impl Configured {
             ("server.h2_idle_timeout", *idle_timeout != old.http2.idle_timeout),
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
+            ("server.danger_explain_denials", *explain_denials != old.explain_denials),
             ("server.upgrade_timeout", *upgrade_timeout != old.upgrade_timeout),
             ("upstream.pool", wire::idle_connections(config) != self.idle_connections),
             ("log.format", config.log.format != self.log_format),

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
 use crate::config::ServerSettings;
+use crate::owner;
 
 /// The purpose of a socket, with its configured address. For port 0, that is not the actual address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,11 +116,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 fn bind_upgrade(path: &Path) -> anyhow::Result<UnixListener> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let of_folder = folder.metadata().with_context(|| format!("cannot read its folder {}", folder.display()))?;
-    let own = [0, rustix::process::geteuid().as_raw()].contains(&of_folder.uid());
-    ensure!(
-        own && of_folder.mode() & 0o022 == 0,
-        "other users can write to its folder: make it 0700 and owned by this user"
-    );
+    ensure!(owner::is_ours(&of_folder), "other users can write to its folder: {}", owner::MAKE_IT_OURS);
     match UnixStream::connect(path) {
         Ok(_) => bail!("another shapegate is listening there: use `--upgrade` to take over from it"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -141,7 +138,7 @@ fn bind_upgrade(path: &Path) -> anyhow::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
     use crate::proxy::Http2Settings;
@@ -156,6 +153,7 @@ mod tests {
             http2: Http2Settings { h2c: false, streams: 100, idle_timeout: std::time::Duration::ZERO },
             state: None,
             upgrade_socket: upgrade.map(Path::to_owned),
+            explain_denials: false,
             upgrade_timeout: std::time::Duration::ZERO,
         }
     }

@@ -5,6 +5,7 @@
 
 mod claim;
 mod columns;
+pub(crate) mod cursor;
 mod definition;
 mod identifier;
 pub mod protocol;

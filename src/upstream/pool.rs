@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::cluster::Cluster;
 use super::health::{self, Health};
+use super::secrets;
 use super::server::{Trust, UpstreamServer};
 use super::settings::UpstreamSettings;
 use crate::fault::Fault;
@@ -155,6 +156,18 @@ impl Upstreams {
         status.into_iter().flat_map(|(_, servers)| servers).collect()
     }
 
+    /// Checks whether each server accepts a secret of its upstream. Returns each server, in words, with the problem.
+    pub async fn check_secrets(&self) -> Vec<(String, Result<(), String>)> {
+        let mut checked = Vec::new();
+        for pool in self.pools() {
+            for server in &pool.servers {
+                let subject = format!("Electric {} ({})", pool.name.as_str(), server.url());
+                checked.push((subject, pool.check_secret(server).await));
+            }
+        }
+        checked
+    }
+
     /// Describes the upstream and server of a shape, in words.
     pub fn describe(&self, name: &UpstreamName, definition: &str) -> String {
         let Some(pool) = self.find(name) else { return String::new() };
@@ -237,15 +250,44 @@ impl Pool {
         let Some(cluster) = &self.cluster else {
             let Some(server) = self.servers.first() else { return Vec::new() };
             let said = health::ask(server).await;
-            return vec![self.server_status(server, said, said == Health::Active, true)];
+            return vec![self.server_status(server, said, said == Health::Active, true).await];
         };
-        let members = cluster.members().into_iter();
-        members.map(|(server, member)| self.server_status(server, member.said, member.ready, member.inside)).collect()
+        let mut status = Vec::new();
+        for (server, member) in cluster.members() {
+            status.push(self.server_status(server, member.said, member.ready, member.inside).await);
+        }
+        status
     }
 
-    fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
-        // It is healthy again, but not for long enough.
-        let trouble = if said == Health::Active { "is coming back".to_owned() } else { said.to_string() };
+    /// Checks whether a server accepts a secret of this upstream.
+    async fn check_secret(&self, server: &UpstreamServer) -> Result<(), String> {
+        match health::accepts_secret(server).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.rejects()),
+            Err(health) => Err(health.to_string()),
+        }
+    }
+
+    fn rejects(&self) -> String {
+        format!("rejects {}", secrets::keys(&self.name, &self.config))
+    }
+
+    async fn server_status(
+        &self,
+        server: &UpstreamServer,
+        said: Health,
+        active: bool,
+        in_rotation: bool,
+    ) -> ServerStatus {
+        // A refused secret may be right by now, although no client asks for a shape any more.
+        let refused = active && server.secret.is_refused() && health::accepts_secret(server).await == Ok(false);
+        let trouble = match said {
+            _ if refused => self.rejects(),
+            // It is healthy again, but not for long enough.
+            Health::Active => "is coming back".to_owned(),
+            said => said.to_string(),
+        };
+        let active = active && !refused;
         ServerStatus {
             upstream: self.name.clone(),
             server: server.url().to_string(),

@@ -1,4 +1,4 @@
-//! The command line: check, explain, jwks, demo, and running the server.
+//! The command line: check, explain with a token, jwks, demo, and running the server.
 
 use std::process::{Output, Stdio};
 
@@ -68,7 +68,8 @@ async fn check_probe_asks_electric_for_each_rule() {
     let probe = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
     assert_eq!(probe.status.code(), Some(0), "{}{}", text(&probe.stdout), text(&probe.stderr));
     assert!(text(&probe.stdout).contains("tasks: ok") && text(&probe.stdout).contains("/api/items: ok"));
-    assert_eq!(gate.electric.request_count(), 2);
+    // One of them is without a table: it checks the secret.
+    assert_eq!(gate.electric.request_count(), 3);
     let lacking = output(&["check", "--config", path, "--probe"]).await;
     assert_eq!(lacking.status.code(), Some(1));
     assert!(text(&lacking.stdout).contains("tasks: not probed"), "{}", text(&lacking.stdout));
@@ -90,21 +91,24 @@ async fn check_probe_takes_sample_values_from_the_configuration_or_a_file() {
     std::fs::write(&path, format!("{rule}\n[probe]\nclaims = {{ org = {{ ids = [7, 1.5, true] }} }}\n")).unwrap();
     let path = path.to_str().unwrap();
     let probe = output(&["check", "--config", path, "--probe"]).await;
-    assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), ["tasks: ok", "/api/items: ok"]);
+    let issuer = format!("issuer {}: ok, 1 keys", gate.issuer.url());
+    let electric = format!("Electric default ({}): ok", gate.electric.url());
+    let lines = [&issuer, &electric, "tasks: ok", "/api/items: ok"];
+    assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), lines);
     let asked = |at: usize| gate.electric.requests()[at].target.clone();
-    assert!(asked(0).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(0));
+    assert!(asked(1).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(1));
     // Values on the command line take precedence.
     let claims = folder.path().join("claims.json");
     std::fs::write(&claims, r#"{ "org": { "ids": ["other"] } }"#).unwrap();
     let given = format!("@{}", claims.display());
     let probe = output(&["check", "--config", path, "--probe", "--claims", &given]).await;
     assert_eq!(probe.status.code(), Some(0), "{}", text(&probe.stdout));
-    assert!(asked(2).contains("params%5B1%5D=other"), "{}", asked(2));
+    assert!(asked(4).contains("params%5B1%5D=other"), "{}", asked(4));
     for wrong in [&["--claims", "@/no/such"][..], &["--claims", "[]"], &["--query", "where=true"]] {
         let wrong = output(&[&["check", "--config", path, "--probe"], wrong].concat()).await;
         assert_ne!(wrong.status.code(), Some(0), "{}", text(&wrong.stdout));
     }
-    assert_eq!(gate.electric.request_count(), 4);
+    assert_eq!(gate.electric.request_count(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,6 +117,8 @@ async fn check_probe_prints_errors_of_electric_without_the_secret() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
     let words = format!(r#"{{"message":"not with {SECRET}"}}"#);
+    // The first request checks the secret.
+    gate.electric.script(shapegate::demo::http::Reply::json(400, "{}"));
     gate.electric.script(shapegate::demo::http::Reply::json(401, words));
     let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
     let refused = output(&arguments).await;
@@ -123,7 +129,27 @@ async fn check_probe_prints_errors_of_electric_without_the_secret() {
     std::fs::write(&path, nobody).unwrap();
     let unreachable = output(&arguments).await;
     assert_eq!(unreachable.status.code(), Some(1));
-    assert!(text(&unreachable.stdout).contains("tasks: Electric is unreachable"), "{}", text(&unreachable.stdout));
+    assert!(text(&unreachable.stdout).contains("1): is unreachable\n"), "{}", text(&unreachable.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probe_names_a_wrong_secret_and_an_unreachable_key_set() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
+    gate.electric.set_secret("another");
+    gate.issuer.set_up(false);
+    let wrong = output(&arguments).await;
+    let words = text(&wrong.stdout);
+    assert_eq!(wrong.status.code(), Some(1), "{words}");
+    assert!(words.contains(&format!("issuer {0}: {0}/jwks: ", gate.issuer.url())), "{words}");
+    assert!(
+        words.contains(&format!("Electric default ({}): rejects upstream.secret\n", gate.electric.url())),
+        "{words}"
+    );
+    // It is not the rules' fault, so they are not asked about.
+    assert!(!words.contains("tasks") && !words.contains(SECRET), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! The real clients from npm through shapegate: `@electric-sql/client`, and TanStack DB on top of it.
 
+mod crowd;
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shapegate::config::Config;
 use shapegate::demo::http::{Reply, Server, Serving};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::harness::{Gate, RULES, SHORT_LIFE, Setup, with_defaults};
 
@@ -26,6 +28,7 @@ async fn start() -> Gate {
 /// A Node.js process that runs a real client.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
+    commands: ChildStdin,
     _child: Child,
 }
 
@@ -44,7 +47,12 @@ impl Client {
             .spawn()
             .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup-test"));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { lines, _child: child }
+        Self { lines, commands: child.stdin.take().unwrap(), _child: child }
+    }
+
+    /// Writes a line to the client's standard input.
+    async fn command(&mut self, command: &Value) {
+        self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
     }
 
     async fn line(&mut self) -> Value {

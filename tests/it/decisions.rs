@@ -265,13 +265,22 @@ async fn explain_and_the_log_say_which_service_denied_and_how_long_it_took() {
     let text = format!("{}{}", text.split("[[shape]]").next().unwrap(), rules_of(EVALUATE, &pdp, ""));
     std::fs::write(&path, format!("{text}[log]\nformat = \"json\"\n")).unwrap();
     pdp.decides(|_, asked| if asked["subject"]["id"] == "alice" { allow() } else { deny() });
-    let explain = async |subject: &str| {
-        let arguments = ["explain", "--config", path.to_str().unwrap(), "--token", &token(&gate, subject), TASKS];
+    let explain = async |of: &[&str]| {
+        let arguments = [&["explain", "--config", path.to_str().unwrap(), TASKS], of].concat();
         String::from_utf8(shapegate(&arguments).output().await.unwrap().stdout).unwrap()
     };
-    let (alice, bob) = (explain("alice").await, explain("bob").await);
+    let alice = explain(&["--token", &token(&gate, "alice")]).await;
+    let bob = explain(&["--token", &token(&gate, "bob")]).await;
     assert!(alice.contains("service:  pdp says allow, after ") && alice.contains("decision: allow"), "{alice}");
-    assert!(bob.contains("service:  pdp says deny, after ") && bob.contains("decision: deny"), "{bob}");
+    assert!(bob.contains("service:  pdp says deny, after ") && bob.contains("reason:   decision_denied\n"), "{bob}");
+    let claims = "{\"organizationIds\":[]}";
+    let unbound = explain(&["--claims", claims]).await;
+    assert!(unbound.contains("claims.sub is missing") && unbound.contains("reason:   question_unbound\n"), "{unbound}");
+    pdp.goes_down();
+    let down = explain(&["--token", &token(&gate, "alice")]).await;
+    assert!(down.contains("service:  pdp says unreachable, after "), "{down}");
+    assert!(down.contains("reason:   decision_unavailable\n"), "{down}");
+    pdp.decides(|_, asked| if asked["subject"]["id"] == "alice" { allow() } else { deny() });
 
     let process = Process::start(&path).await;
     for subject in ["alice", "bob", "bob"] {

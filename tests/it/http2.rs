@@ -68,7 +68,7 @@ async fn https_serves_http_2_by_alpn_and_http_1_1_otherwise() {
     let token = gate.token(&["org_1"]);
     let two = gate.request(TASKS, Some(&token)).send().await.unwrap();
     assert_eq!((two.status(), two.version()), (StatusCode::OK, Version::HTTP_2));
-    let one = http1.get(format!("{}{TASKS}&cache-buster=1", gate.url)).bearer_auth(&token);
+    let one = http1.get(format!("{}{TASKS}&handle=1", gate.url)).bearer_auth(&token);
     let one = one.send().await.unwrap();
     assert_eq!((one.status(), one.version()), (StatusCode::OK, Version::HTTP_11));
     assert_eq!(gate.electric.request_count(), 2);

@@ -8,6 +8,8 @@ mod browser;
 mod citations;
 mod cli;
 mod clients;
+mod commands;
+mod cookies;
 mod decisions;
 mod docs;
 mod exchange;
@@ -26,7 +28,9 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod phases;
+mod reasons;
 mod reload;
+mod revocation;
 mod subset;
 mod superset;
 mod transcripts;

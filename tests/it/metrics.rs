@@ -16,9 +16,12 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 /// Reads `/metrics` after traffic that touches every metric.
 async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
-    let audit = folder.path().join("audit.jsonl");
+    let (audit, revoked) = (folder.path().join("audit.jsonl"), folder.path().join("revoked.json"));
+    std::fs::write(&revoked, r#"{"revocations":[]}"#).unwrap();
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n[decisions.pdp]\nurl = 'http://127.0.0.1:1'\n"),
+        rules: format!(
+            "{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n[decisions.pdp]\nurl = 'http://127.0.0.1:1'\n"
+        ),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };
@@ -30,11 +33,14 @@ async fn scraped() -> Metrics {
     assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
     // Electric fails, and a body is truncated.
     gate.electric.script(Reply::new(500));
-    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&handle=1"), &token).await.status, 502);
     gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
-    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
+    while gate.metric("shapegate_revocation_list_reads{result=\"ok\"}").await < 1.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     parse(&gate.admin("/metrics").await.text())
 }
 

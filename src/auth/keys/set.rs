@@ -121,6 +121,11 @@ impl KeySet {
         json!({ "keys": self.keys.iter().filter_map(|key| key.public()).collect::<Vec<_>>() })
     }
 
+    /// Returns the `kid` of each key that has one.
+    pub(crate) fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.kid())
+    }
+
     /// The number of keys; at least 1.
     #[allow(clippy::len_without_is_empty)] // a set is never empty
     pub const fn len(&self) -> usize {

@@ -15,16 +15,18 @@ use super::set::KeySet;
 use crate::auth::Algorithm;
 use crate::auth::RemoteKeys;
 use crate::auth::http::shown;
+use crate::auth::revocation::Revocations;
 use crate::clock::{Clock, UnixTime};
 
 /// The shortest `Retry-After`.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
-/// What all issuers share: the clock, the fetcher and the directory of the saved key sets.
+/// What all issuers share: the clock, the fetcher, the directory of the saved key sets, and the revocations.
 pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fetcher: Arc<dyn JwksFetch>,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 /// The state of one issuer's keys, for `/readyz` and `/metrics`.

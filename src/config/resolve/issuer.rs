@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::secret::secret;
-use super::{hours, jwks, secs};
+use super::{hours, introspection, jwks, secs};
 use crate::auth::Algorithm;
 use crate::auth::{IssuerSettings, KeySource, Requirement, SharedSecret};
 use crate::config::Environment;
@@ -18,7 +18,12 @@ const NO_AUDIENCE: &str = "missing: write the value that `aud` must contain; the
 pub(super) fn issuers(sections: Vec<Section<'_>>, environment: &Environment) -> Option<Vec<IssuerSettings>> {
     let mut seen: Vec<(&str, usize)> = Vec::new();
     let mut issuers = Vec::new();
+    let mut introspects = false;
     for mut section in sections {
+        if section.has("introspection") && std::mem::replace(&mut introspects, true) {
+            section
+                .error("introspection", "is in another [[issuer]] too: an opaque token does not say which one to ask");
+        }
         let value = section.required("issuer", "write the exact `iss` of its tokens");
         let name = value.as_ref().and_then(Value::text);
         if let (Some(value), Some(name)) = (&value, name) {
@@ -42,19 +47,52 @@ fn issuer(mut section: Section<'_>, name: Option<&Value<'_>>, environment: &Envi
     let leeway = section.duration("leeway", secs(5), Bounds::new(secs(0), secs(60)));
     let max_lifetime = section.value("max_lifetime");
     let types = section.value("types");
+    let cookie = section.value("cookie");
     let shape_claim = section.boolean("shape_claim", false);
+    let introspection = section.value("introspection");
+    let introspects = introspection.is_some();
+    let introspection =
+        introspection.and_then(Value::section).map(|section| introspection::introspection(section, environment));
     let discovered = section.boolean("discover", false).then_some(name).flatten();
-    let keys = keys(&mut section, discovered, environment);
+    let keys = keys(&mut section, discovered, introspects, environment);
 
     let audience = audience.map_or_else(|| Some(Vec::new()), |value| value.texts());
     let require = require.and_then(|value| requirement(&value));
     let max_lifetime = max_lifetime.and_then(|value| value.duration(Bounds::new(secs(1), hours(24 * 365))));
     let types =
         types.and_then(|value| token_types(&value)).unwrap_or_else(|| vec!["jwt".to_owned(), "at+jwt".to_owned()]);
+    let cookie = cookie.and_then(|value| cookie_name(&value));
     let (keys, algorithms) = keys?;
     let shape_claims = if shape_claim { ShapeClaims::Honoured } else { ShapeClaims::Ignored };
     let (issuer, audience) = (name?.text()?.to_owned(), audience?);
-    Some(IssuerSettings { issuer, audience, require, algorithms, keys, leeway, max_lifetime, types, shape_claims })
+    let introspection = match introspection {
+        Some(read) => Some(read?),
+        None if introspects => return None,
+        None => None,
+    };
+    Some(IssuerSettings {
+        issuer,
+        audience,
+        require,
+        algorithms,
+        keys,
+        introspection,
+        leeway,
+        max_lifetime,
+        types,
+        cookie,
+        shape_claims,
+    })
+}
+
+/// Reads the name of a cookie (RFC 6265 section 4.1.1).
+fn cookie_name(value: &Value<'_>) -> Option<Arc<str>> {
+    let name = value.text()?;
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
+        value.error("not the name of a cookie: write letters, digits and - _ ., as in \"__session\"");
+        return None;
+    }
+    Some(name.into())
 }
 
 /// Compiles `require`. One with an error reads as absent, because a file with an error is rejected anyway.
@@ -74,6 +112,7 @@ const SHARED: [(&str, &str, Algorithm); 3] = [
 fn keys(
     section: &mut Section<'_>,
     discovered: Option<&Value<'_>>,
+    introspects: bool,
     environment: &Environment,
 ) -> Option<(KeySource, Vec<Algorithm>)> {
     let jwks = section.value("jwks");
@@ -84,9 +123,9 @@ fn keys(
             .required("algorithms", r#"write the algorithms that the issuer signs with, as in ["EdDSA", "ES256"]"#),
         false => section.value("algorithms"),
     };
-    if !published && !SHARED.iter().any(|(key, ..)| section.has(key)) {
+    if !published && !introspects && !SHARED.iter().any(|(key, ..)| section.has(key)) {
         section.error_here(
-            "needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)",
+            "needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret), or `introspection`",
         );
         return None;
     }

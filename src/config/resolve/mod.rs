@@ -8,12 +8,14 @@ mod cors;
 mod decisions;
 mod endpoint;
 mod gatekeeper;
+mod introspection;
 mod issuer;
 mod jwks;
 mod limits;
 mod log;
 mod otel;
 mod probe;
+mod revocation;
 mod secret;
 mod server;
 mod shape;
@@ -34,17 +36,20 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
     let asked = root.value("decisions");
     let decisions = decisions::services(asked.as_ref(), environment);
-    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), decisions.as_ref());
+    let probe = probe::probe(root.section("probe"));
+    let tables = shape::Named { upstreams: upstreams.as_ref(), services: decisions.as_ref() };
+    let shapes = shape::shapes(root.sections("shape"), &tables, &probe.names());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
     decisions::check_used(asked.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
-    let cors = cors::cors(root.section("cors"));
+    let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
+    let cors = cors::cors(root.section("cors"), cookies);
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
-    let probe = probe::probe(root.section("probe"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
+    let revocation = revocation::revocation(&mut root, environment);
 
     if shapes.count == 0 {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
@@ -65,6 +70,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstreams: upstreams?,
         issuers: issuers?,
         decisions: decisions?,
+        revocation,
         policy: shapes.policy?,
         gatekeeper,
         cors: cors?,

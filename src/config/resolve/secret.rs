@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use crate::config::Environment;
 use crate::config::raw::Value;
+use crate::owner;
 use crate::secret::Secret;
 
 const REMEDY: &str = r#"write { env = "NAME" }, { file = "/path" } or { credential = "name" }"#;
@@ -26,7 +27,11 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
             return Some(Secret::new("unknown at deploy time"));
         }
         (Some(value), None, None) => variable(value.text()?, environment),
-        (None, Some(value), None) => contents(&value.path()?),
+        (None, Some(value), None) => {
+            let path = value.path()?;
+            warn_if_readable(value, &path);
+            contents(&path)
+        }
         (None, None, Some(value)) => credential(value.text()?, environment),
         _ => Err(format!("needs exactly one source: {REMEDY}")),
     };
@@ -35,7 +40,13 @@ pub(super) fn secret(value: Value<'_>, least: usize, environment: &Environment) 
         bytes if bytes < least => Err(format!("the secret has {bytes} bytes: it needs at least {least}")),
         _ => Ok(Secret::new(text)),
     });
-    long_enough.map_err(|message| section.error_here(message)).ok()
+    let secret = long_enough.map_err(|message| section.error_here(message)).ok()?;
+    if secret.is_development() {
+        for key in ["env", "file", "credential"].into_iter().filter(|key| section.has(key)) {
+            section.warning(key, "a key of `shapegate token`, for development only: generate another for production");
+        }
+    }
+    Some(secret)
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<String, String> {
@@ -53,6 +64,15 @@ fn credential(name: &str, environment: &Environment) -> Result<String, String> {
     let folder = environment.credentials_directory();
     let folder = folder.ok_or("$CREDENTIALS_DIRECTORY is not set: add LoadCredential= to the systemd unit")?;
     contents(&folder.join(name))
+}
+
+/// Warns if every user can read the secret in this file.
+pub(super) fn warn_if_readable(value: &Value<'_>, path: &Path) {
+    if owner::all_can_read(path) {
+        value.warning(
+            "every user of this machine can read this file: make it 0600, or put it into a folder of mode 0700",
+        );
+    }
 }
 
 /// Reads a file and removes newlines at its end.

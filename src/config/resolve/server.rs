@@ -1,16 +1,22 @@
 //! Resolves `[server]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::thread::available_parallelism;
 
+use super::secret::warn_if_readable;
 use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::config::{Environment, ServerSettings, TlsSettings};
+use crate::owner::{MAKE_IT_OURS, others_can_write};
 use crate::proxy::Http2Settings;
 
 const BROWSERS: &str = " (a browser sends all its polls on one connection)";
 
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+const OPEN_ADMIN: &str = "not a loopback address: /metrics and /readyz are open to everyone who can connect to it; use \
+                          127.0.0.1, or let only the monitoring connect";
 
 pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Option<ServerSettings> {
     let listen = section.required("listen", r#"write the addresses for clients, as in ["0.0.0.0:8080"]"#);
@@ -23,10 +29,20 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
     let h2_idle_timeout = section.duration("h2_idle_timeout", secs(120), Bounds::new(secs(1), hours(1)));
     let state = section.value("state");
     let upgrade_socket = section.value("upgrade_socket");
+    let explain_denials = section.boolean("danger_explain_denials", false);
     let upgrade_timeout = section.duration("upgrade_timeout", secs(60), Bounds::new(secs(1), hours(1)));
 
+    if explain_denials {
+        section.warning("danger_explain_denials", "clients see why they are rejected: for development only");
+    }
     let tls = tls.and_then(Value::section).and_then(tls_files);
-    let state = state.and_then(|value| value.path());
+    let state = state.and_then(|value| value.path()).or_else(|| environment.state_directory());
+    if state.as_deref().is_some_and(is_open) {
+        section.warning(
+            "state",
+            format!("other users can write to this folder, so keys saved there are ignored: {MAKE_IT_OURS}"),
+        );
+    }
     let upgrade_socket = upgrade_socket.and_then(|value| value.path());
     let (listen, admin) = addresses(listen.as_ref(), admin.as_ref())?;
     Some(ServerSettings {
@@ -36,10 +52,16 @@ pub(super) fn server(mut section: Section<'_>, environment: &Environment) -> Opt
         drain,
         tls,
         http2: Http2Settings { h2c, streams: h2_streams, idle_timeout: h2_idle_timeout },
-        state: state.or_else(|| environment.state_directory()),
+        state,
         upgrade_socket: upgrade_socket.or_else(|| Some(environment.runtime_directory()?.join("upgrade.sock"))),
+        explain_denials,
         upgrade_timeout,
     })
+}
+
+/// Returns whether the folder exists and other users can write to it.
+fn is_open(folder: &Path) -> bool {
+    folder.metadata().is_ok_and(|metadata| others_can_write(&metadata))
 }
 
 /// Reads the client addresses and the admin address. No two may be equal, except with port 0.
@@ -47,7 +69,13 @@ fn addresses(listen: Option<&Value<'_>>, admin: Option<&Value<'_>>) -> Option<(V
     let mut taken = Vec::new();
     let admin = match admin {
         None => Some(ADMIN),
-        Some(value) => address(value, &taken),
+        Some(value) => {
+            let admin = address(value, &taken);
+            if admin.is_some_and(|admin| !admin.ip().to_canonical().is_loopback()) {
+                value.warning(OPEN_ADMIN);
+            }
+            admin
+        }
     };
     taken.extend(admin);
     let listen = listen?.list()?;
@@ -73,6 +101,7 @@ fn address(value: &Value<'_>, taken: &[SocketAddr]) -> Option<SocketAddr> {
 fn tls_files(mut section: Section<'_>) -> Option<TlsSettings> {
     let cert = section.required("cert", "write the path of the certificate chain (PEM)");
     let key = section.required("key", "write the path of the private key (PEM)");
-    let (cert, key) = (cert.and_then(|value| value.path()), key.and_then(|value| value.path()));
+    let cert = cert.and_then(|value| value.path());
+    let key = key.and_then(|value| value.path().inspect(|path| warn_if_readable(&value, path)));
     Some(TlsSettings { cert: cert?, key: key?, poll: secs(5) })
 }

@@ -136,7 +136,7 @@ fn invalid_server_settings_are_rejected() {
         (
             server("listen = '[::]:0'\ncolour = 1"),
             "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, h2c, h2_streams, \
-             h2_idle_timeout, state, upgrade_socket, upgrade_timeout",
+             h2_idle_timeout, state, upgrade_socket, danger_explain_denials, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));
@@ -301,7 +301,7 @@ fn invalid_issuer_settings_are_rejected() {
 fn algorithms_without_keys_and_keys_without_algorithms_are_rejected() {
     let url = "jwks.url = 'https://e'\n";
     let shared = "hs256.env = 'AUTH_SECRET'\n";
-    let either = "1: issuer[0]: needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret)";
+    let either = "1: issuer[0]: needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret), or `introspection`";
     each(&[
         (
             format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),
@@ -391,8 +391,8 @@ fn invalid_shape_settings_are_rejected() {
         ),
         (
             shape("where = 'none'\ncolour = true"),
-            "4: shape[0].colour: unknown key; known keys are public, table, path, allow, where, columns, replica, \
-             subset, client_where, upstream, evaluate, search",
+            "4: shape[0].colour: unknown key; known keys are public, table, tables, name, path, allow, where, columns, \
+             replica, subset, client_where, upstream, evaluate, search, danger_client_chosen",
         ),
     ]);
     each(&[(
@@ -402,6 +402,72 @@ fn invalid_shape_settings_are_rejected() {
     let second = shape("where = 'none'") + &shape("allow = 'true'\nwhere = '\"a\" = {{ nosuch.b }}'");
     let found = errors(&second);
     assert!(found.starts_with("x.toml:7: shape[1].where: ") && found.contains("nosuch"), "{found}");
+}
+
+#[test]
+fn a_value_that_the_client_chooses_is_rejected() {
+    let shape = |keys: &str| format!("[[shape]]\ntable = 'tasks'\n{keys}\n");
+    let chosen = |line: usize, at: usize, parameter: &str| {
+        format!("{line}: shape[{at}].where: every client chooses `query.{parameter}` freely")
+    };
+    let bound = "where = '\"organization_id\" = {{ query.organizationId }}'";
+    // Without `allow`, with an `allow` of another parameter, and with two parameters of which one is compared.
+    for (text, start) in [
+        (shape(bound), chosen(3, 0, "organizationId")),
+        (
+            shape("allow = 'query.organizationId in claims.ids'\nwhere = '\"a\" = {{ query.orgId }}'"),
+            chosen(4, 0, "orgId"),
+        ),
+        (
+            shape("allow = 'query.a in claims.ids'\nwhere = '\"a\" = {{ query.a }} AND \"b\" = {{ query.b }}'"),
+            chosen(4, 0, "b"),
+        ),
+    ] {
+        let found = errors(&text);
+        assert!(found.starts_with(&format!("x.toml:{start}")) && found.lines().count() == 1, "{found}");
+    }
+    accepted(&shape(&format!("allow = 'query.organizationId in claims.ids'\n{bound}")));
+    accepted(&shape(&format!("danger_client_chosen = ['organizationId']\n{bound}")));
+    assert!(errors(&shape(&format!("danger_client_chosen = ['orgId']\n{bound}"))).contains(&chosen(
+        4,
+        0,
+        "organizationId"
+    )));
+}
+
+#[test]
+fn invalid_names_and_tables_are_rejected() {
+    let shape = |keys: &str| format!("[[shape]]\n{keys}\nwhere = 'none'\n");
+    let long = format!("name = '{}'\ntable = 'a'", "a".repeat(65));
+    let characters = "must be 1 to 64 letters, digits, - _ or ., because logs and metrics show it";
+    let name = format!("2: shape[0].name: {characters}");
+    let taken = |name: &str, of: usize| format!("{name:?} is also the name of the rule on line {of}: choose another");
+    each(&[
+        (shape("table = 'a'\ntables = ['b']"), "3: shape[0].tables: contradicts `table`: write one of the two"),
+        (shape("path = '/a'\ntables = ['b']"), "3: shape[0].tables: a `path` serves one table: write `table`"),
+        (shape("tables = []"), "2: shape[0].tables: is empty: name at least one"),
+        (shape("tables = ['a', 'PUBLIC.a']"), "2: shape[0].tables[1]: is given more than once"),
+        (
+            shape("tables = ['a', 'b c']"),
+            "2: shape[0].tables[1]: not a table name: write name or schema.name, with double quotes around a part that needs them",
+        ),
+        // An error that does not concern a table is reported once.
+        (shape("tables = ['a', 'b']\ncolumns = ['c', 'c']"), "3: shape[0].columns: names a column twice"),
+        (shape("name = 'a b'\ntable = 'a'"), &name),
+        (shape(&long), &name),
+        (
+            shape("name = 'shape_claim'\ntable = 'a'"),
+            "2: shape[0].name: shape_claim is the name of requests with a shape token; choose another",
+        ),
+        (
+            shape("name = 'x'\ntable = 'a'") + &shape("name = 'x'\ntable = 'b'"),
+            &format!("6: shape[1].name: {}", taken("x", 1)),
+        ),
+        (
+            shape("name = 'b'\ntables = ['a', 'c']") + &shape("table = 'b'"),
+            &format!("2: shape[0].name: {}", taken("b", 5)),
+        ),
+    ]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 mod bounds;
 mod decisions;
+mod exposed;
 mod faults;
 mod gatekeeper;
+mod recipes;
 mod resolved;
 mod secrets;
 

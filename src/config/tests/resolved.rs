@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::auth::{KeySource, RemoteKeys};
+use crate::auth::{ClientAuth, KeySource, RemoteKeys, RevocationSource};
 use crate::config::{Config, Environment};
 use crate::proxy::Origins;
 use crate::telemetry::LogFormat;
@@ -25,7 +25,7 @@ fn remote(config: &Config) -> &RemoteKeys {
 fn every_sample_file_loads_without_warnings() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let samples: Vec<_> = names.filter(|name| name.ends_with(".toml")).collect();
+    let samples: Vec<_> = names.filter(|name| name.ends_with(".toml") && !name.ends_with(".test.toml")).collect();
     assert!(samples.len() >= 3, "{samples:?}");
     for sample in samples {
         assert_eq!(conf(&sample).warnings, [], "{sample}");
@@ -47,9 +47,9 @@ fn the_full_sample_uses_the_default_values() {
 
 #[test]
 fn a_slow_predicate_causes_a_warning_on_its_line() {
-    let shape = |predicate: &str| format!("[[shape]]\ntable = 'tasks'\nwhere = '''{predicate}'''\n");
+    let shape = |table: char, predicate: &str| format!("[[shape]]\ntable = '{table}'\nwhere = '''{predicate}'''\n");
     let slow = r#""id" = {{ claims.sub }} AND {{ claims.sub }} = ANY("owners")"#;
-    let config = accepted(&(shape("\"id\" = {{ claims.sub }}") + &shape(slow) + &shape("\"done\"")));
+    let config = accepted(&(shape('a', "\"id\" = {{ claims.sub }}") + &shape('b', slow) + &shape('c', "\"done\"")));
     let shown: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(shown.len(), 2, "{shown:?}");
     assert!(shown[0].starts_with("x.toml:6: shape[1].where: Postgres cannot use an index"), "{shown:?}");
@@ -84,8 +84,22 @@ fn limits_without_effect_cause_warnings() {
 #[test]
 fn the_superset_sample_has_25_tables() {
     let text = include_str!("../../../conf/superset.toml");
-    assert_eq!(text.lines().filter(|line| *line == "[[shape]]").count(), 25);
+    assert!(text.lines().count() < 80, "{} lines", text.lines().count());
+    assert_eq!(conf("superset.toml").policy.rule_ids().count(), 25);
     assert_eq!(conf("superset.toml").issuers[0].algorithms, [Algorithm::Rs256]);
+}
+
+#[test]
+fn a_rule_with_tables_is_a_rule_for_each() {
+    let shape = |keys: &str| format!("[[shape]]\n{keys}\nwhere = 'none'\n");
+    let names =
+        |text: String| -> Vec<String> { accepted(&text).policy.rule_ids().map(|id| id.as_str().to_owned()).collect() };
+    assert_eq!(names(shape("tables = ['a', 'auth.b']")), ["a", "auth.b"]);
+    assert_eq!(names(shape("tables = 'a'")), ["a"]);
+    assert_eq!(names(shape("tables = ['a', 'b']\nname = 'x'") + &shape("path = '/c'\ntable = 'c'")), ["x", "x", "/c"]);
+    // A name does not shift when another rule of the table is inserted before it.
+    let second = shape("table = 'a'\nallow = 'claims.admin'") + &shape("table = 'a'\nname = 'own'");
+    assert_eq!(names(second), ["a", "own"]);
 }
 
 #[test]
@@ -105,7 +119,7 @@ fn omitted_keys_get_their_defaults() {
     assert_eq!(remote(&config).max_stale, Duration::from_secs(24 * 3600));
     assert!(!remote(&config).endpoint.private_address);
     assert!(matches!(config.cors.origins, Origins::Any));
-    assert_eq!((config.limits.header_bytes, config.limits.verdicts), (32 * 1024, 100_000));
+    assert_eq!((config.limits.header_bytes, config.limits.verdict_bytes), (32 * 1024, 64 * 1024 * 1024));
     assert_eq!((config.limits.rate_per_address, config.limits.trusted_proxies), (0, None));
     assert_eq!((config.log.format, config.log.level.as_str(), config.log.access), (LogFormat::Text, "info", true));
 }
@@ -300,6 +314,87 @@ fn a_key_url_may_have_its_own_authorities() {
         let found = errors(&issuer(&jwks));
         assert!(found.contains(&format!("5: issuer[0].jwks.ca: {expected}")), "{found}");
     }
+}
+
+#[test]
+fn a_cookie_needs_a_list_of_origins() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nhs256.env = 'AUTH_SECRET'\ncookie = '__session'\n";
+    let config = accepted(&format!("{issuer}[cors]\norigins = ['https://app.example.com']\n"));
+    assert_eq!(config.issuers[0].cookie.as_deref(), Some("__session"));
+    assert!(config.cors.cookies && !accepted("").cors.cookies);
+    for cors in ["", "[cors]\norigins = '*'\n"] {
+        let found = errors(&format!("{issuer}{cors}"));
+        assert!(found.contains("cors.origins: must be a list, because an [[issuer]] has `cookie`"), "{found}");
+    }
+    let found = errors(&format!("{}[cors]\norigins = ['https://a.example']\n", issuer.replace("__session", "a=b")));
+    assert!(found.starts_with("x.toml:5: issuer[0].cookie: not the name of a cookie"), "{found}");
+}
+
+#[test]
+fn opaque_tokens_are_introspected_for_one_issuer() {
+    let issuer = |name: &str| {
+        format!(
+            "[[issuer]]\nissuer = '{name}'\naudience = 'b'\nintrospection = {{ url = 'https://e/i', client_id = 'c', \
+             client_secret = {{ env = 'AUTH_SECRET' }} }}\n"
+        )
+    };
+    let config = accepted(&issuer("a"));
+    let introspection = config.issuers[0].introspection.as_ref().unwrap();
+    assert_eq!((introspection.auth, introspection.cache.as_secs()), (ClientAuth::Basic, 60));
+    assert_eq!((introspection.endpoint.url.as_str(), introspection.endpoint.timeout.as_secs()), ("https://e/i", 2));
+    for (text, expected) in [
+        (issuer("a").replace("client_id = 'c'", "auth = 'jwt'"), "4: issuer[0].introspection.client_id: missing"),
+        (issuer("a").replace("'c'", "'c', auth = 'jwt'"), "4: issuer[0].introspection.auth: unknown value \"jwt\""),
+        (issuer("a").replace("https://e", "http://e"), "4: issuer[0].introspection.url: plain http shows every token"),
+        (issuer("a").replace("'c'", "'c', cache = '11m'"), "4: issuer[0].introspection.cache: out of bounds"),
+        (issuer("a") + &issuer("b"), "8: issuer[1].introspection: is in another [[issuer]] too"),
+    ] {
+        let found = errors(&text);
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn revocations_come_from_a_list_or_by_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("revoked.json");
+    std::fs::write(&list, r#"{"revocations":[]}"#).unwrap();
+    let revocation = |lines: &str| format!("[revocation]\n{lines}\n");
+    let file = format!("file = '{}'", list.display());
+    let settings = accepted(&revocation(&file)).revocation.unwrap();
+    assert_eq!((settings.source, settings.interval.as_secs()), (Some(RevocationSource::File(list.clone())), 10));
+    let pushed = accepted(&revocation("secret.env = 'AUTH_SECRET'")).revocation.unwrap();
+    assert_eq!((pushed.source.is_none(), pushed.keep.as_secs(), pushed.remote_push), (true, 86_400, false));
+    assert!(matches!(
+        accepted(&revocation("url = 'https://e/r'")).revocation.unwrap().source,
+        Some(RevocationSource::Url(endpoint)) if endpoint.timeout.as_secs() == 5
+    ));
+    assert_eq!(accepted("").revocation, None);
+    std::fs::write(&list, r#"{"revocations":[{}]}"#).unwrap();
+    for (lines, expected) in [
+        ("", "1: revocation: revokes nothing: write `file` or `url` for a list"),
+        ("file = 'missing.json'", "2: revocation.file: missing.json: cannot be read"),
+        (file.as_str(), "2: revocation.file: "),
+        ("file = 'a'\nurl = 'https://e'", "3: revocation.url: contradicts `file`"),
+        ("url = 'http://e/r'", "2: revocation.url: plain http lets anyone on the network empty the list"),
+        ("secret.env = 'SHORT_SECRET'", "2: revocation.secret: the secret has 31 bytes: it needs at least 32"),
+        ("url = 'https://e'\nkeep = '1h'", "3: revocation.keep: has no effect without `secret`"),
+        ("secret.env = 'AUTH_SECRET'\nca = 'a'", "3: revocation.ca: has no effect without `url`"),
+        ("url = 'https://e'\ninterval = '500ms'", "3: revocation.interval: out of bounds"),
+    ] {
+        let found = errors(&revocation(lines));
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn a_long_token_limit_raises_that_of_the_headers() {
+    let limits = accepted("[limits]\ntoken_bytes = '48KiB'\n").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (48 * 1024, 64 * 1024));
+    let limits = accepted("").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (16 * 1024, 32 * 1024));
+    let config = accepted("[limits]\nheader_bytes = '8KiB'\n");
+    assert!(config.warnings[0].message.contains("is less than `token_bytes`"), "{:?}", config.warnings);
 }
 
 #[test]

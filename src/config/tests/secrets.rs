@@ -106,7 +106,8 @@ fn errors_show_no_secret() {
     }
     for text in texts {
         let found = parse(&text).expect_err(&text);
-        let shown = format!("{found} {found:?}");
+        let json = serde_json::to_string(&found.iter().collect::<Vec<_>>()).unwrap();
+        let shown = format!("{found} {found:?} {} {json}", found.report());
         assert!(!shown.contains(CANARY), "{text}\n{shown}");
     }
 }

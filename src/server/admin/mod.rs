@@ -1,5 +1,6 @@
-//! Serves the admin port: `/metrics`, `/healthz` and `/readyz`.
+//! Serves the admin port: `/metrics`, `/healthz`, `/readyz` and `/revocations`.
 
+mod push;
 mod scrape;
 
 use std::os::fd::IntoRawFd;
@@ -45,6 +46,7 @@ impl Admin {
             config_current,
             servers: &report.servers,
             keys: &gateway.rules().verifier.key_status(),
+            revocations: gateway.rules().verifier.revocations().status(),
             limiter: &gateway.limiter,
             hub: &gateway.hub,
             audit: gateway.audit.as_deref(),
@@ -69,6 +71,9 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        if session.req_header().uri.path() == "/revocations" {
+            return self.push(session).await;
+        }
         let request = session.req_header();
         if request.method != Method::GET {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, b"GET only\n".to_vec());
@@ -77,7 +82,7 @@ impl ServeHttp for Admin {
             "/healthz" => answer(StatusCode::OK, TEXT, b"ok\n".to_vec()),
             "/metrics" => self.metrics().await,
             "/readyz" => self.readyz().await,
-            _ => answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz\n".to_vec()),
+            _ => answer(StatusCode::NOT_FOUND, TEXT, b"/healthz /metrics /readyz /revocations\n".to_vec()),
         }
     }
 }

@@ -112,7 +112,7 @@ async fn sighup_rereads_secrets_and_names_settings_that_need_a_restart() {
     assert_eq!(scene.status(TASKS).await, 200);
     write(&scene.folder.path().join("secret"), "no-such-secret");
     scene.hang_up("ok").await;
-    assert_eq!(scene.status(&format!("{TASKS}&cache-buster=1")).await, 502);
+    assert_eq!(scene.status(&format!("{TASKS}&handle=1")).await, 502);
     write(&scene.folder.path().join("secret"), crate::harness::SECRET);
     let changed = scene.text.replace("[server]\n", "[server]\nh2c = true\nthreads = 3\n");
     let changed = changed.replace("format = 'json'", "format = 'text'\naccess = false");

@@ -33,7 +33,7 @@ async fn subset_request_to_electric_has_only_allowed_parameters_and_headers() {
     assert_eq!(
         seen.target,
         "/v1/shape?table=tasks&where=%22organization_id%22%20%3D%20%241&params%5B1%5D=org_1\
-         &columns=id%2Ctitle&queryable_columns=id%2Ctitle&offset=-1&cache-buster=7&secret=test-secret"
+         &columns=id%2Ctitle&queryable_columns=id%2Ctitle&offset=-1&secret=test-secret"
     );
     let expected =
         r#"{"subset":{"limit":2,"order_by":"\"title\" ASC","params":{"1":"one"},"where":"(\"title\" = $1)"}}"#;

@@ -72,7 +72,7 @@ async fn t4_a_replaced_secret_is_accepted_until_it_is_removed() {
     }
     let mut settings = every_family(&key);
     settings.keys.shared.remove(0);
-    let after = both.verifier.successor(vec![settings], 100).unwrap();
+    let after = both.verifier.successor(vec![settings], BUDGET).unwrap();
     assert_eq!(after.verify(&old).await.unwrap_err(), InvalidReason::Signature.into());
     assert!(after.verify(&new).await.is_ok());
     let mut short = every_family(&key);
