@@ -14,6 +14,9 @@ pub enum Fault {
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
+    /// A decision service no longer allows the request that waited, allows it differently, or does not answer.
+    #[error("a decision changed while the request waited")]
+    DecisionChanged,
     /// The issuer's key set became too old while the request waited, because the issuer is unreachable.
     #[error("the issuer's keys became unavailable while the request waited")]
     KeysUnavailable(Duration),
@@ -61,6 +64,7 @@ impl Fault {
         match self {
             Self::AuthUnavailable(_) => "auth_unavailable",
             Self::ClientGone => "client_gone",
+            Self::DecisionChanged => "decision_changed",
             Self::KeyGone => "key_gone",
             Self::KeysUnavailable(_) => "keys_unavailable",
             Self::NotReady(_) => "not_ready",
@@ -87,6 +91,7 @@ impl Fault {
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
+            Self::DecisionChanged => Rejection::DecisionUnavailable(Duration::from_secs(1)),
             Self::Reloaded => Rejection::Reloaded,
             Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
@@ -135,6 +140,7 @@ impl Fault {
         matches!(
             self,
             Self::ClientGone
+                | Self::DecisionChanged
                 | Self::Reloaded
                 | Self::SlowReader
                 | Self::Stopping

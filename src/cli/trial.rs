@@ -14,6 +14,7 @@ use super::Usage;
 use crate::auth::{Algorithm, BearerError, BearerToken, KeySource, Principal, SharedSecret, TokenError};
 use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::config::Config;
+use crate::decisions::Consulted;
 use crate::gatekeeper::SigningKey;
 use crate::metrics::Metrics;
 use crate::policy::{Miss, RuleId};
@@ -51,6 +52,8 @@ pub(super) struct Verdict {
     pub(super) principal: Option<Arc<Principal>>,
     /// Why the token is rejected.
     pub(super) token_error: Option<TokenError>,
+    /// What decision services said.
+    pub(super) consulted: Vec<Consulted>,
     pub(super) decision: Result<Allowed, Rejection>,
 }
 
@@ -147,8 +150,8 @@ impl Court {
         let mut party = Party::default();
         let decision = decide(&rules, &self.clock, &head, &mut party).await;
         let decision = decision.and_then(|decision| request.allowed(&rules, decision));
-        let Party { missed, rule, principal, token_error } = party;
-        Ok(Verdict { missed, rule, principal, token_error, decision })
+        let Party { missed, rule, principal, token_error, consulted } = party;
+        Ok(Verdict { missed, rule, principal, token_error, consulted, decision })
     }
 }
 
@@ -226,6 +229,7 @@ struct Party {
     rule: Option<RuleId>,
     principal: Option<Arc<Principal>>,
     token_error: Option<TokenError>,
+    consulted: Vec<Consulted>,
 }
 
 impl Caller for Party {
@@ -248,6 +252,10 @@ impl Caller for Party {
     fn missed(&mut self, miss: &Miss<'_, '_>) {
         let words = format!("{} (line {}): {}", miss.label(), miss.line(), miss.words());
         self.missed.push(Missed { rule: miss.rule.clone(), table: miss.table().to_owned(), words });
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.consulted = consulted.to_vec();
     }
 
     fn ruled(&mut self, rule: &RuleId, _upstream: Option<&crate::shape::UpstreamName>) {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::auth::{IssuerSettings, RevocationSettings};
+use crate::decisions::ServiceSettings;
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::LimitSettings;
@@ -41,6 +42,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, UpstreamSettings>,
     /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
+    /// `[decisions.NAME]`: the services that rules ask, by name.
+    pub decisions: BTreeMap<String, ServiceSettings>,
     /// `[revocation]`: tokens that end early; `None` revokes none.
     pub revocation: Option<RevocationSettings>,
     /// The compiled `[[shape]]` rules.

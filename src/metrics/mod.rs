@@ -4,6 +4,7 @@
 //! else of the crate. Callers pass labels as text, which must come from an enum or from the configuration, never from a
 //! client. State that is only read at a scrape is in `server::admin`.
 
+mod decisions;
 mod flights;
 mod labels;
 mod process;
@@ -22,6 +23,7 @@ pub use requests::Answer;
 pub struct Metrics {
     registry: Registry,
     requests: requests::Requests,
+    decisions: decisions::Decisions,
     flights: flights::Flights,
     upstream: upstream::Upstream,
     process: process::Process,
@@ -37,6 +39,7 @@ impl Metrics {
         let register = Register(&registry);
         Ok(Self {
             requests: requests::Requests::new(&register)?,
+            decisions: decisions::Decisions::new(&register)?,
             flights: flights::Flights::new(&register)?,
             upstream: upstream::Upstream::new(&register)?,
             process: process::Process::new(&register)?,

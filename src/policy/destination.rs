@@ -56,6 +56,10 @@ impl Destination {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    pub(super) fn reads_decision(&self) -> bool {
+        matches!(self, Self::ByClaim { claim, .. } if claim.reads_decision())
+    }
+
     /// The expression that picks the upstream; `None` if it is fixed.
     pub(super) fn expression(&self) -> Option<&Expression> {
         match self {

@@ -7,7 +7,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::source::{PredicateSource, RuleSource, UpstreamSource};
+use serde_json::{Map, Value};
+
+use super::source::{EntitySource, PredicateSource, QuestionSource, RuleSource, UpstreamSource};
 use crate::digest::sha256;
 use crate::hex::hex;
 use crate::shape::{Replica, UpstreamName};
@@ -37,6 +39,8 @@ fn text(rule: &RuleSource) -> String {
         client_where,
         upstream,
         client_chosen: _,
+        evaluate,
+        search,
     } = rule;
     let mut text = Text(VERSION.to_owned());
     text.line("table", [table.as_str()]);
@@ -70,12 +74,35 @@ fn text(rule: &RuleSource) -> String {
             text.line("upstream by claim", [claim.as_str()].into_iter().chain(pairs));
         }
     }
+    for (name, question) in [("evaluate", evaluate), ("search", search)] {
+        if let Some(question) = question {
+            text.question(name, question);
+        }
+    }
     text.0
 }
 
 struct Text(String);
 
 impl Text {
+    fn question(&mut self, name: &str, question: &QuestionSource) {
+        let QuestionSource { by, subject, action, resource, context } = question;
+        self.line(name, [by.as_str(), action.as_str()]);
+        for (part, EntitySource { kind, id, properties }) in [("subject", subject), ("resource", resource)] {
+            let values = [kind.as_str()].into_iter().chain(id.as_deref());
+            self.line(&format!("{name} {part}"), values);
+            self.members(&format!("{name} {part} properties"), properties);
+        }
+        self.members(&format!("{name} context"), context);
+    }
+
+    /// Writes a line if there are members.
+    fn members(&mut self, name: &str, members: &Map<String, Value>) {
+        if !members.is_empty() {
+            self.line(name, [Value::from(members.clone()).to_string().as_str()]);
+        }
+    }
+
     /// Writes a line with any number of values.
     fn line<'a>(&mut self, name: &str, values: impl IntoIterator<Item = &'a str>) {
         self.0.push('\n');
@@ -91,12 +118,16 @@ impl Text {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
 
     fn plain() -> RuleSource {
         RuleSource {
             name: None,
             client_chosen: Vec::new(),
+            evaluate: None,
+            search: None,
             table: "tasks".to_owned(),
             path: None,
             allow: None,
@@ -138,6 +169,53 @@ mod tests {
              upstream by claim 13:claims.tenant 4:acme 7:acme-db 6:globex 7:default"
         );
         assert_eq!(*fingerprint(&full()), *"5fb2d7e9934b0587fb3b36bb236b15cf");
+    }
+
+    fn question() -> QuestionSource {
+        let entity = |kind: &str, id: Option<&str>, properties: Value| EntitySource {
+            kind: kind.to_owned(),
+            id: id.map(str::to_owned),
+            properties: properties.as_object().cloned().unwrap_or_default(),
+        };
+        QuestionSource {
+            by: "pdp".to_owned(),
+            subject: entity("user", Some("{{ claims.sub }}"), json!({ "a": ["b", 1] })),
+            action: "read".to_owned(),
+            resource: entity("doc", None, json!({})),
+            context: json!({ "app": true }).as_object().cloned().unwrap_or_default(),
+        }
+    }
+
+    #[test]
+    fn what_decision_services_are_asked_is_part_of_the_fingerprint() {
+        let asking = RuleSource { evaluate: Some(question()), ..plain() };
+        assert_eq!(
+            text(&asking),
+            format!(
+                "{}\nevaluate 3:pdp 4:read\nevaluate subject 4:user 16:{{{{ claims.sub }}}}\n\
+                 evaluate subject properties 13:{{\"a\":[\"b\",1]}}\nevaluate resource 3:doc\n\
+                 evaluate context 12:{{\"app\":true}}",
+                text(&plain())
+            )
+        );
+        let changes: [fn(&mut QuestionSource); 7] = [
+            |question| question.by = "other".to_owned(),
+            |question| question.action = "list".to_owned(),
+            |question| question.context.clear(),
+            |question| question.subject.kind = "doc".to_owned(),
+            |question| question.subject.id = None,
+            |question| question.subject.properties.clear(),
+            |question| question.resource.id = Some("user".to_owned()),
+        ];
+        let changed = changes.map(|change| {
+            let mut other = question();
+            change(&mut other);
+            fingerprint(&RuleSource { evaluate: Some(other), ..plain() })
+        });
+        let search = fingerprint(&RuleSource { search: Some(question()), ..plain() });
+        let all: BTreeSet<_> =
+            changed.into_iter().chain([search, fingerprint(&asking), fingerprint(&plain())]).collect();
+        assert_eq!(all.len(), 10);
     }
 
     #[test]

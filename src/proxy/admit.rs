@@ -20,6 +20,7 @@ use super::gateway::{Gateway, Parts};
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
@@ -128,7 +129,7 @@ impl Gateway {
             // The body is read only now that the request is authorized and within its limits.
             Decision::Subset(pending) => pending.read(&rules, read_subset(session, &rules.limits).await?)?,
         };
-        let bearer = Bearer::new(grant.principal, address, grant.posted, place);
+        let bearer = Bearer::new(grant.principal, address, grant.posted, place, grant.until);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
         Ok(Admitted::Follow(grant.upstream, bearer))
     }
@@ -242,6 +243,10 @@ impl Caller for ArrivingCaller<'_> {
 
     fn dropped(&mut self, parameters: usize) {
         self.gateway.metrics.parameters_dropped(parameters);
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.record.consulted(consulted);
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {

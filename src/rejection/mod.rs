@@ -24,6 +24,8 @@ pub enum Rejection {
     AuthUnavailable(Duration),
     /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
+    /// A decision service does not answer. Holds the time until a retry makes sense.
+    DecisionUnavailable(Duration),
     /// No rule allows the request. Holds why the last one does not.
     Forbidden(Unmet),
     /// The headers are too many or too long. Holds the key in `[limits]`.
@@ -129,6 +131,7 @@ impl Rejection {
             Self::InvalidHead(..) | Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Self::Limited(limit, _) if !limit.is_of_all() => StatusCode::TOO_MANY_REQUESTS,
             Self::AuthUnavailable(_)
+            | Self::DecisionUnavailable(_)
             | Self::KeysUnavailable(_)
             | Self::Limited(..)
             | Self::NotReady(_)
@@ -153,6 +156,10 @@ impl Rejection {
             Self::ContentTooLarge => {
                 ("content_too_large", "Only a subset may have a body, and no longer one than `limits.body_bytes`.")
             }
+            Self::DecisionUnavailable(_) => (
+                "decision_unavailable",
+                "The service that decides about this request does not answer; try again later.",
+            ),
             Self::Forbidden(_) => ("forbidden", "No rule allows this request to read this shape."),
             Self::HeadersTooLarge(_) | Self::TokenTooLong => {
                 ("headers_too_large", "The headers of the request are too many or too long.")
@@ -189,6 +196,7 @@ impl Rejection {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::AuthUnavailable(after)
+            | Self::DecisionUnavailable(after)
             | Self::KeysUnavailable(after)
             | Self::Limited(_, after)
             | Self::NotReady(after)

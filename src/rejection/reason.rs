@@ -103,6 +103,8 @@ reasons! {
     ServiceFault {
         /// The list of revocations or the issuer's introspection is unavailable.
         AuthUnavailable = "auth_unavailable",
+        /// A decision service is down, slow, or does not answer as it should.
+        DecisionUnavailable = "decision_unavailable",
         /// Electric is starting or has lost its database.
         ElectricNotReady = "electric_not_ready",
         /// Electric is at its limit of concurrent requests.
@@ -150,6 +152,7 @@ impl Reason {
         match rejection {
             Rejection::AuthUnavailable(_) => Self::Service(ServiceFault::AuthUnavailable),
             Rejection::ContentTooLarge => Self::Request(RequestFault::ContentTooLarge),
+            Rejection::DecisionUnavailable(_) => Self::Service(ServiceFault::DecisionUnavailable),
             Rejection::Forbidden(unmet) => Self::Rule(*unmet),
             Rejection::HeadersTooLarge(_) => Self::Request(RequestFault::HeadersTooLarge),
             Rejection::Internal => Self::Service(ServiceFault::Internal),

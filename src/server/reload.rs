@@ -144,6 +144,8 @@ impl Running {
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
         let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdict_bytes)?);
+        let decisions = std::mem::take(&mut config.decisions);
+        let services = before.policy.services().renewed(decisions, &self.observers.metrics)?;
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
             _ => None,
@@ -163,7 +165,7 @@ impl Running {
         let generation = before.generation + 1;
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();
-        self.gateway.replace(wire::rules(generation, config, verifier, upstreams, &self.proxy, observers));
+        self.gateway.replace(wire::rules(generation, config, verifier, services, upstreams, &self.proxy, observers));
         // After the rules are replaced: a notified request must find the new ones.
         self.changes.send_modify(|change| change.generation = generation);
         Ok(())

@@ -10,6 +10,7 @@ mod cli;
 mod clients;
 mod commands;
 mod cookies;
+mod decisions;
 mod docs;
 mod exchange;
 mod faults;

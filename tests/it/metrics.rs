@@ -21,7 +21,9 @@ async fn scraped() -> Metrics {
     let (audit, revoked) = (folder.path().join("audit.jsonl"), folder.path().join("revoked.json"));
     std::fs::write(&revoked, r#"{"revocations":[]}"#).unwrap();
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n"),
+        rules: format!(
+            "{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n[decisions.pdp]\nurl = 'http://127.0.0.1:1'\n"
+        ),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };

@@ -18,9 +18,12 @@ use crate::harness::{
 
 /// Reasons that take a crowd of clients, a stop, a failure of shapegate, much time, or an issuer or a rule that this test
 /// does not have; and `host`, since Pingora itself answers HTTP/1.1 without one. Other tests show most of them.
-const ELSEWHERE: [&str; 28] = [
+const ELSEWHERE: [&str; 31] = [
     "open_bytes",
     "bad_tokens_per_address",
+    "decision_denied",
+    "decision_unavailable",
+    "question_unbound",
     "host",
     "connections",
     "connections_per_address",

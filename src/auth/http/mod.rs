@@ -78,12 +78,17 @@ pub enum FetchError {
 impl Endpoint {
     /// Creates a client for this endpoint that keeps up to `idle` connections.
     pub(crate) fn client(&self, idle: usize) -> Result<Client, FetchError> {
-        let mut client = builder(self.private_address).pool_max_idle_per_host(idle);
-        if !self.ca.is_empty() {
-            let certificates: Result<Vec<_>, _> = self.ca.iter().map(|der| Certificate::from_der(der)).collect();
-            client = client.tls_certs_only(certificates.map_err(network)?);
+        self.builder(idle)?.build().map_err(network)
+    }
+
+    /// Prepares such a client.
+    pub(crate) fn builder(&self, idle: usize) -> Result<ClientBuilder, FetchError> {
+        let client = builder(self.private_address).pool_max_idle_per_host(idle);
+        if self.ca.is_empty() {
+            return Ok(client);
         }
-        client.build().map_err(network)
+        let certificates: Result<Vec<_>, _> = self.ca.iter().map(|der| Certificate::from_der(der)).collect();
+        Ok(client.tls_certs_only(certificates.map_err(network)?))
     }
 
     /// Creates a client for endpoints without `ca`, which keeps no connections.
@@ -201,7 +206,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 }
 
 #[allow(clippy::needless_pass_by_value)] // the signature that `map_err` needs
-fn network(error: reqwest::Error) -> FetchError {
+pub(crate) fn network(error: reqwest::Error) -> FetchError {
     let error = error.without_url();
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());
     FetchError::Network(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))

@@ -5,6 +5,7 @@
 
 mod audit;
 mod cors;
+mod decisions;
 mod endpoint;
 mod gatekeeper;
 mod introspection;
@@ -34,9 +35,13 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let named = root.value("upstreams");
     let upstreams = upstream::named(named.as_ref(), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
+    let asked = root.value("decisions");
+    let decisions = decisions::services(asked.as_ref(), environment);
     let probe = probe::probe(root.section("probe"));
-    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), &probe.names());
+    let tables = shape::Named { upstreams: upstreams.as_ref(), services: decisions.as_ref() };
+    let shapes = shape::shapes(root.sections("shape"), &tables, &probe.names());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
+    decisions::check_used(asked.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
     let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
     let cors = cors::cors(root.section("cors"), cookies);
@@ -68,6 +73,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstream: upstream?,
         upstreams: upstreams?,
         issuers: issuers?,
+        decisions: decisions?,
         revocation,
         policy: shapes.policy?,
         gatekeeper,

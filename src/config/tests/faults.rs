@@ -414,7 +414,7 @@ fn invalid_shape_settings_are_rejected() {
         (
             shape("where = 'none'\ncolour = true"),
             "4: shape[0].colour: unknown key; known keys are public, table, tables, name, path, allow, where, columns, \
-             replica, subset, client_where, upstream, danger_client_chosen",
+             replica, subset, client_where, upstream, evaluate, search, danger_client_chosen",
         ),
     ]);
     each(&[(

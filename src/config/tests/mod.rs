@@ -1,6 +1,7 @@
 //! Parses whole files and checks the result or the errors, line by line.
 
 mod bounds;
+mod decisions;
 mod exposed;
 mod faults;
 mod gatekeeper;

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod issuer;
+pub(crate) mod pdp;
 mod process;
 mod service;
 mod tls;
