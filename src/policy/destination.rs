@@ -13,7 +13,7 @@ pub(super) enum Destination {
     Fixed(UpstreamName),
     /// Picked by a string claim. The client cannot choose it, because the token is signed.
     ByClaim {
-        claim: Expression,
+        claim: Box<Expression>,
         map: HashMap<String, UpstreamName>,
     },
 }
@@ -29,7 +29,7 @@ impl Destination {
                     return Err("`claim` must read claims only: a client could choose anything else".into());
                 }
                 let map = map.iter().map(|(value, name)| (value.clone(), UpstreamName::new(name)));
-                Ok(Self::ByClaim { claim, map: map.collect() })
+                Ok(Self::ByClaim { claim: Box::new(claim), map: map.collect() })
             }
         }
     }
