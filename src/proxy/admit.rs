@@ -30,6 +30,7 @@ use crate::shape::{SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// How an admitted request is answered.
+#[allow(clippy::large_enum_variant)] // a request has one, for a moment; nearly all are the largest
 enum Admitted {
     /// A response from a flight.
     Follow(UpstreamRequest, Bearer),

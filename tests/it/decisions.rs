@@ -245,7 +245,7 @@ async fn the_next_rule_decides_if_a_service_denies_but_not_if_it_is_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_of_one_rule_do_not_count_for_the_next() {
-    let second = EVALUATE.replace("action = \"read\"", "action = \"list\"").replace("org_", "org_");
+    let second = EVALUATE.replace("action = \"read\"", "action = \"list\"");
     let (gate, pdp) = start(&format!("{EVALUATE}{second}")).await;
     pdp.decides(|_, asked| if asked["action"]["name"] == "list" { allow() } else { deny() });
     assert_eq!(gate.get(TASKS, &token(&gate, "alice")).await.status, 200);

@@ -46,9 +46,9 @@ impl Pdp {
         *self.state.decide.lock() = Arc::new(decide);
     }
 
-    /// From now on resets every connection.
+    /// From now on resets every connection before the answer is complete.
     pub(crate) fn goes_down(&self) {
-        self.decides(|_, _| Reply::new(500).with_end(End::Reset));
+        self.decides(|_, _| allow().with_end(End::Reset));
     }
 
     /// Holds all answers back, or lets them go.
