@@ -73,6 +73,14 @@ impl Config {
         Self::read(path, &Environment::Process)
     }
 
+    /// Loads a file without its secrets and key files, to find its other errors. The result cannot serve.
+    ///
+    /// # Errors
+    /// Every error in the file, or the reason why it cannot be read.
+    pub fn load_without_secrets(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, &Environment::Deploy)
+    }
+
     /// Loads only the issuers of a file, without its secrets and key files: for `shapegate jwks` on a build machine.
     ///
     /// # Errors

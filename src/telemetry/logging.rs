@@ -40,7 +40,7 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     let lines = fmt::layer().with_writer(QUEUE.get_or_init(|| queue).clone());
     let lines = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal() && !no_color()).boxed(),
     };
     let (filter, replace) = reload::Layer::new(filter);
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
@@ -59,6 +59,11 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
 pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
+}
+
+/// Returns whether the user wants no colors (<https://no-color.org>).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {

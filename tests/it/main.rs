@@ -25,6 +25,7 @@ mod metrics;
 mod otel;
 mod phases;
 mod reload;
+mod shell;
 mod subset;
 mod superset;
 mod transcripts;

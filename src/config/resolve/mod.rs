@@ -36,7 +36,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let cors = cors::cors(root.section("cors"));
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
-    let log = log::log(root.section("log"));
+    let log = log::log(root.section("log"), environment);
     let probe = probe::probe(root.section("probe"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);

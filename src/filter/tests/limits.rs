@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sqlparser::keywords::ALL_KEYWORDS;
 
 use super::{parse, printed, rejected};
+use crate::filter::syntax::NO_FUNCTION;
 use crate::filter::{ClientFilter, MAX_PARAM_BYTES, MAX_PARAMS, OrderBy};
 
 #[test]
@@ -138,9 +139,13 @@ fn no_word_before_a_bracket_takes_long() {
             for middle in ["id", "id id", ""] {
                 let text = format!("{}{middle}{}", open.repeat(24), close.repeat(24));
                 let start = Instant::now();
-                let _ = parse(&text);
+                let parsed = parse(&text);
                 let _ = OrderBy::parse(&text, None);
                 assert!(start.elapsed() < Duration::from_secs(1), "{text}: {:?}", start.elapsed());
+                if parsed.is_err_and(|error| error == NO_FUNCTION) {
+                    // The parser does not see it, whatever is in the brackets.
+                    break;
+                }
             }
         }
     }
