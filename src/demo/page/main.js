@@ -203,7 +203,7 @@ function follow() {
         if (headers.control === "up-to-date") live = true;
       }
       draw(rows);
-      if (live) show("outcome", `200: ${rows.size} rows of ${organization}.`, "good");
+      if (live) show("outcome", `200: ${rows.size} ${rows.size === 1 ? "row" : "rows"} of ${organization}.`, "good");
       else if (rows.size === 0) show("outcome", "409: Electric has deleted the shape. The client loads it again.");
     },
     (error) => {

@@ -115,13 +115,13 @@ impl Desk {
         self.crowd.settle().await;
         let words = self.measure.figures().await.map_or_else(|error| error.to_string(), |figures| figures.words());
         self.tell(&format!("+100 clients, {clients} in all. {words}."));
-        done(format!("{clients} clients follow org-1."))
+        done(&format!("{clients} clients follow org-1."))
     }
 
     fn remove_clients(&self) -> Reply {
         self.crowd.clear();
         self.tell("The clients have disconnected.");
-        done("The clients have disconnected.".to_owned())
+        done("The clients have disconnected.")
     }
 
     async fn write_row(&self, organization: &str) -> Reply {
@@ -138,7 +138,7 @@ impl Desk {
             words += &format!(" It reached {} of {} clients in {millis} ms.", reached.clients, reached.expected);
         }
         self.tell(&words);
-        done(words)
+        done(&words)
     }
 
     async fn restart_electric(&self) -> Reply {
@@ -150,7 +150,7 @@ impl Desk {
             Ok(true) => {
                 let words = "Electric is back, without its shapes: clients get 409 and load the rows again.";
                 self.tell(words);
-                done(words.to_owned())
+                done(words)
             }
             Ok(false) => problem(409, "Electric is restarting already"),
             Err(error) => problem(500, &format!("Electric does not start: {error}")),
@@ -164,7 +164,7 @@ impl Desk {
                 let words =
                     "The issuer is back with a new key. The first token that names it makes shapegate fetch it.";
                 self.tell(words);
-                done(words.to_owned())
+                done(words)
             }
             Ok(false) => problem(409, "the issuer is restarting already"),
             Err(error) => problem(500, &format!("the issuer does not start: {error}")),
@@ -180,7 +180,7 @@ impl Desk {
             Ok(()) => {
                 let words = "The rule is in use. Waiting clients were judged by it again.";
                 self.tell(words);
-                done(words.to_owned())
+                done(words)
             }
             Err(error) => problem(500, &format!("{error:#}")),
         }
@@ -220,7 +220,7 @@ fn plain(text: String) -> Reply {
     Reply::new(200).with_header("content-type", "text/plain; charset=utf-8").with_body(text)
 }
 
-fn done(words: String) -> Reply {
+fn done(words: &str) -> Reply {
     Reply::json(200, json!({ "message": words }).to_string())
 }
 
