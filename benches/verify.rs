@@ -112,7 +112,7 @@ fn eddsa() -> Sample {
     }
 }
 
-fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
+fn verifier(sample: &Sample, verdict_bytes: usize) -> TokenVerifier {
     let mut jwk = sample.jwk.clone();
     jwk["kid"] = "key-2026-11".into();
     let set = json!({ "keys": [jwk] }).to_string();
@@ -120,14 +120,17 @@ fn verifier(sample: &Sample, verdicts: usize) -> TokenVerifier {
     let issuer = IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: vec![sample.algorithm],
-        keys: KeySource::Published { fixed: Some(parsed.set), remote: None },
+        keys: KeySource { fixed: Some(parsed.set), ..KeySource::default() },
+        introspection: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     };
-    TokenVerifier::new(vec![issuer], verdicts, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")
+    TokenVerifier::new(vec![issuer], verdict_bytes, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")
 }
 
 #[allow(clippy::disallowed_methods)] // the library, as the reference
@@ -155,7 +158,7 @@ fn verify(c: &mut Criterion) {
     let mut group = c.benchmark_group("verify");
     for sample in [rs256(), es256(), eddsa()] {
         let id = |what| BenchmarkId::new(what, sample.algorithm);
-        let (new, seen) = (verifier(&sample, 0), verifier(&sample, 100));
+        let (new, seen) = (verifier(&sample, 0), verifier(&sample, 1024 * 1024));
         check(&seen, &sample.token);
         let mut validation = Validation::new(sample.library_algorithm);
         validation.set_audience(&[AUDIENCE]);

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use crate::rejection::Rejection;
+use crate::auth::InvalidReason;
+use crate::rejection::{Rejection, SOON};
 
 /// Why an authorized request did not get a complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// The list of revocations or the issuer's introspection became unavailable while the request waited.
+    #[error("what the token must be checked with became unavailable while the request waited")]
+    AuthUnavailable(Duration),
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
@@ -34,6 +38,9 @@ pub enum Fault {
     /// The token of the request expired while the request waited.
     #[error("the token expired while the request waited")]
     TokenExpired,
+    /// The token was revoked while the request waited.
+    #[error("the token was revoked while the request waited")]
+    TokenRevoked,
     /// Electric responded with a status that none of our requests should get.
     #[error("Electric rejected the request with status {0}")]
     UpstreamRefused(u16),
@@ -52,6 +59,7 @@ impl Fault {
     /// The name in logs and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::AuthUnavailable(_) => "auth_unavailable",
             Self::ClientGone => "client_gone",
             Self::KeyGone => "key_gone",
             Self::KeysUnavailable(_) => "keys_unavailable",
@@ -61,6 +69,7 @@ impl Fault {
             Self::SlowReader => "slow_reader",
             Self::Stopping => "stopping",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -72,13 +81,16 @@ impl Fault {
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone | Self::SlowReader => return None,
-            Self::KeyGone => Rejection::TokenInvalid,
+            Self::AuthUnavailable(after) => Rejection::AuthUnavailable(*after),
+            Self::KeyGone => Rejection::TokenInvalid(InvalidReason::UnknownKey),
+            Self::TokenRevoked => Rejection::TokenInvalid(InvalidReason::Revoked),
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
-            Self::Reloaded | Self::Stopping => Rejection::NotReady(Duration::from_secs(1)),
+            Self::Reloaded => Rejection::Reloaded,
+            Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
-            Self::UpstreamRefused(_) => Rejection::UpstreamRefused,
+            Self::UpstreamRefused(_) => Rejection::UpstreamRefused(self.lasts().unwrap_or(SOON)),
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,
             Self::UpstreamUnreachable => Rejection::UpstreamUnreachable,
             Self::Internal => Rejection::Internal,
@@ -87,11 +99,47 @@ impl Fault {
 
     /// Whether the token is no longer accepted. Clients recover with a new token.
     pub(crate) const fn ends_token(&self) -> bool {
-        matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
+        matches!(
+            self,
+            Self::AuthUnavailable(_)
+                | Self::KeyGone
+                | Self::KeysUnavailable(_)
+                | Self::TokenExpired
+                | Self::TokenRevoked
+        )
+    }
+
+    /// How long Electric's refusal of a rule is remembered: until then, every request for the shape gets it. Electric
+    /// answers 400 if the rule is wrong, and again to everybody who tries again.
+    pub(crate) const fn lasts(&self) -> Option<Duration> {
+        match self {
+            Self::UpstreamRefused(400) => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is Electric's, so that all clients of a flight have it at the same moment. The flight logs it.
+    pub(crate) const fn is_of_electric(&self) -> bool {
+        matches!(
+            self,
+            Self::NotReady(_)
+                | Self::Overloaded(_)
+                | Self::UpstreamRefused(_)
+                | Self::UpstreamTimeout
+                | Self::UpstreamUnreachable
+        )
     }
 
     /// Whether it is normal operation, not a problem of shapegate or of Electric.
     pub(crate) const fn is_everyday(&self) -> bool {
-        matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
+        matches!(
+            self,
+            Self::ClientGone
+                | Self::Reloaded
+                | Self::SlowReader
+                | Self::Stopping
+                | Self::TokenExpired
+                | Self::TokenRevoked
+        )
     }
 }

@@ -13,14 +13,14 @@
 //! | [`gatekeeper`] | mints tokens that are valid for one shape |
 //! | [`shape`] | parses the client's request, and the shape that a token allows |
 //! | [`rewrite`] | builds the request to Electric from a permit and the client's request |
-//! | [`flight`] | shares one response of Electric among all equal requests, while it arrives and while it is fresh |
+//! | [`flight`] | shares one response of Electric among all requests that mean the same, in flight and while fresh |
 //! | [`upstream`] | Electric's servers: addresses, health, secrets |
 //! | [`limits`] | limits per subject, per address, per connection and in total |
-//! | [`rejection`] | the responses that shapegate produces itself, with status, code and label in one table |
+//! | [`rejection`] | the responses that shapegate produces itself, with status, code and reason in one table |
 //! | [`fault`] | failures of shapegate and of Electric; the log gets the cause, the client a fixed response |
 //! | [`metrics`] | counters and histograms for Prometheus, one method for each event |
 //! | [`telemetry`] | logs, the access log, the audit log, spans |
-//! | [`cli`] | the commands: run, check, explain, jwks, demo |
+//! | [`cli`] | the commands: run, check, explain, test, token, jwks, demo |
 //! | `demo` | an issuer, a simulated Electric and a web page; only with the feature `demo`, not in production builds |
 //!
 //! Dependencies between modules, checked by `tests/layers.rs`:
@@ -30,8 +30,9 @@
 //! - Only `server` and `cli` import `config`. Settings types are therefore defined in the module that uses them.
 //! - `proxy` may use every module except these three.
 //!
-//! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `hex`, `json`
-//! (strict parsing), `secret` (strings that no log shows) and `trace_context` (the `traceparent` header).
+//! Small modules that every module may use: `clock` (the wall clock as an argument), `digest` (SHA-256), `heap` (the size of values in
+//! memory), `hex`, `json` (strict parsing), `owner` (who else can change or read a file), `secret` (strings that no log shows) and
+//! `trace_context` (the `traceparent` header).
 
 pub mod auth;
 pub mod cli;
@@ -44,10 +45,12 @@ pub mod fault;
 pub mod filter;
 pub mod flight;
 pub mod gatekeeper;
+mod heap;
 mod hex;
 mod json;
 pub mod limits;
 pub mod metrics;
+mod owner;
 pub mod policy;
 pub mod proxy;
 pub mod rejection;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::digest::sha256;
+
 /// A secret string. Its `Debug` output is redacted, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
@@ -12,11 +14,29 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Whether `text` is the secret. Takes the same time for every text of the same length (docs/security.md, T20).
+    pub fn is(&self, text: &str) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&sha256(self.expose()), &sha256(text)).is_ok()
+    }
+
+    /// Marks random text as a key for development, so that a configuration with it is recognized.
+    pub fn development(random: &str) -> Self {
+        Self::new(format!("{DEVELOPMENT}{random}"))
+    }
+
+    /// Whether this is a key for development, as `shapegate token` makes them.
+    pub fn is_development(&self) -> bool {
+        self.0.starts_with(DEVELOPMENT)
+    }
+
     /// Returns the secret string. Use it only to send a request, to sign and to verify.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
+
+/// The start of a key for development.
+const DEVELOPMENT: &str = "shapegate-development-key-";
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,6 +11,7 @@ mod crowd;
 mod fanout;
 mod files;
 mod floor;
+mod following;
 mod hold;
 mod http;
 mod http2;
@@ -18,11 +19,13 @@ mod options;
 mod pass_through;
 mod process;
 mod progress;
+mod reload;
 mod report;
 mod scene;
 mod server;
 mod target;
 mod throughput;
+mod trickle;
 
 use std::process::ExitCode;
 
@@ -34,8 +37,10 @@ use fanout::Fanout;
 use floor::FloorServer;
 use hold::Hold;
 use pass_through::PassThrough;
+use reload::Reload;
 use report::Report;
 use throughput::Throughput;
+use trickle::Trickle;
 
 /// The program's allocator, so that the comparison with the floor is fair.
 #[global_allocator]
@@ -57,6 +62,8 @@ enum Command {
     Throughput(Throughput),
     Fanout(Fanout),
     Hold(Hold),
+    Trickle(Trickle),
+    Reload(Reload),
     #[command(hide = true)]
     FloorServer(FloorServer),
     #[command(hide = true)]
@@ -100,6 +107,8 @@ impl Command {
             Self::Throughput(throughput) => (finish(throughput.run())?, throughput.common.json),
             Self::Fanout(fanout) => (finish(fanout.run())?, fanout.common.json),
             Self::Hold(hold) => (finish(hold.run())?, hold.common.json),
+            Self::Trickle(trickle) => (finish(trickle.run())?, trickle.common.json),
+            Self::Reload(reload) => (finish(reload.run())?, reload.common.json),
             Self::FloorServer(floor) => return floor.run().map(|()| true),
             Self::PassThrough(proxy) => return proxy.run().map(|()| true),
         };
@@ -132,6 +141,8 @@ fn smoke() -> anyhow::Result<bool> {
     for line in [
         "load fanout --clients 50 --rounds 1",
         "load hold --clients 20",
+        "load trickle --clients 20 --every 20 --writes 20",
+        "load reload --clients 20 --rounds 1",
         "load throughput --seconds 1 --rounds 1 --connections 8 --users 20",
         "load throughput --unique --seconds 1 --rounds 1 --connections 8 --users 20",
     ] {

@@ -63,6 +63,21 @@ impl Scene {
         }
     }
 
+    /// Drops all shapes, as a change of the table does. Does nothing with a server that runs already.
+    pub(crate) fn drop_shapes(&self) {
+        if let Self::Embedded(stage) = self {
+            stage.electric.delete_shapes_of("tasks");
+        }
+    }
+
+    /// Returns how many rows there are; 0 with a server that runs already.
+    pub(crate) fn rows(&self) -> u64 {
+        match self {
+            Self::Embedded(stage) => stage.rows.load(Ordering::Relaxed),
+            Self::Running(..) => 0,
+        }
+    }
+
     /// Returns how many requests wait at the stand-in.
     pub(crate) fn upstream_waiting(&self) -> Option<usize> {
         match self {

@@ -7,15 +7,25 @@ use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey,
 use cel::common::value::Val;
 use serde_json::{Map, Number, Value};
 
-use crate::json;
+use crate::{heap, json};
 
 /// The claims of a token that passed every check.
-pub struct Claims(Box<dyn Val>);
+pub struct Claims {
+    value: Box<dyn Val>,
+    bytes: usize,
+}
 
 impl Claims {
     /// Converts verified claims. Only the verifier calls this.
     pub(super) fn new(json: Map<String, Value>) -> Self {
-        Self(object(json))
+        let mut conversion = Conversion { bytes: 0 };
+        let value = conversion.object(json);
+        Self { value, bytes: conversion.bytes }
+    }
+
+    /// The bytes that the claims take on the heap: up to fifty times their bytes in the token.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Parses sample claims to try rules with; `None` if the text is not a JSON object.
@@ -29,7 +39,7 @@ impl Claims {
     ///
     /// Integers that fit into `i64` are `int`, larger ones are `uint`, every other number is `double`.
     pub fn cel(&self) -> &(dyn Val + 'static) {
-        &*self.0
+        &*self.value
     }
 }
 
@@ -40,31 +50,62 @@ impl fmt::Debug for Claims {
     }
 }
 
-fn object(members: Map<String, Value>) -> Box<dyn Val> {
-    let entries = members.into_iter().map(|(name, member)| (CelMapKey::from(name), value(member)));
-    Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
+/// Converts JSON to CEL, and adds up the bytes of the result.
+struct Conversion {
+    bytes: usize,
 }
 
-fn value(json: Value) -> Box<dyn Val> {
-    match json {
-        Value::Null => Box::new(CelNull),
-        Value::Bool(value) => Box::new(CelBool::from(value)),
-        Value::Number(value) => number(&value),
-        Value::String(text) => Box::new(CelString::from(text)),
-        Value::Array(elements) => Box::new(CelList::from(elements.into_iter().map(value).collect::<Vec<_>>())),
-        Value::Object(members) => object(members),
+impl Conversion {
+    fn object(&mut self, members: Map<String, Value>) -> Box<dyn Val> {
+        let entries = members.into_iter().map(|(name, member)| (self.text(name).into(), self.value(member)));
+        let entries: HashMap<CelMapKey<'_>, _> = entries.collect();
+        self.bytes += heap::hash_table(entries.capacity(), size_of::<(CelMapKey<'_>, Box<dyn Val>)>());
+        self.boxed(CelMap::from(entries))
     }
-}
 
-fn number(number: &Number) -> Box<dyn Val> {
-    if let Some(integer) = number.as_i64() {
-        return Box::new(CelInt::from(integer));
+    fn list(&mut self, elements: Vec<Value>) -> Box<dyn Val> {
+        let mut list: Vec<_> = elements.into_iter().map(|element| self.value(element)).collect();
+        // It may have taken over the memory of `elements`, which is larger.
+        list.shrink_to_fit();
+        self.bytes += heap::allocation(size_of_val(&*list));
+        self.boxed(CelList::from(list))
     }
-    if let Some(integer) = number.as_u64() {
-        return Box::new(CelUInt::from(integer));
+
+    fn value(&mut self, json: Value) -> Box<dyn Val> {
+        match json {
+            Value::Null => self.boxed(CelNull),
+            Value::Bool(value) => self.boxed(CelBool::from(value)),
+            Value::Number(value) => self.number(&value),
+            Value::String(text) => {
+                let text = CelString::from(self.text(text));
+                self.boxed(text)
+            }
+            Value::Array(elements) => self.list(elements),
+            Value::Object(members) => self.object(members),
+        }
     }
-    // The parser accepts only finite numbers. If one were not, NaN compares equal to nothing, so rules would deny.
-    Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN)))
+
+    fn number(&mut self, number: &Number) -> Box<dyn Val> {
+        if let Some(integer) = number.as_i64() {
+            return self.boxed(CelInt::from(integer));
+        }
+        if let Some(integer) = number.as_u64() {
+            return self.boxed(CelUInt::from(integer));
+        }
+        // The parser accepts only finite numbers. If one were not, NaN compares equal to nothing, so rules would deny.
+        self.boxed(CelDouble::from(number.as_f64().unwrap_or(f64::NAN)))
+    }
+
+    fn text(&mut self, mut text: String) -> String {
+        text.shrink_to_fit();
+        self.bytes += heap::allocation(text.len());
+        text
+    }
+
+    fn boxed<V: Val + 'static>(&mut self, value: V) -> Box<dyn Val> {
+        self.bytes += heap::allocation(size_of::<V>());
+        Box::new(value)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -9,15 +10,18 @@ use super::bearer::BearerToken;
 use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
+use super::revocation::TokenMarks;
 use crate::clock::UnixTime;
 use crate::digest::sha256;
+use crate::heap;
 use crate::hex::hex;
 use crate::shape::ShapeClaim;
 
 /// A verified caller. It proves that a token passed every check: only the verifier can make one.
 pub struct Principal {
     issuer: Arc<str>,
-    key: Arc<Key>,
+    /// The key that made the signature; `None` if the issuer vouched for the token by introspection.
+    key: Option<Arc<Key>>,
     subject: Option<String>,
     claims: Claims,
     shape: Option<ShapeClaim>,
@@ -25,6 +29,9 @@ pub struct Principal {
     token_hash: String,
     subject_key: SubjectKey,
     for_nobody: bool,
+    marks: TokenMarks,
+    /// The last change of the revocations after which the token was not revoked; 0 if it was never looked up.
+    unrevoked_at: AtomicU64,
 }
 
 /// Identifies a subject by a hash of issuer and `sub`, or of the whole token if it has no `sub`.
@@ -38,7 +45,7 @@ impl SubjectKey {
     /// The claim of a minted token that holds the key of its user.
     pub(crate) const CLAIM: &str = "user";
 
-    fn of_subject(issuer: &str, subject: &str) -> Self {
+    pub(crate) fn of_subject(issuer: &str, subject: &str) -> Self {
         let length = (issuer.len() as u64).to_be_bytes();
         Self(sha256([&length, issuer.as_bytes(), subject.as_bytes()].concat()))
     }
@@ -62,13 +69,15 @@ impl Principal {
     pub(super) fn new(
         token: &BearerToken,
         issuer: Arc<str>,
-        key: Arc<Key>,
+        key: Option<Arc<Key>>,
         accepted: Accepted,
         shape: Option<ShapeClaim>,
     ) -> Self {
         let Accepted { claims, subject, expires_at } = accepted;
         let minted = shape.as_ref().is_some_and(|shape| shape.rule().is_some());
         let user = Some(&claims).filter(|_| minted).and_then(SubjectKey::of_minted);
+        let marks = Some(&claims).filter(|_| minted).and_then(TokenMarks::of_minted);
+        let marks = marks.unwrap_or_else(|| TokenMarks::of(&issuer, &claims));
         let for_nobody = minted && user.is_none() && subject.is_none();
         let subject_key = user.unwrap_or_else(|| match &subject {
             None => SubjectKey(token.digest().bytes()),
@@ -85,6 +94,8 @@ impl Principal {
             token_hash,
             subject_key,
             for_nobody,
+            marks,
+            unrevoked_at: AtomicU64::new(0),
         }
     }
 
@@ -134,8 +145,29 @@ impl Principal {
         self.for_nobody
     }
 
-    pub(super) const fn key(&self) -> &Arc<Key> {
-        &self.key
+    /// The bytes that the caller takes in memory, without its issuer and key, which are shared.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [self.subject.as_deref().unwrap_or_default(), &self.token_hash];
+        let texts = texts.into_iter().chain(self.marks.texts());
+        let shape = self.shape.as_ref().map_or(0, ShapeClaim::heap_bytes);
+        heap::allocation(size_of::<Self>()) + self.claims.bytes() + heap::texts(texts) + shape
+    }
+
+    pub(super) const fn key(&self) -> Option<&Arc<Key>> {
+        self.key.as_ref()
+    }
+
+    /// What the token can be revoked by.
+    pub(crate) const fn marks(&self) -> &TokenMarks {
+        &self.marks
+    }
+
+    pub(super) fn unrevoked_at(&self) -> u64 {
+        self.unrevoked_at.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_unrevoked_at(&self, change: u64) {
+        self.unrevoked_at.store(change, Ordering::Relaxed);
     }
 }
 

@@ -6,26 +6,39 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{Options, OptionsBuilder, Weighter};
 
 use super::bearer::TokenDigest;
 use super::principal::Principal;
 
 type DigestHash = BuildHasherDefault<DigestHasher>;
 
-/// A bounded cache of verified tokens that evicts the least used first.
+/// A cache of verified tokens within a budget of bytes. It evicts the least used first.
 pub(crate) struct Verdicts {
-    cache: Cache<TokenDigest, Arc<Principal>, UnitWeighter, DigestHash>,
-    capacity: usize,
+    cache: Cache<TokenDigest, Arc<Principal>, Bytes, DigestHash>,
+    budget: usize,
 }
 
+/// Weighs an entry by the bytes it takes in memory.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<TokenDigest, Arc<Principal>> for Bytes {
+    fn weight(&self, _: &TokenDigest, principal: &Arc<Principal>) -> u64 {
+        (principal.bytes() + ENTRY) as u64
+    }
+}
+
+/// The bytes of an entry besides its principal: in the cache's tables, which may be half empty, and in those that
+/// remember evicted entries.
+const ENTRY: usize = 256;
+
 impl Verdicts {
-    /// Creates a cache of about `capacity` tokens; 0 caches none.
-    pub(crate) fn new(capacity: usize) -> Self {
-        let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
-        let cache = Cache::with(capacity, weight, UnitWeighter, DigestHash::default(), DefaultLifecycle::default());
-        Self { cache, capacity }
+    /// Creates a cache of at most `budget` bytes; 0 caches nothing.
+    pub(crate) fn new(budget: usize) -> Self {
+        let cache = Cache::with_options(options(budget), Bytes, DigestHash::default(), DefaultLifecycle::default());
+        Self { cache, budget }
     }
 
     pub(crate) fn find(&self, token: TokenDigest) -> Option<Arc<Principal>> {
@@ -40,15 +53,30 @@ impl Verdicts {
         self.cache.remove(&token);
     }
 
-    /// The `capacity` that it was created with.
-    pub(crate) const fn capacity(&self) -> usize {
-        self.capacity
+    /// The `budget` that it was created with.
+    pub(crate) const fn budget(&self) -> usize {
+        self.budget
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.cache.len()
     }
+}
+
+/// Chooses few enough shards that the largest token finds room in one.
+fn options(budget: usize) -> Options {
+    /// Bytes of a usual entry, for the number of evicted entries that are remembered.
+    const USUAL: usize = 4 * 1024;
+    /// Bytes of a shard. The largest token, of 64 KiB, takes up to 3 MiB.
+    const SHARD: usize = 4 * 1024 * 1024;
+    let built = OptionsBuilder::new()
+        .shards((budget / SHARD).clamp(1, 64))
+        .estimated_items_capacity((budget / USUAL).max(1))
+        .weight_capacity(budget as u64)
+        .build();
+    // Fails only if a mandatory option is missing.
+    built.unwrap_or_else(|_| unreachable!())
 }
 
 /// Uses the bytes of a digest as the hash, since SHA-256 is already evenly distributed.

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::bearer::BearerToken;
+use super::candidate::{Candidate, Examined};
 use super::error::{InvalidReason, TokenError, VerifierError};
+use super::expectations::LATEST_DATE;
 use super::issuer::TrustedIssuer;
-use super::jws::Jws;
 use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
+use super::revocation::Revocations;
 use super::settings::IssuerSettings;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
@@ -23,6 +25,7 @@ use crate::shape::ShapeClaim;
 /// whose configuration changed do not.
 pub struct TokenVerifier {
     issuers: Vec<Arc<TrustedIssuer>>,
+    cookies: Vec<Arc<str>>,
     verdicts: Arc<Verdicts>,
     clock: Arc<dyn Clock>,
     around: Arc<Surroundings>,
@@ -47,7 +50,7 @@ pub enum Check {
 }
 
 impl TokenVerifier {
-    /// Creates a verifier for `issuers` that caches about `verdicts` verified tokens (0: none).
+    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
     ///
     /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
@@ -56,15 +59,22 @@ impl TokenVerifier {
     /// Two issuers have the same name, or an issuer has no audience, no keys, a weak secret or unsuitable algorithms.
     pub fn new(
         issuers: Vec<IssuerSettings>,
-        verdicts: usize,
+        verdict_bytes: usize,
         clock: Arc<dyn Clock>,
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
+        let revocations = Arc::new(Revocations::new(Arc::clone(&clock)));
+        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdicts)), clock, around })
+        Ok(Self {
+            cookies: cookies(&issuers),
+            issuers,
+            verdicts: Arc::new(Verdicts::new(verdict_bytes)),
+            clock,
+            around,
+        })
     }
 
     /// Creates the verifier of a new configuration.
@@ -74,32 +84,74 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdicts: usize) -> Result<Self, VerifierError> {
+    pub fn successor(&self, issuers: Vec<IssuerSettings>, verdict_bytes: usize) -> Result<Self, VerifierError> {
         let issuers = trusted(issuers, &self.issuers, &self.around)?;
-        let verdicts = if verdicts == self.verdicts.capacity() {
+        let verdicts = if verdict_bytes == self.verdicts.budget() {
             Arc::clone(&self.verdicts)
         } else {
-            Arc::new(Verdicts::new(verdicts))
+            Arc::new(Verdicts::new(verdict_bytes))
         };
-        Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
+        let (clock, around) = (Arc::clone(&self.clock), Arc::clone(&self.around));
+        Ok(Self { cookies: cookies(&issuers), issuers, verdicts, clock, around })
     }
 
-    /// Verifies a token and returns its caller.
-    ///
-    /// Does not wait if the token was verified before or its key is known. With an unknown key it waits for at most one
-    /// fetch, which all waiting requests share and which ends within the issuer's timeout (at most 5 s).
+    /// Verifies a token and returns its caller: [`examine`](Self::examine), [`find_key`](Self::find_key) and
+    /// [`accept`](Self::accept) in one.
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        match self.examine(token)? {
+            Examined::Seen(principal) => Ok(Verified { principal, check: Check::Seen }),
+            Examined::Opaque => self.introspect(token).await,
+            Examined::New(mut candidate) => {
+                self.find_key(&mut candidate).await?;
+                self.accept(*candidate)
+            }
+        }
+    }
+
+    /// Makes every check of a token that needs neither a signature nor a wait.
+    ///
+    /// # Errors
+    /// The token is rejected.
+    pub fn examine<'a>(&'a self, token: &'a BearerToken) -> Result<Examined<'a>, TokenError> {
+        if let Some(introspection) = self.introspecting(token).and_then(|issuer| issuer.introspection.as_ref()) {
+            let Some(principal) = introspection.cached(token) else { return Ok(Examined::Opaque) };
+            self.admit(token, &principal)?;
+            return Ok(Examined::Seen(principal));
+        }
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
                 Standing::Holds => {
-                    return Ok(Verified { principal, check: Check::Seen });
+                    self.admit(token, &principal)?;
+                    return Ok(Examined::Seen(principal));
                 }
                 Standing::Expired => return Err(TokenError::Expired),
                 Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
         }
-        let principal = Arc::new(self.check(token).await?);
+        let candidate = Candidate::new(token, |name| self.issuer(name), &*self.clock)?;
+        Ok(Examined::New(Box::new(candidate)))
+    }
+
+    /// Finds a candidate's key. Waits for at most one fetch if the key is not [known](Candidate::has_key); all waiting
+    /// requests share the fetch, and it ends within the issuer's timeout (at most 5 s).
+    ///
+    /// # Errors
+    /// The issuer does not have the key, or its keys are unavailable.
+    pub async fn find_key(&self, candidate: &mut Candidate<'_>) -> Result<(), TokenError> {
+        candidate.find_key(&*self.clock).await
+    }
+
+    /// Checks a candidate's signature. This is the only check of a token that costs much.
+    ///
+    /// # Errors
+    /// The signature is wrong, or its shape claim is, or it is revoked. [`TokenError::Expired`] means that nothing else
+    /// is wrong.
+    pub fn accept(&self, candidate: Candidate<'_>) -> Result<Verified, TokenError> {
+        let (token, principal) = candidate.accept(&*self.clock)?;
+        let principal = Arc::new(principal);
+        // Remembered first: a client that repeats a revoked token causes no further check of its signature.
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
+        self.admit(token, &principal)?;
         Ok(Verified { principal, check: Check::New })
     }
 
@@ -110,7 +162,7 @@ impl TokenVerifier {
         let now = self.clock.now();
         match self.standing(principal, now) {
             Standing::Expired => Err(TokenError::Expired),
-            Standing::Holds => Ok(()),
+            Standing::Holds => self.around.revocations.check(principal),
             Standing::IssuerChanged => Err(InvalidReason::UnknownKey.into()),
             Standing::KeyGone => {
                 let issuer = self.issuer_of(principal);
@@ -124,9 +176,14 @@ impl TokenVerifier {
         self.issuer_of(principal).is_some()
     }
 
-    /// Whether the verdict of this token is cached, so that [`verify`](Self::verify) has no signature to check.
-    pub fn remembers(&self, token: &BearerToken) -> bool {
-        self.verdicts.find(token.digest()).is_some()
+    /// The names of the cookies in which a token may come.
+    pub fn cookies(&self) -> &[Arc<str>] {
+        &self.cookies
+    }
+
+    /// The revocations, which last as long as the process.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.around.revocations
     }
 
     /// Returns the state of each issuer's keys, in the order of the configuration.
@@ -139,21 +196,49 @@ impl TokenVerifier {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
     }
 
-    /// Makes every check, the cheap ones first. [`TokenError::Expired`] comes last, so it means nothing else is wrong.
-    async fn check(&self, token: &BearerToken) -> Result<Principal, TokenError> {
-        let jws = Jws::parse(token.as_str())?;
-        let claims = jws.unverified_claims()?;
-        let issuer = self.issuer(claims.get("iss").and_then(Value::as_str)).ok_or(InvalidReason::Issuer)?;
-        issuer.check_header(&jws.header)?;
-        let key = issuer.key(&jws.header, &*self.clock).await?;
-        key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
-        let accepted = issuer.expectations.check(claims, self.clock.now())?;
-        let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
-        Ok(Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape))
+    /// Checks what does not depend on the token alone: that it came in a cookie of its own issuer, if in one, that it has
+    /// not expired, and that it is not revoked.
+    fn admit(&self, token: &BearerToken, principal: &Principal) -> Result<(), TokenError> {
+        let belongs = |cookie| self.issuer_of(principal).is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie));
+        if !token.cookie().is_none_or(belongs) {
+            return Err(InvalidReason::Issuer.into());
+        }
+        if self.clock.now() >= principal.expires_at() {
+            return Err(TokenError::Expired);
+        }
+        self.around.revocations.check(principal)
     }
 
-    fn issuer(&self, name: Option<&str>) -> Option<&TrustedIssuer> {
-        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| Some(&*issuer.name) == name)
+    /// Returns the issuer that is asked about this token, if it is not a signed one.
+    fn introspecting(&self, token: &BearerToken) -> Option<&TrustedIssuer> {
+        let asked = self.issuers.iter().find(|issuer| issuer.introspection.is_some())?;
+        let signed = token.as_str().bytes().filter(|byte| *byte == b'.').count() == 2;
+        (!signed).then_some(&**asked)
+    }
+
+    /// Verifies an [opaque](Examined::Opaque) token by asking its issuer.
+    ///
+    /// # Errors
+    /// The issuer says that the token is not active, or its claims are not acceptable, or it does not respond.
+    pub async fn introspect(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        let issuer = self.introspecting(token);
+        let Some((issuer, introspection)) = issuer.and_then(|issuer| Some((issuer, issuer.introspection.as_ref()?)))
+        else {
+            return Err(InvalidReason::Structure.into());
+        };
+        let judge = |claims| introspected(token, issuer, claims, self.clock.now()).map(Arc::new);
+        let principal = introspection.verify(token, judge).await?;
+        self.admit(token, &principal)?;
+        Ok(Verified { principal, check: Check::New })
+    }
+
+    /// The `iss` of each issuer.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &*issuer.name)
+    }
+
+    pub(super) fn issuer(&self, name: &str) -> Option<&TrustedIssuer> {
+        self.issuers.iter().map(|issuer| &**issuer).find(|issuer| *issuer.name == *name)
     }
 
     fn issuer_of(&self, principal: &Principal) -> Option<&TrustedIssuer> {
@@ -197,6 +282,31 @@ fn trusted(
         });
     }
     Ok(trusted)
+}
+
+/// Judges what an issuer says about one of its tokens.
+fn introspected(
+    token: &BearerToken,
+    issuer: &TrustedIssuer,
+    mut claims: Map<String, Value>,
+    now: UnixTime,
+) -> Result<Principal, TokenError> {
+    if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.name)) {
+        return Err(InvalidReason::Issuer.into());
+    }
+    // A session may last until its issuer ends it (RFC 7662 section 2.2).
+    claims.entry("exp").or_insert_with(|| LATEST_DATE.into());
+    let accepted = issuer.expectations.check(claims, now)?;
+    let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
+    Ok(Principal::new(token, Arc::clone(&issuer.name), None, accepted, shape))
+}
+
+/// Returns the distinct names of the issuers' cookies.
+fn cookies(issuers: &[Arc<TrustedIssuer>]) -> Vec<Arc<str>> {
+    let mut names: Vec<_> = issuers.iter().filter_map(|issuer| issuer.cookie.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Whether a cached verdict is still valid.

@@ -1,29 +1,27 @@
-//! `shapegate check`: validates a configuration and, with `--probe`, tries every rule against Electric.
+//! `shapegate check`: validates a configuration and, with `--probe`, tries it against the issuers and Electric.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 
 use super::{USAGE, Usage};
-use crate::auth::Claims;
-use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::policy::Scope;
-use crate::proxy::{Electric, rewrite};
-use crate::shape::ShapeRequest;
+use crate::config::{Config, ConfigError};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    file: ConfigPath,
+    /// Treat warnings as errors
+    #[arg(long)]
+    strict: bool,
+    /// How errors and warnings are printed: for people, or as one JSON list
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
     /// Do not read secrets and key files, for a machine or a process that does not have them
     #[arg(long, conflicts_with = "probe")]
     without_secrets: bool,
-    /// Send one request per rule to Electric and print the result
+    /// Fetch each key set, check Electric's secret, and send one request per rule to Electric
     #[arg(long)]
     probe: bool,
     /// With --probe: sample claims for the rules' expressions; @FILE reads them from a file
@@ -34,61 +32,61 @@ pub(super) struct Check {
     query: Option<String>,
 }
 
+/// The configuration file, with or without its option.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct ConfigPath {
+    /// The configuration file
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// The same, as an option
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config =
-            if self.without_secrets { Config::load_without_secrets(&self.config)? } else { super::load(&self.config)? };
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
-        }
-        let tls = config.server.tls.as_ref().filter(|_| !self.without_secrets);
-        if let Some(Err(error)) = tls.map(crate::server::check_tls) {
-            eprintln!("{}: {error:#}", self.config.display());
+        let path = self.file.path.as_ref().or(self.file.config.as_ref()).ok_or(Usage("give FILE"))?;
+        let loaded = if self.without_secrets { Config::load_without_secrets(path) } else { Config::load(path) };
+        let checked = loaded.and_then(|config| {
+            // Certificates, keys and folders may not be at hand either.
+            let more = if self.without_secrets { Vec::new() } else { crate::server::check(&config)? };
+            let warnings: Vec<_> = config.warnings.iter().cloned().chain(more).collect();
+            Ok((config, warnings))
+        });
+        let (config, warnings) = match checked {
+            Ok((config, warnings)) => (Some(config), warnings),
+            Err(errors) => (None, errors.iter().cloned().collect()),
+        };
+        self.print(&warnings)?;
+        let Some(config) = config else { return Ok(ExitCode::from(USAGE)) };
+        if self.strict && !warnings.is_empty() {
+            eprintln!("{}: {} warnings, which --strict rejects", path.display(), warnings.len());
             return Ok(ExitCode::from(USAGE));
         }
-        super::say(format_args!(
-            "{}: ok, {} rules, {} issuers",
-            self.config.display(),
-            config.policy.rule_ids().count(),
-            config.issuers.len()
-        ))?;
+        if self.format == Format::Text {
+            let (rules, issuers) = (config.policy.rule_ids().count(), config.issuers.len());
+            super::say(format_args!("{}: ok, {rules} rules, {issuers} issuers", path.display()))?;
+        }
         if !self.probe {
             return Ok(ExitCode::SUCCESS);
         }
-        super::runtime(1)?.block_on(self.probe(config))
+        super::runtime(1)?.block_on(super::probe::run(config, self.claims()?, self.query.as_deref()))
     }
 
-    async fn probe(&self, config: Config) -> anyhow::Result<ExitCode> {
-        let probe = config.probe.clone();
-        let claims = self.claims()?.unwrap_or(probe.claims);
-        let claims = Claims::sample(&claims).ok_or(Usage("--claims: give a JSON object"))?;
-        // With these parameters, Electric creates the shape but neither takes a snapshot nor sends rows
-        // (tests/electric/09).
-        let query = format!("{}&offset=now&log=changes_only", self.query.as_ref().unwrap_or(&probe.query));
-        let metrics = Arc::new(Metrics::new()?);
-        let (gateway, proxy) = super::gateway(config, Arc::clone(&metrics))?;
-        let rules = gateway.rules();
-        let electric = Electric::new(Arc::downgrade(&proxy), Arc::clone(&rules.upstreams), metrics, None);
-        let request = ShapeRequest::parse(Some("/"), &query, rules.policy.parameters()).map_err(|_| {
-            Usage("--query, or `query` of [probe]: give name=value pairs without Electric's own parameters")
-        })?;
-        let scope = Scope::new(Some(claims.cel()), request.parameters(), SystemClock.now());
-        let mut code = ExitCode::SUCCESS;
-        for (rule, permit) in rules.policy.samples(&scope) {
-            let answer = match permit.map(|permit| rewrite(&rules, &request, permit)) {
-                None => {
-                    Err("not probed: `where` or `upstream` lacks a value; give it in --claims or --query".to_owned())
-                }
-                Some(Err(rejection)) => Err(format!("not probed: {}", super::words(&rejection))),
-                Some(Ok(upstream)) => electric.probe(upstream).await,
-            };
-            if answer.is_err() {
-                code = ExitCode::FAILURE;
-            }
-            let words = answer.map_or_else(|problem| problem, |()| "ok".to_owned());
-            super::say(format_args!("{}: {words}", rule.as_str()))?;
+    /// Prints errors and warnings: for people to standard error, as JSON to standard output.
+    fn print(&self, found: &[ConfigError]) -> anyhow::Result<()> {
+        match self.format {
+            Format::Text => found.iter().for_each(|problem| eprintln!("{}\n", problem.report())),
+            Format::Json => super::say(format_args!("{}", serde_json::to_string(found)?))?,
         }
-        Ok(code)
+        Ok(())
     }
 
     fn claims(&self) -> anyhow::Result<Option<String>> {

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 
 use super::Usage;
 use crate::demo::scene::{self, RULE, Running, SECRET, Scene, Settings};
-use crate::server::{Readiness, Server};
+use crate::proxy::Gateway;
+use crate::server::Server;
 use crate::telemetry;
 
 #[derive(Debug, Args)]
@@ -42,8 +43,8 @@ impl Demo {
         telemetry::init_logging(&config.log)?;
         let server = Server::bind(config)
             .with_context(|| format!("cannot listen on {}; try --listen 127.0.0.1:0", settings.listen))?;
-        let [listen, ..] = server.addresses()[..] else { anyhow::bail!("no address to listen on") };
-        let (admin, readiness) = (server.admin_address(), server.readiness());
+        let [listen, ..] = &server.addresses()[..] else { anyhow::bail!("no address to listen on") };
+        let (admin, gateway) = (server.admin_address(), server.gateway());
         let desk = scene::bind(if self.listen.is_some() { 0 } else { PAGE_PORT }).await?;
         let page = desk.local_addr()?;
         let (told, mut lines) = mpsc::unbounded_channel();
@@ -51,7 +52,7 @@ impl Demo {
         let running = Running { shape_url: shape_url.clone(), admin, reloader: server.reloader(), settings, told };
         let _show = scene.show(desk, running)?;
         let talk = async {
-            until_ready(&readiness).await?;
+            until_ready(&gateway).await?;
             greet(page, &shape_url, admin, self.electric.is_some())?;
             while let Some(line) = lines.recv().await {
                 super::say(format_args!("{line}"))?;
@@ -99,9 +100,9 @@ fn raise_file_limit() {
 }
 
 /// Waits until shapegate is ready, and says what is missing if that takes long.
-async fn until_ready(readiness: &Readiness) -> std::io::Result<()> {
+async fn until_ready(gateway: &Gateway) -> std::io::Result<()> {
     for round in 0.. {
-        let missing = readiness.missing().await;
+        let missing = gateway.report().await.missing;
         if missing.is_empty() {
             break;
         }

@@ -2,21 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
 use clap::Args;
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::Method;
 
-use super::Usage;
-use crate::auth::{BearerToken, Principal};
-use crate::clock::SystemClock;
-use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::proxy::{Caller, Decision, Grant, RequestHead, Rules, decide};
-use crate::rejection::Rejection;
+use super::keys::RemoteIssuer;
+use super::trial::{self, Allowed, Court, Request, Verdict};
+use crate::auth::{BearerToken, Principal, TokenError};
+use crate::clock::UnixTime;
+use crate::hex::hex;
+use crate::proxy::Rules;
 use crate::rewrite::UpstreamRequest;
 
 #[derive(Debug, Args)]
@@ -25,111 +21,130 @@ pub(super) struct Explain {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// The client's token; @FILE reads it from a file, which keeps it out of the process list
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", conflicts_with = "claims")]
     token: Option<String>,
+    /// Claims instead of a token, for which neither keys nor secrets are needed; @FILE reads them from a file
+    #[arg(long, value_name = "JSON")]
+    claims: Option<String>,
+    /// The method [default: GET, or POST with --body]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<Method>,
+    /// The body of a POST for a subset; @FILE reads it from a file
+    #[arg(long, value_name = "JSON")]
+    body: Option<String>,
+    /// The time to decide at: seconds since 1970, or as in 2026-01-31T12:00:00Z [default: now]
+    #[arg(long, value_name = "TIME")]
+    now: Option<String>,
     /// The client's URL, complete or from the path on
     url: String,
 }
 
 impl Explain {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = super::load(&self.config)?;
-        super::runtime(1)?.block_on(self.explain(config))
+        super::runtime(1)?.block_on(self.explain())
     }
 
-    async fn explain(&self, mut config: Config) -> anyhow::Result<ExitCode> {
-        // The saved key sets belong to a running server, so they are not used.
-        (config.server.state, config.limits.verdicts) = (None, 1);
-        let (gateway, _proxy) = super::gateway(config, Arc::new(Metrics::new()?))?;
-        let rules = gateway.rules();
-        let (headers, target) = (HeaderMap::from_iter([(HOST, HeaderValue::from_static("explain"))]), self.target()?);
-        let head = RequestHead {
-            method: &Method::GET,
-            target: Bytes::copy_from_slice(target.as_bytes()),
-            version: Version::HTTP_11,
-            headers: &headers,
-            has_body: false,
-            sizes: Some(&rules.limits),
-        };
-        let mut asking = Asking { token: self.token()?, said: "none".to_owned(), refused: None };
-        let decision = decide(&rules, &SystemClock, &head, &mut asking).await;
-        super::say(format_args!("token:    {}", asking.said))?;
-        match decision {
-            Ok(Decision::Shape(Grant { upstream, .. })) => {
+    async fn explain(&self) -> anyhow::Result<ExitCode> {
+        let now = trial::time(self.now.as_deref())?;
+        let (court, issuers) = self.court(now)?;
+        let request = self.request(&court)?;
+        let verdict = court.judge(&request).await?;
+        let rules = court.rules();
+        super::say(format_args!("token:    {}", token_words(&rules, &request, &verdict, &issuers, now).await))?;
+        for missed in &verdict.missed {
+            super::say(format_args!("tried:    {}", missed.words))?;
+        }
+        match verdict.decision {
+            Ok(Allowed::Electric(upstream)) => {
                 print(&upstream, &rules)?;
                 super::say(format_args!("decision: allow"))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Ok(Decision::Document(document)) => {
-                super::say(format_args!("decision: allow, {}", document.outcome))?;
+            Ok(Allowed::Own(outcome)) => {
+                super::say(format_args!("decision: allow, {outcome}"))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Ok(Decision::Subset(_) | Decision::Preflight(_)) => anyhow::bail!("a GET is neither a POST nor an OPTIONS"),
             Err(rejection) => {
-                let why = asking.refused.unwrap_or_else(|| super::words(&rejection));
-                super::say(format_args!("decision: deny, {why}"))?;
+                super::say(format_args!("reason:   {}", rejection.reason().as_str()))?;
+                super::say(format_args!("decision: deny, {}", super::words(&rejection)))?;
                 Ok(ExitCode::FAILURE)
             }
         }
     }
 
-    /// Returns the request target as the server would see it, without normalization.
-    fn target(&self) -> Result<&str, Usage> {
-        let target = match self.url.split_once("://") {
-            None => self.url.as_str(),
-            Some((_, rest)) => rest.find('/').map_or("", |slash| &rest[slash..]),
-        };
-        if !target.starts_with('/') {
-            return Err(Usage("URL: give a URL with a path, or a path with a query"));
+    /// Returns the court, and the issuers whose keys it fetches.
+    fn court(&self, now: UnixTime) -> anyhow::Result<(Court, Vec<RemoteIssuer>)> {
+        // Without a token there is nothing to verify.
+        if self.token.is_none() {
+            return Ok((Court::for_claims(&self.config, now)?, Vec::new()));
         }
-        Ok(target)
+        let config = super::load(&self.config)?;
+        let issuers = config.issuers.iter().filter_map(RemoteIssuer::of).collect();
+        Ok((Court::for_tokens(config, now)?, issuers))
     }
 
-    fn token(&self) -> anyhow::Result<Option<String>> {
-        self.token.as_deref().map(|token| super::argument("--token", token)).transpose()
+    fn request(&self, court: &Court) -> anyhow::Result<Request> {
+        let token = match (&self.claims, &self.token) {
+            (Some(claims), _) => Some(court.sign(trial::claims(&super::argument("--claims", claims)?)?)?),
+            (None, Some(token)) => Some(super::argument("--token", token)?),
+            (None, None) => None,
+        };
+        let body = self.body.as_deref().map(|body| super::argument("--body", body)).transpose()?;
+        let default = if body.is_some() { Method::POST } else { Method::GET };
+        Ok(Request {
+            method: self.method.clone().unwrap_or(default),
+            target: Request::target_of(&self.url)?,
+            token,
+            body: body.map(String::into_bytes),
+        })
     }
 }
 
-/// The request to explain. It is authenticated like a client's request, but does not count against limits.
-struct Asking {
-    token: Option<String>,
-    /// What to print about the token.
-    said: String,
-    /// Why the token is rejected.
-    refused: Option<String>,
+/// Describes the caller, or what is wrong with its token.
+async fn token_words(
+    rules: &Rules,
+    request: &Request,
+    verdict: &Verdict,
+    issuers: &[RemoteIssuer],
+    now: UnixTime,
+) -> String {
+    if let Some(principal) = &verdict.principal {
+        return caller(principal);
+    }
+    let (token, error) = match (request.token.as_deref().map(BearerToken::new), verdict.token_error) {
+        (None, _) => return "none".to_owned(),
+        (Some(Err(error)), _) => return format!("the token is rejected: {error}"),
+        (Some(Ok(_)), None) => return "not looked at".to_owned(),
+        (Some(Ok(token)), Some(error)) => (token, error),
+    };
+    let why = match (rules.verifier.explain(&token, error, now), error) {
+        (Some(why), _) => why,
+        (None, TokenError::KeysUnavailable { .. }) => keys_error(issuers).await,
+        (None, error) => error.to_string(),
+    };
+    format!("the token is rejected: {}: {why}", error.as_str())
 }
 
-impl Caller for Asking {
-    async fn authenticate(
-        &mut self,
-        rules: &Rules,
-        _head: &RequestHead<'_>,
-        has_public: bool,
-    ) -> Result<Option<Arc<Principal>>, Rejection> {
-        let Some(token) = &self.token else {
-            return if has_public { Ok(None) } else { Err(Rejection::TokenMissing) };
-        };
-        let verified = match BearerToken::new(token) {
-            Ok(token) => rules.verifier.verify(&token).await.map_err(|error| error.as_str()),
-            Err(_) => Err("malformed"),
-        };
-        let principal = verified.map_err(|why| {
-            self.said = "not valid".to_owned();
-            self.refused = Some(format!("the token is rejected: {why}"));
-            Rejection::TokenInvalid
-        })?;
-        let principal = principal.principal;
-        let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
-        let until =
-            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs()));
-        self.said = format!("valid; issuer {issuer}, subject {subject}, until {until}");
-        Ok(Some(principal))
+fn caller(principal: &Principal) -> String {
+    let (issuer, subject) = (principal.issuer(), principal.subject().unwrap_or("none"));
+    let until = UNIX_EPOCH + Duration::from_secs(principal.expires_at().as_secs());
+    format!("valid; issuer {issuer}, subject {subject}, until {}", humantime::format_rfc3339_seconds(until))
+}
+
+/// Says what is wrong with the key sets that cannot be fetched.
+async fn keys_error(issuers: &[RemoteIssuer]) -> String {
+    let mut errors = Vec::new();
+    for issuer in issuers {
+        errors.extend(issuer.fetch().await.err());
     }
+    if errors.is_empty() { "the key set can be fetched now".to_owned() } else { errors.join("; ") }
 }
 
 /// Prints the request that would be sent to Electric.
 fn print(upstream: &UpstreamRequest, rules: &Rules) -> std::io::Result<()> {
-    super::say(format_args!("rule:     {}", upstream.rule().as_str()))?;
+    let line = rules.policy.rules().find(|(id, _)| *id == upstream.rule()).map_or(0, |(_, rule)| rule.line());
+    let place = if line == 0 { String::new() } else { format!(" (line {line})") };
+    super::say(format_args!("rule:     {}{place}", upstream.rule().as_str()))?;
     if upstream.has_client_where() {
         super::say(format_args!("client:   its where is combined with the rule's by AND"))?;
     }
@@ -137,6 +152,7 @@ fn print(upstream: &UpstreamRequest, rules: &Rules) -> std::io::Result<()> {
     super::say(format_args!("electric: {}", rules.upstreams.describe(name, upstream.definition())))?;
     let secret = rules.upstreams.secrets(name).next();
     super::say(format_args!("upstream: {}", upstream.redacted_target(secret)))?;
+    super::say(format_args!("shape:    {} (as in the audit log)", hex(&upstream.shape_digest())))?;
     match upstream.body() {
         Some(body) => {
             super::say(format_args!("subset:   POST {body}"))?;

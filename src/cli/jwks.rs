@@ -7,8 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::Usage;
-use crate::auth::keys::{HttpFetch, JwksFetch, KeySet};
-use crate::auth::{IssuerSettings, KeySource, RemoteKeys};
+use super::keys::RemoteIssuer;
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -26,32 +25,20 @@ pub(super) struct Jwks {
 
 impl Jwks {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let issuers = Config::load_issuers(&self.config)?;
-        let candidates: Vec<_> = issuers.iter().filter_map(|issuer| Some((issuer, remote(issuer)?))).collect();
-        let wanted =
-            candidates.iter().filter(|(issuer, _)| self.issuer.as_ref().is_none_or(|name| *name == issuer.issuer));
-        let [(issuer, keys)] = wanted.collect::<Vec<_>>()[..] else {
+        let issuers: Vec<_> = Config::load_issuers(&self.config)?.iter().filter_map(RemoteIssuer::of).collect();
+        let wanted = issuers.iter().filter(|issuer| self.issuer.as_ref().is_none_or(|name| *name == issuer.name));
+        let [issuer] = wanted.collect::<Vec<_>>()[..] else {
             return Err(Usage("choose one issuer that has `jwks.url` with --issuer").into());
         };
-        let fetched = super::runtime(1)?
-            .block_on(HttpFetch::new()?.fetch(keys))
-            .map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
         let parsed =
-            KeySet::parse(&fetched.body, &issuer.algorithms).map_err(|error| anyhow!("{}: {error}", issuer.issuer))?;
+            super::runtime(1)?.block_on(issuer.fetch()).map_err(|error| anyhow!("{}: {error}", issuer.name))?;
         for key in &parsed.rejected {
             eprintln!("skipped: key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason);
         }
         let set = parsed.set;
         std::fs::write(&self.out, format!("{:#}\n", set.to_json()))
             .with_context(|| format!("--out: cannot write {}", self.out.display()))?;
-        super::say(format_args!("{}: {} keys of {}", self.out.display(), set.len(), issuer.issuer))?;
+        super::say(format_args!("{}: {} keys of {}", self.out.display(), set.len(), issuer.name))?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn remote(issuer: &IssuerSettings) -> Option<&RemoteKeys> {
-    match &issuer.keys {
-        KeySource::Published { remote, .. } => remote.as_ref(),
-        KeySource::Shared(_) => None,
     }
 }

@@ -8,9 +8,14 @@ mod demo;
 mod explain;
 mod init;
 mod jwks;
+mod keys;
+mod probe;
 mod run;
 mod schema;
 mod shell;
+mod test;
+mod token;
+mod trial;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,7 +27,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 
-use crate::clock::SystemClock;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors};
 use crate::metrics::Metrics;
 use crate::proxy::{Change, Gateway, Proxy};
@@ -35,7 +40,7 @@ use crate::server::wire::{self, Observers};
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     /// Run with this configuration
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
     /// Take over the sockets of the running process once this one is ready
     #[arg(long)]
@@ -54,15 +59,19 @@ enum Command {
     /// Print shell completions
     Completions(shell::Completions),
     /// Show how one request is decided, and why
-    Explain(explain::Explain),
-    /// Write a commented configuration to start from
-    Init(init::Init),
+    Explain(Box<explain::Explain>),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
+    /// Write a commented configuration to start from
+    Init(init::Init),
     /// Print the manual page
     Man(shell::Man),
     /// Print a JSON Schema of the configuration, for editors
     Schema(schema::Schema),
+    /// Run policy tests
+    Test(test::Test),
+    /// Make a development key, and tokens that it signs
+    Token(token::Token),
 }
 
 const HELP: &str = "\
@@ -102,6 +111,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Completions(completions)), _) => completions.run(),
         (Some(Command::Man(man)), _) => man.run(),
         (Some(Command::Schema(schema)), _) => schema.run(),
+        (Some(Command::Test(test)), _) => test.run(),
+        (Some(Command::Token(token)), _) => token.run(),
         (None, Some(config)) => run::run(&config, cli.upgrade),
         (None, None) => Err(Usage("give --config FILE").into()),
     };
@@ -122,7 +133,7 @@ const USAGE: u8 = 64;
 
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
-        eprintln!("{errors}");
+        eprintln!("{}", errors.report());
         return ExitCode::from(USAGE);
     }
     let broken_pipe = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
@@ -149,17 +160,22 @@ fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
 }
 
 /// Creates a gateway that serves no clients: it decides requests and queries Electric as a server does.
-fn gateway(config: Config, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
+fn gateway(config: Config, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
     let observers = Observers { metrics, audit: None, tracer: None };
-    wire::gateway(config, Arc::new(SystemClock), observers, watch::channel(Change::default()).1)
+    wire::gateway(config, clock, observers, watch::channel(Change::default()).1)
 }
 
 /// Formats a rejection: its code, and the problem of each parameter.
 fn words(rejection: &Rejection) -> String {
     let (_, code, message) = rejection.answer();
-    let Rejection::InvalidRequest(errors) = rejection else { return format!("{code}: {message}") };
-    let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
-    format!("{code}: {}", errors.join("; "))
+    match rejection {
+        Rejection::InvalidHead(name, problem) => format!("{code}: {name} {problem}"),
+        Rejection::InvalidRequest(errors) => {
+            let errors: Vec<_> = errors.iter().map(|error| format!("{} {}", error.name, error.problem)).collect();
+            format!("{code}: {}", errors.join("; "))
+        }
+        _ => format!("{code}: {message}"),
+    }
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{ExitCode, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,15 +14,17 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::limits::LimitSettings;
-use crate::server::{Readiness, Reloader, Server, notify};
+use crate::proxy::Gateway;
+use crate::server::{Reloader, Server, notify};
 use crate::telemetry;
 
 /// Runs with the configuration at `path`; with `upgrade`, on the sockets of the running process.
 pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     let program = Program::of_this_process()?;
     let config = super::load(path)?;
+    let more = crate::server::check(&config)?;
     telemetry::init_logging(&config.log)?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&more) {
         tracing::warn!("{warning}");
     }
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < files_needed(&config.limits)) {
@@ -61,7 +62,7 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
     let (version, listen, admin) = (env!("SHAPEGATE_VERSION"), addresses.join(", "), server.admin_address());
     tracing::info!(version, rules, issuers, listen, %admin, "serving");
     if !notify::is_heard() {
-        tokio::spawn(announce(server.readiness()));
+        tokio::spawn(announce(server.gateway()));
     }
     // In a separate task, so that a reload never delays a signal to stop. The task ends with the runtime.
     tokio::spawn(reload_at(hangup, server.reloader()));
@@ -90,10 +91,10 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
 }
 
 /// Logs what is missing for readiness, and when nothing is. Under systemd, the server does.
-async fn announce(readiness: Arc<Readiness>) {
+async fn announce(gateway: Gateway) {
     let mut said = false;
     loop {
-        let missing = readiness.missing().await;
+        let missing = gateway.report().await.missing;
         if missing.is_empty() {
             break;
         }

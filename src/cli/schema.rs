@@ -155,8 +155,9 @@ fn is_code(text: &str) -> bool {
     let is_name =
         |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let key = text.split_once(" = ").map(|(key, _)| key);
-    let section = text.trim_start_matches('[').split_once(']').map(|(name, _)| name);
-    key.is_some_and(is_name) || (text.starts_with('[') && section.is_some_and(is_name))
+    let section = text.trim_start_matches('[').split_once(']').map(|(name, _)| name.split('.'));
+    let is_section = text.starts_with('[') && section.is_some_and(|mut names| names.all(is_name));
+    is_section || key.is_some_and(is_name)
 }
 
 /// Returns whether a comment continues the one of the line before: it is indented, before or after its mark.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// Where environment variables are looked up. It has no `Debug`, because it can hold secrets.
 pub enum Environment {
-    /// A build or deploy step without secrets and key files: neither is read. Only the issuers' addresses of a
-    /// configuration resolved this way are usable.
+    /// A build or deploy step without secrets and key files: neither is read. Only the rules and the issuers'
+    /// addresses of a configuration resolved this way are usable.
     Deploy,
     /// The environment of this process.
     Process,
@@ -25,6 +25,14 @@ impl Environment {
             Self::Deploy => None,
             Self::Process => std::env::var(name).ok(),
             Self::Map(variables) => variables.get(name).cloned(),
+        }
+    }
+
+    /// The value of a variable that holds no secret; a deploy step has these too.
+    pub(super) fn plain(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Deploy => std::env::var(name).ok(),
+            Self::Process | Self::Map(_) => self.variable(name),
         }
     }
 

@@ -11,11 +11,12 @@ mod resolve;
 mod server;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::auth::IssuerSettings;
+use crate::auth::{IssuerSettings, RevocationSettings};
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::LimitSettings;
@@ -25,9 +26,9 @@ use crate::telemetry::{AuditSettings, LogSettings, OtelSettings};
 use crate::upstream::UpstreamSettings;
 
 pub use environment::Environment;
-pub use error::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, Severity};
 pub use file::ConfigFile;
-pub use server::{ServerSettings, TlsSettings};
+pub use server::{ListenAddress, ServerSettings, TlsSettings};
 
 /// The complete configuration of a running shapegate.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, UpstreamSettings>,
     /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
+    /// `[revocation]`: tokens that end early; `None` revokes none.
+    pub revocation: Option<RevocationSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
     /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.
@@ -73,7 +76,15 @@ impl Config {
         Self::read(path, &Environment::Process)
     }
 
-    /// Loads a file without its secrets and key files, to find its other errors. The result cannot serve.
+    /// Loads only the issuers of a file, without its secrets and key files: for `shapegate jwks` on a build machine.
+    ///
+    /// # Errors
+    /// Every error in the file, or the reason why it cannot be read.
+    pub fn load_issuers(path: &Path) -> Result<Vec<IssuerSettings>, ConfigErrors> {
+        Self::load_without_secrets(path).map(|config| config.issuers)
+    }
+
+    /// Loads a file without its secrets and key files, to find its other errors or to judge sample claims.
     ///
     /// # Errors
     /// Every error in the file, or the reason why it cannot be read.
@@ -81,16 +92,10 @@ impl Config {
         Self::read(path, &Environment::Deploy)
     }
 
-    /// Loads only the issuers of a file, without its secrets and key files: for `shapegate jwks` on a build machine.
-    ///
-    /// # Errors
-    /// Every error in the file, or the reason why it cannot be read.
-    pub fn load_issuers(path: &Path) -> Result<Vec<IssuerSettings>, ConfigErrors> {
-        Self::read(path, &Environment::Deploy).map(|config| config.issuers)
-    }
-
     fn read(path: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigErrors::unreadable(path, &cause))?;
+        let bytes = std::fs::read(path)
+            .map_err(|cause| ConfigErrors::of_file(path, None, format!("cannot be read: {cause}"), None))?;
+        let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))?;
         let file = Some(ConfigFile::of(path, &text));
         Self::parse(&text, path, environment).map(|config| Self { file, ..config })
     }
@@ -101,13 +106,24 @@ impl Config {
     /// Every error in the text, sorted by line.
     pub fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigErrors> {
         let document = raw::Document::new(text, file);
-        let table = document.table();
+        let mut table = document.table();
+        table.iter_mut().for_each(|table| variables::fill(table, environment, &document));
         let config =
             table.as_ref().and_then(|table| resolve::config(raw::Section::root(&document, table), environment));
         let config = config.map(|config| Self { warnings: document.warnings(), ..config });
         drop(table);
         document.finish(config)
     }
+}
+
+/// Describes where a file is not UTF-8.
+fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> ConfigErrors {
+    let (bytes, valid) = (error.as_bytes(), error.utf8_error().valid_up_to());
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let encoding = if is_utf16 { ", but UTF-16" } else { "" };
+    let line = 1 + bytes[..valid].iter().filter(|byte| **byte == b'\n').count();
+    let message = format!("the file is not UTF-8{encoding}: the first wrong byte is 0x{:02x}", bytes[valid]);
+    ConfigErrors::of_file(path, Some(line), message, Some("save it as UTF-8"))
 }
 
 /// `[probe]`: the sample request of `check --probe`.
@@ -117,4 +133,12 @@ pub struct ProbeSettings {
     pub claims: String,
     /// Sample query parameters of a client, as in a URL.
     pub query: String,
+}
+
+impl ProbeSettings {
+    /// The names of the sample claims.
+    fn names(&self) -> Vec<String> {
+        let claims = serde_json::from_str(&self.claims).unwrap_or(serde_json::Map::new());
+        claims.into_iter().map(|(name, _)| name).collect()
+    }
 }

@@ -64,10 +64,6 @@ const UNION: Finding = error("Electric fails with 500 on UNION: combine conditio
 /// `true LIMIT 1` selects what `true` selects (docs/electric.md, "Composing a where").
 const LIMIT: Finding = error("Electric ignores LIMIT and serves every row of the condition: leave it out");
 
-/// 400, "Could not select an operator overload": <https://github.com/superset-sh/superset/pull/4489>.
-const CAST_ARRAY: Finding =
-    error("Electric finds no operator for ARRAY[…]::type[]: cast inside, as in ARRAY[{{ … }}::uuid]");
-
 /// Replaced by a generated column in <https://github.com/superset-sh/superset/pull/4713>.
 const JSON: Finding = error(
     "Electric rejects ::jsonb->> and similar operators: compare a column, for example one GENERATED ALWAYS AS (…) STORED",
@@ -129,11 +125,6 @@ impl Lint {
 
     fn visit(&mut self, expr: &Expr) {
         match expr {
-            Expr::BinaryOp { left, op: BinaryOperator::AtArrow, right }
-                if [left, right].into_iter().any(|side| is_cast_array(bare(side))) =>
-            {
-                self.add(CAST_ARRAY);
-            }
             Expr::BinaryOp { left, op: BinaryOperator::Arrow | BinaryOperator::LongArrow, .. }
                 if is_json(bare(left)) =>
             {
@@ -203,11 +194,6 @@ fn is_constant(expr: &Expr) -> bool {
         Expr::Cast { expr, .. } => is_constant(bare(expr)),
         _ => false,
     }
-}
-
-/// `ARRAY[$1]::uuid[]`.
-fn is_cast_array(expr: &Expr) -> bool {
-    matches!(expr, Expr::Cast { expr, .. } if matches!(bare(expr), Expr::Array(_)))
 }
 
 /// `"metadata"::jsonb`.

@@ -12,9 +12,12 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::events::Mark;
+use super::offset::Offset;
 use super::window::{Cached, Charge, Window};
 use crate::fault::Fault;
 use crate::limits::OpenBytes;
@@ -46,12 +49,17 @@ impl Piece {
 pub(super) struct Chain {
     /// Where new readers begin; `None` once the start has been freed.
     start: RwLock<Option<Arc<Link>>>,
+    /// Where else new readers may begin, the newest last; none once the start has been freed.
+    marks: Mutex<Vec<(Mark, Arc<Link>)>>,
     /// The length of the body, once it is known.
     length: OnceLock<usize>,
     progress: Notify,
     window: Arc<Window>,
     race: Race,
 }
+
+/// The most marks of a body.
+const MARKS: usize = 64;
 
 /// Which readers hold up others.
 #[derive(Debug, Default)]
@@ -107,6 +115,7 @@ impl Chain {
         let tail = Link::sentinel();
         let chain = Arc::new(Self {
             start: RwLock::new(Some(Arc::clone(&tail))),
+            marks: Mutex::default(),
             length: OnceLock::new(),
             progress: Notify::new(),
             window: Window::new(room, Arc::clone(open)),
@@ -118,7 +127,14 @@ impl Chain {
     /// Returns a reader at the start; `None` if the start has been freed.
     pub(super) fn read(self: &Arc<Self>) -> Option<Reader> {
         let at = self.start()?;
-        Some(Reader { chain: Arc::clone(self), at })
+        Some(Reader { chain: Arc::clone(self), at, partial: false })
+    }
+
+    /// Returns a reader at the newest mark that continues a log up to `offset`.
+    pub(super) fn read_at(self: &Arc<Self>, offset: Offset) -> Option<Reader> {
+        let marks = self.marks.lock();
+        let (_, at) = marks.iter().rev().find(|(mark, _)| mark.continues(offset))?;
+        Some(Reader { chain: Arc::clone(self), at: Arc::clone(at), partial: true })
     }
 
     /// Returns the length of the body, if the whole body is known.
@@ -148,6 +164,7 @@ impl Chain {
     }
 
     fn begin_at(&self, start: Option<Arc<Link>>) {
+        self.marks.lock().clear();
         *self.start.write().unwrap_or_else(PoisonError::into_inner) = start;
     }
 }
@@ -203,6 +220,15 @@ impl Writer {
                 () = race.patience_ends(tail.end, patience) => race.overtake(tail.end - chain.window.held() as u64 / 2),
             }
         }
+    }
+
+    /// Lets readers begin after the pieces so far.
+    pub(super) fn mark(&self, mark: Mark) {
+        let mut marks = self.chain.marks.lock();
+        if marks.len() == MARKS {
+            marks.remove(0);
+        }
+        marks.push((mark, Arc::clone(&self.tail)));
     }
 
     /// Wakes the readers.
@@ -311,6 +337,8 @@ impl Race {
 pub(super) struct Reader {
     chain: Arc<Chain>,
     at: Arc<Link>,
+    /// Whether it did not begin at the start.
+    partial: bool,
 }
 
 impl Reader {
@@ -364,7 +392,7 @@ impl Reader {
 
     /// Returns the length of the body, if the whole body is known.
     pub(super) fn known_length(&self) -> Option<usize> {
-        self.chain.length()
+        self.chain.length().filter(|_| !self.partial)
     }
 }
 

@@ -1,17 +1,21 @@
-//! One response of Electric, in progress or finished, for all clients with the same request.
+//! One response of Electric, in progress or finished, for all clients with requests of the same meaning.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::chain::{Chain, Reader, Writer};
 use super::encoding::{self, Encoding};
+use super::events::Shown;
 use super::freshness::Lifetime;
 use super::head::Head;
 use super::key::{FlightKey, ShapeKey};
+use super::offset::Offset;
+use super::tail::{Moment, Tail};
 use super::window::Cached;
 use crate::limits::OpenBytes;
 use crate::policy::RuleId;
@@ -25,9 +29,16 @@ pub(super) struct Flight {
     pub(super) live: bool,
     /// Whether other clients than the first may join it or get it from the cache.
     pub(super) shared: bool,
-    pub(super) shape: Box<str>,
-    /// The handle in the request.
+    /// What is known about its shape.
+    pub(super) tail: Arc<Tail>,
+    /// When Electric was asked, among the events of its shape.
+    pub(super) asked: Moment,
+    /// The handle in the request to Electric.
     asked_handle: Option<Box<str>>,
+    /// The position in the request.
+    pub(super) asked_offset: Option<Offset>,
+    /// Whether the request is for the start of the snapshot.
+    snapshot: bool,
     pub(super) opened: Instant,
     pub(super) head: OnceLock<Arc<Head>>,
     body: Arc<Chain>,
@@ -57,18 +68,28 @@ pub(super) enum Age {
     Fresh,
     /// It is served, and a new one should be fetched.
     Stale,
+    /// It is not served, since it does not have what other clients have seen, or its handle is not right for this one.
+    Outdated,
     /// It is not served. Its entity tag may make the next request conditional.
     Expired,
+}
+
+impl Age {
+    /// Whether a response of this age is served.
+    pub(super) const fn serves(self) -> bool {
+        matches!(self, Self::Fresh | Self::Stale)
+    }
 }
 
 /// Bytes of a cached flight besides its texts, with its places in the tables of the cache.
 const OVERHEAD: usize = 3072;
 
 impl Flight {
-    /// Opens a flight for `request`, and returns it with its writer. New followers can join as long as the body has at
-    /// most `flight_bytes` bytes, and there is room for them in `open_bytes`.
+    /// Opens a flight for `request` to the shape of `tail`, and returns it with its writer. New followers can join as
+    /// long as the body has at most `flight_bytes` bytes, and there is room for them in `open_bytes`.
     pub(super) fn open(
         key: FlightKey,
+        tail: Arc<Tail>,
         request: &UpstreamRequest,
         flight_bytes: usize,
         open_bytes: &Arc<OpenBytes>,
@@ -79,8 +100,11 @@ impl Flight {
             rule: request.rule().clone(),
             live: request.is_live(),
             shared: request.is_shared(),
-            shape: request.shape().into(),
-            asked_handle: request.handle().map(Into::into),
+            asked: tail.now(),
+            tail,
+            asked_handle: request.handle().filter(|_| !request.is_start()).map(Into::into),
+            asked_offset: Offset::parse(request.offset()),
+            snapshot: request.offset() == "-1",
             opened: Instant::now(),
             head: OnceLock::new(),
             body,
@@ -100,6 +124,53 @@ impl Flight {
     /// Returns a reader at the start of the body; `None` if the start has been freed.
     pub(super) fn read(&self) -> Option<Reader> {
         self.body.read()
+    }
+
+    /// Returns a reader of a stream of events that continues a log up to `offset`.
+    pub(super) fn read_at(&self, offset: Offset) -> Option<Reader> {
+        self.body.read_at(offset)
+    }
+
+    /// Records what the header shows about the shape.
+    pub(super) fn learn(&self, head: &Head) {
+        match (head.status, head.handle(), &self.asked_handle) {
+            // Electric repeats an offset that is behind the last change, so the response does not show one. Nor does
+            // the end of a snapshot.
+            (StatusCode::OK, Some(handle), _) if self.shared => {
+                let end = head.offset().filter(|end| Some(*end) != self.asked_offset && end.transaction > 0);
+                self.tail.shown(handle, end, self.asked);
+            }
+            (StatusCode::CONFLICT, valid, Some(asked)) => self.tail.ended(asked, valid, self.asked),
+            _ => {}
+        }
+    }
+
+    /// Records what a part of a stream of events shows about the shape.
+    pub(super) fn saw(&self, shown: Shown) {
+        let Some(handle) = self.head.get().and_then(|head| head.handle()) else { return };
+        match shown {
+            Shown::Nothing => {}
+            Shown::Changes(end) => self.tail.shown(handle, Some(end), self.asked),
+            Shown::Unknown => self.tail.moved(handle),
+        }
+    }
+
+    /// Whether other responses have shown later changes since, or that its handle is no longer valid.
+    pub(super) fn is_outdated(&self) -> bool {
+        let Some(head) = self.head.get() else {
+            // A live response will have the changes. Whether another one ends at the end of the log is not known yet.
+            let handle = self.asked_handle.as_deref();
+            return !self.live && !self.snapshot && self.tail.has_passed(handle, None, self.asked);
+        };
+        let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) else { return false };
+        let passed = || self.tail.has_passed(Some(handle), head.offset(), self.asked);
+        self.tail.has_ended(handle, self.asked) || (!head.events && head.is_up_to_date() && passed())
+    }
+
+    /// Whether the response may be given to a client that was not waiting for it. A live response that ends where it
+    /// started was for those who waited: the same client would get it again and again.
+    pub(super) fn is_repeatable(&self, head: &Head) -> bool {
+        !head.events && (!self.live || head.offset() > self.asked_offset)
     }
 
     /// Returns the pieces of the body, if the whole body is known and held.
@@ -134,19 +205,19 @@ impl Flight {
     /// Returns the shape and handle that the response belongs to.
     pub(super) fn shape_key(&self) -> Option<ShapeKey> {
         let handle = self.head.get()?.handle()?;
-        Some(ShapeKey::new(&self.shape, handle))
+        Some(ShapeKey::new(self.tail.shape(), handle))
     }
 
     /// Returns the shape and handle that were requested. A 409 says that this handle is no longer valid.
     pub(super) fn asked_shape_key(&self) -> Option<ShapeKey> {
-        Some(ShapeKey::new(&self.shape, self.asked_handle.as_deref()?))
+        Some(ShapeKey::new(self.tail.shape(), self.asked_handle.as_deref()?))
     }
 
     /// Returns about how many bytes it takes in the cache.
     pub(super) fn weight(&self) -> u64 {
         let bodies = self.bodies().filter_map(|body| body.length()).sum::<usize>();
         let head = self.head.get().map_or(0, |head| head.weight());
-        let texts = self.key.len() + self.shape.len() + head + bodies;
+        let texts = self.key.len() + self.tail.shape().len() + head + bodies;
         // The allocator rounds up by an eighth on average.
         (OVERHEAD + texts + texts / 8) as u64
     }
@@ -169,9 +240,11 @@ impl Flight {
 
     pub(super) fn age(&self, now: Instant) -> Age {
         match self.kept.get() {
-            Some(kept) if now < kept.fresh_until => Age::Fresh,
-            Some(kept) if now < kept.stale_until => Age::Stale,
-            _ => Age::Expired,
+            Some(kept) if now >= kept.stale_until => Age::Expired,
+            Some(_) if self.is_outdated() => Age::Outdated,
+            Some(kept) if now >= kept.fresh_until => Age::Stale,
+            Some(_) => Age::Fresh,
+            None => Age::Expired,
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use super::chain::{Piece, Reader};
 use super::encoding::Encoding;
@@ -43,8 +44,11 @@ impl Join {
 pub struct Follower {
     hub: Arc<Hub>,
     flight: Arc<Flight>,
+    key: FlightKey,
     reader: Reader,
     join: Join,
+    /// Where the client's log ends, if it joined a stream of events that started earlier.
+    from: Option<HeaderValue>,
     /// Whether this follower no longer counts as unserved.
     served: bool,
 }
@@ -53,13 +57,25 @@ impl Follower {
     /// Wraps a reader. If the flight is open, the caller has counted the follower.
     pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
         hub.metrics().joined(flight.rule.as_str(), join.as_str());
-        let served = !counts(join);
-        Self { hub, flight, reader, join, served }
+        let (served, key) = (!counts(join), flight.key.clone());
+        Self { hub, flight, key, reader, join, from: None, served }
     }
 
-    /// Returns the key that its response is shared by.
+    /// Sets the key of its request, if that is not the key of the flight.
+    pub(super) fn asked(mut self, key: FlightKey) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// Marks it as a reader of a stream of events that started earlier than where the request `key` ends its log.
+    pub(super) fn of_stream(mut self, key: FlightKey, from: HeaderValue) -> Self {
+        (self.key, self.from) = (key, Some(from));
+        self
+    }
+
+    /// Returns the key of its request.
     pub fn key(&self) -> &FlightKey {
-        &self.flight.key
+        &self.key
     }
 
     /// Returns how the request got its response.
@@ -85,6 +101,10 @@ impl Follower {
     /// # Errors
     /// The fault that kept Electric from answering.
     pub async fn head(&self) -> Result<Arc<Head>, Fault> {
+        // The stream's header has arrived, and its next event may take long.
+        if let (Some(from), Some(head)) = (&self.from, self.flight.head.get()) {
+            return Ok(Arc::new(head.starting_at(from)));
+        }
         let first = self.reader.ready().await;
         match (self.flight.head.get(), first) {
             (Some(head), _) => Ok(Arc::clone(head)),

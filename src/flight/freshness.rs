@@ -58,15 +58,20 @@ const MAX_STALE: Duration = Duration::from_secs(300);
 const REFUSAL: Duration = Duration::from_secs(1);
 
 impl Lifetime {
-    /// Returns the lifetime of a 200; `None` if it is not cached. A live response is never served stale: to fetch its
+    /// Returns the lifetime of a 200, at most `max_age` in all; `None` if it is not cached. A live response is never served stale: to fetch its
     /// successor would be a long poll without a client.
     pub(super) fn of_shape(control: &CacheControl, live: bool, max_age: Duration) -> Option<Self> {
         let fresh = control.s_maxage.or(control.max_age)?.min(max_age);
         let stale = match control.stale_while_revalidate {
-            Some(stale) if !live && !control.must_revalidate => stale.min(MAX_STALE),
+            Some(stale) if !live && !control.must_revalidate => stale.min(MAX_STALE).min(max_age.saturating_sub(fresh)),
             _ => Duration::ZERO,
         };
         (!control.unshared && !(fresh + stale).is_zero()).then_some(Self { fresh, stale })
+    }
+
+    /// Returns the lifetime of an error that stays the same for `lasts`.
+    pub(super) const fn of_fault(lasts: Duration) -> Self {
+        Self { fresh: lasts, stale: Duration::ZERO }
     }
 
     /// Returns the lifetime of a 409, or of a rejection that names a time to retry after; `None` if it is not cached.
@@ -89,7 +94,7 @@ mod tests {
     }
 
     fn kept(text: &'static str, live: bool) -> Option<(u64, u64)> {
-        let lifetime = Lifetime::of_shape(&parse(text), live, Duration::from_secs(3600));
+        let lifetime = Lifetime::of_shape(&parse(text), live, Duration::from_secs(4000));
         lifetime.map(|lifetime| (lifetime.fresh.as_secs(), lifetime.stale.as_secs()))
     }
 
@@ -106,10 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn max_age_of_the_configuration_bounds_freshness() {
-        let lifetime = Lifetime::of_shape(&parse("max-age=604800"), false, Duration::from_secs(60));
-        assert_eq!(lifetime.map(|lifetime| lifetime.fresh), Some(Duration::from_secs(60)));
-        assert_eq!(Lifetime::of_shape(&parse("max-age=60"), false, Duration::ZERO), None);
+    fn max_age_of_the_configuration_bounds_freshness_and_staleness() {
+        let kept = |text, max_age| {
+            let lifetime = Lifetime::of_shape(&parse(text), false, Duration::from_secs(max_age));
+            lifetime.map(|lifetime| (lifetime.fresh.as_secs(), lifetime.stale.as_secs()))
+        };
+        let catch_up = "max-age=60, stale-while-revalidate=300";
+        assert_eq!(kept("max-age=604800", 60), Some((60, 0)));
+        assert_eq!(kept(catch_up, 60), Some((60, 0)));
+        assert_eq!(kept(catch_up, 100), Some((60, 40)));
+        assert_eq!(kept(catch_up, 1000), Some((60, 300)));
+        assert_eq!(kept(catch_up, 0), None);
     }
 
     #[test]

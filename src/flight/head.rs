@@ -4,18 +4,21 @@ use http::header::{CONTENT_TYPE, ETAG, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::freshness::CacheControl;
+use super::offset::Offset;
 
 /// Status and headers of Electric's response, reduced to what a client may see.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// 200, 400 or 409. Every other status of Electric is a [`crate::fault::Fault`].
     pub status: StatusCode,
-    /// `content-type`, `etag` and Electric's own headers (docs/security.md, C6).
+    /// `content-type`, `etag` and Electric's own headers (docs/security.md, C6), except `electric-cursor`.
     pub headers: HeaderMap,
     /// Electric's `cache-control`.
     pub cache_control: CacheControl,
     /// Whether the body is a stream of events.
     pub events: bool,
+    /// Whether Electric sent an `electric-cursor`. Each client gets one of its own.
+    pub cursor: bool,
     /// `headers` as HTTP/1.1 writes them. Written once here, since thousands of followers need the same bytes at the
     /// same moment.
     pub lines: Box<[u8]>,
@@ -28,8 +31,8 @@ impl Head {
         let headers: HeaderMap = passed.collect();
         let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let events = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
-        let lines = lines(&headers);
-        Self { status, headers, cache_control: CacheControl::parse(upstream), events, lines }
+        let (lines, cursor) = (lines(&headers), upstream.contains_key(CURSOR));
+        Self { status, headers, cache_control: CacheControl::parse(upstream), events, cursor, lines }
     }
 
     /// Returns this head, updated from a 304 with these headers that confirms it (RFC 9111 section 4.3.4).
@@ -53,8 +56,29 @@ impl Head {
     /// Returns the handle and offset that a client with this response asks for next. `None` for a 409, which sends it
     /// back to the start.
     pub fn next(&self) -> Option<(&str, &str)> {
-        let offset = self.headers.get("electric-offset")?.to_str().ok()?;
+        let offset = self.headers.get(OFFSET)?.to_str().ok()?;
         (self.status == StatusCode::OK).then_some((self.handle()?, offset))
+    }
+
+    /// Returns this head of an event stream, for a client that joins it at `offset`.
+    #[must_use]
+    pub(super) fn starting_at(&self, offset: &HeaderValue) -> Self {
+        let mut joined = self.clone();
+        joined.headers.insert(OFFSET, offset.clone());
+        // It names the offset at which Electric's response starts.
+        joined.headers.remove(ETAG);
+        joined.lines = lines(&joined.headers);
+        joined
+    }
+
+    /// Returns where in the shape's log the response ends; an event stream, where it starts.
+    pub(super) fn offset(&self) -> Option<Offset> {
+        Offset::parse(self.headers.get(OFFSET)?.to_str().ok()?)
+    }
+
+    /// Whether the response ends at the end of the log.
+    pub fn is_up_to_date(&self) -> bool {
+        self.headers.contains_key("electric-up-to-date")
     }
 
     /// Returns about how many bytes it takes.
@@ -69,6 +93,9 @@ impl Head {
         self.headers.get("electric-handle")?.to_str().ok()
     }
 }
+
+const CURSOR: &str = "electric-cursor";
+const OFFSET: &str = "electric-offset";
 
 fn lines(headers: &HeaderMap) -> Box<[u8]> {
     let mut lines = Vec::new();
@@ -86,12 +113,11 @@ fn lines(headers: &HeaderMap) -> Box<[u8]> {
 /// The name is static. Thousands of followers clone it at the same moment, and a shared reference counter would move
 /// between the caches of the cores.
 fn passed(name: &HeaderName) -> Option<HeaderName> {
-    const ELECTRIC: [&str; 8] = [
-        "electric-cursor",
+    const ELECTRIC: [&str; 7] = [
         "electric-handle",
         "electric-has-data",
         "electric-internal-known-error",
-        "electric-offset",
+        OFFSET,
         "electric-schema",
         "electric-snapshot",
         "electric-up-to-date",

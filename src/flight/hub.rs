@@ -1,80 +1,30 @@
-//! Lets equal requests share a response: one flight for each distinct request.
+//! Lets requests with the same meaning share a response: one flight for each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::flight::{Age, Flight};
 use super::follower::{Follower, Join};
 use super::freshness::Lifetime;
-use super::head::Head;
 use super::kept::KeptFlights;
 use super::key::FlightKey;
+use super::offset::Offset;
 use super::settings::CacheSettings;
 use super::sink::Sink;
+use super::source::{Ask, KnownAnswer, Origin, Source, fetch};
+use super::tail::Tails;
+use super::terms::Terms;
 use crate::fault::Fault;
 use crate::limits::{Client, FlightLimits, FlightPlace};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
-use crate::trace_context::TraceParent;
-
-/// Fetches the responses of flights: from Electric, or in a test.
-#[async_trait]
-pub trait Source: Send + Sync {
-    /// Fetches the response and writes it to `sink`, to the end.
-    ///
-    /// # Errors
-    /// Why the response is missing or incomplete. Before the header, followers get a fault; after it, an incomplete
-    /// body.
-    async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault>;
-
-    /// Identifies the Electric that answers `request`. A reload may give an upstream's name to another Electric; two
-    /// requests share a response only if this text is equal too.
-    fn identity(&self, request: &UpstreamRequest) -> Arc<str>;
-}
-
-/// A request for a source.
-#[derive(Debug)]
-pub struct Ask {
-    /// The request to Electric.
-    pub request: UpstreamRequest,
-    /// The id of the client's request that opened the flight.
-    pub request_id: Box<str>,
-    /// The trace of the request that opened the flight. Requests that join later are not in it.
-    pub trace: Option<TraceParent>,
-    /// A cached response to revalidate. Its entity tag makes the request conditional.
-    pub known: Option<KnownAnswer>,
-}
-
-/// The client's request that opens a flight, as Electric is told of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    /// Its id in the access log.
-    pub request_id: &'a str,
-    /// The trace it belongs to.
-    pub trace: Option<&'a TraceParent>,
-}
-
-impl Ask {
-    fn new(request: UpstreamRequest, origin: Origin<'_>, known: Option<KnownAnswer>) -> Self {
-        Self { request, request_id: origin.request_id.into(), trace: origin.trace.cloned(), known }
-    }
-}
-
-/// An earlier response, in case Electric confirms it with a 304.
-#[derive(Debug)]
-pub struct KnownAnswer {
-    /// Its header.
-    pub head: Arc<Head>,
-    /// The pieces of its body.
-    pub body: Vec<bytes::Bytes>,
-}
 
 /// The open flights and the cached ones.
 pub struct Hub {
@@ -82,6 +32,7 @@ pub struct Hub {
     hasher: RandomState,
     places: Arc<FlightLimits>,
     cache: ArcSwap<Cache>,
+    tails: Arc<Tails>,
     metrics: Arc<Metrics>,
 }
 
@@ -108,7 +59,7 @@ impl Hub {
     pub fn new(settings: CacheSettings, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
         let cache = ArcSwap::from_pointee(Cache::new(settings, &metrics));
-        Self { open, hasher: RandomState::new(), places, cache, metrics }
+        Self { open, hasher: RandomState::new(), places, cache, tails: Arc::default(), metrics }
     }
 
     /// Applies other settings to new flights. Cached responses are dropped if the size of the cache changes.
@@ -125,6 +76,9 @@ impl Hub {
     /// Returns a follower of the response to `request`, whose client has been authorized for it. The response is a
     /// cached one, one in flight, or a new one. A request that is not shared always gets a new one.
     ///
+    /// A response that is behind what other clients have seen, or whose handle is not right for the client, is not
+    /// used for it.
+    ///
     /// # Errors
     /// A new flight is needed, and a limit on flights is reached.
     pub fn join(
@@ -138,15 +92,39 @@ impl Hub {
         if !request.is_shared() {
             return self.open_unshared(source, key, request, client, origin);
         }
-        if let Some((fresh, Age::Fresh)) = self.cache.load().find(&key) {
+        match self.resumed(&key, &request) {
+            None => self.join_shared(source, key, request, client, origin),
+            Some(resumed) => {
+                let flight_key = FlightKey::of(source.as_ref(), &resumed);
+                Ok(self.join_shared(source, flight_key, resumed, client, origin)?.asked(key))
+            }
+        }
+    }
+
+    fn join_shared(
+        self: &Arc<Self>,
+        source: &Arc<dyn Source>,
+        key: FlightKey,
+        request: UpstreamRequest,
+        client: Option<&Client>,
+        origin: Origin<'_>,
+    ) -> Result<Follower, Rejection> {
+        let terms = Terms::of(&request);
+        if let Some((fresh, Age::Fresh)) = self.cache.load().find(&key, terms) {
             return self.serve(fresh, Join::Fresh);
+        }
+        if let Some(follower) = self.join_stream(&key, &request, terms) {
+            return Ok(follower);
         }
         let mut open = self.shard(&key);
         // The flight may have been cached since that check. While this lock is held, it cannot.
         let cache = self.cache.load();
-        let kept = cache.find(&key);
+        let kept = cache.find(&key, terms);
+        if matches!(kept, Some((_, Age::Outdated))) {
+            self.metrics.outdated(request.rule().as_str());
+        }
         // The reader is created now, before the start of the body can be freed.
-        let in_flight = open.get(&key).filter(|flight| cache.is_joinable(flight));
+        let in_flight = open.get(&key).filter(|flight| cache.is_joinable(flight, terms));
         let in_flight = in_flight.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
         match (kept, in_flight) {
             (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
@@ -166,7 +144,10 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+                let place = self
+                    .places
+                    .enter(&request, client)
+                    .map_err(|limited| Rejection::limited(limited, &self.metrics))?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&cache, source, key, ask, place);
@@ -175,6 +156,33 @@ impl Hub {
                 self.serve(flight, Join::First)
             }
         }
+    }
+
+    /// Returns the request for a stream of events at the last change, if the client names the start of its transaction.
+    /// It has the whole transaction, and Electric would repeat the rest of it (docs/electric.md, "Event streams").
+    fn resumed(&self, key: &FlightKey, request: &UpstreamRequest) -> Option<UpstreamRequest> {
+        let handle = request.handle().filter(|_| request.is_stream())?;
+        let (asked, end) = (Offset::parse(request.offset())?, self.tails.of(key.shape(request)).end(handle)?);
+        let same = asked.transaction == end.transaction && asked < end;
+        same.then(|| request.starting_at(&end.to_string()))
+    }
+
+    /// Joins a stream of events that was opened at another offset, where it continues the client's log.
+    fn join_stream(self: &Arc<Self>, key: &FlightKey, request: &UpstreamRequest, terms: Terms<'_>) -> Option<Follower> {
+        if !request.is_stream() {
+            return None;
+        }
+        let (offset, from) = (Offset::parse(request.offset())?, HeaderValue::from_str(request.offset()).ok()?);
+        let (streams, cache) = (self.tails.of(key.shape(request)).streams(request.handle()?), self.cache.load());
+        let (stream, reader) = streams.into_iter().filter(|stream| stream.key != *key).find_map(|stream| {
+            let open = self.shard(&stream.key);
+            let is_open = open.get(&stream.key).is_some_and(|open| Arc::ptr_eq(open, &stream));
+            let reader = stream.read_at(offset).filter(|_| is_open && cache.is_joinable(&stream, terms))?;
+            stream.board();
+            drop(open);
+            Some((stream, reader))
+        })?;
+        Some(Follower::new(Arc::clone(self), stream, reader, Join::Open).of_stream(key.clone(), from))
     }
 
     /// Opens a flight that no other request can join.
@@ -186,7 +194,8 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place = self.places.enter(&request, client).map_err(|limited| limited.refuse(&self.metrics))?;
+        let place =
+            self.places.enter(&request, client).map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.cache.load(), source, key, ask, place);
         flight.board();
@@ -196,6 +205,15 @@ impl Hub {
     /// Returns how many flights other requests can join.
     pub fn open_flights(&self) -> usize {
         self.open.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Returns how many shapes these flights belong to.
+    pub fn open_shapes(&self) -> usize {
+        let mut shapes = HashSet::new();
+        for shard in &self.open {
+            shapes.extend(lock(shard).values().map(|flight| Arc::as_ptr(&flight.tail)));
+        }
+        shapes.len()
     }
 
     /// Returns how many requests follow open flights.
@@ -253,7 +271,9 @@ impl Hub {
         ask: Ask,
         mut place: FlightPlace,
     ) -> Arc<Flight> {
-        let (flight, writer) = Flight::open(key, &ask.request, cache.settings.flight_bytes, self.places.open_bytes());
+        let tail = self.tails.of(key.shape(&ask.request));
+        let (flight, writer) =
+            Flight::open(key, tail, &ask.request, cache.settings.flight_bytes, self.places.open_bytes());
         let sink = Sink::new(Arc::clone(self), Arc::clone(&flight), writer, &mut place);
         let running = Running { flight: Arc::clone(&flight), cache: Arc::clone(cache), sink, place };
         tokio::spawn(Arc::clone(self).run(running, Arc::clone(source), ask));
@@ -265,7 +285,7 @@ impl Hub {
         // Ends the flight when its task ends, even by a panic.
         let closing = Closing { hub: &self, flight: &flight };
         let abandoned = tokio::select! {
-            ended = source.fetch(ask, &sink) => {
+            ended = fetch(source.as_ref(), ask, &flight, &sink, &self.metrics) => {
                 // Cached and closed before any follower sees the end: later requests get the cached response or a new
                 // flight.
                 let settle = |fault: Option<&Fault>| {
@@ -327,23 +347,25 @@ impl Cache {
         Self { kept, settings }
     }
 
-    fn find(&self, key: &FlightKey) -> Option<(Arc<Flight>, Age)> {
+    fn find(&self, key: &FlightKey, terms: Terms<'_>) -> Option<(Arc<Flight>, Age)> {
         let flight = self.kept.find(key)?;
         let age = flight.age(Instant::now());
+        let age = if age == Age::Expired || terms.allow(&flight) { age } else { Age::Outdated };
         Some((flight, age))
     }
 
-    /// Whether a request may join the flight. A stream of events can be joined while it is young; later, clients would
-    /// get streams so short that they fall back to long polls.
-    fn is_joinable(&self, flight: &Flight) -> bool {
+    /// Whether a request with these terms may join the flight. A stream of events can be joined while it is young;
+    /// later, clients would get streams so short that they fall back to long polls.
+    fn is_joinable(&self, flight: &Flight, terms: Terms<'_>) -> bool {
         let events = flight.head.get().is_some_and(|head| head.events);
-        !events || flight.opened.elapsed() < self.settings.sse_join
+        let young = !events || flight.opened.elapsed() < self.settings.sse_join;
+        young && !flight.is_outdated() && terms.allow(flight)
     }
 
     /// Caches a finished flight for its lifetime. A 409 purges the cached responses of its handle.
     fn keep(&self, flight: &Arc<Flight>, fault: Option<&Fault>) {
         let lifetime = match (flight.head.get(), fault) {
-            (Some(head), None) if head.status == 200 && !head.events => {
+            (Some(head), None) if head.status == 200 && flight.is_repeatable(head) && !flight.is_outdated() => {
                 Lifetime::of_shape(&head.cache_control, flight.live, self.settings.max_age)
             }
             (Some(head), None) if head.status == 409 => {
@@ -354,9 +376,10 @@ impl Cache {
             }
             (None, Some(Fault::NotReady(after) | Fault::Overloaded(after))) => {
                 // A cached response that is still served is worth more than a rejection.
-                let serves = self.find(&flight.key).is_some_and(|(_, age)| age != Age::Expired);
+                let serves = self.kept.find(&flight.key).is_some_and(|kept| kept.age(Instant::now()).serves());
                 Lifetime::of_refusal(Some(*after).filter(|_| !serves))
             }
+            (None, Some(fault)) => fault.lasts().map(Lifetime::of_fault),
             _ => None,
         };
         // The start of a body longer than `flight_bytes` has been freed, so it cannot be served again.

@@ -3,11 +3,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::hub::Source;
+use super::source::Source;
+use super::tail::ShapeId;
 use crate::rewrite::UpstreamRequest;
 
 /// The Electric that is asked, and the bytes of the request without the secret. Nothing else from a client reaches
-/// Electric, so nothing else can make two responses differ (docs/security.md, C1, C2).
+/// Electric, so nothing else can make two responses differ (docs/security.md, C1, C2). What makes no difference to the
+/// response is not among these bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FlightKey {
     electric: Arc<str>,
@@ -18,6 +20,11 @@ impl FlightKey {
     /// Returns the key of a request to `source`.
     pub fn of(source: &dyn Source, request: &UpstreamRequest) -> Self {
         Self { electric: source.identity(request), request: request.identity().into() }
+    }
+
+    /// Returns the shape that the request belongs to.
+    pub(super) fn shape(&self, request: &UpstreamRequest) -> ShapeId {
+        ShapeId { electric: Arc::clone(&self.electric), shape: request.shape().into() }
     }
 
     pub(super) fn len(&self) -> usize {

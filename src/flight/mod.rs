@@ -1,4 +1,4 @@
-//! Shares one response of Electric among identical requests, while it is in flight and while it is fresh.
+//! Shares one response of Electric among requests with the same meaning, while it is in flight and while it is fresh.
 //!
 //! A *flight* is a response in progress or finished: header, pieces, end. It runs in a task of its own and does not
 //! depend on any one client. A *follower* is one client that reads a flight, from its start, after it has been
@@ -7,6 +7,7 @@
 
 mod chain;
 mod encoding;
+mod events;
 #[allow(clippy::module_inception)]
 mod flight;
 mod follower;
@@ -15,8 +16,12 @@ mod head;
 mod hub;
 mod kept;
 mod key;
+mod offset;
 mod settings;
 mod sink;
+mod source;
+mod tail;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -26,7 +31,8 @@ pub use encoding::Encoding;
 pub use follower::{Follower, Join};
 pub use freshness::CacheControl;
 pub use head::Head;
-pub use hub::{Ask, Hub, KnownAnswer, Origin, Source};
+pub use hub::Hub;
 pub use key::FlightKey;
 pub use settings::CacheSettings;
 pub use sink::Sink;
+pub use source::{Ask, KnownAnswer, Origin, Source};

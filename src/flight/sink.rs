@@ -8,9 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::chain::{Piece, Writer, concat};
+use super::events::{Events, Mark};
 use super::flight::Flight;
 use super::head::Head;
 use super::hub::Hub;
+use super::offset::Offset;
 use crate::fault::Fault;
 use crate::limits::{FlightPlace, Place, Reserve};
 
@@ -44,6 +46,10 @@ struct Body {
     /// Whether no further request can join.
     closed: bool,
     finished: bool,
+    /// Reads the positions in a stream of events.
+    events: Option<Box<Events>>,
+    /// Whether the rest is dropped: a stream could not be continued.
+    dropped: bool,
     /// The bytes set aside for a long body.
     reserve: Option<Reserve>,
 }
@@ -62,6 +68,8 @@ impl Sink {
             published: false,
             closed: false,
             finished: false,
+            events: None,
+            dropped: false,
             reserve: place.take_reserve(),
         };
         let start = Start { head: None, _initial: place.take_initial() };
@@ -91,6 +99,18 @@ impl Sink {
         self.body.lock().await.flush(&self.start).await;
     }
 
+    /// Publishes everything so far, and returns where a stream of events can be continued: after its last change, if it
+    /// is between two transactions.
+    pub(super) async fn pause(&self) -> Option<Offset> {
+        let mut body = self.body.lock().await;
+        if body.published {
+            body.publish_head(&self.start);
+        }
+        body.flush(&self.start).await;
+        let mark = body.events.as_ref()?.mark().filter(|_| !body.dropped)?;
+        Some(mark.last())
+    }
+
     /// Marks the body as complete.
     pub async fn finish(&self) {
         self.body.lock().await.finished = true;
@@ -100,12 +120,16 @@ impl Sink {
     /// that, the response is cut off. `settle` is called before any follower sees the end.
     pub(super) async fn end(&self, ended: Result<(), Fault>, settle: impl FnOnce(Option<&Fault>)) {
         let mut body = self.body.lock().await;
-        let last = body.take();
+        let mut last = body.take();
         body.reserve = None;
         let Some(mut writer) = body.writer.take() else { return };
         let fault = match ended {
             Ok(()) if body.finished => {
                 body.publish_head(&self.start);
+                if body.dropped {
+                    last.clear();
+                }
+                body.read_events(&last);
                 writer.seal(last);
                 settle(None);
                 return writer.finish();
@@ -127,7 +151,11 @@ impl Body {
         let bytes = self.take();
         let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
         self.publish_head(start);
+        if self.dropped {
+            return;
+        }
         self.published = true;
+        let mark = self.read_events(&bytes);
         let Some(writer) = &mut self.writer else { return };
         if bytes.len() == BATCH && self.reserve.is_none() {
             self.reserve = Some(self.hub.places().open_bytes().must_reserve());
@@ -136,13 +164,33 @@ impl Body {
             self.closed = true;
             self.hub.close(&self.flight);
         }
+        if let Some(mark) = mark.filter(|_| !self.closed) {
+            writer.mark(mark);
+        }
         writer.publish();
+    }
+
+    /// Records what a part of a stream of events shows about the shape, and returns where the stream is.
+    fn read_events(&mut self, bytes: &Bytes) -> Option<Mark> {
+        let events = self.events.as_mut()?;
+        self.flight.saw(events.read(bytes));
+        events.mark()
     }
 
     fn publish_head(&mut self, start: &Mutex<Start>) {
         let Some(head) = start.lock().head.take() else { return };
+        self.flight.learn(&head);
+        if self.published {
+            // Of a request that continues the stream.
+            self.dropped = head.status != StatusCode::OK || !head.events;
+            return;
+        }
         if let Some(handle) = head.handle().filter(|_| head.status == StatusCode::OK) {
-            self.hub.places().given(&self.flight.shape, handle);
+            self.hub.places().given(self.flight.tail.shape(), handle);
+            if head.events {
+                self.events = Some(Box::new(Events::new(self.flight.asked_offset)));
+                self.flight.tail.add_stream(handle, &self.flight);
+            }
         }
         let _ = self.flight.head.set(Arc::new(head));
     }

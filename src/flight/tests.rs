@@ -1,5 +1,7 @@
 //! Tests of the hub with a scripted source and a paused clock.
 
+mod meaning;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::advance;
 
+use self::meaning::Shown;
 use super::*;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
@@ -29,6 +32,8 @@ enum Act {
         cache_control: &'static str,
         body: &'static str,
     },
+    /// Answers as Electric, with more than a scripted body.
+    Show(Shown),
     Fail(Fault),
     Panic,
     /// Returns without having finished the response.
@@ -44,6 +49,8 @@ enum Act {
 struct Script {
     acts: Mutex<VecDeque<Act>>,
     fetches: AtomicUsize,
+    /// The queries that were asked.
+    asked: Mutex<Vec<String>>,
 }
 
 /// A source that has the name of an Electric.
@@ -61,12 +68,14 @@ fn head(cache_control: &'static str) -> Head {
 impl Source for Scripted {
     async fn fetch(&self, ask: Ask, sink: &Sink) -> Result<(), Fault> {
         self.0.fetches.fetch_add(1, Ordering::SeqCst);
+        self.0.asked.lock().unwrap().push(ask.request.query().to_owned());
         let act = self.0.acts.lock().unwrap().pop_front().expect("no act is left");
         match act {
             Act::Answer { cache_control, body } => {
                 sink.head(head(cache_control));
                 sink.push(Bytes::from(body)).await;
             }
+            Act::Show(shown) => return shown.write(sink).await,
             Act::Fail(fault) => return Err(fault),
             Act::Panic => panic!("scripted panic"),
             Act::Forget => return Ok(()),
@@ -145,6 +154,10 @@ impl Scene {
         while self.hub.open_flights() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.script.asked.lock().unwrap().clone()
     }
 
     fn fetches(&self) -> usize {
@@ -240,8 +253,8 @@ async fn a_response_is_fresh_then_stale_then_revalidated() {
 
 #[tokio::test(start_paused = true)]
 async fn a_live_response_is_never_served_stale_nor_revalidated() {
-    let control = "max-age=5, stale-while-revalidate=5";
-    let scene = Scene::new("", [answer(control, "1"), answer(control, "2")]);
+    let live = |body| Act::Show(Shown { live: true, ..Shown::at("7-1", "5_0", body) });
+    let scene = Scene::new("", [live("1"), live("2")]);
     assert_eq!(scene.read(LIVE).await, (Join::First, ok("1")));
     scene.settle().await;
     assert_eq!(scene.read(LIVE).await, (Join::Fresh, ok("1")));
@@ -369,7 +382,7 @@ async fn the_cache_stays_within_its_budget_and_survives_a_scan() {
         scene.settle().await;
     }
     for number in 0..500 {
-        scene.read(&format!("{SNAPSHOT}&cache-buster={number}")).await.1.unwrap();
+        scene.read(&format!("offset={number}_0&handle=7-1")).await.1.unwrap();
         scene.settle().await;
         assert!(scene.hub.kept_bytes() <= 512 * 1024);
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, json};
 
-use super::{Gatekeeper, LEEWAY};
-use crate::auth::{Principal, SubjectKey};
+use super::{Gatekeeper, LEEWAY, TOKEN_TYPE};
+use crate::auth::{Principal, SubjectKey, TokenMarks};
 use crate::clock::UnixTime;
 use crate::policy::Permit;
 use crate::shape::{Definition, Log, Replica, ShapeClaim, TableName};
@@ -40,8 +40,9 @@ impl Gatekeeper {
         }
         if let Some(user) = user {
             claims[SubjectKey::CLAIM] = user.subject_key().to_claim().into();
+            claims[TokenMarks::CLAIM] = user.marks().to_claim();
         }
-        Some(Minted { token: self.key.token(&claims)?, definition })
+        Some(Minted { token: self.key.token(TOKEN_TYPE, &claims)?, definition })
     }
 }
 

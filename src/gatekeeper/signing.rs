@@ -11,7 +11,6 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::TOKEN_TYPE;
 use crate::auth::Algorithm;
 use crate::digest::sha256;
 use crate::secret::Secret;
@@ -85,9 +84,9 @@ impl SigningKey {
         }
     }
 
-    /// Signs a token with these claims (RFC 7515 section 3.1); `None` if the library fails to sign.
-    pub(super) fn token(&self, claims: &Value) -> Option<String> {
-        let mut header = json!({ "alg": self.algorithm().as_str(), "typ": TOKEN_TYPE });
+    /// Signs a token of this type with these claims (RFC 7515 section 3.1); `None` if the library fails to sign.
+    pub fn token(&self, typ: &str, claims: &Value) -> Option<String> {
+        let mut header = json!({ "alg": self.algorithm().as_str(), "typ": typ });
         if let Self::Pair { jwk, .. } = self {
             header["kid"] = jwk["kid"].clone();
         }

@@ -83,15 +83,12 @@ impl Budgets {
     /// # Errors
     /// If no place is left, in total or for the subject or address.
     pub fn enter(self: &Arc<Self>, subject: Option<&SubjectKey>, address: Option<Address>) -> Result<Place, Limited> {
-        let mut place = Place { budgets: Arc::clone(self), subject: None, address: None };
+        let place = Place { budgets: Arc::clone(self), subject: None, address: None };
+        // If a step fails, dropping `place` releases what was taken.
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.total.most() {
             return Err(Limited::by(self.total.limit));
         }
-        // If a later step fails, dropping `place` releases what was taken.
-        if let (Some(subject), Some(most)) = (subject, self.per_subject.some()) {
-            self.hold(Client::Subject(subject.clone()), most, self.per_subject.limit)?;
-            place.subject = Some(subject.clone());
-        }
+        let mut place = place.for_subject(subject)?;
         if let (Some(address), Some(most)) = (address, self.per_address.some()) {
             self.hold(Client::Address(address), most, self.per_address.limit)?;
             place.address = Some(address);
@@ -131,6 +128,21 @@ impl Budgets {
     fn shard(&self, client: &Client) -> MutexGuard<'_, Held> {
         let at = self.hasher.hash_one(client) % SHARDS as u64;
         self.held[usize::try_from(at).unwrap_or_default()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Counts the place for this subject too, which was unknown when it was taken.
+    ///
+    /// # Errors
+    /// If the subject has no place left. The place is then released.
+    pub fn for_subject(mut self, subject: Option<&SubjectKey>) -> Result<Self, Limited> {
+        let Bound { limit, .. } = self.budgets.per_subject;
+        if let (Some(subject), Some(most)) = (subject, self.budgets.per_subject.some()) {
+            self.budgets.hold(Client::Subject(subject.clone()), most, limit)?;
+            self.subject = Some(subject.clone());
+        }
+        Ok(self)
     }
 }
 

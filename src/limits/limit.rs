@@ -1,12 +1,9 @@
-//! Names the limits and turns a reached limit into a rejection.
+//! Names the limits, and says how long to wait when one is reached.
 
 use std::time::Duration;
 
-use crate::metrics::Metrics;
-use crate::rejection::Rejection;
-
 /// A limit, named by its key in `[limits]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // `as_str` says it
 pub enum Limit {
     BadTokensPerAddress,
@@ -115,21 +112,12 @@ impl Limited {
         self.after
     }
 
-    /// Counts the rejection and returns the response to send.
-    pub fn refuse(self, metrics: &Metrics) -> Rejection {
-        metrics.limited(self.limit().as_str());
-        self.rejection()
-    }
-
-    /// Returns 503 for a limit shared by all clients, 429 for a limit of one client.
-    ///
-    /// `Retry-After` is the time to wait in whole seconds plus a random amount up to as much again (at least 2 s), so
-    /// that clients rejected together do not return together.
-    pub(super) fn rejection(self) -> Rejection {
+    /// Returns the value of `Retry-After`: the time to wait in whole seconds plus a random amount up to as much again (at
+    /// least 2 s), so that clients rejected together do not return together.
+    pub fn retry_after(self) -> Duration {
         let least = self.after.as_millis().div_ceil(1000).clamp(1, 3600);
         let least = u64::try_from(least).unwrap_or(3600);
-        let after = Duration::from_secs(rand::random_range(least..=least + least.clamp(2, MOST_JITTER)));
-        if self.limit.is_of_all() { Rejection::Overloaded(after) } else { Rejection::TooManyRequests(after) }
+        Duration::from_secs(rand::random_range(least..=least + least.clamp(2, MOST_JITTER)))
     }
 }
 

@@ -34,7 +34,7 @@ pub use limit::{Limit, Limited};
 pub use memory::{Memory, available};
 pub use open_bytes::{OpenBytes, Reserve};
 pub use repeats::Position;
-pub use settings::LimitSettings;
+pub use settings::{LimitSettings, MAX_URI_BYTES};
 
 use address::Proxies;
 use rates::{Quota, Rates};
@@ -48,6 +48,8 @@ pub struct Limiter {
     subjects: Rates<SubjectKey>,
     addresses: Rates<Address>,
     bad_tokens: Rates<Address>,
+    /// Signature checks of addresses over the limit of `bad_tokens`, and of expired tokens.
+    signatures: Rates<Address>,
     repeats: Arc<MaxRepeats>,
     proxies: ArcSwap<Proxies>,
     memory: Arc<Memory>,
@@ -67,6 +69,7 @@ impl Limiter {
             subjects: Rates::new(Limit::RatePerSubject),
             addresses: Rates::new(Limit::RatePerAddress),
             bad_tokens: Rates::new(Limit::BadTokensPerAddress),
+            signatures: Rates::new(Limit::BadTokensPerAddress),
             repeats: Arc::new(MaxRepeats::new()),
             proxies: ArcSwap::default(),
             memory,
@@ -85,6 +88,8 @@ impl Limiter {
         self.subjects.set(per_second(limits.rate_per_subject));
         self.addresses.set(per_second(limits.rate_per_address));
         self.bad_tokens.set(per_minute(limits.bad_tokens_per_address));
+        let signatures = limits.signatures_per_address as u64;
+        self.signatures.set(Quota::new(signatures, Duration::from_secs(1), signatures));
         self.repeats.set(limits.repeats);
         self.proxies.store(Arc::new(Proxies::new(limits.trusted_proxies.as_deref())));
         self.memory.set(limits.memory);
@@ -110,11 +115,12 @@ impl Limiter {
         &self.memory
     }
 
-    /// Takes a place for a new connection from `peer`.
+    /// Takes a place for a new connection from `peer`, which is `None` on a Unix socket.
     ///
     /// # Errors
     /// If `connections` or `connections_per_address` is reached, or memory is over its limit.
-    pub fn connect(&self, peer: IpAddr) -> Result<Connection, Limited> {
+    pub fn connect(&self, peer: impl Into<Option<IpAddr>>) -> Result<Connection, Limited> {
+        let peer = peer.into();
         self.memory.check()?;
         // A proxy's connections carry many clients, so they do not count by address.
         let place = self.connections.enter(None, self.proxies.load().direct(peer))?;
@@ -123,8 +129,19 @@ impl Limiter {
 
     /// Returns the client address of a request; `None` if `trusted_proxies` is not set, when an address could be that
     /// of a load balancer.
-    pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
+    pub fn address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Address> {
         self.proxies.load().client(peer, headers)
+    }
+
+    /// Whether `peer` is a trusted proxy, which may say for whom it connects. So may a process on this host that opens
+    /// a Unix socket.
+    pub fn is_proxy(&self, peer: Option<IpAddr>) -> bool {
+        self.proxies.load().trusts(peer)
+    }
+
+    /// Returns the same address in full, for the log.
+    pub fn client_address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+        self.proxies.load().client_address(peer, headers)
     }
 
     /// Counts a request from this address.
@@ -143,15 +160,27 @@ impl Limiter {
         self.subjects.take(subject, now)
     }
 
-    /// Checks whether an unknown token from this address may be verified.
+    /// Checks whether the signature of a new token from this address may be checked.
+    ///
+    /// Once an address has reached `bad_tokens_per_address`, only `signatures_per_address` of its new tokens a second
+    /// are, good or bad. So good tokens are still accepted, unless more bad ones than that arrive with them.
     ///
     /// # Errors
-    /// If `bad_tokens_per_address` is reached.
+    /// If both limits are reached.
     pub fn may_verify(&self, address: Option<Address>, now: Instant) -> Result<(), Limited> {
-        address.map_or(Ok(()), |address| self.bad_tokens.check(&address, now))
+        let Some(address) = address else { return Ok(()) };
+        self.bad_tokens.check(&address, now).or_else(|_| self.may_check(Some(address), now))
     }
 
-    /// Counts a token from this address that was not accepted.
+    /// Counts a check of a signature from this address against `signatures_per_address` alone.
+    ///
+    /// # Errors
+    /// If that limit is reached.
+    pub fn may_check(&self, address: Option<Address>, now: Instant) -> Result<(), Limited> {
+        address.map_or(Ok(()), |address| self.signatures.take(&address, now))
+    }
+
+    /// Counts a token from this address that was rejected after its signature was checked.
     pub fn bad_token(&self, address: Option<Address>, now: Instant) {
         if let Some(address) = address {
             // An error only means that the limit is now reached; the next `may_verify` reports it.

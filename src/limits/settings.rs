@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+/// The most that `uri_bytes` can be. The `http` crate accepts targets of at most 65,534 bytes.
+pub const MAX_URI_BYTES: usize = 60 * 1024;
+
 /// `[limits]`. A limit documented with "0: no limit" can be 0. The others are positive.
 #[derive(Clone, Debug)]
 pub struct LimitSettings {
@@ -15,6 +18,8 @@ pub struct LimitSettings {
     pub uri_bytes: usize,
     /// Bytes of a token; 431 above, before it is parsed.
     pub token_bytes: usize,
+    /// Bytes of the body that describes a subset; 413 above.
+    pub body_bytes: usize,
     /// Concurrent requests, waiting polls included; 503 above.
     pub requests: usize,
     /// Concurrent requests of one subject; 429 above.
@@ -25,12 +30,14 @@ pub struct LimitSettings {
     pub rate_per_subject: usize,
     /// Requests per second of one address, averaged over five seconds; 429 above. 0: no limit.
     pub rate_per_address: usize,
-    /// Rejected tokens per minute from one address; above, unknown tokens get 429 without verification. 0: no limit.
+    /// Tokens with a wrong signature per minute from one address; above, `signatures_per_address` applies. 0: no limit.
     pub bad_tokens_per_address: usize,
+    /// Signature checks per second for an address over `bad_tokens_per_address`, and of its expired tokens. 0: no limit.
+    pub signatures_per_address: usize,
     /// Responses without progress for one position on one connection in half a second; 429 above. 0: no limit.
     pub repeats: usize,
-    /// Number of verified tokens that are remembered.
-    pub verdicts: usize,
+    /// Bytes of memory for verified tokens, so that they are not verified again at each request.
+    pub verdict_bytes: usize,
     /// Concurrent requests to Electric; 503 above.
     pub flights: usize,
     /// Concurrent requests to Electric of one subject; 429 above.

@@ -10,10 +10,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::rates::{Quota, Rates};
 use super::shapes::ShapeCounts;
 use super::{Address, Client, Connection, Limit, Limited, Limiter, Place};
+use crate::auth::SubjectKey;
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment};
 use crate::limits::LimitSettings;
+use crate::metrics::Metrics;
 use crate::policy::PolicySet;
+use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
 use crate::shape::ShapeRequest;
 
@@ -21,7 +24,8 @@ use crate::shape::ShapeRequest;
 fn config(limits: &str) -> (LimitSettings, PolicySet) {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
-         [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n[limits]\n{limits}\n"
+         [[shape]]\ntable = 'tasks'\npublic = true\nwhere = '\"a\" = {{{{ query.a }}}}'\n\
+         danger_client_chosen = ['a']\n[limits]\n{limits}\n"
     );
     let config = Config::parse(&text, Path::new("test.toml"), &Environment::from([]));
     let config = config.unwrap_or_else(|errors| panic!("{errors}"));
@@ -44,6 +48,10 @@ fn client(text: &str) -> Client {
     Client::Address(address(text))
 }
 
+fn subject(name: &str) -> SubjectKey {
+    SubjectKey::of_subject("https://auth.example.com", name)
+}
+
 fn limit<T>(result: Result<T, Limited>) -> Option<Limit> {
     result.err().map(Limited::limit)
 }
@@ -64,7 +72,7 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
         for line in lines {
             headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
         }
-        limiter.address(ip(peer), &headers).unwrap()
+        limiter.address(Some(ip(peer)), &headers).unwrap()
     };
     for (peer, lines, client) in [
         // The last address that is not a trusted proxy, whatever the client wrote before it.
@@ -94,9 +102,15 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
 #[test]
 fn without_trusted_proxies_no_address_is_counted() {
     let silent = limiter("");
-    assert_eq!(silent.address(ip("203.0.113.7"), &HeaderMap::new()), None);
+    assert_eq!(silent.address(Some(ip("203.0.113.7")), &HeaderMap::new()), None);
     let direct = limiter("trusted_proxies = []");
-    assert_eq!(direct.address(ip("203.0.113.7"), &HeaderMap::new()), Some(address("203.0.113.7")));
+    // The peer of a Unix socket is a proxy that names its client, or none.
+    let mut headers = HeaderMap::new();
+    assert_eq!((direct.address(None, &headers), silent.address(None, &headers)), (None, None));
+    headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+    assert_eq!(direct.address(None, &headers), Some(address("203.0.113.7")));
+    assert_eq!(silent.address(None, &headers), None);
+    assert_eq!(direct.address(Some(ip("203.0.113.7")), &HeaderMap::new()), Some(address("203.0.113.7")));
 }
 
 #[test]
@@ -167,17 +181,65 @@ fn rates_of_many_keys_use_bounded_memory() {
 }
 
 #[test]
-fn too_many_bad_tokens_stop_verification_for_a_while() {
-    let limiter = limiter("bad_tokens_per_address = 2\ntrusted_proxies = []");
+fn too_many_bad_tokens_limit_signature_checks_to_a_rate() {
+    let limiter = limiter("bad_tokens_per_address = 2\nsignatures_per_address = 3\ntrusted_proxies = []");
     let (one, other) = (Some(address("203.0.113.7")), Some(address("203.0.113.8")));
     let now = Instant::now();
     limiter.bad_token(one, now);
-    assert_eq!(limiter.may_verify(one, now), Ok(()));
+    for _ in 0..100 {
+        assert_eq!(limiter.may_verify(one, now), Ok(()), "below the limit, good tokens are not counted");
+    }
     limiter.bad_token(one, now);
-    let refused = limiter.may_verify(one, now).unwrap_err();
-    assert_eq!((refused.limit(), refused.after()), (Limit::BadTokensPerAddress, Duration::from_secs(30)));
+    let checks: Vec<_> = (0..4).map(|_| limiter.may_verify(one, now)).collect();
+    assert_eq!(checks[..3], [Ok(()); 3]);
+    let refused = checks[3].unwrap_err();
+    assert_eq!((refused.limit(), refused.after().as_millis()), (Limit::BadTokensPerAddress, 333));
     assert_eq!((limiter.may_verify(other, now), limiter.may_verify(None, now)), (Ok(()), Ok(())));
-    assert_eq!(limiter.may_verify(one, now + Duration::from_secs(30)), Ok(()));
+    let later = now + Duration::from_secs(30);
+    assert!((0..100).all(|_| limiter.may_verify(one, later).is_ok()), "the address is below its limit again");
+}
+
+/// Sends `bad` forged tokens a second from one address for a minute, and a good one every 1.5 s. Returns how many good
+/// ones were accepted, and how many signatures were checked.
+fn flood(limiter: &Limiter, bad: u32) -> (usize, usize) {
+    let (from, start) = (Some(address("203.0.113.7")), Instant::now());
+    let (mut good, mut checks) = (0, 0);
+    for number in 0..60 * bad {
+        let now = start + Duration::from_secs(1) * number / bad;
+        if limiter.may_verify(from, now).is_ok() {
+            limiter.bad_token(from, now);
+            checks += 1;
+        }
+        if number % (bad * 3 / 2) == 0 && limiter.may_verify(from, now).is_ok() {
+            (good, checks) = (good + 1, checks + 1);
+        }
+    }
+    (good, checks)
+}
+
+#[test]
+fn good_tokens_are_accepted_while_their_address_sends_46_bad_ones_a_second() {
+    // Before there was a rate for them, 4 of 40 were.
+    assert_eq!(flood(&limiter("trusted_proxies = []"), 46).0, 40);
+    // Above the rate, the checks are bounded: 300 and 5 a second by the first limit, 100 and 100 a second by the other.
+    let (_, checks) = flood(&limiter("trusted_proxies = []"), 1_000);
+    assert!((6_000..=300 + 60 * 5 + 100 + 60 * 100).contains(&checks), "{checks}");
+}
+
+#[test]
+fn a_place_taken_before_the_subject_is_known_counts_for_it_later() {
+    let limiter = limiter("requests = 2\nrequests_per_subject = 1");
+    let (one, other) = (subject("one"), subject("other"));
+    let first = limiter.enter(None, None).unwrap();
+    let second = limiter.enter(None, None).unwrap();
+    assert_eq!(limit(limiter.enter(None, None)), Some(Limit::Requests));
+    let first = first.for_subject(Some(&one)).unwrap();
+    assert_eq!(limit(second.for_subject(Some(&one))), Some(Limit::RequestsPerSubject));
+    assert_eq!(limiter.requests().in_flight(), 1, "the refused one has released its place");
+    assert_eq!(limit(limiter.enter(Some(&one), None)), Some(Limit::RequestsPerSubject));
+    assert_eq!(limit(limiter.enter(Some(&other), None)), None);
+    drop(first);
+    assert_eq!((limit(limiter.enter(Some(&one), None)), limiter.requests().in_flight()), (None, 0));
 }
 
 #[test]
@@ -376,6 +438,29 @@ fn simultaneous_requests_are_not_repeats() {
 }
 
 #[test]
+fn only_requests_one_after_the_other_without_another_between_are_repeats() {
+    let mut client = Loop::new(5);
+    for _ in 0..50 {
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+        assert_eq!(client.ask("offset=0_0&handle=h", 2, ""), None);
+    }
+    // On two connections in turn.
+    let mut idle = client.limiter.connect(ip("203.0.113.7")).unwrap();
+    for _ in 0..50 {
+        std::mem::swap(&mut idle, &mut client.connection);
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+    }
+    // Of another client on the same connection.
+    let request = client.requests.build("a=1&offset=-1");
+    let stranger = client.connection.position(Some(&self::client("203.0.113.8")), None, &request).unwrap();
+    let repeated = (0..50).find_map(|_| {
+        assert_eq!(client.connection.check_repeat(stranger, client.now), Ok(()));
+        client.ask("offset=-1", 2, "")
+    });
+    assert_eq!(repeated, Some(Limit::Repeats));
+}
+
+#[test]
 fn clients_that_cannot_be_identified_are_not_counted() {
     let visitors = Loop::new(5);
     let request = visitors.requests.build("a=1&offset=-1");
@@ -387,11 +472,12 @@ fn clients_that_cannot_be_identified_are_not_counted() {
 #[test]
 fn retry_after_is_at_least_the_wait_and_randomized() {
     let refusal = Limited::until(Limit::RatePerSubject, Duration::from_millis(10_001));
-    let after: Vec<_> = (0..200).map(|_| refusal.rejection().retry_after().unwrap().as_secs()).collect();
+    let after: Vec<_> = (0..200).map(|_| refusal.retry_after().as_secs()).collect();
     assert!(after.iter().all(|after| (11..=22).contains(after)), "{after:?}");
     assert!(after.iter().any(|other| *other != after[0]));
+    let metrics = Metrics::new().unwrap();
     for limit in Limit::ALL {
-        let rejection = Limited::by(limit).rejection();
+        let rejection = Rejection::limited(Limited::by(limit), &metrics);
         let status = if limit.is_of_all() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
         assert_eq!(rejection.answer().0, status, "{limit:?}");
         assert!(rejection.retry_after().is_some_and(|after| after >= Duration::from_secs(1)));

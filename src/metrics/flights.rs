@@ -6,19 +6,29 @@ use super::{Metrics, Register};
 
 #[derive(Debug)]
 pub(super) struct Flights {
+    opened: IntCounterVec,
     joins: IntCounterVec,
     cuts: IntCounterVec,
     fan_out: Histogram,
     evictions: IntCounter,
     purges: IntCounter,
+    outdated: IntCounterVec,
 }
 
-/// Histogram buckets for the number of requests that one flight served.
-const FAN_OUT: [f64; 11] = [0.0, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0];
+/// Histogram buckets for the number of requests that one flight served. A quantile is at most a third above its value.
+const FAN_OUT: [f64; 25] = [
+    0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 400.0,
+    500.0, 750.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+];
 
 impl Flights {
     pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
         Ok(Self {
+            opened: register.counters(
+                "shapegate_upstream_requests_total",
+                "Requests to Electric, including those that replace a cached response.",
+                &["rule"],
+            )?,
             joins: register.counters(
                 "shapegate_joins_total",
                 "Requests by rule and by the source of their response: first (a new request to Electric), open, fresh or stale.",
@@ -36,11 +46,21 @@ impl Flights {
             )?,
             evictions: register.counter("shapegate_evictions_total", "Cached responses evicted for space.")?,
             purges: register.counter("shapegate_purges_total", "Cached responses removed because their handle is no longer valid.")?,
+            outdated: register.counters(
+                "shapegate_outdated_responses_total",
+                "Cached responses that were not served, because clients had seen later changes or another handle.",
+                &["rule"],
+            )?,
         })
     }
 }
 
 impl Metrics {
+    /// Counts a request to Electric.
+    pub fn opened(&self, rule: &str) {
+        self.flights.opened.with_label_values(&[rule]).inc();
+    }
+
     /// Counts a request that has a response to follow; `how` is first, open, fresh or stale.
     pub fn joined(&self, rule: &str, how: &'static str) {
         self.flights.joins.with_label_values(&[rule, how]).inc();
@@ -54,6 +74,11 @@ impl Metrics {
     /// Records that a flight ended, which `joined` requests had followed.
     pub fn landed(&self, joined: usize) {
         self.flights.fan_out.observe(joined as f64);
+    }
+
+    /// Counts a cached response that was not served, because it is outdated.
+    pub fn outdated(&self, rule: &str) {
+        self.flights.outdated.with_label_values(&[rule]).inc();
     }
 
     /// Counts a cached response evicted for space.

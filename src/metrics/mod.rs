@@ -81,5 +81,6 @@ impl Register<'_> {
     }
 }
 
-/// Histogram buckets in seconds, from a cached response to beyond Electric's longest silence of 21 s.
-const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
+/// Histogram buckets in seconds, from a cached response to beyond an event stream, which lasts 60 s.
+const SECONDS: [f64; 17] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 75.0];

@@ -9,6 +9,7 @@ use super::{Metrics, Register, labels};
 #[derive(Debug)]
 pub(super) struct Requests {
     answers: IntCounterVec,
+    rejections: IntCounterVec,
     seconds: HistogramVec,
     body_bytes: IntCounterVec,
     token_checks: IntCounterVec,
@@ -26,6 +27,8 @@ pub struct Answer<'a> {
     pub outcome: &'static str,
     /// The status sent; 0 if the client left before a response.
     pub status: u16,
+    /// Why shapegate rejected the request; `None` if it did not.
+    pub reason: Option<&'static str>,
     /// Size of the body in bytes.
     pub bytes: usize,
     /// Whether the request waits for a change.
@@ -46,6 +49,11 @@ impl Requests {
                 "shapegate_requests_total",
                 "Responses by rule, outcome and status.",
                 &["rule", "outcome", "status"],
+            )?,
+            rejections: register.counters(
+                "shapegate_rejections_total",
+                "Requests that shapegate rejected, by rule and reason.",
+                &["rule", "reason"],
             )?,
             seconds: register.histograms(
                 "shapegate_answer_seconds",
@@ -96,8 +104,11 @@ impl Metrics {
 
     /// Counts a response.
     pub fn answered(&self, answer: Answer<'_>) {
-        let Requests { answers, seconds, body_bytes, .. } = &self.requests;
+        let Requests { answers, rejections, seconds, body_bytes, .. } = &self.requests;
         answers.with_label_values(&[answer.rule, answer.outcome, labels::status(answer.status)]).inc();
+        if let Some(reason) = answer.reason {
+            rejections.with_label_values(&[answer.rule, reason]).inc();
+        }
         body_bytes.with_label_values(&[answer.rule]).inc_by(answer.bytes as u64);
         let how = answer.how.unwrap_or(OWN);
         seconds.with_label_values(&[labels::flag(answer.live), how]).observe(answer.elapsed.as_secs_f64());

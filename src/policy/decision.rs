@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::expression::Scope;
-use super::rule::{Rule, RuleId};
+use super::rule::{FOREIGN, Rule, RuleId};
+use super::unmet::{Miss, Unmet};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
 use crate::shape::protocol::ProtocolParam;
@@ -25,6 +26,7 @@ pub struct Permit {
     replica: Replica,
     subset: bool,
     client_where: bool,
+    client_values: bool,
     upstream: UpstreamName,
     fingerprint: Option<Arc<str>>,
 }
@@ -58,6 +60,11 @@ impl Permit {
     /// The values of `$1`, `$2`, …. None contains NUL, and those of a rule are never empty.
     pub fn params(&self) -> &[String] {
         &self.params
+    }
+
+    /// Whether the client chose some of these values.
+    pub const fn has_client_values(&self) -> bool {
+        self.client_values
     }
 
     /// The columns that are sent; `None` for all.
@@ -110,17 +117,14 @@ impl Permit {
 /// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them, for
-    /// logs and metrics.
-    Forbidden(RuleId),
+    /// Rules exist for the table or path, but none allows this caller and these parameters. Holds the last of them and
+    /// why it does not, for logs and metrics.
+    Forbidden(RuleId, Unmet),
     /// No rule serves this table.
     ShapeNotFound,
     /// No public rule serves this table, and the request has no token.
     TokenMissing,
 }
-
-/// The rule name, in logs and metrics, of requests that another issuer's shape token allows.
-const FOREIGN: &str = "shape_claim";
 
 /// No rule serves this path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,15 +145,14 @@ impl PolicySet {
         let mut set = Self::default();
         for rule in rules {
             let index = set.rules.len();
-            let name = rule.path.clone().unwrap_or_else(|| rule.table_text.to_string());
             let siblings = match &rule.path {
                 Some(path) => set.by_path.entry(path.clone()).or_default(),
                 None => set.by_table.entry(rule.table.clone()).or_default(),
             };
             siblings.push(index);
-            let id = if siblings.len() == 1 { name } else { format!("{name}#{}", siblings.len()) };
+            let id = id(&rule, siblings.len());
             set.parameters.extend(rule.parameters().into_iter().map(str::to_owned));
-            set.rules.push((RuleId::new(id), rule));
+            set.rules.push((id, rule));
         }
         set
     }
@@ -157,6 +160,16 @@ impl PolicySet {
     /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
+    }
+
+    /// Returns every rule with its name, in the order of the file.
+    pub fn rules(&self) -> impl Iterator<Item = (&RuleId, &Rule)> {
+        self.rules.iter().map(|(id, rule)| (id, rule))
+    }
+
+    /// Returns every rule's name with each upstream that it can pick.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rules.iter().flat_map(|(id, rule)| rule.upstream.names().map(|name| (id.as_str(), name.as_str())))
     }
 
     /// Returns every upstream that a rule can pick; a name may appear more than once.
@@ -202,6 +215,21 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
     ) -> Result<Permit, Denial> {
+        self.authorize_observed(principal, request, now, &mut |_| {})
+    }
+
+    /// Decides as [`authorize`](Self::authorize) does, and passes each rule that does not allow the request to
+    /// `observe`.
+    ///
+    /// # Errors
+    /// As [`authorize`](Self::authorize).
+    pub fn authorize_observed(
+        &self,
+        principal: Option<&Principal>,
+        request: &ShapeRequest,
+        now: UnixTime,
+        observe: &mut dyn FnMut(&Miss<'_, '_>),
+    ) -> Result<Permit, Denial> {
         let candidates = match request.target() {
             Target::Path(path) => self.by_path.get(path),
             Target::Table(table) => self.by_table.get(table),
@@ -213,12 +241,13 @@ impl PolicySet {
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
         let mut denial = Denial::TokenMissing;
         for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
-            if rule.allows(&scope)
-                && let Some(permit) = permit(id, rule, &scope)
-            {
-                return Ok(permit);
+            match rule.allows(&scope).and_then(|()| permit(id, rule, &scope)) {
+                Ok(permit) => return Ok(permit),
+                Err(unmet) => {
+                    observe(&Miss { rule: id, unmet, tried: rule, scope: &scope });
+                    denial = Denial::Forbidden(id.clone(), unmet);
+                }
             }
-            denial = Denial::Forbidden(id.clone());
         }
         Err(denial)
     }
@@ -235,16 +264,19 @@ impl PolicySet {
     /// request differs from the claim.
     pub fn authorize_shape(&self, claim: &ShapeClaim, request: &ScopedRequest) -> Result<Permit, Denial> {
         let definition = claim.definition();
-        let (rule, table, upstream) = match claim.rule() {
-            None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default()),
+        let (rule, table, upstream, client_values) = match claim.rule() {
+            None => (RuleId::new(FOREIGN), definition.table.to_string().into(), UpstreamName::default(), false),
             Some(fingerprint) => {
                 let (id, rule) = self.standing(&definition.table, fingerprint)?;
-                let upstream = rule.upstream.find(claim.upstream()).ok_or_else(|| Denial::Forbidden(id.clone()))?;
-                (id.clone(), Arc::clone(&rule.table_text), upstream)
+                let upstream = rule
+                    .upstream
+                    .find(claim.upstream())
+                    .ok_or_else(|| Denial::Forbidden(id.clone(), Unmet::RuleChanged))?;
+                (id.clone(), Arc::clone(&rule.table_text), upstream, rule.binds_client_values())
             }
         };
         if !claim.is_repeated_by(request) {
-            return Err(Denial::Forbidden(rule));
+            return Err(Denial::Forbidden(rule, Unmet::ShapeDiffers));
         }
         Ok(Permit {
             rule,
@@ -257,6 +289,7 @@ impl PolicySet {
             // The client already repeats the whole definition, so it may set nothing else.
             subset: false,
             client_where: false,
+            client_values,
             upstream,
             fingerprint: claim.rule().map(Into::into),
         })
@@ -269,7 +302,7 @@ impl PolicySet {
             if *rule.fingerprint == *fingerprint {
                 return Ok((id, rule));
             }
-            denial = Denial::Forbidden(id.clone());
+            denial = Denial::Forbidden(id.clone(), Unmet::RuleChanged);
         }
         Err(denial)
     }
@@ -279,17 +312,28 @@ impl PolicySet {
         self.by_path.keys().map(String::as_str)
     }
 
-    /// Returns each rule's permit as if its `allow` were true. For `check --probe`; never used for a client.
-    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (&RuleId, Option<Permit>)> {
-        self.rules.iter().map(|(id, rule)| (id, permit(id, rule, scope)))
+    /// Returns each rule's permit as if its `allow` were true, with the rule's name, and its table if the name is not
+    /// enough. For `check --probe`; never used for a client.
+    pub fn samples(&self, scope: &Scope<'_>) -> impl Iterator<Item = (String, Option<Permit>)> {
+        self.rules.iter().map(|(id, rule)| (rule.label(id), permit(id, rule, scope).ok()))
     }
 }
 
-fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
-    let upstream = rule.upstream.pick(scope)?;
-    let (predicate, params) =
-        rule.render(scope)?.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
-    Some(Permit {
+/// Names a rule that is the `nth` of its path or table.
+fn id(rule: &Rule, nth: usize) -> RuleId {
+    let place = rule.path.as_deref().unwrap_or(&rule.table_text);
+    match &rule.name {
+        Some(name) => RuleId::new(Arc::clone(name)),
+        None if nth == 1 => RuleId::new(place),
+        None => RuleId::new(format!("{place}#{nth}")),
+    }
+}
+
+fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Result<Permit, Unmet> {
+    let upstream = rule.upstream.pick(scope).ok_or(Unmet::UpstreamUnbound)?;
+    let rendered = rule.render(scope).ok_or(Unmet::ValueUnbound)?;
+    let (predicate, params) = rendered.map_or((None, Vec::new()), |where_| (Some(where_.sql), where_.params));
+    Ok(Permit {
         rule: id.clone(),
         table: Arc::clone(&rule.table_text),
         predicate,
@@ -299,6 +343,7 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Option<Permit> {
         replica: rule.replica,
         subset: rule.subset,
         client_where: rule.client_where,
+        client_values: rule.binds_client_values(),
         upstream,
         fingerprint: Some(Arc::clone(&rule.fingerprint)),
     })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::expression::{Expression, Scope};
+use super::problem::Problem;
 use super::source::UpstreamSource;
 use crate::shape::UpstreamName;
 
@@ -19,13 +20,13 @@ pub(super) enum Destination {
 
 impl Destination {
     /// Compiles the setting. The error says what to write instead.
-    pub(super) fn compile(source: &UpstreamSource) -> Result<Self, String> {
+    pub(super) fn compile(source: &UpstreamSource) -> Result<Self, Problem> {
         match source {
             UpstreamSource::Named(name) => Ok(Self::Fixed(UpstreamName::new(name))),
             UpstreamSource::ByClaim { claim, map } => {
                 let claim = Expression::compile(claim)?;
                 if claim.parameters().next().is_some() || claim.reads_now() || !claim.reads_claims() {
-                    return Err("`claim` must read claims only: a client could choose anything else".to_owned());
+                    return Err("`claim` must read claims only: a client could choose anything else".into());
                 }
                 let map = map.iter().map(|(value, name)| (value.clone(), UpstreamName::new(name)));
                 Ok(Self::ByClaim { claim, map: map.collect() })
@@ -55,8 +56,24 @@ impl Destination {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    /// The expression that picks the upstream; `None` if it is fixed.
+    pub(super) fn expression(&self) -> Option<&Expression> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::ByClaim { claim, .. } => Some(claim),
+        }
+    }
+
     pub(super) fn reads_claims(&self) -> bool {
-        matches!(self, Self::ByClaim { .. })
+        self.claim().is_some()
+    }
+
+    /// The expression that picks the upstream; `None` if it is fixed.
+    pub(super) fn claim(&self) -> Option<&Expression> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::ByClaim { claim, .. } => Some(claim),
+        }
     }
 }
 
@@ -65,7 +82,7 @@ mod tests {
     use super::*;
     use crate::clock::UnixTime;
 
-    fn by_claim(claim: &str) -> Result<Destination, String> {
+    fn by_claim(claim: &str) -> Result<Destination, Problem> {
         let map = [("acme", "acme-db"), ("globex", "default")].map(|(value, name)| (value.to_owned(), name.to_owned()));
         Destination::compile(&UpstreamSource::ByClaim { claim: claim.to_owned(), map: map.into() })
     }

@@ -3,18 +3,22 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, OnceLock};
 
-use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
+use cel::common::ast::{Expr, operators};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString, CelUInt};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use cel::{Context, IdedExpr, Program, Value};
 
+use super::ast::{self, Element, children, is_from_client, is_named};
+use super::problem::Problem;
+use super::syntax;
+use super::unmet::Unmet;
 use crate::clock::UnixTime;
 use crate::shape::protocol;
 
-/// The CEL context with the standard functions. Building it takes 20 µs, so it is shared; the inner scope of each
+/// The CEL context with every function. Building it takes 20 µs, so it is shared; the inner scope of each
 /// request costs almost nothing.
-static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
+static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(super::functions::context);
 
 /// The variables of one request that an expression can read.
 #[derive(Debug)]
@@ -68,18 +72,24 @@ struct Reads {
     claims: bool,
     now: bool,
     parameters: BTreeSet<String>,
+    /// The names in `claims.name`.
+    names: BTreeSet<String>,
+    /// The names in `has(claims.name)`.
+    optional: BTreeSet<String>,
 }
 
 impl Expression {
     /// Compiles `source`. The error says what to write instead.
-    pub(super) fn compile(source: &str) -> Result<Self, String> {
-        let program = Program::compile(source).map_err(|errors| {
-            let first = errors.errors.first().map_or_else(String::new, |error| error.msg.clone());
-            format!("`{source}` is not a CEL expression: {first}")
-        })?;
+    pub(super) fn compile(source: &str) -> Result<Self, Problem> {
+        let program = Program::compile(source).map_err(|errors| syntax::problem(source, &errors))?;
         let mut reads = Reads::default();
         reads.visit(program.expression(), &mut Vec::new()).map_err(|problem| format!("`{source}`: {problem}"))?;
         Ok(Self { program, reads })
+    }
+
+    /// The syntax tree.
+    pub(super) fn tree(&self) -> &IdedExpr {
+        self.program.expression()
     }
 
     /// Returns the client parameters that the expression reads.
@@ -91,13 +101,22 @@ impl Expression {
         self.reads.claims
     }
 
+    /// Returns the claims that the expression reads, except those that it asks for with `has`.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+        self.reads.names.difference(&self.reads.optional).map(String::as_str)
+    }
+
     pub(super) fn reads_now(&self) -> bool {
         self.reads.now
     }
 
-    /// Whether the result is `true`. An error (a missing claim, a wrong type) and any other value count as false.
-    pub(super) fn holds(&self, scope: &Scope<'_>) -> bool {
-        self.evaluate(scope, |value| value.downcast_ref::<CelBool>().is_some_and(|bool| *bool.inner())).unwrap_or(false)
+    /// Checks that the result is `true`. An error (a missing claim, a wrong type) and any other value deny.
+    pub(super) fn holds(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
+        match self.evaluate(scope, |value| value.downcast_ref::<CelBool>().map(|bool| *bool.inner())).flatten() {
+            Some(true) => Ok(()),
+            Some(false) => Err(Unmet::AllowFalse),
+            None => Err(Unmet::AllowError),
+        }
     }
 
     /// Evaluates to strings for parameters; `None` if there is no value or it cannot be bound.
@@ -117,6 +136,15 @@ impl Expression {
         let value = Value::resolve_val(self.program.expression(), &context).ok()?;
         Some(read(value.as_ref()))
     }
+}
+
+/// Evaluates a part of an expression; `None` if that fails.
+pub(super) fn resolve(node: &IdedExpr, scope: &Scope<'_>) -> Option<Value> {
+    let base: &Context<'_, '_> = &BASE;
+    let mut context = base.new_inner_scope();
+    context.set_variable_resolver(scope);
+    let value = Value::resolve_val(node, &context).ok()?;
+    Value::try_from(value.as_ref()).ok()
 }
 
 /// The value of an expression, converted to strings for parameters.
@@ -158,14 +186,19 @@ fn text(value: &dyn Val) -> Option<String> {
 impl Reads {
     /// Checks every name and every pattern below `node`. `bound` holds the elements that macros such as `map` introduce.
     fn visit(&mut self, node: &IdedExpr, bound: &mut Vec<Element>) -> Result<(), String> {
+        if let Some(name) = ast::parameter(node) {
+            return self.parameter(name);
+        }
         match &node.expr {
             Expr::Ident(name) => return self.variable(name, bound),
-            Expr::Select(select) if is_query(&select.operand) => return self.parameter(&select.field),
-            Expr::Call(call) if call.func_name == operators::INDEX && call.args.first().is_some_and(is_query) => {
-                return match call.args.get(1).map(|index| &index.expr) {
-                    Some(Expr::Literal(LiteralValue::String(name))) => self.parameter(name.inner()),
-                    _ => Err("`query[…]`: write the parameter's name as a literal".to_owned()),
-                };
+            Expr::Select(select) if is_named(&select.operand, "claims") => {
+                let names = if select.test { &mut self.optional } else { &mut self.names };
+                names.insert(select.field.clone());
+            }
+            Expr::Call(call)
+                if call.func_name == operators::INDEX && call.args.first().is_some_and(|of| is_named(of, "query")) =>
+            {
+                return Err("`query[…]`: write the parameter's name as a literal".to_owned());
             }
             Expr::Call(call) => {
                 check_function(&call.func_name)?;
@@ -213,24 +246,6 @@ impl Reads {
     }
 }
 
-/// What a macro such as `map` names.
-struct Element {
-    name: String,
-    /// Whether the client says what is in the list.
-    from_client: bool,
-}
-
-/// Whether the client decides what `node` is.
-fn is_from_client(node: &IdedExpr, bound: &[Element]) -> bool {
-    match &node.expr {
-        Expr::Ident(name) => {
-            let element = bound.iter().rev().find(|element| element.name == *name);
-            element.map_or(name == "query", |element| element.from_client)
-        }
-        expr => children(expr).into_iter().any(|child| is_from_client(child, bound)),
-    }
-}
-
 fn check_function(name: &str) -> Result<(), String> {
     let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
     if operator || FUNCTIONS.contains(&name) {
@@ -239,37 +254,12 @@ fn check_function(name: &str) -> Result<(), String> {
     Err(format!("unknown function `{name}`; available: {}", FUNCTIONS.join(", ")))
 }
 
-fn is_query(node: &IdedExpr) -> bool {
-    matches!(&node.expr, Expr::Ident(name) if name == "query")
-}
-
-fn children(expr: &Expr) -> Vec<&IdedExpr> {
-    match expr {
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
-        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
-        Expr::Comprehension(inner) => {
-            vec![&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result]
-        }
-        Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
-        Expr::Select(select) => vec![&select.operand],
-        Expr::Struct(inner) => inner.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
-    }
-}
-
-fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
-    match entry {
-        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-        EntryExpr::StructField(field) => vec![&field.value],
-    }
-}
-
 const MATCHES: &str = "matches";
 const CLIENT_PATTERN: &str = "`matches` must not take its pattern from `query`: a client could send one that takes long \
     to try; write the pattern as a literal, or compare with ==, startsWith, endsWith or contains";
 const VARIABLES: [&str; 3] = ["claims", "now", "query"];
 const TYPES: [&str; 9] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
-const FUNCTIONS: [&str; 17] = [
+const FUNCTIONS: [&str; 22] = [
     "all",
     "bool",
     "contains",
@@ -280,13 +270,18 @@ const FUNCTIONS: [&str; 17] = [
     "exists_one",
     "filter",
     "has",
+    "hasScope",
     "int",
+    "lowerAscii",
     "map",
     MATCHES,
     "size",
+    "split",
     "startsWith",
     "string",
+    "trim",
     "uint",
+    "upperAscii",
 ];
 
 #[cfg(test)]
@@ -300,7 +295,10 @@ mod tests {
     fn holds(source: &str, json: serde_json::Value, query: &[(&str, &str)]) -> bool {
         let claims = claims(json);
         let query: Vec<_> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Expression::compile(source).unwrap().holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+        Expression::compile(source)
+            .unwrap()
+            .holds(&Scope::new(Some(claims.as_ref()), &query, UnixTime::from_secs(100)))
+            .is_ok()
     }
 
     fn bind(json: serde_json::Value) -> Option<Bound> {
@@ -372,7 +370,7 @@ mod tests {
             ("query.offset == 'a'", "belongs to Electric"),
             ("claims.x.exists(query, query == 'a')", "name of a variable"),
         ] {
-            let error = Expression::compile(source).unwrap_err();
+            let error = Expression::compile(source).unwrap_err().to_string();
             assert!(error.contains(hint), "{source}: {error}");
         }
     }
@@ -397,7 +395,7 @@ mod tests {
             ),
             ("claims.x && has(query.p) && (claims.list.all(x, x.matches(query.p)))", "claims.x && has(query.p)"),
         ] {
-            let error = Expression::compile(pattern_of_client).unwrap_err();
+            let error = Expression::compile(pattern_of_client).unwrap_err().to_string();
             assert!(error.contains("write the pattern as a literal"), "{pattern_of_client}: {error}");
             Expression::compile(twin).unwrap_or_else(|error| panic!("{twin}: {error}"));
         }

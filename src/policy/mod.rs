@@ -4,14 +4,29 @@
 //! requested table or path whose `allow` is true and whose `where` can be rendered, and returns a [`Permit`]. Without
 //! such a rule it returns a [`Denial`].
 
+mod ast;
 mod decision;
 mod destination;
+mod explain;
 mod expression;
+mod fingerprint;
+mod functions;
+mod kind;
+mod lint;
+mod problem;
+mod requirement;
 mod rule;
 mod source;
+mod syntax;
+mod taint;
 mod template;
+mod unmet;
 
 pub use decision::{Denial, Permit, PolicySet, UnknownPath};
 pub use expression::Scope;
+pub use lint::{Shadow, shadow};
+pub use problem::{Problem, RuleError};
+pub use requirement::ClaimRequirement;
 pub use rule::{Rule, RuleId};
-pub use source::{PredicateSource, RuleError, RuleSource, UpstreamSource};
+pub use source::{PredicateSource, RuleSource, UpstreamSource};
+pub use unmet::{Miss, Unmet};

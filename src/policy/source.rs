@@ -7,6 +7,8 @@ use crate::shape::Replica;
 /// Settings of one `[[shape]]`.
 #[derive(Clone, Debug)]
 pub struct RuleSource {
+    /// The name in logs and metrics; `None` derives one from the path or the table.
+    pub name: Option<String>,
     /// The table in Electric's syntax: `tasks`, `auth.organizations`, `"Mixed"."Case"`.
     pub table: String,
     /// The path that the rule serves; `None` for `/v1/shape?table=…`.
@@ -27,6 +29,8 @@ pub struct RuleSource {
     pub client_where: bool,
     /// The Electric upstream that the rule reads from.
     pub upstream: UpstreamSource,
+    /// The client parameters that may reach `where` although `allow` does not restrict them.
+    pub client_chosen: Vec<String>,
 }
 
 /// The `upstream` of a rule. Without the key it is `[upstream]`.
@@ -50,13 +54,4 @@ pub enum PredicateSource {
     Unfiltered,
     /// SQL with `{{ CEL }}` placeholders for values.
     Template(String),
-}
-
-/// An error in one key of a rule.
-#[derive(Debug)]
-pub struct RuleError {
-    /// The key of the `[[shape]]` table: `where`, `allow`, `columns`, `table`, `path` or `upstream`.
-    pub key: &'static str,
-    /// What is wrong and what to write instead. It cannot show a secret, because rules have none.
-    pub message: String,
 }

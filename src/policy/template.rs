@@ -1,6 +1,9 @@
 //! Compiles and renders `where` templates: SQL in which every `{{ CEL }}` placeholder becomes a bound `$n` parameter.
 
+use std::ops::Range;
+
 use super::expression::{Bound, Expression, Scope};
+use super::problem::Problem;
 
 /// A compiled template. Its SQL comes only from the configuration; values are sent only as parameters.
 #[derive(Debug)]
@@ -8,17 +11,21 @@ pub(super) struct Template {
     /// The SQL before each placeholder and after the last one: one more part than there are placeholders.
     sql: Vec<String>,
     places: Vec<Place>,
+    /// Where the SQL after each placeholder begins in the template.
+    starts: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Place {
-    expression: Expression,
-    list: ListPlace,
+pub(super) struct Place {
+    pub(super) expression: Expression,
+    /// The bytes of the expression in the template.
+    pub(super) part: Range<usize>,
+    pub(super) list: ListPlace,
 }
 
 /// Whether the value of a placeholder may be a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ListPlace {
+pub(super) enum ListPlace {
     /// A list is allowed, directly inside `ARRAY[…]`; an empty list denies.
     Array,
     /// A list is allowed, directly inside `IN (…)`; an empty list selects no rows.
@@ -36,32 +43,48 @@ pub(super) struct Rendered {
 
 impl Template {
     /// Compiles `text`. The error says what to write instead.
-    pub(super) fn compile(text: &str) -> Result<Self, String> {
+    pub(super) fn compile(text: &str) -> Result<Self, Problem> {
         let mut scanner = Scanner::default();
-        let (mut sql, mut places) = (Vec::new(), Vec::new());
-        let mut rest = text;
+        let (mut sql, mut places, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut at = 0;
         loop {
-            let end = scanner.scan(rest)?;
+            let rest = &text[at..];
+            let end = scanner.scan(rest).map_err(|problem| problem.moved(at))?;
             sql.push(rest[..end].to_owned());
             if end == rest.len() {
                 break;
             }
             let list = scanner.list_place();
-            let (source, after) = split_expression(&rest[end + 2..])?;
-            let expression = Expression::compile(source.trim())?;
-            if expression.reads_now() {
-                return Err("`now` in `where` would make a new shape every second; use it in `allow`".to_owned());
+            if scanner.last == "IN" {
+                let bare = Problem::from("IN without brackets: write IN ({{ … }})");
+                return Err(bare.within(at + end..at + end + 2));
             }
-            places.push(Place { expression, list });
+            let start = at + end + 2;
+            let length = expression_end(&text[start..]).ok_or_else(|| Problem::from("`{{` without `}}`"))?;
+            places.push(Place::compile(text, start..start + length, list)?);
             scanner.place();
-            rest = after;
+            at = start + length + 2;
+            starts.push(at);
         }
         scanner.finish()?;
-        Ok(Self { sql, places })
+        Ok(Self { sql, places, starts })
     }
 
-    pub(super) fn expressions(&self) -> impl Iterator<Item = &Expression> {
-        self.places.iter().map(|place| &place.expression)
+    /// The placeholders.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Returns where the SQL outside of the placeholders has a word.
+    pub(super) fn find(&self, word: &str) -> Option<Range<usize>> {
+        let mut start = 0;
+        for (index, sql) in self.sql.iter().enumerate() {
+            if let Some(at) = sql.find(word) {
+                return Some(start + at..start + at + word.len());
+            }
+            start = self.starts.get(index).copied()?;
+        }
+        None
     }
 
     /// Returns the SQL with one `$n` for each placeholder, as if no value were a list.
@@ -116,8 +139,23 @@ fn push_placeholder(sql: &mut String, number: usize) {
     sql.push_str(&number.to_string());
 }
 
-/// Splits `CEL }} rest`. Skips braces of CEL maps and inside CEL strings.
-fn split_expression(text: &str) -> Result<(&str, &str), String> {
+impl Place {
+    fn compile(text: &str, inside: Range<usize>, list: ListPlace) -> Result<Self, Problem> {
+        let source = text[inside.clone()].trim();
+        let start = inside.start + (text[inside.clone()].len() - text[inside.clone()].trim_start().len());
+        let part = start..start + source.len();
+        let expression = Expression::compile(source)
+            .map_err(|problem| problem.moved(start).within(inside.start - 2..inside.end + 2))?;
+        if expression.reads_now() {
+            let now = Problem::from("`now` in `where` would make a new shape every second; use it in `allow`");
+            return Err(now.within(part));
+        }
+        Ok(Self { expression, part, list })
+    }
+}
+
+/// Finds the `}}` that ends an expression. Skips braces of CEL maps and inside CEL strings.
+fn expression_end(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     let mut quote = None;
     let mut chars = text.char_indices();
@@ -131,11 +169,11 @@ fn split_expression(text: &str) -> Result<(&str, &str), String> {
             (None, '\'' | '"') => quote = Some(c),
             (None, '{') => depth += 1,
             (None, '}') if depth > 0 => depth -= 1,
-            (None, '}') if text[at..].starts_with("}}") => return Ok((&text[..at], &text[at + 2..])),
+            (None, '}') if text[at..].starts_with("}}") => return Some(at),
             (None, _) => {}
         }
     }
-    Err("`{{` without `}}`".to_owned())
+    None
 }
 
 /// Scans the SQL just enough to know that a placeholder is outside quotes and comments, and whether it may be a list.
@@ -149,57 +187,63 @@ struct Scanner {
 
 impl Scanner {
     /// Scans up to the next `{{` or the end, and returns that position.
-    fn scan(&mut self, sql: &str) -> Result<usize, String> {
+    fn scan(&mut self, sql: &str) -> Result<usize, Problem> {
         let joins = |c: char| c.is_alphanumeric() || "_$\"'{".contains(c);
         if self.last == "$" && sql.starts_with(joins) {
-            return Err("text directly after {{ … }}: put a space between them".to_owned());
+            return Err(Problem::from("text directly after {{ … }}: put a space between them").within(0..1));
         }
         let mut at = 0;
         while let Some(c) = sql[at..].chars().next() {
-            let rest = &sql[at..];
-            if rest.starts_with("{{") {
-                return Ok(at);
+            if sql[at..].starts_with("{{") {
+                break;
             }
-            if rest.starts_with("--") || rest.starts_with("/*") {
-                return Err("a comment in `where`: remove it".to_owned());
-            }
-            at += match c {
-                '\'' => self.text(rest)?,
-                '"' => self.identifier(rest)?,
-                '$' => return Err("`$` in `where`: parameters are numbered automatically, write {{ … }}".to_owned()),
-                ';' | '\\' | '\0' => return Err(format!("{c:?} in `where` is not allowed")),
-                '(' | '[' => self.bracket(c),
-                ')' | ']' => self.close(c)?,
-                c if c.is_alphabetic() || c == '_' => self.word(rest),
-                c => {
-                    if !c.is_whitespace() {
-                        self.last = c.to_string();
-                    }
-                    c.len_utf8()
-                }
-            };
+            let length = self.token(&sql[at..], c);
+            at += length.map_err(|problem| problem.within(0..c.len_utf8()).moved(at))?;
         }
         Ok(at)
     }
 
-    fn text(&mut self, rest: &str) -> Result<usize, String> {
+    /// Reads one token, which begins with `c`, and returns its length.
+    fn token(&mut self, rest: &str, c: char) -> Result<usize, Problem> {
+        match c {
+            _ if rest.starts_with("--") || rest.starts_with("/*") => {
+                Err(Problem::from("a comment in `where`: remove it").within(0..2))
+            }
+            '\'' => self.text(rest),
+            '"' => self.identifier(rest),
+            '$' => Err("`$` in `where`: parameters are numbered automatically, write {{ … }}".into()),
+            ';' | '\\' | '\0' => Err(format!("{c:?} in `where` is not allowed").into()),
+            '(' | '[' => Ok(self.bracket(c)),
+            ')' | ']' => self.close(c),
+            c if c.is_alphabetic() || c == '_' => Ok(self.word(rest)),
+            c => {
+                if !c.is_whitespace() {
+                    self.last = c.to_string();
+                }
+                Ok(c.len_utf8())
+            }
+        }
+    }
+
+    fn text(&mut self, rest: &str) -> Result<usize, Problem> {
         if matches!(self.last.as_str(), "E" | "U" | "B" | "X") {
-            return Err("a string with a prefix (E'…', U&'…', B'…', X'…') in `where` is not allowed".to_owned());
+            return Err("a string with a prefix (E'…', U&'…', B'…', X'…') in `where` is not allowed".into());
         }
         self.quoted(rest, '\'')
     }
 
-    fn identifier(&mut self, rest: &str) -> Result<usize, String> {
+    fn identifier(&mut self, rest: &str) -> Result<usize, Problem> {
         self.quoted(rest, '"')
     }
 
     /// Returns the length of a quoted part. A doubled quote reads as two parts in a row, which has the same effect.
-    fn quoted(&mut self, rest: &str, quote: char) -> Result<usize, String> {
+    fn quoted(&mut self, rest: &str, quote: char) -> Result<usize, Problem> {
         let end = rest[1..].find(quote).ok_or_else(|| format!("unbalanced {quote} in `where`"))? + 2;
         if rest[..end].contains("{{") {
-            return Err(format!(
+            let inside = format!(
                 "{{{{ … }}}} inside {quote}…{quote}: write it without quotes; the value is sent as a parameter"
-            ));
+            );
+            return Err(Problem::from(inside).within(0..end));
         }
         self.last = quote.to_string();
         Ok(end)
@@ -223,13 +267,13 @@ impl Scanner {
         1
     }
 
-    fn close(&mut self, c: char) -> Result<usize, String> {
+    fn close(&mut self, c: char) -> Result<usize, Problem> {
         match self.open.pop() {
             Some((closing, _)) if closing == c => {
                 self.last = c.to_string();
                 Ok(1)
             }
-            _ => Err(format!("unbalanced {c} in `where`")),
+            _ => Err(format!("unbalanced {c} in `where`").into()),
         }
     }
 
@@ -244,8 +288,8 @@ impl Scanner {
         self.last = "$".to_owned();
     }
 
-    fn finish(&self) -> Result<(), String> {
-        self.open.last().map_or(Ok(()), |(closing, _)| Err(format!("a {closing} is missing in `where`")))
+    fn finish(&self) -> Result<(), Problem> {
+        self.open.last().map_or(Ok(()), |(closing, _)| Err(format!("a {closing} is missing in `where`").into()))
     }
 }
 
@@ -315,10 +359,11 @@ mod tests {
             ("a = 'x", "unbalanced '"),
             ("a = {{ claims.x }}5", "put a space"),
             ("a = {{ claims.x }}{{ claims.x }}", "put a space"),
+            ("a IN {{ claims.x }}", "write IN ({{ … }})"),
             ("a = {{ now }}", "every second"),
             ("a = {{ claim.x }}", "unknown variable"),
         ] {
-            let error = Template::compile(template).unwrap_err();
+            let error = Template::compile(template).unwrap_err().to_string();
             assert!(error.contains(hint), "{template}: {error}");
         }
     }

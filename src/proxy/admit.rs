@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
@@ -24,7 +25,7 @@ use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
-use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamName};
+use crate::shape::{SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// How an admitted request is answered.
@@ -84,6 +85,9 @@ impl Gateway {
         session: &mut ServerSession,
         client: &mut ClientRequest,
     ) -> Result<Option<(UpstreamRequest, Bearer)>, Fault> {
+        if is_health_check(self.settings().health_path.as_deref(), session) {
+            return self.answer_health_check(session, client).await.map(|()| None);
+        }
         match self.admit(session, client).await {
             Ok(Admitted::Follow(upstream, bearer)) => return Ok(Some((upstream, bearer))),
             Ok(Admitted::Document(document)) => {
@@ -102,6 +106,14 @@ impl Gateway {
         Ok(None)
     }
 
+    /// Tells a load balancer whether this process is ready, without detail.
+    async fn answer_health_check(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<(), Fault> {
+        client.record.outcome = "health";
+        let ready = self.report().await.missing.is_empty();
+        let header = client.negotiated.health_header(ready, &client.record.request_id);
+        self.write_whole(session, &client.rules.limits, header, Bytes::new()).await
+    }
+
     async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
         let rules = Arc::clone(&client.rules);
         let has_body = !session.is_body_empty();
@@ -114,7 +126,7 @@ impl Gateway {
             Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
             Decision::Shape(grant) => grant,
             // The body is read only now that the request is authorized and within its limits.
-            Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
+            Decision::Subset(pending) => pending.read(&rules, read_subset(session, &rules.limits).await?)?,
         };
         let bearer = Bearer::new(grant.principal, address, grant.posted, place);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
@@ -132,11 +144,18 @@ impl Gateway {
         let connection = &client.arrival.connection;
         let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
         if let Some(position) = position {
-            let repeated = connection.check_repeat(position, client.record.started);
-            repeated.map_err(|limited| limited.refuse(&self.metrics))?;
+            let repeated = connection.check_repeat(position, client.arrival.at);
+            repeated.map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         }
         Ok(position)
     }
+}
+
+/// Whether this is a health check, which counts against no limit.
+fn is_health_check(path: Option<&str>, session: &ServerSession) -> bool {
+    let request = session.req_header();
+    path.is_some_and(|path| request.raw_path() == path.as_bytes())
+        && matches!(request.method, Method::GET | Method::HEAD)
 }
 
 /// Returns the head of a request. `sizes` is `None` if the sizes were checked before.
@@ -170,6 +189,7 @@ struct ArrivingCaller<'a> {
     record: &'a mut Record,
     /// The client's address, if addresses distinguish clients.
     address: Option<Address>,
+    /// Taken when the request is authorized, or before it waits for its issuer's keys.
     place: Option<Place>,
 }
 
@@ -181,9 +201,12 @@ impl<'a> ArrivingCaller<'a> {
 
 impl Caller for ArrivingCaller<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
+        if self.arrival.misdirected {
+            return Err(Rejection::invalid("scheme", "must be https: this port speaks TLS"));
+        }
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
-        limiter.ask(self.address, self.record.started).map_err(|limited| limited.refuse(metrics))
+        limiter.ask(self.address, self.record.started).map_err(|limited| Rejection::limited(limited, metrics))
     }
 
     async fn authenticate(
@@ -192,18 +215,28 @@ impl Caller for ArrivingCaller<'_> {
         head: &RequestHead<'_>,
         has_public: bool,
     ) -> Result<Option<Arc<Principal>>, Rejection> {
-        authenticate(self.gateway, rules, head, self.address, has_public, self.record).await
+        let (gateway, address, place) = (self.gateway, self.address, &mut self.place);
+        let before_wait = || {
+            let entered = gateway.limiter.enter(None, address);
+            *place = Some(entered.map_err(|limited| Rejection::limited(limited, &gateway.metrics))?);
+            Ok(())
+        };
+        authenticate(gateway, rules, head, address, has_public, self.record, before_wait).await
     }
 
     fn count(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
         let Some(principal) = principal else { return Ok(()) };
         let counted = self.gateway.limiter.ask_as(principal.subject_key(), self.record.started);
-        counted.map_err(|limited| limited.refuse(&self.gateway.metrics))
+        counted.map_err(|limited| Rejection::limited(limited, &self.gateway.metrics))
     }
 
     fn enter(&mut self, principal: Option<&Principal>) -> Result<(), Rejection> {
-        let place = self.gateway.limiter.enter(principal.map(Principal::subject_key), self.address);
-        self.place = Some(place.map_err(|limited| limited.refuse(&self.gateway.metrics))?);
+        let subject = principal.map(Principal::subject_key);
+        let place = match self.place.take() {
+            Some(place) => place.for_subject(subject),
+            None => self.gateway.limiter.enter(subject, self.address),
+        };
+        self.place = Some(place.map_err(|limited| Rejection::limited(limited, &self.gateway.metrics))?);
         Ok(())
     }
 
@@ -217,8 +250,8 @@ impl Caller for ArrivingCaller<'_> {
 }
 
 /// Reads the body of a POST, within bounds of size and time.
-async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
-    let read = timeout(BODY_TIMEOUT, read_body(session)).await;
+async fn read_subset(session: &mut ServerSession, limits: &LimitSettings) -> Result<SubsetQuery, Rejection> {
+    let read = timeout(BODY_TIMEOUT, read_body(session, limits.body_bytes)).await;
     let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
         // The rest of the body must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
@@ -226,11 +259,11 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
     SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
 }
 
-async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Rejection> {
+async fn read_body(session: &mut ServerSession, most: usize) -> Result<Vec<u8>, Rejection> {
     let mut body = Vec::new();
     let broken = |_| Rejection::invalid("body", "is cut off or not well framed");
     while let Some(part) = session.read_request_body().await.map_err(broken)? {
-        if body.len() + part.len() > MAX_BODY_BYTES {
+        if body.len() + part.len() > most {
             return Err(Rejection::ContentTooLarge);
         }
         body.extend_from_slice(&part);

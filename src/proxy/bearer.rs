@@ -1,7 +1,7 @@
 //! Authenticates requests, and checks again while they wait that their token is valid.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
@@ -9,7 +9,9 @@ use super::decide::Caller;
 use super::gateway::Gateway;
 use super::head::RequestHead;
 use super::rules::Rules;
-use crate::auth::{BearerError, BearerToken, Principal, TokenError, TokenVerifier};
+use crate::auth::{
+    BearerError, BearerToken, Check, Examined, InvalidReason, Principal, TokenError, TokenVerifier, Verified,
+};
 use crate::clock::UnixTime;
 use crate::fault::Fault;
 use crate::limits::{Address, Client, Place};
@@ -46,8 +48,10 @@ impl Bearer {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
             TokenError::Expired => Fault::TokenExpired,
+            TokenError::Invalid(InvalidReason::Revoked) => Fault::TokenRevoked,
             TokenError::Invalid(_) => Fault::KeyGone,
             TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Fault::AuthUnavailable(retry_after),
         })
     }
 
@@ -107,6 +111,8 @@ impl Bearer {
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Returns the verified principal; `None` if there is no token and a public rule may apply.
+///
+/// Calls `before_wait` if the request has to wait for its issuer's keys, so that it is counted before.
 pub(super) async fn authenticate(
     gateway: &Gateway,
     rules: &Rules,
@@ -114,43 +120,90 @@ pub(super) async fn authenticate(
     address: Option<Address>,
     has_public: bool,
     record: &mut Record,
+    before_wait: impl FnOnce() -> Result<(), Rejection>,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
+    let token = match BearerToken::from_request(head.headers, rules.verifier.cookies(), rules.limits.token_bytes) {
         Ok(token) => token,
-        Err(BearerError::Malformed) => return Err(Rejection::TokenInvalid),
         Err(BearerError::Missing) if has_public => return Ok(None),
-        Err(BearerError::Missing) => return Err(Rejection::TokenMissing),
-        Err(BearerError::TooLong) => return Err(Rejection::HeadersTooLarge),
+        Err(error) => return Err(error.into()),
     };
-    // Too many bad tokens from an address do not affect tokens from there that were verified before.
-    if let Err(limited) = gateway.limiter.may_verify(address, record.started)
-        && !rules.verifier.remembers(&token)
-    {
-        return Err(limited.refuse(&gateway.metrics));
+    if token.cookie().is_some() {
+        head.check_preflighted()?;
     }
-    match rules.verifier.verify(&token).await {
+    match verify(gateway, &rules.verifier, &token, address, record.started, before_wait).await {
         Ok(verified) => {
             gateway.metrics.token_checked(verified.check.as_str());
             record.token = Some(verified.principal.token_hash().into());
+            record.principal = Some(Arc::clone(&verified.principal));
             Ok(Some(verified.principal))
         }
-        Err(error) => {
+        Err(Refusal::Limited(rejection)) => Err(rejection),
+        Err(Refusal::Token(error)) => {
             gateway.metrics.token_checked(error.as_str());
             record.token = Some(token.hash().into());
-            if matches!(error, TokenError::Invalid(_)) {
-                gateway.limiter.bad_token(address, record.started);
-            }
-            Err(refused(&error))
+            Err(error.into())
         }
     }
 }
 
-fn refused(error: &TokenError) -> Rejection {
-    match error {
-        TokenError::Expired => Rejection::TokenExpired,
-        TokenError::Invalid(_) => Rejection::TokenInvalid,
-        TokenError::KeysUnavailable { retry_after } => Rejection::KeysUnavailable(*retry_after),
+/// Why a token is not verified.
+enum Refusal {
+    /// A limit is reached.
+    Limited(Rejection),
+    /// The token is rejected.
+    Token(TokenError),
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self::Token(error)
     }
+}
+
+/// Verifies a token. Only a check of a signature counts against the limits of its address: a token that fails an
+/// earlier check costs little, and one that was verified before costs nothing.
+async fn verify(
+    gateway: &Gateway,
+    verifier: &TokenVerifier,
+    token: &BearerToken,
+    address: Option<Address>,
+    now: Instant,
+    before_wait: impl FnOnce() -> Result<(), Rejection>,
+) -> Result<Verified, Refusal> {
+    let mut candidate = match verifier.examine(token)? {
+        Examined::Seen(principal) => return Ok(Verified { principal, check: Check::Seen }),
+        Examined::Opaque => {
+            before_wait().map_err(Refusal::Limited)?;
+            return counted(gateway, address, now, verifier.introspect(token)).await;
+        }
+        Examined::New(candidate) => candidate,
+    };
+    if !candidate.has_key() {
+        before_wait().map_err(Refusal::Limited)?;
+    }
+    verifier.find_key(&mut candidate).await?;
+    if candidate.has_expired() {
+        // It is rejected anyway. Whether the client is told that it has expired depends on its signature.
+        gateway.limiter.may_check(address, now).map_err(|_| TokenError::from(InvalidReason::Expiry))?;
+        return Ok(verifier.accept(*candidate)?);
+    }
+    counted(gateway, address, now, async { verifier.accept(*candidate) }).await
+}
+
+/// Makes a check that costs much. It counts against the limits of the address.
+async fn counted(
+    gateway: &Gateway,
+    address: Option<Address>,
+    now: Instant,
+    check: impl Future<Output = Result<Verified, TokenError>>,
+) -> Result<Verified, Refusal> {
+    let limited = gateway.limiter.may_verify(address, now);
+    limited.map_err(|limited| Refusal::Limited(Rejection::limited(limited, &gateway.metrics)))?;
+    let verified = check.await;
+    if matches!(verified, Err(TokenError::Invalid(_))) {
+        gateway.limiter.bad_token(address, now);
+    }
+    Ok(verified?)
 }
 
 /// The caller of `decide` for a waiting request after a reload. It is not counted again.
@@ -174,9 +227,11 @@ impl Caller for WaitingCaller<'_> {
         if self.principal.as_ref().is_none_or(|principal| rules.verifier.knows(principal)) {
             return Ok(self.principal.clone());
         }
-        // Bounded, because the keys may have to be fetched first, and the token may no longer be valid.
-        let verified = timeout(REVERIFY, authenticate(self.gateway, rules, head, None, false, self.record)).await;
-        verified.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))
+        // Bounded, because the keys may have to be fetched first, and the token may no longer be valid. The request has
+        // its place already.
+        let counted = || Ok(());
+        let verified = authenticate(self.gateway, rules, head, None, false, self.record, counted);
+        timeout(REVERIFY, verified).await.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {

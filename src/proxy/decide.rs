@@ -1,7 +1,7 @@
 //! The order of decisions: all checks of a request, in one function that does not depend on Pingora.
 //!
-//! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper and
-//! `shapegate explain`. They differ in how they authenticate and what they count: that is their [`Caller`].
+//! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper,
+//! `shapegate explain` and `shapegate test`. They differ in how they authenticate and what they count: that is their [`Caller`].
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::rules::Rules;
 use crate::auth::Principal;
 use crate::clock::Clock;
 use crate::gatekeeper::{Endpoint, Gatekeeper};
-use crate::policy::{Denial, Permit, PolicySet, RuleId, UnknownPath};
+use crate::policy::{Denial, Miss, Permit, PolicySet, RuleId, UnknownPath, Unmet};
 use crate::rejection::Rejection;
 use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::protocol::ProtocolParam;
@@ -85,6 +85,9 @@ pub(crate) trait Caller: Send {
 
     /// Observes how many unknown parameters were dropped.
     fn dropped(&mut self, _parameters: usize) {}
+
+    /// Observes a rule that was tried and does not allow the request.
+    fn missed(&mut self, _miss: &Miss<'_, '_>) {}
 
     /// Observes the rule that decided; `upstream` is `None` if it denied.
     fn ruled(&mut self, _rule: &RuleId, _upstream: Option<&UpstreamName>) {}
@@ -171,7 +174,8 @@ fn authorize(
         None => {
             let request =
                 ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-            policy.authorize(principal, &request, clock.now()).map(|permit| (request, permit))
+            let judged = policy.authorize_observed(principal, &request, clock.now(), &mut |miss| caller.missed(miss));
+            judged.map(|permit| (request, permit))
         }
     };
     let (shape, permit) = judged.map_err(|denial| denied(denial, caller))?;
@@ -188,15 +192,15 @@ pub(crate) fn rewrite(rules: &Rules, shape: &ShapeRequest, permit: Permit) -> Re
     let source_id = rules.upstreams.source_id(permit.upstream());
     UpstreamRequest::build(permit, shape, source_id).map_err(|error| match error {
         RewriteError::Invalid(errors) => Rejection::InvalidRequest(errors),
-        RewriteError::TooLong => Rejection::UriTooLong,
+        RewriteError::TooLong => Rejection::ValuesTooLong,
     })
 }
 
 fn denied(denial: Denial, caller: &mut impl Caller) -> Rejection {
     match denial {
-        Denial::Forbidden(rule) => {
+        Denial::Forbidden(rule, unmet) => {
             caller.ruled(&rule, None);
-            Rejection::Forbidden
+            Rejection::Forbidden(unmet)
         }
         Denial::ShapeNotFound => Rejection::ShapeNotFound,
         Denial::TokenMissing => Rejection::TokenMissing,
@@ -231,7 +235,7 @@ async fn serve_gatekeeper(
     caller.count(user.as_deref())?;
     // A token for one shape does not give a token for another one.
     if user.as_ref().is_some_and(|user| user.shape().is_some()) {
-        return Err(Rejection::Forbidden);
+        return Err(Rejection::Forbidden(Unmet::ShapeToken));
     }
     caller.enter(user.as_deref())?;
     // The path names the table. The client's offset is not known yet.
@@ -253,7 +257,7 @@ fn mint(
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user, clock.now()).ok_or(Rejection::Internal)?;
     if minted.token_len() > rules.limits.token_bytes {
-        return Err(Rejection::UriTooLong);
+        return Err(Rejection::ValuesTooLong);
     }
     let body = minted.config(&gatekeeper.public_url);
     Ok(Document { body, cache_control: "no-store", outcome: "minted" })

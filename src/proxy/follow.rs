@@ -23,6 +23,7 @@ use crate::fault::Fault;
 use crate::flight::{Encoding, FlightKey, Follower, Head, Origin, Piece};
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
+use crate::shape::cursor;
 
 /// A client's request that has left the phases and waits for its response.
 pub(super) struct Waiting {
@@ -36,7 +37,7 @@ pub(super) struct Waiting {
 /// Why a wait ended without progress.
 pub(super) enum Interrupt {
     Fault(Fault),
-    /// The rules have changed, or the process is about to stop.
+    /// The rules or the revocations have changed, or the process is about to stop.
     Change,
     /// The process stops, and it is time for this stream to end.
     Leave,
@@ -68,7 +69,7 @@ impl Waiting {
         let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
         let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
         if let Some(position) = client.position {
-            client.arrival.connection.answered(position, client.next, client.record.started, Instant::now());
+            client.arrival.connection.answered(position, client.next, client.arrival.at, Instant::now());
         }
         if let Err(fault) = &served {
             client.record.note(fault);
@@ -139,6 +140,7 @@ impl Gateway {
         upstream: UpstreamRequest,
     ) -> Result<Follower, Rejection> {
         client.record.live = upstream.is_live();
+        client.cursor = upstream.cursor();
         client.record.reading = self.audit.as_ref().map(|audit| audit.reading(bearer.principal(), &upstream));
         let origin = Origin { request_id: &client.record.request_id, trace: client.record.trace.as_ref() };
         let follower = self.hub.join(&client.rules.electric, upstream, bearer.client().as_ref(), origin)?;
@@ -264,7 +266,7 @@ impl Following<'_> {
             return Ok(false);
         };
         let Some(body) = follower.whole().filter(|body| body.len() <= SLICE) else { return Ok(false) };
-        let delivery = self.delivery(follower, Some(body.len()), None, false);
+        let delivery = self.delivery(follower, head, Some(body.len()), None, false);
         let header = self.client.negotiated.shape_text(head, &delivery).map_err(|_| Fault::Internal)?;
         let sent = socket.try_send(&header, body).map_err(|_| Fault::ClientGone)?;
         let (status, length) = (head.status, body.len());
@@ -287,7 +289,7 @@ impl Following<'_> {
         encoding: Option<Encoding>,
         not_modified: bool,
     ) -> Result<(), Fault> {
-        let delivery = self.delivery(follower, length, encoding, not_modified);
+        let delivery = self.delivery(follower, head, length, encoding, not_modified);
         let version = delivery.version;
         let header = self.client.negotiated.shape_header(head, &delivery).map_err(|_| Fault::Internal)?;
         // HTTP/1.0 has no chunked encoding: the response ends when the connection is closed.
@@ -306,16 +308,20 @@ impl Following<'_> {
     fn delivery(
         &self,
         follower: &Follower,
+        head: &Head,
         length: Option<usize>,
         encoding: Option<Encoding>,
         not_modified: bool,
     ) -> Delivery<'_> {
+        let cursor = || cursor::next(self.gateway.clock.now(), cursor::INTERVAL, self.client.cursor);
         Delivery {
             request_id: &self.client.record.request_id,
             version: self.session.req_header().version,
             length,
             encoding,
             not_modified,
+            cursor: head.cursor.then(cursor),
+            max_age: self.client.rules.cache.max_age,
             fresh_for: follower.fresh_for(),
             join: self.client.rules.cache.header.then(|| follower.join()),
         }
@@ -357,7 +363,7 @@ impl Following<'_> {
         // A slow client may always have progress, so a change is checked first.
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
-            return Err(Interrupt::Change);
+            return Err(changed(bearer, client));
         }
         tokio::select! {
             // Progress first: a client that has its whole response may have sent its next request, which must not be
@@ -368,7 +374,7 @@ impl Following<'_> {
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
             Ok(()) = changes.changed() => {
                 *stopping = changes.borrow().stopping;
-                Err(Interrupt::Change)
+                Err(changed(bearer, client))
             }
         }
     }
@@ -396,6 +402,11 @@ impl Following<'_> {
         let encode = cache.compress && worth && !head.events && head.status == StatusCode::OK;
         self.client.negotiated.encoding.filter(|_| encode)
     }
+}
+
+/// The interrupt by a change, which may have revoked the token.
+fn changed(bearer: &Bearer, client: &ClientRequest) -> Interrupt {
+    bearer.recheck(&client.rules.verifier).map_or_else(Interrupt::Fault, |()| Interrupt::Change)
 }
 
 /// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete

@@ -6,6 +6,7 @@ use pingora_proxy::Session;
 
 use super::context::{ClientRequest, RequestContext};
 use super::gateway::Gateway;
+use crate::telemetry::{Asked, Reading};
 
 impl Gateway {
     /// Records a request whose phases have ended.
@@ -24,14 +25,24 @@ impl Gateway {
         let sent = client.sent.or_else(by_session);
         // 0: there was no response.
         let (status, bytes) = sent.map_or((0, 0), |(status, bytes)| (status.as_u16(), bytes));
+        let request = session.req_header();
+        let peer = client.arrival.connection.peer();
+        let asked = Asked {
+            method: &request.method,
+            target: &request.uri,
+            client: self.limiter.client_address(peer, &request.headers),
+        };
         let record = &mut client.record;
         record.count(&self.metrics, status, bytes);
-        if let (Some(audit), Some(reading), true) = (&self.audit, record.reading.take(), holds_rows(status)) {
-            audit.record(reading, bytes, self.clock.now());
+        if let Some(audit) = &self.audit {
+            let rejected = record.reason.map(|reason| Reading::denied(record, reason));
+            let reading = rejected.or_else(|| record.reading.take().filter(|_| holds_rows(status)));
+            if let Some(reading) = reading {
+                audit.record(reading, bytes, self.clock.now());
+            }
         }
-        record.log(status, bytes);
+        record.log(&asked, status, bytes);
         if let Some(tracer) = &self.tracer {
-            let request = session.req_header();
             tracer.answered(record, &request.method, request.version, status, bytes);
         }
     }

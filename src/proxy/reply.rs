@@ -14,7 +14,7 @@ use pingora::{ErrorType, OrErr, Result};
 
 use super::cors::{CorsAnswer, CorsPolicy};
 use super::decide::Document;
-use crate::flight::{CacheControl, Encoding, Head, Join};
+use crate::flight::{Encoding, Head, Join};
 use crate::rejection::Rejection;
 
 /// Builds the headers of responses to one client, from what its request negotiates.
@@ -81,6 +81,9 @@ impl Negotiated {
     ) -> Result<()> {
         self.cors.fields(&mut put)?;
         put(X_REQUEST_ID, text(delivery.request_id)?)?;
+        if let Some(cursor) = delivery.cursor {
+            put(ELECTRIC_CURSOR, cursor.into())?;
+        }
         if let (Some(encoding), Some(etag)) = (delivery.encoding, head.etag()) {
             put(ETAG, text(&encoded_etag(etag, encoding))?)?;
         }
@@ -96,10 +99,19 @@ impl Negotiated {
                 None => {}
             }
         }
-        put(CACHE_CONTROL, private_cache_control(&head.cache_control, head.status, delivery.fresh_for))?;
+        put(CACHE_CONTROL, private_cache_control(head, delivery.fresh_for, delivery.max_age))?;
+        if head.events {
+            // nginx otherwise collects the events (its directive `proxy_buffering`).
+            put(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
+        }
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
-        put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
+        let vary = match (self.cors.varies, self.cors.cookies) {
+            (false, _) => VARY_ANY,
+            (true, false) => VARY_ORIGIN,
+            (true, true) => VARY_COOKIE,
+        };
+        put(VARY, HeaderValue::from_static(vary))?;
         if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
             put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
@@ -130,6 +142,15 @@ impl Negotiated {
         if self.cors.varies {
             header.insert_header(VARY, "origin")?;
         }
+        Ok(header)
+    }
+
+    /// Returns the header of the response to a health check, which has no body.
+    pub(super) fn health_header(&self, ready: bool, request_id: &str) -> Result<ResponseHeader> {
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut header = self.header(status, request_id)?;
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        header.insert_header(CACHE_CONTROL, NO_STORE)?;
         Ok(header)
     }
 
@@ -176,22 +197,30 @@ pub(super) struct Delivery<'a> {
     pub(super) length: Option<usize>,
     pub(super) encoding: Option<Encoding>,
     pub(super) not_modified: bool,
+    /// The client's next cursor, if the response has one.
+    pub(super) cursor: Option<u64>,
+    /// `cache.max_age`.
+    pub(super) max_age: Duration,
     /// How long the cached response stays fresh; `None` if it comes directly from Electric.
     pub(super) fresh_for: Option<Duration>,
     /// How the client joined the flight; `None` if `cache.header` is off.
     pub(super) join: Option<Join>,
 }
 
-/// Whether `If-None-Match` names this response (RFC 9110 section 13.1.2), in any of its encodings.
+/// Whether `If-None-Match` names this response, in any of its encodings. Tags are compared weakly, and `*` matches every
+/// response (RFC 9110 section 13.1.2).
 pub(super) fn is_not_modified(request: &RequestHeader, head: &Head) -> bool {
     let values = || request.headers.get_all(IF_NONE_MATCH).iter();
     if head.status != StatusCode::OK || head.events || values().next().is_none() {
         return false;
     }
-    let Some(etag) = head.etag() else { return false };
-    let encoded = Encoding::ALL.map(|encoding| encoded_etag(etag, encoding));
+    let etags = head.etag().into_iter().flat_map(|etag| {
+        let encoded = Encoding::ALL.into_iter().map(move |encoding| encoded_etag(etag, encoding));
+        encoded.chain([etag.to_owned()])
+    });
+    let etags: Vec<_> = etags.collect();
     let mut tags = values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == etag || encoded.iter().any(|encoded| tag == encoded))
+    tags.any(|tag| tag == "*" || etags.iter().any(|etag| tag.strip_prefix("W/").unwrap_or(tag) == etag))
 }
 
 /// Returns the entity tag of an encoded body. A strong tag identifies exact bytes, so each encoding needs its own.
@@ -202,18 +231,27 @@ fn encoded_etag(etag: &str, encoding: Encoding) -> String {
 /// Returns the `Cache-Control` for clients. Electric's `public` assumes that the URL identifies the response
 /// (tests/electric/01), but behind shapegate the response depends on the token too. So only the client itself may cache
 /// it, and no longer than it is fresh here.
-fn private_cache_control(electric: &CacheControl, status: StatusCode, fresh_for: Option<Duration>) -> HeaderValue {
+///
+/// A response that ends at the end of the log is out of date with the next change. A live one does no harm, since no
+/// client asks for it twice; every other one is revalidated each time.
+fn private_cache_control(head: &Head, fresh_for: Option<Duration>, max_age: Duration) -> HeaderValue {
+    let electric = &head.cache_control;
     // A browser that caches a 409 would get it again from its cache on each refetch (Electric issue 3020).
-    if status != StatusCode::OK || electric.unshared {
+    if head.status != StatusCode::OK || electric.unshared {
         return HeaderValue::from_static(NO_STORE);
     }
+    if head.is_up_to_date() && !head.cursor {
+        return HeaderValue::from_static(REVALIDATED);
+    }
     let mut private = String::from("private");
+    let mut left = max_age;
     if let Some(age) = electric.max_age {
-        let age = age.min(fresh_for.unwrap_or(Duration::MAX)).as_secs();
-        let _ = write!(private, ", max-age={}", MAX_AGE.min(age));
+        let age = age.min(fresh_for.unwrap_or(Duration::MAX)).min(MAX_AGE).min(left);
+        left -= age;
+        let _ = write!(private, ", max-age={}", age.as_secs());
     }
     if let Some(age) = electric.stale_while_revalidate {
-        let _ = write!(private, ", stale-while-revalidate={}", MAX_STALE.min(age.as_secs()));
+        let _ = write!(private, ", stale-while-revalidate={}", age.min(MAX_STALE).min(left).as_secs());
     }
     if electric.must_revalidate {
         private.push_str(", must-revalidate");
@@ -227,20 +265,24 @@ fn text(value: &str) -> Result<HeaderValue> {
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const ELECTRIC_CURSOR: HeaderName = HeaderName::from_static("electric-cursor");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const SHAPEGATE_CACHE: HeaderName = HeaderName::from_static("shapegate-cache");
 
 /// Bytes to reserve for the part of a header that does not come from Electric.
 const TEXT: usize = 768;
 
 const NO_STORE: &str = "no-store";
+const REVALIDATED: &str = "private, no-cache";
 const VARY_ANY: &str = "accept-encoding, authorization";
 const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
+const VARY_COOKIE: &str = "accept-encoding, authorization, cookie, origin";
 
-/// How long a browser may cache rows, in seconds. It bounds how long revoked rows stay in its cache.
-const MAX_AGE: u64 = 60;
+/// How long a browser may cache rows. It bounds how long revoked rows stay in its cache.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// How long a browser may use rows while it revalidates them, in seconds.
-const MAX_STALE: u64 = 300;
+/// How long a browser may use rows while it revalidates them.
+const MAX_STALE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
@@ -257,8 +299,7 @@ mod tests {
     }
 
     fn rewritten(cache_control: &'static str, fresh_for: Option<u64>) -> String {
-        let head = head(cache_control);
-        let value = private_cache_control(&head.cache_control, head.status, fresh_for.map(Duration::from_secs));
+        let value = private_cache_control(&head(cache_control), fresh_for.map(Duration::from_secs), MAX_STALE * 2);
         value.to_str().unwrap().to_owned()
     }
 
@@ -274,6 +315,19 @@ mod tests {
         assert_eq!(rewritten("public, max-age=1, must-revalidate", None), "private, max-age=1, must-revalidate");
         assert_eq!(rewritten("no-store", None), "no-store");
         assert_eq!(rewritten("max-age=x, public", None), "private");
+        let bounded = private_cache_control(&head(snapshot), None, Duration::from_secs(90));
+        assert_eq!(bounded, "private, max-age=60, stale-while-revalidate=30");
+        let bounded = private_cache_control(&head(snapshot), None, Duration::from_secs(20));
+        assert_eq!(bounded, "private, max-age=20, stale-while-revalidate=0");
+    }
+
+    #[test]
+    fn responses_at_the_end_of_the_log_are_revalidated_unless_they_are_live() {
+        let mut head = head("public, max-age=60, stale-while-revalidate=300");
+        head.headers.insert("electric-up-to-date", HeaderValue::from_static(""));
+        assert_eq!(private_cache_control(&head, None, MAX_STALE), "private, no-cache");
+        head.cursor = true;
+        assert_eq!(private_cache_control(&head, None, MAX_STALE), "private, max-age=60, stale-while-revalidate=240");
     }
 
     #[test]
@@ -281,6 +335,7 @@ mod tests {
         let cors = CorsSettings {
             origins: Origins::List(vec!["https://app.test".to_owned()]),
             credentials: true,
+            cookies: true,
             max_age: Duration::ZERO,
         };
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
@@ -292,6 +347,8 @@ mod tests {
             length: Some(42),
             encoding: None,
             not_modified: false,
+            cursor: Some(66_793_720),
+            max_age: Duration::ZERO,
             fresh_for: None,
             join: Some(Join::First),
         };
@@ -329,10 +386,16 @@ mod tests {
             &["\"7-1:-1:0_0-gzip\""],
             &["\"a\", \"7-1:-1:0_0-zstd\""],
             &["\"a\"", "\"7-1:-1:0_0\""],
+            &["W/\"7-1:-1:0_0\""],
+            &["W/\"a\", W/\"7-1:-1:0_0-gzip\""],
+            &["*"],
+            &[" * "],
         ] {
             assert!(not_modified(values), "{values:?}");
         }
-        for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
+        let commas = ",".repeat(30_000);
+        assert!(!not_modified(&[&commas]) && not_modified(&[&format!("{commas}\"7-1:-1:0_0\"")]));
+        for values in [&[][..], &["\"*\""], &["w/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
             assert!(!not_modified(values), "{values:?}");
         }
     }

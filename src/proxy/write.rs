@@ -23,9 +23,11 @@ impl Gateway {
         client: &mut ClientRequest,
         rejection: &Rejection,
     ) -> Result<(), Fault> {
-        let (_, code, _) = rejection.answer();
-        client.record.ended(code);
-        let body = Bytes::from(rejection.body());
+        client.record.rejected(rejection);
+        if client.arrival.misdirected {
+            session.set_keepalive(None);
+        }
+        let body = Bytes::from(rejection.body(self.explain_denials));
         let header = client.negotiated.rejection_header(rejection, body.len(), &client.record.request_id);
         self.write_whole(session, &client.rules.limits, header, body).await
     }

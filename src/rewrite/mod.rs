@@ -17,15 +17,19 @@ pub(crate) mod tests;
 /// A request to Electric, complete except for the secret.
 ///
 /// Two requests are the same for Electric exactly if their [`UpstreamRequest::upstream`], [`UpstreamRequest::query`]
-/// and [`UpstreamRequest::body`] are equal.
-#[derive(Debug)]
+/// and [`UpstreamRequest::body`] are equal. What changes nothing in Electric's response is not sent, so that requests
+/// of different clients are equal (docs/electric.md, "Identity of a response").
+#[derive(Clone, Debug)]
 pub struct UpstreamRequest {
     query: String,
     body: Option<String>,
     client_where: bool,
+    client_values: bool,
     /// How many bytes of `query` define the shape. The rest says which part of its log is requested.
     definition: usize,
     handle: Option<String>,
+    expired_handle: Option<Box<str>>,
+    cursor: Option<u64>,
     rule: RuleId,
     upstream: UpstreamName,
     live: bool,
@@ -73,17 +77,33 @@ impl UpstreamRequest {
             query.push("replica", "full");
         }
         let definition = query.0.len();
+        let handle = request.protocol(ProtocolParam::Handle);
         for param in PASSED {
-            query.push_some(param.as_str(), request.protocol(param).filter(|value| *value != "false"));
+            query.push_some(param.as_str(), request.protocol(param).filter(|value| matters(param, value, request)));
         }
         query.push_some("source_id", source_id);
         if query.0.len() > MAX_QUERY {
             return Err(RewriteError::TooLong);
         }
-        let handle = request.protocol(ProtocolParam::Handle).map(str::to_owned);
-        let (client_where, live) = (filter.is_some(), request.is_live());
+        let expired_handle = request.protocol(ProtocolParam::ExpiredHandle).map(Into::into);
+        let cursor = request.protocol(ProtocolParam::Cursor).and_then(|cursor| cursor.parse().ok());
+        let (client_where, client_values) = (filter.is_some(), permit.has_client_values());
+        let (live, handle) = (request.is_live(), handle.map(str::to_owned));
         let (rule, upstream) = permit.into_rule();
-        Ok(Self { query: query.0, body, client_where, definition, handle, rule, upstream, live })
+        let query = query.0;
+        Ok(Self {
+            query,
+            body,
+            client_where,
+            client_values,
+            definition,
+            handle,
+            expired_handle,
+            cursor,
+            rule,
+            upstream,
+            live,
+        })
     }
 
     /// The canonical query without the secret. Two clients share a response only if it is equal.
@@ -107,6 +127,11 @@ impl UpstreamRequest {
         self.client_where
     }
 
+    /// Whether the client chose a value in the rule's `where`.
+    pub fn has_client_values(&self) -> bool {
+        self.client_values
+    }
+
     /// The part of the query that defines the shape, without the parameters that select a part of its log.
     pub fn definition(&self) -> &str {
         &self.query[..self.definition]
@@ -117,14 +142,29 @@ impl UpstreamRequest {
         self.at_upstream(Cow::Borrowed(self.definition()))
     }
 
+    /// The SHA-256 of [`Self::shape`], which identifies the shape in the audit log.
+    pub fn shape_digest(&self) -> [u8; 32] {
+        sha256(&*self.shape())
+    }
+
     /// The Electric upstream that the request goes to.
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream
     }
 
-    /// The requested handle.
+    /// The requested handle. With the offsets `-1` and `now` it is not sent, since Electric ignores it there.
     pub fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
+    }
+
+    /// The handle that a 409 has invalidated for this client, which must not get a response with it.
+    pub fn expired_handle(&self) -> Option<&str> {
+        self.expired_handle.as_deref()
+    }
+
+    /// The last `electric-cursor` that the client got.
+    pub fn cursor(&self) -> Option<u64> {
+        self.cursor
     }
 
     /// The SHA-256 of upstream, query and body, in hex. Equal for equal requests; for display.
@@ -150,15 +190,31 @@ impl UpstreamRequest {
         }
     }
 
+    /// Whether the request starts without a position in the shape's log.
+    pub fn is_start(&self) -> bool {
+        is_start(self.offset())
+    }
+
     /// The requested position in the shape's log, as the client wrote it.
     pub fn offset(&self) -> &str {
         let mut passed = self.query[self.definition..].split('&');
         passed.find_map(|pair| pair.strip_prefix("offset=")).unwrap_or_default()
     }
 
+    /// Returns the same request for another position in the shape's log.
+    #[must_use]
+    pub fn starting_at(&self, offset: &str) -> Self {
+        let (definition, passed) = self.query.split_at(self.definition);
+        let parts = passed.split('&').map(|pair| {
+            if pair.starts_with("offset=") { Cow::Owned(format!("offset={offset}")) } else { Cow::Borrowed(pair) }
+        });
+        let query = definition.to_owned() + &parts.collect::<Vec<_>>().join("&");
+        Self { query, ..self.clone() }
+    }
+
     /// Whether Electric may have to create a shape or query Postgres before it can respond.
     pub fn is_initial(&self) -> bool {
-        self.body.is_some() || self.handle.is_none() || matches!(self.offset(), "-1" | "now")
+        self.body.is_some() || self.handle.is_none() || self.is_start()
     }
 
     /// The rule that allowed the request.
@@ -169,6 +225,11 @@ impl UpstreamRequest {
     /// Whether Electric may delay its response until something changes.
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Whether the response is a stream of events.
+    pub fn is_stream(&self) -> bool {
+        self.query[self.definition..].contains("&live_sse=")
     }
 
     /// The request target to send, with the secret at its end. Never log it.
@@ -185,16 +246,21 @@ impl UpstreamRequest {
 }
 
 /// The protocol parameters that are forwarded, in their order. `replica` is not one of them: the rule sets it.
-const PASSED: [ProtocolParam; 8] = [
-    ProtocolParam::Log,
-    ProtocolParam::Offset,
-    ProtocolParam::Handle,
-    ProtocolParam::Live,
-    ProtocolParam::LiveSse,
-    ProtocolParam::Cursor,
-    ProtocolParam::ExpiredHandle,
-    ProtocolParam::CacheBuster,
-];
+const PASSED: [ProtocolParam; 5] =
+    [ProtocolParam::Log, ProtocolParam::Offset, ProtocolParam::Handle, ProtocolParam::Live, ProtocolParam::LiveSse];
+
+/// Whether Electric's response depends on the value: it does not on a default, nor on a handle at the start.
+fn matters(param: ProtocolParam, value: &str, request: &ShapeRequest) -> bool {
+    match param {
+        ProtocolParam::Log => value != "full",
+        ProtocolParam::Handle => !request.protocol(ProtocolParam::Offset).is_some_and(is_start),
+        _ => value != "false",
+    }
+}
+
+fn is_start(offset: &str) -> bool {
+    matches!(offset, "-1" | "now")
+}
 
 /// The characters to encode: all except the unreserved ones of RFC 3986 section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

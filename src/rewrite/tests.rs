@@ -54,8 +54,17 @@ fn the_same_definition_at_two_upstreams_gives_two_shapes() {
     }
 }
 
+#[test]
+fn a_request_can_be_moved_to_another_position() {
+    let rule = "[[shape]]\ntable = 'a'\nwhere = '\"offset\" = {{ query.x }}'\ndanger_client_chosen = 'x'\n";
+    let query = "table=a&x=%26offset%3D1&handle=1-1&live=true&live_sse=true&offset=";
+    let at = |offset: &str| rewritten(rule, &format!("{query}{offset}"), None).unwrap();
+    let moved = at("0_inf").starting_at("7_2");
+    assert_eq!((moved.identity(), moved.offset(), moved.shape()), (at("7_2").identity(), "7_2", at("0_inf").shape()));
+}
+
 const OPEN: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
-                    columns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
+                    danger_client_chosen = ['org']\ncolumns = ['id', 'title', 'Owner']\nsubset = true\nclient_where = true\n";
 
 fn ask(rest: &str) -> String {
     format!("table=tasks&org=org_1&offset=-1{rest}")

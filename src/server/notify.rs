@@ -1,5 +1,6 @@
 //! Notifies systemd of state changes (sd_notify(3)). Does nothing if `NOTIFY_SOCKET` is not set.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -25,9 +26,9 @@ pub(crate) fn ready(status: &str) {
 }
 
 /// Reports that process `pid` is now the main process of the service. systemd ignores later messages of this one.
-pub(super) fn handed_over(pid: u32) {
+pub(super) fn handed_over(pid: NonZeroU32) {
     let status = format!("upgraded: process {pid} serves");
-    tell(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(&status)]);
+    tell(&[NotifyState::MainPid(pid.get()), NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// Reports that the process will stop within `limit`, which overrides the unit's `TimeoutStopSec=`.

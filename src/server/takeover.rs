@@ -15,6 +15,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,7 +73,7 @@ impl Offer {
     }
 
     /// Waits until another process has taken the sockets; returns its process id.
-    pub(super) async fn taken(&self) -> u32 {
+    pub(super) async fn taken(&self) -> NonZeroU32 {
         loop {
             let attempt = match self.listener.accept().await {
                 Ok((stream, _)) => self.hand_over(stream).await,
@@ -93,15 +94,16 @@ impl Offer {
     }
 
     /// Hands the sockets to one new process; returns its process id.
-    async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<u32> {
+    async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<NonZeroU32> {
         let peer = stream.peer_cred()?;
-        // A process in another PID namespace has no id here.
-        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-        if let Err(reason) = self.may_take(peer.uid(), pid) {
-            // The peer may have exited.
-            let _ = stream.write_all(format!("no: {reason}\n").as_bytes()).await;
-            bail!("process {pid} is rejected: {reason}");
-        }
+        let pid = match self.may_take(peer.uid(), peer.pid()) {
+            Ok(pid) => pid,
+            Err(reason) => {
+                // The peer may have exited.
+                let _ = stream.write_all(format!("no: {reason}\n").as_bytes()).await;
+                bail!("process {} is rejected: {reason}", peer.pid().unwrap_or_default());
+            }
+        };
         let farewell = Farewell::of(&stream)?;
         let limit = self.upgrades.limit() + PROMPT;
         let line = match timeout(limit, self.offer(&mut stream)).await {
@@ -112,38 +114,41 @@ impl Offer {
             }
         };
         ensure!(line == "ready", "process {pid} sent {line:?}, expected `ready`: is it shapegate?");
-        stream.write_all(b"yours\n").await?;
+        let handed = self.upgrades.hand_over(pid, || say(&stream, b"yours\n"));
+        handed.with_context(|| format!("process {pid} was ready, and does not get the sockets"))?;
         farewell.omit();
-        self.upgrades.taken();
         notify::handed_over(pid);
         Ok(pid)
     }
 
-    fn may_take(&self, uid: u32, pid: u32) -> Result<(), &'static str> {
-        let own = rustix::process::geteuid().as_raw();
-        if uid != own && uid != 0 {
-            return Err("it runs as another user");
-        }
-        // systemd would not accept a process of another unit as this service's main process, and would consider the
-        // service dead.
-        if notify::is_heard() && !self.upgrades.has_started(pid) {
-            return Err(
-                "under systemd, the running process must start the new one: systemctl kill -s SIGUSR2 --kill-whom=main",
-            );
-        }
-        Ok(())
+    /// Checks whether a process of this user may have the sockets; returns its id.
+    fn may_take(&self, uid: u32, pid: Option<i32>) -> Result<NonZeroU32, &'static str> {
+        let pid = visible_process(uid, pid)?;
+        self.upgrades.admits(pid)?;
+        Ok(pid)
     }
 
     /// Sends the offer and waits for the reply.
     async fn offer(&self, stream: &mut UnixStream) -> anyhow::Result<String> {
         ensure!(self.sockets.len() <= MOST, "too many sockets for one message: {}", self.sockets.len());
-        let labels = self.sockets.iter().map(|socket| socket.label).collect();
+        let labels = self.sockets.iter().map(|socket| socket.label.clone()).collect();
         let mut line = serde_json::to_vec(&Offered { version: VERSION, sockets: labels })?;
         line.push(b'\n');
         let sent = stream.async_io(Interest::WRITABLE, || send(stream, &line, &self.sockets)).await?;
         stream.write_all(&line[sent..]).await?;
         read_line(stream).await?.context("it closed the connection")
     }
+}
+
+/// Returns the id of a process that runs as this user or root. A process in another PID namespace has none here, so
+/// it could be neither watched nor named to systemd.
+fn visible_process(uid: u32, pid: Option<i32>) -> Result<NonZeroU32, &'static str> {
+    let own = rustix::process::geteuid().as_raw();
+    if uid != own && uid != 0 {
+        return Err("it runs as another user");
+    }
+    let pid = pid.and_then(|pid| NonZeroU32::new(u32::try_from(pid).ok()?));
+    pid.ok_or("it runs in another PID namespace")
 }
 
 /// Tells a new process on drop that it gets no sockets, even if this process stops first. A new process that is told
@@ -164,10 +169,15 @@ impl Drop for Farewell {
     fn drop(&mut self) {
         if let Some(stream) = &self.0 {
             // The peer may have exited, or may already have been told a reason.
-            let _ =
-                rustix::net::send(stream, b"no: it keeps serving, or stops without a successor\n", SendFlags::NOSIGNAL);
+            let _ = say(stream, b"no: it keeps serving, or stops without a successor\n");
         }
     }
+}
+
+/// Sends a line without waiting. A connection has room for it, since no more than one offer was sent before.
+fn say(stream: impl AsFd, line: &[u8]) -> io::Result<()> {
+    let sent = rustix::net::send(stream, line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 fn send(stream: &UnixStream, line: &[u8], sockets: &[Labelled]) -> io::Result<usize> {
@@ -276,6 +286,22 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Option<String>> {
             Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_of_another_user_or_pid_namespace_is_rejected() {
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(visible_process(own, Some(7)), Ok(NonZeroU32::new(7).unwrap()));
+        assert_eq!(visible_process(0, Some(7)), Ok(NonZeroU32::new(7).unwrap()));
+        assert_eq!(visible_process(own + 1, Some(7)), Err("it runs as another user"));
+        for pid in [Some(0), Some(-1), None] {
+            assert_eq!(visible_process(own, pid), Err("it runs in another PID namespace"), "{pid:?}");
         }
     }
 }

@@ -5,26 +5,23 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::parse_x509_certificate;
 
+use super::certificate::Pair;
+use crate::clock::{Clock, SystemClock};
 use crate::config::TlsSettings;
 use crate::metrics::Metrics;
 
-/// Checks that the certificate and its private key can be used.
+/// Checks that the certificate and its private key can be used. Returns why clients may reject the certificate, in words.
 ///
 /// # Errors
-/// If a file cannot be read or contains no PEM, or the certificate and private key do not match.
-pub fn check(tls: &TlsSettings) -> anyhow::Result<()> {
-    Pair::read(tls).map(drop)
+/// If a file cannot be read or does not contain what it should, or the certificate and private key do not match.
+pub(super) fn check(tls: &TlsSettings) -> anyhow::Result<Vec<String>> {
+    Pair::read(tls, SystemClock.now()).map(|pair| pair.warnings)
 }
 
 /// The current certificate. New handshakes use it; open connections keep the one they started with.
@@ -32,6 +29,7 @@ pub(super) struct Certificates {
     current: ArcSwap<CertifiedKey>,
     files: Mutex<Files>,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The state of the certificate files.
@@ -57,12 +55,13 @@ impl Certificates {
     ///
     /// # Errors
     /// Like [`check`].
-    pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
-        let pair = Pair::read(&tls)?;
+        let pair = Pair::read(&tls, clock.now())?;
         metrics.certificate_loaded(pair.expires_at);
+        warn(&pair);
         let files = Mutex::new(Files { tls, judged, doubted: None });
-        Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics }))
+        Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics, clock }))
     }
 
     /// Returns an acceptor for TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1 by ALPN.
@@ -77,10 +76,10 @@ impl Certificates {
     /// logged and the current certificate stays.
     ///
     /// # Errors
-    /// Like [`check`], if `tls` names other files than the current ones.
+    /// Like [`Certificates::start`], if `tls` names other files than the current ones.
     pub(super) fn find(&self, tls: &TlsSettings) -> anyhow::Result<Found> {
         let stamp = Stamp::of(tls);
-        let pair = match Pair::read(tls) {
+        let pair = match Pair::read(tls, self.clock.now()) {
             Ok(pair) => Some(pair),
             Err(error) if *tls == self.files().tls => {
                 self.refused(&error);
@@ -117,7 +116,7 @@ impl Certificates {
         if stamp == files.judged {
             return;
         }
-        match Pair::read(&files.tls) {
+        match Pair::read(&files.tls, self.clock.now()) {
             Ok(pair) => {
                 (files.judged, files.doubted) = (stamp, None);
                 drop(files);
@@ -134,6 +133,7 @@ impl Certificates {
 
     fn use_pair(&self, pair: Pair) {
         self.metrics.certificate_loaded(pair.expires_at);
+        warn(&pair);
         if self.current.load().cert != pair.key.cert {
             tracing::info!(expires_at = pair.expires_at, "certificate replaced");
         }
@@ -150,6 +150,10 @@ impl Certificates {
     }
 }
 
+fn warn(pair: &Pair) {
+    pair.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+}
+
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
@@ -160,35 +164,6 @@ impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificates").finish_non_exhaustive()
     }
-}
-
-/// A certificate chain and its matching private key.
-struct Pair {
-    key: Arc<CertifiedKey>,
-    /// The leaf's `notAfter` in seconds since 1970; `None` if it cannot be parsed.
-    expires_at: Option<i64>,
-}
-
-impl Pair {
-    fn read(tls: &TlsSettings) -> anyhow::Result<Self> {
-        let chain = CertificateDer::pem_file_iter(&tls.cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("server.tls.cert: cannot read {}", tls.cert.display()))?;
-        ensure!(!chain.is_empty(), "server.tls.cert: no certificate in {}", tls.cert.display());
-        let key = PrivateKeyDer::from_pem_file(&tls.key)
-            .with_context(|| format!("server.tls.key: cannot read {}", tls.key.display()))?;
-        let expires_at = chain.first().and_then(|leaf| expiry(leaf));
-        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).with_context(|| {
-            let (cert, key) = (tls.cert.display(), tls.key.display());
-            format!("server.tls: certificate and private key do not match: {cert}, {key}")
-        })?;
-        Ok(Self { key: Arc::new(key), expires_at })
-    }
-}
-
-fn expiry(leaf: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = parse_x509_certificate(leaf).ok()?;
-    Some(certificate.validity().not_after.timestamp())
 }
 
 /// Metadata that changes with the content of the two files. Follows symbolic links; `None` for a missing file.
@@ -222,6 +197,9 @@ impl Stamp {
 mod tests {
     use std::time::Duration;
 
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
 
     struct Scene {
@@ -240,7 +218,7 @@ mod tests {
         std::fs::write(&cert, &made[0].0).unwrap();
         std::fs::write(&key, &made[0].1).unwrap();
         let tls = TlsSettings { cert, key, poll: Duration::from_secs(1) };
-        let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap())).unwrap();
+        let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap()), Arc::new(SystemClock)).unwrap();
         Scene { certificates, folder, made }
     }
 
@@ -279,5 +257,43 @@ mod tests {
         assert_eq!(scene.look(), (false, true));
         scene.put("key.pem", &scene.made[1].1);
         assert_eq!(scene.look(), (true, false));
+    }
+
+    /// lego writes both files in place, the certificate first.
+    #[test]
+    fn renewal_by_lego_is_found_after_its_last_file() {
+        let scene = scene();
+        let write = |name: &str, text: &str| std::fs::write(scene.folder.path().join(name), text).unwrap();
+        for half in ["", &scene.made[1].0[..100], &scene.made[1].0] {
+            write("cert.pem", half);
+            assert!(!scene.look().0);
+        }
+        for half in ["", &scene.made[1].1[..50]] {
+            write("key.pem", half);
+            assert!(!scene.look().0);
+        }
+        write("key.pem", &scene.made[1].1);
+        assert_eq!(scene.look(), (true, false));
+    }
+
+    /// certbot writes new files beside the old ones, and then replaces each symbolic link by a new one.
+    #[test]
+    fn renewal_by_certbot_is_found_after_its_last_link() {
+        let scene = scene();
+        let path = |name: &str| scene.folder.path().join(name);
+        let link = |name: &str, to: &str| std::os::unix::fs::symlink(path(to), path(name)).unwrap();
+        for (name, old) in [("cert.pem", "cert1.pem"), ("key.pem", "privkey1.pem")] {
+            std::fs::rename(path(name), path(old)).unwrap();
+            link(name, old);
+        }
+        assert_eq!(scene.look(), (false, false));
+        std::fs::write(path("cert2.pem"), &scene.made[1].0).unwrap();
+        std::fs::write(path("privkey2.pem"), &scene.made[1].1).unwrap();
+        for (name, new, done) in [("key.pem", "privkey2.pem", false), ("cert.pem", "cert2.pem", true)] {
+            std::fs::remove_file(path(name)).unwrap();
+            assert!(!scene.look().0);
+            link(name, new);
+            assert_eq!(scene.look().0, done, "{name}");
+        }
     }
 }

@@ -36,17 +36,19 @@ pub(crate) fn gateway(
     let upstreams = Arc::new(Upstreams::new(&config.upstream, &config.upstreams)?);
     let verifier = Arc::new(TokenVerifier::new(
         std::mem::take(&mut config.issuers),
-        config.limits.verdicts,
+        config.limits.verdict_bytes,
         Arc::clone(&clock),
         config.server.state.clone(),
         Arc::new(HttpFetch::new()?),
     )?);
+    verifier.revocations().configure(config.revocation.take());
     let limiter = Limiter::new(&config.limits);
     let Observers { metrics, audit, tracer } = observers.clone();
     let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));
-    let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes };
-    let (http2, pool) = (config.server.http2.clone(), idle_connections(&config));
-    Gateway::start(parts, &http2, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
+    let explain_denials = config.server.explain_denials;
+    let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes, explain_denials };
+    let (http, pool) = (config.server.http.clone(), idle_connections(&config));
+    Gateway::start(parts, http, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
 }
 
 /// Builds the rules of a configuration. Their requests to Electric go through `proxy`.

@@ -8,6 +8,7 @@ use super::definition::{Definition, Log, Repeated};
 use super::protocol::ProtocolParam;
 use super::upstream_name::UpstreamName;
 use super::{ParameterError, SHAPE_PATH, ShapeRequest};
+use crate::heap;
 
 /// The only shape that a token is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,12 @@ pub struct Malformed;
 impl ShapeClaim {
     /// The claim that names the upstream which the rule picked; absent for the default upstream.
     pub(crate) const UPSTREAM: &str = "upstream";
+
+    /// The bytes that the claim takes on the heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let own = [self.rule.as_deref(), self.upstream.named()];
+        heap::texts(own.into_iter().flatten().chain(self.definition.texts()))
+    }
 
     /// Reads the claim of a token. `treated` is the issuer's setting. `None` if the token is not a shape token.
     ///

@@ -87,6 +87,14 @@ impl Definition {
         })
     }
 
+    /// Returns every text in the definition.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let columns = self.columns.iter().chain(&self.queryable_columns);
+        let columns = columns.flat_map(|columns| columns.names().iter().map(String::as_str).chain([columns.text()]));
+        let table = [self.table.schema(), Some(self.table.name())].into_iter().flatten();
+        table.chain(self.predicate.as_deref()).chain(self.params.iter().map(String::as_str)).chain(columns)
+    }
+
     /// Returns the values with their numbers as strings: `"1"`, `"2"`, ….
     pub(crate) fn numbered_params(&self) -> impl Iterator<Item = (String, &str)> {
         self.params.iter().enumerate().map(|(index, value)| ((index + 1).to_string(), value.as_str()))

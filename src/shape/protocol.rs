@@ -4,11 +4,11 @@
 /// A protocol parameter that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProtocolParam {
-    /// `cache-buster`: changes the key in HTTP caches; Electric ignores it.
+    /// `cache-buster`: changes the key in HTTP caches; not sent to Electric, which ignores it.
     CacheBuster,
-    /// `cursor`: an opaque value that decides the next `electric-cursor`.
+    /// `cursor`: the client's last `electric-cursor`, which decides its next one; not sent to Electric.
     Cursor,
-    /// `expired_handle`: changes the key in HTTP caches after a 409; Electric ignores it.
+    /// `expired_handle`: the handle that a 409 has invalidated; not sent to Electric, which ignores it.
     ExpiredHandle,
     /// `handle`: the shape's handle; required unless the offset is `-1` or `now`.
     Handle,

@@ -6,10 +6,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use super::journal::{self, Journal};
 use super::lines::LineQueue;
 use super::settings::{LogFormat, LogSettings};
 
@@ -37,10 +39,13 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
         return Ok(());
     }
     let queue = LineQueue::start("log", CAPACITY, io::stderr()).context("cannot start the log's thread")?;
-    let lines = fmt::layer().with_writer(QUEUE.get_or_init(|| queue).clone());
-    let lines = match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal() && !no_color()).boxed(),
+    let queue = QUEUE.get_or_init(|| queue).clone();
+    let lines = fmt::layer().with_ansi(io::stderr().is_terminal() && !no_color());
+    let lines = match (log.format, journal::is_stderr()) {
+        (LogFormat::Json, false) => as_json(lines).with_writer(queue).boxed(),
+        (LogFormat::Json, true) => as_json(lines).without_time().with_writer(Journal(queue)).boxed(),
+        (LogFormat::Text, false) => lines.with_writer(queue).boxed(),
+        (LogFormat::Text, true) => lines.without_time().with_writer(Journal(queue)).boxed(),
     };
     let (filter, replace) = reload::Layer::new(filter);
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
@@ -50,6 +55,11 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// One object for each entry, with the fields at its top.
+fn as_json<S>(lines: fmt::Layer<S>) -> fmt::Layer<S, JsonFields, Format<Json>> {
+    lines.json().flatten_event(true).with_current_span(false)
 }
 
 /// Applies the level and access setting of `log`, but not its format. Does nothing before [`init`].

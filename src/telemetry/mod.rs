@@ -2,12 +2,14 @@
 
 mod access_log;
 mod audit;
+mod journal;
 mod lines;
 mod logging;
 mod otel;
 mod settings;
+mod text;
 
-pub use access_log::Record;
+pub use access_log::{Asked, Record};
 pub use audit::{Audit, Reading};
 pub(crate) use logging::dropped as dropped_log_lines;
 pub use logging::{flush as flush_logs, init as init_logging, refilter as refilter_logs};

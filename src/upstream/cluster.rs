@@ -144,7 +144,8 @@ mod tests {
     use super::*;
     use crate::rewrite::tests::rewritten;
 
-    const RULES: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\nsubset = true\n";
+    const RULES: &str = "[[shape]]\ntable = 'tasks'\nwhere = '\"org\" = {{ query.org }}'\n\
+                         danger_client_chosen = ['org']\nsubset = true\n";
 
     fn cluster(hosts: &[&str]) -> Cluster {
         let urls = hosts.iter().map(|host| ServerUrl { host: (*host).to_owned(), port: 3000, tls: false });

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pingora::connectors::http::Connector;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::cluster::Cluster;
 use super::health::{self, Health};
+use super::secrets;
 use super::server::{Trust, UpstreamServer};
 use super::settings::UpstreamSettings;
 use crate::fault::Fault;
@@ -33,6 +35,8 @@ pub(crate) struct Pool {
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` if there is only one server, which then serves all shapes.
     cluster: Option<Arc<Cluster>>,
+    /// What a single server said at its last check; `None` before the first one.
+    said: watch::Sender<Option<Health>>,
     watching: OnceLock<Watching>,
 }
 
@@ -108,8 +112,8 @@ impl Upstreams {
         })
     }
 
-    /// Starts health checks for each pool with several servers, for as long as the pool lives. Must be called in a
-    /// runtime. Checks that already run continue.
+    /// Starts health checks for each pool, for as long as the pool lives. Must be called in a runtime. Checks that already
+    /// run continue.
     pub fn watch(&self) {
         self.pools().for_each(|pool| pool.watch());
     }
@@ -142,8 +146,8 @@ impl Upstreams {
         }
     }
 
-    /// Returns the state of every server. A single server of a pool is checked now; for several, the last result of the
-    /// regular checks is used.
+    /// Returns the state of every server of the [watched](Self::watch) pools, as its last check found it. Waits for the
+    /// first check of a single server.
     pub async fn status(&self) -> Vec<ServerStatus> {
         let mut asking = JoinSet::new();
         for (place, pool) in self.pools().enumerate() {
@@ -153,6 +157,18 @@ impl Upstreams {
         let mut status = asking.join_all().await;
         status.sort_by_key(|(place, _)| *place);
         status.into_iter().flat_map(|(_, servers)| servers).collect()
+    }
+
+    /// Checks whether each server accepts a secret of its upstream. Returns each server, in words, with the problem.
+    pub async fn check_secrets(&self) -> Vec<(String, Result<(), String>)> {
+        let mut checked = Vec::new();
+        for pool in self.pools() {
+            for server in &pool.servers {
+                let subject = format!("Electric {} ({})", pool.name.as_str(), server.url());
+                checked.push((subject, pool.check_secret(server).await));
+            }
+        }
+        checked
     }
 
     /// Describes the upstream and server of a shape, in words.
@@ -186,15 +202,23 @@ impl Pool {
             config: shared,
             servers,
             cluster,
+            said: watch::Sender::new(None),
             watching: OnceLock::new(),
         })
     }
 
     fn watch(&self) {
-        let Some(cluster) = &self.cluster else { return };
         self.watching.get_or_init(|| {
-            let (cluster, name) = (Arc::clone(cluster), self.name.clone());
-            Watching(tokio::spawn(async move { cluster.watch(&name).await }).abort_handle())
+            let watching = match (&self.cluster, self.servers.first()) {
+                (Some(cluster), _) => {
+                    let (cluster, name) = (Arc::clone(cluster), self.name.clone());
+                    tokio::spawn(async move { cluster.watch(&name).await })
+                }
+                (None, server) => {
+                    tokio::spawn(watch_alone(server.map(Arc::clone), self.said.clone(), self.config.health_interval))
+                }
+            };
+            Watching(watching.abort_handle())
         });
     }
 
@@ -236,16 +260,47 @@ impl Pool {
     async fn status(&self) -> Vec<ServerStatus> {
         let Some(cluster) = &self.cluster else {
             let Some(server) = self.servers.first() else { return Vec::new() };
-            let said = health::ask(server).await;
-            return vec![self.server_status(server, said, said == Health::Active, true)];
+            let mut said = self.said.subscribe();
+            // Cannot fail: `self` holds the sender.
+            let said = said.wait_for(Option::is_some).await.ok().and_then(|said| *said).unwrap_or(Health::Unreachable);
+            return vec![self.server_status(server, said, said == Health::Active, true).await];
         };
-        let members = cluster.members().into_iter();
-        members.map(|(server, member)| self.server_status(server, member.said, member.ready, member.inside)).collect()
+        let mut status = Vec::new();
+        for (server, member) in cluster.members() {
+            status.push(self.server_status(server, member.said, member.ready, member.inside).await);
+        }
+        status
     }
 
-    fn server_status(&self, server: &UpstreamServer, said: Health, active: bool, in_rotation: bool) -> ServerStatus {
-        // It is healthy again, but not for long enough.
-        let trouble = if said == Health::Active { "is coming back".to_owned() } else { said.to_string() };
+    /// Checks whether a server accepts a secret of this upstream.
+    async fn check_secret(&self, server: &UpstreamServer) -> Result<(), String> {
+        match health::accepts_secret(server).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.rejects()),
+            Err(health) => Err(health.to_string()),
+        }
+    }
+
+    fn rejects(&self) -> String {
+        format!("rejects {}", secrets::keys(&self.name, &self.config))
+    }
+
+    async fn server_status(
+        &self,
+        server: &UpstreamServer,
+        said: Health,
+        active: bool,
+        in_rotation: bool,
+    ) -> ServerStatus {
+        // A refused secret may be right by now, although no client asks for a shape any more.
+        let refused = active && server.secret.is_refused() && health::accepts_secret(server).await == Ok(false);
+        let trouble = match said {
+            _ if refused => self.rejects(),
+            // It is healthy again, but not for long enough.
+            Health::Active => "is coming back".to_owned(),
+            said => said.to_string(),
+        };
+        let active = active && !refused;
         ServerStatus {
             upstream: self.name.clone(),
             server: server.url().to_string(),
@@ -256,6 +311,22 @@ impl Pool {
         }
     }
 }
+
+/// Checks the health of a single server, forever. A server that is not healthy is checked more often, since nothing else
+/// shows that it is back.
+async fn watch_alone(server: Option<Arc<UpstreamServer>>, said: watch::Sender<Option<Health>>, interval: Duration) {
+    let Some(server) = server else { return };
+    loop {
+        let health = health::ask(&server).await;
+        said.send_replace(Some(health));
+        let pause = if health == Health::Active { interval } else { interval.min(UNHEALTHY_PAUSE) };
+        // Randomized, so that nodes started together do not check at the same time.
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+    }
+}
+
+/// The most time between two checks of a server that is not healthy.
+const UNHEALTHY_PAUSE: Duration = Duration::from_secs(1);
 
 impl ServerStatus {
     /// Describes the server, in words.
@@ -355,7 +426,7 @@ mod tests {
         upstreams.watch();
         let renewed = renewed(&upstreams, &format!("{DEFAULT}{TENANT}"));
         renewed.watch();
-        assert!(upstreams.default.watching.get().is_none());
+        assert!(upstreams.default.watching.get().is_some());
         let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();
         drop(upstreams);
         tokio::task::yield_now().await;

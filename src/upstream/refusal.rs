@@ -22,11 +22,12 @@ pub(crate) fn fault_of(status: StatusCode, headers: &HeaderMap) -> Option<Fault>
     }
 }
 
-/// Builds the body of a 400 for the client, from Electric's messages on parameters that clients set.
+/// Builds the body of a 400 for the client, from Electric's messages on parameters that clients set. If the client only
+/// chose a value in the rule's `where`, Electric's message is not shown: it could quote the rule.
 ///
 /// # Errors
-/// If Electric names no such parameter, the fault is in the rule or in a value. The error is then Electric's message,
-/// for the log (docs/security.md, Q14).
+/// If Electric names no such parameter, the rule is at fault. The error is then Electric's message, for the log
+/// (docs/security.md, Q14).
 pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Result<Bytes, String> {
     let electric: Value = serde_json::from_slice(body).unwrap_or_default();
     let refused = &electric["errors"];
@@ -40,6 +41,9 @@ pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Resu
     // If `where` combines the rule's and the client's, Electric's message could quote the rule.
     if request.has_client_where() && refused.get("where").is_some() {
         errors.insert("where".to_owned(), json!(["Electric rejects it: compare each column with values of its type"]));
+    }
+    if errors.is_empty() && request.has_client_values() && VALUES.iter().any(|name| refused.get(name).is_some()) {
+        errors.insert("query".to_owned(), json!(["Electric rejects a value: it may not fit the type of its column"]));
     }
     if errors.is_empty() {
         return Err(String::from_utf8_lossy(body).chars().take(MAX_WORDS).collect());
@@ -55,7 +59,10 @@ const MAX_WORDS: usize = 500;
 /// interpreted.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
-const CLIENT_PARAMETERS: [&str; 6] = ["cursor", "handle", "live", "live_sse", "log", "offset"];
+const CLIENT_PARAMETERS: [&str; 5] = ["handle", "live", "live_sse", "log", "offset"];
+
+/// Where Electric reports a value that it cannot compare.
+const VALUES: [&str; 2] = ["where", "params"];
 
 const SUBSET_FIELDS: [&str; 5] = ["limit", "offset", "order_by", "params", "where"];
 
@@ -87,6 +94,24 @@ mod tests {
         let hidden = br#"{"errors":{"where":["At location 8: hidden"],"subset":{"where":["hidden"]}}}"#;
         assert!(refused(hidden, PLAIN).unwrap_err().contains("hidden"));
         assert!(refused(b"<html>", PLAIN).is_err());
+    }
+
+    #[test]
+    fn a_400_is_the_client_s_if_it_chose_a_value_and_the_rule_s_otherwise() {
+        let rule = "[[shape]]\ntable = 'tasks'\nwhere = '\"id\" = {{ query.id }}'\ndanger_client_chosen = 'id'\n";
+        let request = rewritten(rule, "table=tasks&offset=-1&id=x", None).unwrap();
+        for (body, of_client) in [
+            (&br#"{"errors":{"where":["At location 8: hidden is no uuid"]}}"#[..], true),
+            (br#"{"errors":{"params":["hidden"]}}"#, true),
+            (br#"{"errors":{"columns":["hidden"]}}"#, false),
+            (br#"{"errors":{"table":["hidden"]}}"#, false),
+            (b"<html>hidden", false),
+        ] {
+            match refused_parameters(body, &request) {
+                Ok(answer) => assert!(of_client && !answer.windows(6).any(|word| word == b"hidden"), "{answer:?}"),
+                Err(words) => assert!(!of_client && words.contains("hidden"), "{words}"),
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::secrets::{self, SecretInUse};
 use super::settings::{ServerUrl, UpstreamSettings};
 use crate::fault::Fault;
 use crate::secret::Secret;
+use crate::shape::{SHAPE_PATH, UpstreamName};
 
 /// An Electric server, and the addresses of its host.
 pub(crate) struct UpstreamServer {
@@ -83,6 +84,24 @@ impl UpstreamServer {
     /// Uses the secret at `place` from now on if `status` proves that Electric accepted it. Returns whether that is new.
     pub(crate) fn take_secret(&self, place: usize, status: StatusCode) -> bool {
         self.secret.take(place, status)
+    }
+
+    /// Notes what a response says about the secrets after all were tried. Logs it once if Electric refuses them.
+    pub(crate) fn judge_secret(&self, name: &UpstreamName, status: StatusCode) {
+        if self.secret.judge(status) {
+            let (upstream, keys) = (name.as_str(), secrets::keys(name, &self.config));
+            tracing::error!(upstream, server = %self.url, "Electric rejects `{keys}`: every request fails until it is right");
+        }
+    }
+
+    /// Returns the target of a request that Electric answers 400 if it accepts the secret at `place`, else 401.
+    pub(super) fn secret_check(&self, place: usize) -> Option<Secret> {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if let Some(source) = &self.config.source_id {
+            query.append_pair("source_id", source);
+        }
+        query.append_pair("secret", self.secret(place)?.expose());
+        Some(Secret::new(format!("{SHAPE_PATH}?{}", query.finish())))
     }
 
     /// Returns the configuration key of the secret at `place`, for logs.

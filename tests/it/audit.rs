@@ -50,17 +50,25 @@ async fn one_line_is_written_per_subject_and_shape() {
     let again = gate.request(TASKS, Some(&bob)).header("if-none-match", etag.header("etag"));
     assert_eq!(again.send().await.unwrap().status(), 304);
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_2"), &ann).await.status, 200);
-    // A rejected request is not recorded.
+    // A rejection is a session of its own.
     assert_eq!(gate.get(&TASKS.replace("org_1", "org_3"), &ann).await.status, 403);
     assert_eq!(gate.get(TASKS, "canary").await.status, 401);
-    gate.until_metric("shapegate_audit_sessions", 3.0).await;
+    gate.until_metric("shapegate_audit_sessions", 5.0).await;
     let served = r#"shapegate_requests_total{outcome="served",rule="tasks",status="200"}"#;
     gate.until_metric(served, 5.0).await;
     gate.stop().await;
 
-    let lines = lines(&path);
+    let mut lines = lines(&path);
+    let denied: Vec<_> = lines.extract_if(.., |line| line.get("reason").is_some()).collect();
+    let what = |line: &Value| ["subject", "rule", "reason", "answers"].map(|field| line[field].clone());
+    let cleaned = "ann\u{fffd}\u{fffd}\u{fffd}[31m";
+    let expected = [
+        [json!(cleaned), json!("tasks"), json!("allow_false"), json!(1)],
+        [json!(null), json!(null), json!("structure"), json!(1)],
+    ];
+    assert_eq!(denied.iter().map(what).collect::<Vec<_>>(), expected);
     let who = |line: &Value| (line["subject"].as_str().unwrap().to_owned(), line["answers"].as_u64().unwrap());
-    let cleaned = "ann\u{fffd}\u{fffd}\u{fffd}[31m".to_owned();
+    let cleaned = cleaned.to_owned();
     assert_eq!(lines.iter().map(who).collect::<Vec<_>>(), [(cleaned.clone(), 3), ("bob".to_owned(), 2), (cleaned, 1)]);
     assert_eq!((&lines[0]["shape"], &lines[0]["bytes"]), (&lines[1]["shape"], &json!(bytes)));
     assert_ne!(lines[0]["shape"], lines[2]["shape"]);

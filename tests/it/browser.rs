@@ -6,6 +6,7 @@ mod demo;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use shapegate::demo::electric::Options;
 use shapegate::demo::http::{Reply, Request, Server, Serving};
 
 use self::chromium::{Answered, Browser, Seen};
@@ -25,9 +26,13 @@ struct Site {
 impl Site {
     /// Starts both. The page opens the tasks of these organizations, with a token for the first `allowed` of them.
     async fn start(organizations: &[String], allowed: usize, live_sse: bool) -> Self {
+        Self::with(organizations, allowed, live_sse, Options::default()).await
+    }
+
+    async fn with(organizations: &[String], allowed: usize, live_sse: bool, electric: Options) -> Self {
         let certificate = Certificate::new();
         let key_hash = certificate.key_hash();
-        let gate = Gate::with(Setup { certificate: Some(certificate), ..Setup::default() }).await;
+        let gate = Gate::with(Setup { certificate: Some(certificate), electric, ..Setup::default() }).await;
         let shape = |organization| json!({ "table": "tasks", "organizationId": organization });
         let options = json!({
             "url": format!("{}/v1/shape", gate.url),
@@ -121,6 +126,41 @@ async fn twelve_live_shapes_share_one_connection_by_long_poll() {
 #[tokio::test(flavor = "multi_thread")]
 async fn twelve_live_shapes_share_one_connection_by_sse() {
     twelve_shapes(true).await;
+}
+
+/// Two streams of one page share the browser's cache, as two tabs do.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_streams_behind_one_browser_cache_get_every_row_once_and_do_not_loop() {
+    const ROWS: u32 = 6;
+    let organizations = ["org_0".to_owned(), "org_0".to_owned()];
+    let hold = std::time::Duration::from_millis(300);
+    let site = Site::with(&organizations, 1, false, Options { hold, ..Options::default() }).await;
+    let mut browser = Browser::start(&site.key_hash).await;
+    let mut seen = Seen::default();
+    browser.open(&site.page).await;
+    let titles = |seen: &Seen, shape: usize| {
+        let rows = seen.reports.iter().filter(|line| line["shape"] == json!(shape));
+        rows.map(|line| line["title"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut written = Vec::new();
+    for row in 0..ROWS {
+        written.push(format!("row {row}"));
+        site.gate.insert_task(row, "org_0", &format!("row {row}"));
+        let last = written.last().unwrap();
+        browser.until(&mut seen, |seen| (0..2).all(|shape| titles(seen, shape).contains(last))).await;
+        // Polls without a change, whose responses the browser caches for seconds.
+        let asked = site.gate.electric.request_count();
+        site.gate.electric.wait_for_requests(asked + 3).await;
+    }
+    browser.settle(&mut seen).await;
+    for shape in 0..2 {
+        assert_eq!(titles(&seen, shape), written, "{shape}");
+    }
+    assert_eq!(seen.complaints, Vec::<String>::new());
+    let (_, answers) = site.answers(&seen);
+    let asked = site.gate.electric.request_count();
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:#?}");
+    assert!(answers.len() <= 2 * asked + 10, "{} responses for {asked} of Electric", answers.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

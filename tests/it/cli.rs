@@ -1,4 +1,4 @@
-//! The command line: check, explain, jwks, demo, and running the server.
+//! The command line: check, explain with a token, jwks, demo, and running the server.
 
 use std::process::{Output, Stdio};
 
@@ -42,8 +42,17 @@ async fn check_lists_every_error_and_prints_no_secret() {
     let warned = output(&["check", "--config", slow.to_str().unwrap()]).await;
     let warning = text(&warned.stderr);
     assert_eq!(warned.status.code(), Some(0), "{warning}");
-    assert!(warning.starts_with("warning: ") && warning.contains("slow.toml:"), "{warning}");
-    assert!(warning.contains("shape[") && warning.lines().count() == 1, "{warning}");
+    assert!(warning.starts_with("warning: shape[1].where: ") && warning.contains("slow.toml:"), "{warning}");
+    assert_eq!(warning.matches("warning:").count(), 1, "{warning}");
+    let strict = output(&["check", "--strict", slow.to_str().unwrap()]).await;
+    assert_eq!((strict.status.code(), strict.stdout.len()), (Some(64), 0));
+    assert!(text(&strict.stderr).starts_with(&warning), "{}", text(&strict.stderr));
+    let json = output(&["check", "--format", "json", "-c", slow.to_str().unwrap()]).await;
+    let list: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), json.stderr.len(), list.as_array().unwrap().len()), (Some(0), 0, 1));
+    assert_eq!((&list[0]["severity"], &list[0]["key"]), (&json!("warning"), &json!("shape[1].where")));
+    let line = original.lines().position(|line| line == "where = \"none\"").unwrap() + 1;
+    assert_eq!((&list[0]["line"], &list[0]["columns"]["start"]), (&json!(line), &json!(9)));
     let broken = std::fs::read_to_string(&good)
         .unwrap()
         .replace("where = \"none\"", "where = ''")
@@ -56,7 +65,7 @@ async fn check_lists_every_error_and_prints_no_secret() {
     assert!(errors.contains("where") && errors.contains("none"), "{errors}");
     assert!(!errors.contains(SECRET));
     let run = output(&["--config", good.to_str().unwrap()]).await;
-    assert_eq!((run.status.code(), text(&run.stderr)), (Some(64), errors));
+    assert_eq!((run.status.code(), text(&run.stderr).trim()), (Some(64), errors.trim()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +77,8 @@ async fn check_probe_asks_electric_for_each_rule() {
     let probe = output(&["check", "--config", path, "--probe", "--query", "organizationId=org_1"]).await;
     assert_eq!(probe.status.code(), Some(0), "{}{}", text(&probe.stdout), text(&probe.stderr));
     assert!(text(&probe.stdout).contains("tasks: ok") && text(&probe.stdout).contains("/api/items: ok"));
-    assert_eq!(gate.electric.request_count(), 2);
+    // One of them is without a table: it checks the secret.
+    assert_eq!(gate.electric.request_count(), 3);
     let lacking = output(&["check", "--config", path, "--probe"]).await;
     assert_eq!(lacking.status.code(), Some(1));
     assert!(text(&lacking.stdout).contains("tasks: not probed"), "{}", text(&lacking.stdout));
@@ -90,21 +100,24 @@ async fn check_probe_takes_sample_values_from_the_configuration_or_a_file() {
     std::fs::write(&path, format!("{rule}\n[probe]\nclaims = {{ org = {{ ids = [7, 1.5, true] }} }}\n")).unwrap();
     let path = path.to_str().unwrap();
     let probe = output(&["check", "--config", path, "--probe"]).await;
-    assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), ["tasks: ok", "/api/items: ok"]);
+    let issuer = format!("issuer {}: ok, 1 keys", gate.issuer.url());
+    let electric = format!("Electric default ({}): ok", gate.electric.url());
+    let lines = [&issuer, &electric, "tasks: ok", "/api/items: ok"];
+    assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), lines);
     let asked = |at: usize| gate.electric.requests()[at].target.clone();
-    assert!(asked(0).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(0));
+    assert!(asked(1).contains("params%5B1%5D=7&log=changes_only&offset=now"), "{}", asked(1));
     // Values on the command line take precedence.
     let claims = folder.path().join("claims.json");
     std::fs::write(&claims, r#"{ "org": { "ids": ["other"] } }"#).unwrap();
     let given = format!("@{}", claims.display());
     let probe = output(&["check", "--config", path, "--probe", "--claims", &given]).await;
     assert_eq!(probe.status.code(), Some(0), "{}", text(&probe.stdout));
-    assert!(asked(2).contains("params%5B1%5D=other"), "{}", asked(2));
+    assert!(asked(4).contains("params%5B1%5D=other"), "{}", asked(4));
     for wrong in [&["--claims", "@/no/such"][..], &["--claims", "[]"], &["--query", "where=true"]] {
         let wrong = output(&[&["check", "--config", path, "--probe"], wrong].concat()).await;
         assert_ne!(wrong.status.code(), Some(0), "{}", text(&wrong.stdout));
     }
-    assert_eq!(gate.electric.request_count(), 4);
+    assert_eq!(gate.electric.request_count(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,6 +126,8 @@ async fn check_probe_prints_errors_of_electric_without_the_secret() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
     let words = format!(r#"{{"message":"not with {SECRET}"}}"#);
+    // The first request checks the secret.
+    gate.electric.script(shapegate::demo::http::Reply::json(400, "{}"));
     gate.electric.script(shapegate::demo::http::Reply::json(401, words));
     let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
     let refused = output(&arguments).await;
@@ -123,7 +138,27 @@ async fn check_probe_prints_errors_of_electric_without_the_secret() {
     std::fs::write(&path, nobody).unwrap();
     let unreachable = output(&arguments).await;
     assert_eq!(unreachable.status.code(), Some(1));
-    assert!(text(&unreachable.stdout).contains("tasks: Electric is unreachable"), "{}", text(&unreachable.stdout));
+    assert!(text(&unreachable.stdout).contains("1): is unreachable\n"), "{}", text(&unreachable.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probe_names_a_wrong_secret_and_an_unreachable_key_set() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let arguments = ["check", "--config", path.to_str().unwrap(), "--probe", "--query", "organizationId=org_1"];
+    gate.electric.set_secret("another");
+    gate.issuer.set_up(false);
+    let wrong = output(&arguments).await;
+    let words = text(&wrong.stdout);
+    assert_eq!(wrong.status.code(), Some(1), "{words}");
+    assert!(words.contains(&format!("issuer {0}: {0}/jwks: ", gate.issuer.url())), "{words}");
+    assert!(
+        words.contains(&format!("Electric default ({}): rejects upstream.secret\n", gate.electric.url())),
+        "{words}"
+    );
+    // It is not the rules' fault, so they are not asked about.
+    assert!(!words.contains("tasks") && !words.contains(SECRET), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -317,7 +352,7 @@ async fn check_and_start_report_a_missing_certificate() {
     let tls = "[server]\ntls = { cert = \"missing.crt\", key = \"missing.key\" }";
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("[server]", tls)).unwrap();
     let path = path.to_str().unwrap();
-    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 1)] {
+    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 64)] {
         let failed = output(arguments).await;
         assert_eq!(failed.status.code(), Some(code));
         assert!(text(&failed.stderr).contains("server.tls.cert"), "{}", text(&failed.stderr));

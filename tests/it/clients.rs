@@ -1,5 +1,7 @@
 //! The real clients from npm through shapegate: `@electric-sql/client`, and TanStack DB on top of it.
 
+mod crowd;
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shapegate::config::Config;
 use shapegate::demo::http::{Reply, Server, Serving};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::harness::{Gate, RULES, SHORT_LIFE, Setup, with_defaults};
 
@@ -26,6 +28,7 @@ async fn start() -> Gate {
 /// A Node.js process that runs a real client.
 struct Client {
     lines: Lines<BufReader<ChildStdout>>,
+    commands: ChildStdin,
     _child: Child,
 }
 
@@ -44,7 +47,12 @@ impl Client {
             .spawn()
             .unwrap_or_else(|error| panic!("node: {error}; run .ci/setup-test"));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { lines, _child: child }
+        Self { lines, commands: child.stdin.take().unwrap(), _child: child }
+    }
+
+    /// Writes a line to the client's standard input.
+    async fn command(&mut self, command: &Value) {
+        self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
     }
 
     async fn line(&mut self) -> Value {
@@ -265,6 +273,47 @@ async fn on_demand_collection_loads_subsets_by_get() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
+}
+
+/// Runs a join of TanStack DB, which sends the keys of one collection to load the rows of the other.
+async fn joins(count: u32) {
+    let rules = format!(
+        "{}\n[[shape]]\npath = \"/api/keys\"\ntable = \"items\"\nwhere = \"none\"\n",
+        RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1)
+    );
+    let gate = Gate::with(Setup { rules: format!("{rules}{AS_BY_DEFAULT}"), ..Setup::default() }).await;
+    let rows = count.min(300);
+    for number in 1..=count {
+        if number <= rows {
+            gate.insert_task(number, "org_1", "row");
+        }
+        let key = format!("00000000-0000-0000-0000-{number:012}");
+        gate.electric.insert("items", json!({ "id": number, "user_id": "u", "title": key })).unwrap();
+    }
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["itemsUrl"] = json!(format!("{}/api/keys", gate.url));
+    let mut client = Client::run("join.mjs", &options);
+    client
+        .until(|line| {
+            assert!(line["error"].is_null() && line["rejected"].is_null(), "{line}");
+            line["joined"] == rows
+        })
+        .await;
+    let posts = gate.electric.requests().into_iter().filter(|request| request.method == "POST");
+    let longest = posts.map(|request| request.body.len()).max().unwrap();
+    // The stand-in remembers 64 KiB.
+    assert!(longest > (36 * count as usize).min(65_535), "{longest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn join_loads_the_rows_of_300_keys() {
+    joins(300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn join_loads_the_rows_of_5000_keys() {
+    joins(5_000).await;
 }
 
 /// Starts a gate with `rules` and a gatekeeper that sends clients to its address.

@@ -1,5 +1,6 @@
 //! Equal requests share one response of Electric: joining, leaving, errors, and the end of a wait.
 
+mod interleavings;
 mod kept;
 mod leaving;
 mod sharing;
@@ -113,12 +114,14 @@ async fn every_response_status_is_shared_by_all_followers() {
             .into_iter()
             .enumerate()
     {
-        let target = format!("{}&cache-buster={number}", poll(&gate, "org_1").await);
+        // A shape of its own each time, since an error is cached for a second.
+        let organization = format!("org_{number}");
+        let target = poll(&gate, &organization).await;
         let before = gate.electric.request_count();
         let reply = Reply::json(status, "[]").with_header("retry-after", "7").with_header("cache-control", "max-age=1");
         gate.electric.hold();
         gate.electric.script(reply);
-        let waiting: Vec<_> = (0..50).map(|one| ask(&gate, &target, &user(&gate, one, "org_1"))).collect();
+        let waiting: Vec<_> = (0..50).map(|one| ask(&gate, &target, &user(&gate, one, &organization))).collect();
         gate.until_metric("shapegate_requests_in_flight", 50.0).await;
         gate.electric.release();
         let mut bodies = BTreeSet::new();
@@ -178,7 +181,8 @@ async fn failed_connection_is_one_attempt_for_all_followers() {
 async fn breaks_off(gate: &Gate) {
     let token = gate.token(&["org_1"]);
     for (number, end) in [End::Truncate, End::Reset].into_iter().enumerate() {
-        let target = format!("{TASKS}&cache-buster={number}");
+        // The second one asks for a handle that is not cached.
+        let target = format!("{TASKS}&handle={number}");
         let (sender, reply) = gated("application/json");
         gate.electric.script(reply.with_end(end));
         let mut streams = Vec::new();
@@ -286,7 +290,7 @@ async fn changed_rule_sends_waiting_requests_to_electric_again() {
     gate.electric.hold();
     let waiting = ask(&gate, TASKS, &token);
     gate.electric.wait_for_requests(1).await;
-    gate.policy.replace(policy("[[shape]]\ntable = \"tasks\"\nwhere = '\"organization_id\" = {{ query.organizationId }} AND \"title\" = {{ \"other\" }}'"));
+    gate.policy.replace(policy("[[shape]]\ntable = \"tasks\"\nallow = \"query.organizationId in claims.organizationIds\"\nwhere = '\"organization_id\" = {{ query.organizationId }} AND \"title\" = {{ \"other\" }}'"));
     gate.electric.wait_for_requests(2).await;
     gate.electric.release();
     assert_eq!(waiting.await.unwrap().rows("title"), Vec::<String>::new());
@@ -348,14 +352,16 @@ async fn flights_are_limited_in_total_and_per_subject() {
     let rules = format!("{RULES}\n[limits]\nflights = 3\nflights_per_subject = 2\n");
     let gate = Gate::with(Setup { rules, ..Setup::default() }).await;
     let token = |number| user(&gate, number, "org_1");
+    let handle = gate.get(TASKS, &token(1)).await.header("electric-handle").to_owned();
+    gate.until_metric("shapegate_upstream_requests_in_flight", 0.0).await;
     gate.electric.hold();
-    let shape = |number: u32| format!("{TASKS}&cache-buster={number}");
+    let shape = |number: u32| TASKS.replace("offset=-1", &format!("offset=0_{number}&handle={handle}"));
     let mut waiting = vec![ask(&gate, &shape(1), &token(1)), ask(&gate, &shape(2), &token(1))];
-    gate.electric.wait_for_requests(2).await;
+    gate.electric.wait_for_requests(3).await;
     assert_eq!(gate.get(&shape(3), &token(1)).await.code(), "too_many_requests");
     waiting.push(ask(&gate, &shape(1), &token(1)));
     waiting.push(ask(&gate, &shape(3), &token(2)));
-    gate.electric.wait_for_requests(3).await;
+    gate.electric.wait_for_requests(4).await;
     assert_eq!(gate.get(&shape(4), &token(3)).await.code(), "overloaded");
     gate.electric.release();
     for answer in waiting {

@@ -424,8 +424,7 @@ async fn reload_revokes_tokens_of_removed_and_changed_rules() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn public_rule_mints_without_a_user_token() {
-    let rules =
-        "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\nreplica = \"full\"\n";
+    let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\ndanger_client_chosen = ['user']\nreplica = \"full\"\n";
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}"), ..Setup::default() }).await;
     let minted = post(&gate, "/gatekeeper/items?user=u_1", None).await;
     let token = bearer(&minted);

@@ -1,5 +1,7 @@
 //! Issuers that go down, come back, and rotate their keys (docs/security.md, J8, J9, J11).
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 use shapegate::demo::issuer::Issuer;
 
@@ -58,6 +60,32 @@ async fn keys_on_disk_are_used_if_the_issuer_is_down_at_start() {
     // The second shapegate has the same issuer, which is down.
     let second = Gate::with(Setup { server, issuer_url: Some(issuer), ..Setup::default() }).await;
     assert_eq!(second.get(TASKS, &token).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_keys_are_used_only_from_a_folder_that_others_cannot_write_to() {
+    let state = tempfile::tempdir().unwrap();
+    let server = format!("state = \"{}\"", state.path().display());
+    let mut first = Gate::with(Setup { server: server.clone(), ..Setup::default() }).await;
+    assert_eq!(first.get(TASKS, &first.token(&["org_1"])).await.status, 200);
+    while !saved(state.path()) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    first.stop().await;
+    first.issuer.set_up(false);
+    let file = std::fs::read_dir(state.path()).unwrap().next().unwrap().unwrap().path();
+    let mut planted: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let attacker = Issuer::new(first.issuer.url()).unwrap();
+    planted["jwks"] = attacker.jwks();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, planted.to_string()).unwrap();
+    let forged = attacker.sign(&with_defaults(first.issuer.url(), &json!({ "organizationIds": ["org_1"] })));
+    for (mode, status) in [(0o1777, 503), (0o700, 200)] {
+        std::fs::set_permissions(state.path(), PermissionsExt::from_mode(mode)).unwrap();
+        let issuer_url = Some(first.issuer.url().to_owned());
+        let gate = Gate::with(Setup { server: server.clone(), issuer_url, ..Setup::default() }).await;
+        assert_eq!(gate.get(TASKS, &forged).await.status, status, "{mode:o}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,19 @@
 //! Limits: excess requests are rejected, and other clients are served.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use http::StatusCode;
 use serde_json::json;
+use shapegate::config::Config;
 use shapegate::demo::electric::Options;
+use shapegate::demo::issuer::Issuer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Answer, Gate, RULES, Setup, Wire};
+use crate::harness::{Answer, Gate, RULES, Setup, Wire, with_defaults};
+use crate::http2::connect;
 
 const PUBLIC: &str = "\n[[shape]]\npath = \"/public\"\ntable = \"items\"\npublic = true\nwhere = \"none\"\n";
 
@@ -95,6 +100,36 @@ async fn address_rate_is_checked_before_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn address_rate_counts_preflights_and_oversized_headers() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nrate_per_address = 1\nheader_bytes = '1KiB'").await;
+    let url = format!("{}{}", gate.url, tasks("org_1"));
+    let preflight = |address: &str| {
+        gate.client()
+            .request(http::Method::OPTIONS, &url)
+            .header("x-forwarded-for", address)
+            .header("origin", "https://a.test")
+    };
+    let oversized = |address: &str| preflight(address).header("x-large", "x".repeat(2_000));
+    for (address, request, status) in
+        [("203.0.113.7", &preflight as &dyn Fn(&str) -> _, 204), ("203.0.113.8", &oversized, 431)]
+    {
+        let mut served = 0;
+        let refused = loop {
+            let answer = Answer::of(request(address).send().await.unwrap()).await;
+            if answer.status == 429 {
+                break answer;
+            }
+            assert_eq!(answer.status, status);
+            served += 1;
+        };
+        assert!(served >= 5, "{served}");
+        assert_refused(&refused, 429, "too_many_requests");
+    }
+    assert_eq!(Answer::of(preflight("203.0.113.9").send().await.unwrap()).await.status, 204);
+    assert_eq!(limited(&gate, "rate_per_address").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     let gate = gate("trusted_proxies = []\nrate_per_address = 1\nrepeats = 0").await;
     let good = token(&gate, "user-1");
@@ -108,25 +143,108 @@ async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     assert_refused(&refused, 429, "too_many_requests");
 }
 
+/// Replaces the signature of a token by one of the same length.
+fn forged(token: &str) -> String {
+    format!("{}AAAA", &token[..token.len() - 4])
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_bad_tokens_stop_signature_checks_but_not_known_tokens() {
-    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 2").await;
+async fn wrong_signatures_limit_signature_checks_but_not_known_tokens() {
+    let limits = "trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 2\nsignatures_per_address = 1\n\
+                  rate_per_subject = 0\nrepeats = 0";
+    let gate = gate(limits).await;
     let ask = async |address: &str, token: &str| get_as(&gate, address, &tasks("org_1"), Some(token)).await;
     let (known, new) = (token(&gate, "user-1"), token(&gate, "user-2"));
     assert_eq!(ask("203.0.113.7", &known).await.status, 200);
-    let forged = format!("{}AAAA", &new[..new.len() - 4]);
-    assert_eq!(ask("203.0.113.7", &forged).await.code(), "token_invalid");
-    assert_eq!(ask("203.0.113.7", &forged).await.code(), "token_invalid");
+    let mut rejected = 0.0;
+    let refused = loop {
+        let answer = ask("203.0.113.7", &forged(&new)).await;
+        if answer.status == 429 {
+            break answer;
+        }
+        assert_eq!(answer.code(), "token_invalid");
+        rejected += 1.0;
+    };
+    assert_refused(&refused, 429, "too_many_requests");
+    assert!(rejected >= 3.0, "{rejected}");
     let checks = r#"shapegate_token_checks_total{outcome="signature"}"#;
-    assert_eq!(gate.metric(checks).await, 2.0);
-    assert_refused(&ask("203.0.113.7", &forged).await, 429, "too_many_requests");
-    assert_refused(&ask("203.0.113.7", &new).await, 429, "too_many_requests");
-    assert_eq!(gate.metric(checks).await, 2.0, "no signature was checked");
+    assert_eq!(gate.metric(checks).await, rejected, "no signature was checked for the last one");
+    assert_eq!(limited(&gate, "bad_tokens_per_address").await, 1.0);
     // Known tokens continue, and other addresses are not affected.
     assert_eq!(ask("203.0.113.7", &known).await.status, 200);
-    assert_eq!(ask("203.0.113.8", &new).await.status, 200);
-    assert_eq!(ask("203.0.113.7", &new).await.status, 200, "it is known now");
-    assert_eq!(limited(&gate, "bad_tokens_per_address").await, 2.0);
+    assert_eq!(ask("203.0.113.8", &token(&gate, "user-3")).await.status, 200);
+    // A good new token gets through within a second, once no more bad ones come with it.
+    let mut answer = ask("203.0.113.7", &new).await;
+    while answer.status == 429 {
+        answer = ask("203.0.113.7", &new).await;
+    }
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_fail_before_their_signature_is_checked_do_not_lock_out_their_address() {
+    let gate = gate("trusted_proxies = ['127.0.0.0/8']\nbad_tokens_per_address = 1\nsignatures_per_address = 1").await;
+    let (issuer, now) = (&gate.issuer.keys, UNIX_EPOCH.elapsed().unwrap().as_secs());
+    let signed = |claims| issuer.sign(&with_defaults(issuer.name(), &claims));
+    let stranger = Issuer::new(issuer.name()).unwrap();
+    stranger.rotate().unwrap();
+    let bad = [
+        ("no.token".to_owned(), "structure"),
+        ("e30.e30.AAAA".to_owned(), "algorithm"),
+        (forged(&signed(json!({ "iss": "https://other.test" }))), "issuer"),
+        (forged(&signed(json!({ "aud": "https://other.test" }))), "audience"),
+        (forged(&signed(json!({ "nbf": now + 3600 }))), "not_before"),
+        (stranger.sign(&with_defaults(issuer.name(), &json!({}))), "kid_unknown"),
+        // Whether these are reported as expired depends on the rate of signature checks.
+        (forged(&signed(json!({ "exp": now - 3600 }))), "expiry"),
+        (signed(json!({ "exp": now - 3600 })), "expiry"),
+    ];
+    for (token, reason) in &bad {
+        for _ in 0..20 {
+            assert_eq!(get_as(&gate, "203.0.113.7", &tasks("org_1"), Some(token)).await.status, 401, "{reason}");
+        }
+        if *reason != "expiry" {
+            let checks = format!("shapegate_token_checks_total{{outcome=\"{reason}\"}}");
+            assert_eq!(gate.metric(&checks).await, 20.0, "{reason}");
+        }
+    }
+    for user in ["user-1", "user-2", "user-3"] {
+        let good = token(&gate, user);
+        assert_eq!(get_as(&gate, "203.0.113.7", &tasks("org_1"), Some(&good)).await.status, 200, "{user}");
+    }
+    assert_eq!(limited(&gate, "bad_tokens_per_address").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_wait_for_keys_count_as_requests() {
+    let rules = format!("{RULES}[limits]\nrequests = 2\nrequests_per_subject = 2\n");
+    let gate = Gate::with(Setup { rules, tune: patient_fetches, ..Setup::default() }).await;
+    let known = token(&gate, "user-1");
+    assert_eq!(gate.get(&tasks("org_1"), &known).await.status, 200);
+    gate.issuer.keys.rotate().unwrap();
+    gate.issuer.hold();
+    let new = token(&gate, "user-1");
+    let waiting = [(); 2].map(|()| tokio::spawn(gate.request(&tasks("org_1"), Some(&new)).send()));
+    gate.until_metric("shapegate_requests_in_flight", 2.0).await;
+    for token in [&new, &known] {
+        assert_refused(&gate.get(&tasks("org_1"), token).await, 503, "overloaded");
+    }
+    assert_eq!(limited(&gate, "requests").await, 2.0);
+    gate.issuer.release();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    gate.until_metric("shapegate_requests_in_flight", 0.0).await;
+    assert_eq!(gate.get(&tasks("org_1"), &new).await.status, 200);
+}
+
+/// Lets a fetch of keys take longer than the test.
+fn patient_fetches(config: &mut Config) {
+    for issuer in &mut config.issuers {
+        if let Some(remote) = &mut issuer.keys.remote {
+            remote.endpoint.timeout = Duration::from_secs(600);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,9 +252,9 @@ async fn subject_may_open_a_limited_number_of_shapes() {
     let gate = gate("shapes_per_subject = 2\nshapes_window = '1h'").await;
     let (mine, other) = (token(&gate, "user-1"), token(&gate, "user-2"));
     for organization in ["org_1", "org_2", "org_1"] {
-        assert_eq!(gate.get(&format!("{}&cache-buster=1", tasks(organization)), &mine).await.status, 200);
+        assert_eq!(gate.get(&format!("{}&handle=1", tasks(organization)), &mine).await.status, 200);
     }
-    assert_eq!(gate.get(&format!("{}&cache-buster=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
+    assert_eq!(gate.get(&format!("{}&handle=2", tasks("org_1")), &mine).await.status, 200, "not another shape");
     assert_refused(&gate.get(&tasks("org_3"), &mine).await, 429, "too_many_requests");
     assert_eq!(limited(&gate, "shapes_per_subject").await, 1.0);
     let asked = gate.electric.request_count();
@@ -247,6 +365,68 @@ async fn forty_polls_of_one_user_on_one_connection_are_not_taken_for_a_loop() {
     assert_eq!(limited(&gate, "repeats").await, 0.0);
 }
 
+/// Sends as many equal requests at once over HTTP/2, and returns their statuses.
+async fn at_once(sender: &SendRequest<Bytes>, gate: &Gate, target: &str, token: &str, count: usize) -> Vec<u16> {
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        let request = http::Request::get(format!("{}{target}", gate.url));
+        let request = request.header("authorization", format!("Bearer {token}")).body(()).unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        answers.push(sender.send_request(request, true).unwrap().0);
+    }
+    let mut statuses = Vec::new();
+    for answer in answers {
+        let mut answer = answer.await.unwrap();
+        statuses.push(answer.status().as_u16());
+        while let Some(data) = answer.body_mut().data().await {
+            let _ = answer.body_mut().flow_control().release_capacity(data.unwrap().len());
+        }
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_identical_snapshots_at_once_are_not_a_loop_but_one_after_the_other_they_are() {
+    let organizations: Vec<_> = (0..13).map(|number| format!("org_{number}")).collect();
+    let rules = format!("{RULES}[limits]\nrate_per_subject = 0\n");
+    let gate = Gate::with(Setup { rules, server: "h2c = true".to_owned(), ..Setup::default() }).await;
+    let mine = gate.token(&organizations.iter().map(String::as_str).collect::<Vec<_>>());
+    let sender = connect(&gate.url).await.unwrap();
+    for organization in &organizations[..12] {
+        // Cached now, so that each is answered at once.
+        assert_eq!(gate.get(&tasks(organization), &mine).await.status, 200);
+        assert_eq!(at_once(&sender, &gate, &tasks(organization), &mine, 8).await, [200; 8], "{organization}");
+    }
+    assert_eq!(limited(&gate, "repeats").await, 0.0);
+    let mut last = 200;
+    for _ in 0..200 {
+        last = at_once(&sender, &gate, &tasks("org_12"), &mine, 1).await[0];
+        if last != 200 {
+            break;
+        }
+    }
+    assert_eq!((last, limited(&gate, "repeats").await), (429, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn component_that_is_mounted_several_times_is_not_in_a_loop() {
+    let gate = gate("rate_per_subject = 0").await;
+    let mine = token(&gate, "user-1");
+    let first = gate.get(&tasks("org_1"), &mine).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let next = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
+    assert_eq!(gate.get(&next, &mine).await.status, 200);
+    let (mut one, mut two) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    // Mounts, and cleans up after the second request, which a browser may send on another connection.
+    for _ in 0..20 {
+        assert_eq!(ask(&mut one, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
+        assert_eq!(ask(&mut two, &bytes(&next, &mine)).await.unwrap().status, 200);
+    }
+    let (_, refused) = until_refused(async || ask(&mut one, &bytes(&tasks("org_1"), &mine)).await.unwrap()).await;
+    assert_refused(&refused, 429, "too_many_requests");
+    assert!(refused.text().contains("The limit is `limits.repeats`."), "{}", refused.text());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_over_the_limit_are_closed() {
     let gate = gate("connections = 2").await;
@@ -326,7 +506,8 @@ async fn stream_reset_flood_does_not_affect_other_clients() {
             let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
             let driving = tokio::spawn(connection);
             for at in 0..200 {
-                let uri = format!("{}{}&cache-buster={number}-{at}", gate.url, tasks("org_1"));
+                let uri =
+                    format!("{}/v1/shape?table=tasks&organizationId=org_1&offset=0_{at}&handle=1-{number}", gate.url);
                 let request = http::Request::get(uri).header("authorization", format!("Bearer {mine}"));
                 let Ok(ready) = sender.ready().await else { break };
                 sender = ready;

@@ -1,5 +1,6 @@
 //! The log: it delays no request, and contains trace ids.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +98,7 @@ async fn valid_trace_id_is_logged_and_an_invalid_one_is_not() {
     let log = process.stop().await;
     let access: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let traces = access.iter().filter(|entry| entry["target"] == "shapegate::access");
-    assert_eq!(traces.map(|entry| entry["trace"].as_str().unwrap()).collect::<Vec<_>>(), [TRACE, "-", TRACE]);
+    assert_eq!(traces.map(|entry| entry["trace"].as_str()).collect::<Vec<_>>(), [Some(TRACE), None, Some(TRACE)]);
     assert!(!log.iter().any(|line| line.contains("canary")));
 }
 
@@ -109,7 +110,7 @@ async fn flight_forwards_the_trace_of_the_request_that_opened_it() {
         let request = gate.request(TARGET, Some(&token)).header("traceparent", parent).header("tracestate", "a=1");
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
-    let other = gate.request(&format!("{TARGET}&cache-buster=1"), Some(&token)).header("traceparent", "00-x");
+    let other = gate.request(&format!("{TARGET}&handle=1"), Some(&token)).header("traceparent", "00-x");
     assert_eq!(other.send().await.unwrap().status(), 200);
     let requests = gate.electric.requests();
     let sent = requests.iter().map(|request| (request.header("traceparent"), request.header("tracestate")));
@@ -132,4 +133,107 @@ async fn electric_error_is_logged_without_the_secret_that_it_quotes() {
     let quoted: Vec<_> = log.iter().filter(|line| line.contains("quoted /v1/shape")).collect();
     assert_eq!(quoted.len(), 3, "{log:?}");
     assert!(quoted.iter().all(|line| line.contains("secret=…&x")), "{quoted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_log_shows_the_request_and_leaves_absent_fields_out() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &electric.url(), issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let more = "[log]\nformat = \"json\"\n[limits]\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    std::fs::write(&path, format!("{text}\n{more}")).unwrap();
+    let process = Process::start(&path).await;
+    let long = "t".repeat(500);
+    let requests = [
+        (reqwest::Method::GET, format!("/v1/shape?offset=-1&table=a%0ab{long}")),
+        (reqwest::Method::DELETE, "/v1/shape?table=tasks&live=true".to_owned()),
+        (reqwest::Method::GET, "/nothing".to_owned()),
+    ];
+    for (method, target) in requests {
+        let request = reqwest::Client::new().request(method, format!("{}{target}", process.url));
+        request.header("x-forwarded-for", "203.0.113.7").send().await.unwrap();
+    }
+    let log = process.stop().await;
+    let access: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let access: Vec<_> = access.iter().filter(|entry| entry["target"] == "shapegate::access").collect();
+    let shown = |entry: &&Value| ["method", "table", "reason", "live", "client"].map(|field| entry[field].clone());
+    let table = format!("a\u{fffd}b{}…", &long[..127]);
+    let client = json!("203.0.113.7");
+    let expected = [
+        [json!("GET"), json!(table), json!("token_missing"), json!(false), client.clone()],
+        [json!("DELETE"), json!("tasks"), json!("method"), json!(true), client.clone()],
+        [json!("GET"), json!(null), json!("path_unknown"), json!(false), client],
+    ];
+    assert_eq!(access.iter().map(shown).collect::<Vec<_>>(), expected);
+    for absent in ["table", "rule", "upstream", "cache", "token", "trace"] {
+        assert!(access[2].get(absent).is_none(), "{absent}: {}", access[2]);
+    }
+}
+
+/// Returns the log of a start that fails, written to a file that is `JOURNAL_STREAM` if `journal` says so.
+async fn log_of_failed_start(format: &str, journal: bool) -> String {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1);
+    std::fs::write(&path, format!("{text}\n[log]\nformat = {format:?}\n[limits]\nconnections = 10000000\n")).unwrap();
+    let log = folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let of = file.metadata().unwrap();
+    let inode = if journal { of.ino() } else { of.ino() + 1 };
+    let mut command = shapegate(&["--config", path.to_str().unwrap()]);
+    command.env("JOURNAL_STREAM", format!("{}:{inode}", of.dev())).stderr(Stdio::from(file));
+    assert!(!command.status().await.unwrap().success());
+    let log = std::fs::read_to_string(log).unwrap();
+    log.lines().find(|line| line.contains("open file limit")).unwrap_or_else(|| panic!("{log}")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journald_gets_priorities_and_no_second_timestamp() {
+    let line = log_of_failed_start("json", true).await;
+    let entry: Value = serde_json::from_str(line.strip_prefix("<4>").unwrap()).unwrap();
+    assert_eq!((&entry["level"], entry.get("timestamp")), (&json!("WARN"), None));
+    let line = log_of_failed_start("text", true).await;
+    assert!(line.trim_start_matches("<4>").trim_start().starts_with("WARN") && line.starts_with("<4>"), "{line}");
+    // Another stream, as after `2>file` in a unit: the lines are complete in themselves.
+    let line = log_of_failed_start("json", false).await;
+    assert!(serde_json::from_str::<Value>(&line).unwrap()["timestamp"].is_string(), "{line}");
+    let line = log_of_failed_start("text", false).await;
+    assert!(line.starts_with("20") && line.contains("WARN"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_electric_is_logged_once_for_all_clients() {
+    let electric = Electric::start(Options::default()).await.unwrap();
+    let issuer = IssuerServer::start().await;
+    let (process, _folder) = with_json_log(&electric, &issuer).await;
+    electric.hold();
+    electric.script(Reply::json(500, "{}"));
+    let clients: Vec<_> = (0..20)
+        .map(|number| {
+            let claims = json!({ "sub": format!("user-{number}"), "aud": AUDIENCE, "organizationIds": ["org_1"] });
+            let request = reqwest::Client::new().get(format!("{}{TARGET}", process.url));
+            tokio::spawn(request.bearer_auth(issuer.token(&claims)).send())
+        })
+        .collect();
+    let in_flight = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+        metrics.lines().any(|line| line == "shapegate_followers 20")
+    };
+    while !in_flight().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    electric.release();
+    for client in clients {
+        assert_eq!(client.await.unwrap().unwrap().status(), 502);
+    }
+    let log: Vec<Value> = process.stop().await.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let warnings: Vec<_> = log.iter().filter(|entry| entry["level"] == "WARN").collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!((&warnings[0]["fault"], &warnings[0]["rule"]), (&json!("upstream_refused"), &json!("tasks")));
+    // Each client still has its line in the access log.
+    assert_eq!(log.iter().filter(|entry| entry["outcome"] == "upstream_refused").count(), 20);
 }

@@ -151,7 +151,7 @@ impl Scene {
 }
 
 /// Limits of one client that may open many flights.
-const MANY: &str = "rate_per_subject = 0\nshapes_per_subject = 0\nrequests_per_subject = 20000\n\
+const MANY: &str = "write_timeout = '5m'\nrate_per_subject = 0\nshapes_per_subject = 0\nrequests_per_subject = 20000\n\
                     initial_flights = 10000\ninitial_flights_per_subject = 9999\nflights_per_subject = 7999\n";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
-//! Every metric is documented, and the README, the dashboard and the alerts name only existing metrics.
+//! Every metric is documented, and the documentation, the dashboard and the alerts name only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use shapegate::demo::electric::Options;
@@ -16,9 +18,10 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 /// Reads `/metrics` after traffic that touches every metric.
 async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
-    let audit = folder.path().join("audit.jsonl");
+    let (audit, revoked) = (folder.path().join("audit.jsonl"), folder.path().join("revoked.json"));
+    std::fs::write(&revoked, r#"{"revocations":[]}"#).unwrap();
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n"),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };
@@ -30,11 +33,14 @@ async fn scraped() -> Metrics {
     assert_eq!(gate.get("/v1/shape?table=other&offset=-1", "").await.status, 401);
     // Electric fails, and a body is truncated.
     gate.electric.script(Reply::new(500));
-    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&cache-buster=1"), &token).await.status, 502);
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1&handle=1"), &token).await.status, 502);
     gate.electric.script(Reply::json(200, "[]").with_end(End::Reset));
-    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&cache-buster=2"), Some(&token))).await.rest().await;
+    let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
+    while gate.metric("shapegate_revocation_list_reads{result=\"ok\"}").await < 1.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     parse(&gate.admin("/metrics").await.text())
 }
 
@@ -62,9 +68,9 @@ fn family(metrics: &Metrics, series: &str) -> Option<String> {
     histogram.or(Some(series).filter(|name| metrics.contains_key(*name))).map(str::to_owned)
 }
 
-/// Reads the table in the README: name, type, labels, meaning.
+/// Reads the table in docs/operate.md: name, type, labels, meaning.
 fn documented() -> Metrics {
-    let rows = include_str!("../../README.md")
+    let rows = include_str!("../../docs/operate.md")
         .lines()
         .filter(|line| ["| `shapegate_", "| `process_"].iter().any(|start| line.starts_with(start)));
     let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
@@ -78,14 +84,36 @@ fn documented() -> Metrics {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readme_lists_exactly_the_exported_metrics() {
+async fn documentation_lists_exactly_the_exported_metrics() {
     let (scraped, documented) = (scraped().await, documented());
     for (name, metric) in &scraped {
-        assert_eq!(documented.get(name), Some(metric), "{name} in README.md");
+        assert_eq!(documented.get(name), Some(metric), "{name} in docs/operate.md");
     }
     for name in documented.keys() {
         assert!(scraped.contains_key(name), "{name} is not in /metrics");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let gate = Gate::start().await;
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1"), &gate.token(&["org_1"])).await.status, 200);
+    let text = gate.admin("/metrics").await.text();
+    // .ci/setup-test puts promtool there if it is not installed.
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools");
+    let path = format!("{}:{tools}", std::env::var("PATH").unwrap());
+    let mut check = Command::new("promtool");
+    check
+        .args(["check", "metrics"])
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap_or_else(|error| panic!("promtool: {error}; run .ci/setup-test"));
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = check.wait_with_output().unwrap();
+    let said = [said.stdout, said.stderr].concat();
+    assert_eq!(String::from_utf8(said).unwrap(), "");
 }
 
 /// Labels that Prometheus adds to histograms and to every target.
@@ -136,6 +164,8 @@ async fn dashboard_and_alerts_use_only_existing_metrics() {
         targets.iter().for_each(|target| assert_series(&metrics, target["expr"].as_str().unwrap()));
     }
     assert!(panels.len() > 20, "{}", panels.len());
+    let first = panels.iter().min_by_key(|panel| panel["gridPos"]["y"].as_u64()).unwrap();
+    assert_eq!(first["title"], "Refusals by rule and reason");
 
     let alerts = include_str!("../../conf/prometheus/alerts.yml");
     let expressions: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();

@@ -84,7 +84,7 @@ async fn each_request_and_each_upstream_request_is_a_span() {
     assert_eq!(ask(&target, "canary").await, 200);
     assert_eq!(ask(&TASKS.replace("org_1", "canary"), PARENT).await, 403);
     gate.electric.script(Reply::new(500));
-    assert_eq!(ask(&format!("{TASKS}&cache-buster=canary"), PARENT).await, 502);
+    assert_eq!(ask(&format!("{TASKS}&handle=canary"), PARENT).await, 502);
     let sent: Vec<_> =
         gate.electric.requests().iter().map(|request| request.header("traceparent").map(str::to_owned)).collect();
     gate.stop().await;
@@ -136,7 +136,7 @@ async fn unsampled_requests_record_no_span_and_forward_their_trace_unchanged() {
         assert_eq!(request.send().await.unwrap().status(), 200);
         assert_eq!(gate.electric.requests()[0].header("traceparent"), Some(parent));
         if sample == "0.0" {
-            assert_eq!(gate.get(&format!("{TASKS}&cache-buster=1"), &token).await.status, 200);
+            assert_eq!(gate.get(&format!("{TASKS}&handle=1"), &token).await.status, 200);
             assert_eq!(gate.electric.requests()[1].header("traceparent"), None);
         }
         gate.stop().await;

@@ -122,7 +122,7 @@ async fn changed_limits_apply_to_the_next_request() {
     gate.policy.reload(|setup| setup.rules += few, |_| {}).unwrap();
     assert_eq!(padded().await, 431);
     gate.electric.hold();
-    let held = gate.request(&format!("{TASKS}&cache-buster=1"), Some(&token)).send();
+    let held = gate.request(&format!("{TASKS}&handle=1"), Some(&token)).send();
     let held = tokio::spawn(held);
     gate.electric.wait_for_requests(2).await;
     assert_eq!(status(&gate, TASKS, &token).await, refused(429, "too_many_requests"));
@@ -137,13 +137,14 @@ async fn changed_limits_apply_to_the_next_request() {
 async fn changed_secret_applies_to_the_next_request() {
     let gate = Gate::start().await;
     let token = token_of(&gate.issuer, "org_1");
-    let ask = async |number: u32| status(&gate, &format!("{TASKS}&cache-buster={number}"), &token).await;
+    // Named handles that are not cached, so that Electric is asked.
+    let ask = async |number: u32| status(&gate, &format!("{TASKS}&handle={number}"), &token).await;
     assert_eq!(ask(1).await, ok());
     let with = |secret: &'static str| {
         gate.policy.reload(|_| {}, move |config| config.upstream.secret = Some(Secret::new(secret))).unwrap();
     };
     with("another-secret");
-    assert_eq!(ask(1).await, ok(), "cached responses stay valid");
+    assert_eq!(status(&gate, TASKS, &token).await, ok(), "cached responses stay valid");
     assert_eq!(ask(2).await, refused(502, "upstream_refused"));
     with(crate::harness::SECRET);
     assert_eq!(ask(3).await, ok());
@@ -160,6 +161,7 @@ async fn changed_electric_url_drops_cached_responses_and_updates_readiness() {
     gate.policy.reload(|setup| setup.electric_url = Some(url), |_| {}).unwrap();
     assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "no response of the previous Electric is used");
     other.electric.set_ready(false);
+    gate.until_metric("shapegate_ready", 0.0).await;
     assert_eq!(gate.admin("/readyz").await.status, 503);
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(gate.admin("/readyz").await.status, 200);

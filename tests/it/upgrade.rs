@@ -2,6 +2,7 @@
 
 mod load;
 mod notify;
+mod successor;
 
 use std::io::BufRead as _;
 use std::time::Duration;

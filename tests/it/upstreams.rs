@@ -87,7 +87,7 @@ async fn each_shape_stays_on_one_server_and_shapes_are_spread() {
         let first = gate.get(&tasks(organization, "offset=-1"), &token).await;
         assert_eq!(first.status, 200);
         let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
-        for rest in ["", "&live=true", "&cache-buster=1", "&live=true&live_sse=true"] {
+        for rest in ["", "&live=true", "&live=true&live_sse=true"] {
             let request =
                 gate.request(&tasks(organization, &format!("offset={offset}&handle={handle}{rest}")), Some(&token));
             // The body is not read: an event stream has no end.
@@ -124,22 +124,23 @@ async fn server_that_is_not_ready_keeps_its_shapes_and_their_clients_get_503() {
     let organization = organization_of(&gate, sick).await;
     let well = organization_of(&gate, &gate.electric).await;
     let handle = gate.get(&tasks(organization, "offset=-1"), &token).await.header("electric-handle").to_owned();
-    for readiness in [Readiness::Starting, Readiness::Waiting] {
+    for (number, readiness) in [Readiness::Starting, Readiness::Waiting].into_iter().enumerate() {
         sick.set_readiness(readiness);
         until_server(&gate, "shapegate_upstream_active", &sick.url(), 0.0).await;
         let (asked, elsewhere) = (sick.request_count(), gate.electric.request_count());
-        let rest = format!("offset=0_inf&handle={handle}&cache-buster={readiness:?}");
+        // A position that no other request has named.
+        let rest = format!("offset=0_{}&handle={handle}", number + 1);
         assert_waits(&gate.get(&tasks(organization, &rest), &token).await);
         assert_eq!((sick.request_count(), gate.electric.request_count()), (asked, elsewhere));
         // The other server still serves.
-        assert_eq!(gate.get(&tasks(well, &format!("offset=-1&cache-buster={readiness:?}")), &token).await.status, 200);
+        assert_eq!(gate.get(&tasks(well, &format!("offset=-1&handle={readiness:?}")), &token).await.status, 200);
         let ready = gate.admin("/readyz").await;
         assert_eq!((ready.status.as_u16(), &ready.json()["ready"]), (200, &json!(true)));
         assert_eq!(ready.json()["degraded"][0], format!("Electric default ({}): /v1/health returns 202", sick.url()));
         sick.set_ready(true);
         until_server(&gate, "shapegate_upstream_active", &sick.url(), 1.0).await;
         // The handle is still valid, so no client loads the shape again.
-        let again = gate.get(&tasks(organization, &format!("{rest}-2")), &token).await;
+        let again = gate.get(&tasks(organization, &rest.replace("0_", "0_1")), &token).await;
         assert_eq!((again.status.as_u16(), again.header("electric-handle")), (200, handle.as_str()));
     }
 }
@@ -155,7 +156,7 @@ async fn shapes_of_a_dead_server_move_after_failover_and_return_on_recovery() {
     drop(dead);
     until_server(&gate, "shapegate_upstream_in_rotation", &url, 0.0).await;
     // The other server does not know the handle: the client gets one 409.
-    let behind = tasks(organization, &format!("offset=0_inf&handle={handle}&cache-buster=1"));
+    let behind = tasks(organization, &format!("offset=0_inf&handle={handle}"));
     let moved = gate.get(&behind, &token).await;
     assert_eq!(moved.status, 409, "{moved:?}");
     let anew = format!("offset=-1&handle={}", moved.header("electric-handle"));
@@ -166,7 +167,7 @@ async fn shapes_of_a_dead_server_move_after_failover_and_return_on_recovery() {
     let back = start_electric(Options { port, ..quick() }).await;
     until_server(&gate, "shapegate_upstream_in_rotation", &url, 1.0).await;
     let served = back.request_count();
-    assert_eq!(gate.get(&tasks(organization, "offset=-1&cache-buster=2"), &token).await.status, 200);
+    assert_eq!(gate.get(&tasks(organization, "offset=-1&handle=2"), &token).await.status, 200);
     assert_eq!(back.request_count(), served + 1);
 }
 
@@ -181,7 +182,7 @@ async fn refused_connection_gives_503_before_a_health_check_has_failed() {
     let dead = others.remove(0);
     let url = dead.url();
     drop(dead);
-    let answer = gate.get(&tasks(organization, "offset=-1&cache-buster=1"), &token(&gate)).await;
+    let answer = gate.get(&tasks(organization, "offset=-1&handle=1"), &token(&gate)).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "not_ready"), "{answer:?}");
     assert_eq!(
         gate.metric(&format!("shapegate_upstream_in_rotation{{server=\"{url}\",upstream=\"default\"}}")).await,
@@ -219,7 +220,7 @@ async fn shapes_keep_their_server_after_an_outage_of_all_servers() {
         until_server(&gate, "shapegate_upstream_active", &electric.url(), 1.0).await;
     }
     let served = others[0].request_count();
-    assert_eq!(gate.get(&tasks(organization, "offset=-1&cache-buster=1"), &token(&gate)).await.status, 200);
+    assert_eq!(gate.get(&tasks(organization, "offset=-1&handle=1"), &token(&gate)).await.status, 200);
     assert_eq!(others[0].request_count(), served + 1);
 }
 
@@ -371,7 +372,8 @@ async fn secret_rotation_under_load_causes_no_errors() {
     let gate = &Gate::with(setup).await;
     let token = &gate.token(&["org_1"]);
     let in_use = &format!("shapegate_upstream_secret{{server=\"{}\",upstream=\"default\"}}", gate.electric.url());
-    assert_eq!(gate.get(&tasks(1, "offset=-1"), token).await.status, 200);
+    let first = gate.get(&tasks(1, "offset=-1"), token).await;
+    let handle = first.header("electric-handle");
     assert_eq!(gate.metric(in_use).await, 1.0);
     // From one secret to the other, and back.
     for (round, (secret, place)) in [(NEXT_SECRET, 2.0), (SECRET, 1.0)].into_iter().enumerate() {
@@ -379,7 +381,9 @@ async fn secret_rotation_under_load_causes_no_errors() {
             .map(|client| {
                 let requests: Vec<_> = (0..25)
                     .map(|number| {
-                        let rest = format!("offset=-1&cache-buster={round}-{client}-{number}");
+                        // Each position is a request to Electric of its own.
+                        let position = (round * 8 + client) * 25 + number + 1;
+                        let rest = format!("offset=0_{position}&handle={handle}");
                         gate.request(&tasks(1, &rest), Some(token))
                     })
                     .collect();
@@ -397,17 +401,17 @@ async fn secret_rotation_under_load_causes_no_errors() {
         for asking in asking {
             asking.await.unwrap();
         }
-        let last = gate.get(&tasks(1, &format!("offset=-1&cache-buster={round}-last")), token).await;
+        let last = gate.get(&tasks(1, &format!("offset=-1&handle={round}-last")), token).await;
         assert_eq!(last.status, 200);
         assert_eq!(gate.metric(in_use).await, place);
         // The secret is remembered: the next request needs one attempt.
         let before = gate.electric.request_count();
-        assert_eq!(gate.get(&tasks(1, &format!("offset=-1&cache-buster={round}-more")), token).await.status, 200);
+        assert_eq!(gate.get(&tasks(1, &format!("offset=-1&handle={round}-more")), token).await.status, 200);
         assert_eq!(gate.electric.request_count(), before + 1);
     }
     // A third secret matches neither, which the operator must fix.
     gate.electric.set_secret("another");
-    let refused = gate.get(&tasks(1, "offset=-1&cache-buster=refused"), token).await;
+    let refused = gate.get(&tasks(1, "offset=-1&handle=refused"), token).await;
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (502, "upstream_refused"));
     assert!(!refused.text().contains(SECRET) && !refused.text().contains(NEXT_SECRET));
     assert_eq!(gate.metric(in_use).await, 1.0);
@@ -454,11 +458,28 @@ async fn electric_over_tls_is_trusted_by_the_configured_ca_only() {
         if trusted {
             assert_eq!((answer.status.as_u16(), ready.status.as_u16()), (200, 200), "{}", ready.text());
             // On the same connection.
-            assert_eq!(gate.get(&tasks(1, "offset=-1&cache-buster=1"), &token).await.status, 200);
+            assert_eq!(gate.get(&tasks(1, "offset=-1&handle=1"), &token).await.status, 200);
         } else {
             assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
             assert_eq!(ready.json()["missing"], json!(["Electric: is unreachable"]));
         }
     }
     assert_eq!(electric.request_count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_names_a_wrong_secret_until_electric_accepts_it() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    gate.until_metric("shapegate_ready", 1.0).await;
+    gate.electric.set_secret("another");
+    let target = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
+    assert_eq!(gate.get(target, &token).await.status, 502);
+    gate.until_metric("shapegate_ready", 0.0).await;
+    let unready = gate.admin("/readyz").await;
+    assert_eq!(unready.json()["missing"], serde_json::json!(["Electric: rejects upstream.secret"]));
+    // No client has to ask before it is ready again.
+    gate.electric.set_secret(SECRET);
+    gate.until_metric("shapegate_ready", 1.0).await;
+    assert_eq!(gate.get(target, &token).await.status, 200);
 }

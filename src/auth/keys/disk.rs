@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -15,6 +17,7 @@ use crate::clock::UnixTime;
 use crate::digest::sha256;
 use crate::hex::hex;
 use crate::json;
+use crate::owner;
 
 /// The most bytes that are read: the largest key set, plus 64 KiB for the other members.
 const MAX_FILE_BYTES: u64 = MAX_SET_BYTES as u64 + 64 * 1024;
@@ -82,11 +85,24 @@ impl DiskCopy {
         result
     }
 
+    /// Reads the file, unless another user can choose the keys: by writing to it, or by replacing it in its folder.
     fn read(&self) -> Result<Vec<u8>, LoadError> {
-        let file = File::open(&self.path)?;
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Err(LoadError::Unsafe);
+        };
+        let folder = File::open(folder)?;
+        if !owner::is_ours(&folder.metadata()?) {
+            return Err(LoadError::UnsafeFolder);
+        }
+        // In the folder that was checked, without following a link or waiting for a writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::LOOP) => return Err(LoadError::Unsafe),
+            Err(error) => return Err(LoadError::Io(error.into())),
+        };
         let metadata = file.metadata()?;
-        // Anyone who can write to the file can choose the keys that are trusted.
-        if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
+        if !metadata.is_file() || !owner::is_ours(&metadata) {
             return Err(LoadError::Unsafe);
         }
         let mut bytes = Vec::new();
@@ -114,8 +130,10 @@ pub(crate) enum LoadError {
     Io(#[from] io::Error),
     #[error("the file belongs to another issuer or URL")]
     OtherIssuer,
-    #[error("the file is writable by group or others, or not a regular file")]
+    #[error("another user owns the file or can write to it, or it is not a regular file: remove it")]
     Unsafe,
+    #[error("other users can write to its folder (server.state): {}", owner::MAKE_IT_OURS)]
+    UnsafeFolder,
 }
 
 impl LoadError {
@@ -141,7 +159,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
     use crate::auth::testing::TestKey;
@@ -212,13 +230,57 @@ mod tests {
     }
 
     #[test]
-    fn j10_a_set_from_the_future_or_writable_by_others_is_ignored() {
+    fn j10_a_set_from_the_future_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let copy = saved(directory.path());
         let earlier = UnixTime::from_secs(NOW.as_secs() - 1);
         assert!(matches!(copy.load(&ALGORITHMS, earlier), Err(LoadError::FromTheFuture)));
-        fs::set_permissions(&copy.path, fs::Permissions::from_mode(0o620)).unwrap();
+    }
+
+    #[test]
+    fn j10_a_set_that_another_user_can_change_or_replace_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        let load = || copy.load(&ALGORITHMS, NOW);
+        let allow = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o600, 0o644] {
+            allow(&copy.path, mode);
+            assert!(load().is_ok(), "{mode:o}");
+        }
+        for mode in [0o620, 0o602] {
+            allow(&copy.path, mode);
+            assert!(matches!(load(), Err(LoadError::Unsafe)), "{mode:o}");
+        }
+        allow(&copy.path, 0o600);
+        for mode in [0o770, 0o777, 0o1777] {
+            allow(directory.path(), mode);
+            assert!(matches!(load(), Err(LoadError::UnsafeFolder)), "{mode:o}");
+        }
+        allow(directory.path(), 0o755);
+        assert!(load().is_ok());
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED in part: only root can give a file to another user");
+        }
+        chown(&copy.path, Some(65534), None).unwrap();
+        assert!(matches!(load(), Err(LoadError::Unsafe)));
+        chown(&copy.path, Some(0), None).unwrap();
+        chown(directory.path(), Some(65534), None).unwrap();
+        assert!(matches!(load(), Err(LoadError::UnsafeFolder)));
+    }
+
+    #[test]
+    fn j10_a_link_or_a_pipe_in_the_place_of_the_file_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = saved(directory.path());
+        let elsewhere = directory.path().join("elsewhere");
+        fs::rename(&copy.path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &copy.path).unwrap();
         assert!(matches!(copy.load(&ALGORITHMS, NOW), Err(LoadError::Unsafe)));
+        fs::remove_file(&copy.path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &copy.path, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(matches!(copy.load(&ALGORITHMS, NOW), Err(LoadError::Unsafe)));
+        fs::rename(&elsewhere, &copy.path).unwrap();
+        assert!(copy.load(&ALGORITHMS, NOW).is_ok());
     }
 
     #[test]

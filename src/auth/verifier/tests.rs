@@ -3,23 +3,25 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::keys::FetchError;
 use crate::auth::testing::{
-    self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote,
+    self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote, shared,
     shared_issuer,
 };
 use crate::auth::{Algorithm, IssuerError, IssuerSettings, KeySource};
 use crate::clock::ManualClock;
-use crate::secret::Secret;
 
 mod forgery;
 mod renewal;
 mod successor;
 mod vectors;
 mod verdicts;
+
+/// Memory for about 100 cached verdicts.
+const BUDGET: usize = 256 * 1024;
 
 /// A verifier with scripted key fetches and a manual clock.
 struct Setup {
@@ -29,17 +31,17 @@ struct Setup {
 }
 
 fn try_new(issuers: Vec<IssuerSettings>) -> Result<TokenVerifier, VerifierError> {
-    TokenVerifier::new(issuers, 100, Arc::new(ManualClock::at(NOW)), None, ScriptedFetch::open([]))
+    TokenVerifier::new(issuers, BUDGET, Arc::new(ManualClock::at(NOW)), None, ScriptedFetch::open([]))
 }
 
-fn setup_with(issuers: Vec<IssuerSettings>, verdicts: usize, fetch: Arc<ScriptedFetch>) -> Setup {
+fn setup_with(issuers: Vec<IssuerSettings>, verdict_bytes: usize, fetch: Arc<ScriptedFetch>) -> Setup {
     let clock = Arc::new(ManualClock::at(NOW));
-    let verifier = TokenVerifier::new(issuers, verdicts, clock.clone(), None, fetch.clone()).unwrap();
+    let verifier = TokenVerifier::new(issuers, verdict_bytes, clock.clone(), None, fetch.clone()).unwrap();
     Setup { verifier: Arc::new(verifier), clock, fetch }
 }
 
 fn setup(issuers: Vec<IssuerSettings>) -> Setup {
-    setup_with(issuers, 100, ScriptedFetch::open([Err(FetchError::Timeout)]))
+    setup_with(issuers, BUDGET, ScriptedFetch::open([Err(FetchError::Timeout)]))
 }
 
 impl Setup {
@@ -141,14 +143,13 @@ fn t4_weak_secrets_are_rejected_at_start() {
 fn an_issuer_that_cannot_work_is_rejected_at_start() {
     let key = TestKey::ed25519("k");
     let good = || issuer(fixed(&[&key]));
-    let shared = || KeySource::Shared(Secret::new(SECRET));
     let cases = [
         (IssuerSettings { algorithms: vec![], ..good() }, IssuerError::Algorithms),
         (IssuerSettings { algorithms: vec![Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
         (IssuerSettings { algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
-        (IssuerSettings { keys: shared(), ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { keys: shared(Algorithm::Hs256, SECRET), ..good() }, IssuerError::Algorithms),
         (IssuerSettings { audience: vec![], ..good() }, IssuerError::NoAudience),
-        (IssuerSettings { keys: KeySource::Published { fixed: None, remote: None }, ..good() }, IssuerError::NoKeys),
+        (IssuerSettings { keys: KeySource::default(), ..good() }, IssuerError::NoKeys),
     ];
     for (issuer, expected) in cases {
         match try_new(vec![issuer]).err() {
@@ -207,6 +208,6 @@ async fn t14_a_key_verifies_tokens_of_its_own_issuer_only() {
 #[test]
 fn every_reason_has_its_own_label() {
     let labels = [InvalidReason::Algorithm, InvalidReason::UnknownKey].map(InvalidReason::as_str);
-    assert_eq!(labels, ["algorithm", "unknown_key"]);
+    assert_eq!(labels, ["algorithm", "kid_unknown"]);
     assert_eq!(TokenError::from(InvalidReason::Audience).to_string(), "the token is invalid: audience");
 }

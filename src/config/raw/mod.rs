@@ -1,36 +1,83 @@
 //! Represents the file as written: tables and values that know their line and collect every error.
 //!
-//! Nothing here knows a key by name. Reading continues after an error: the method that records it returns `None` or the
-//! default, and [`Document::finish`] returns an error if any was recorded.
+//! Nothing here knows a key by name, except which of them may be quoted. Reading continues after an error: the method
+//! that records it returns `None` or the default, and [`Document::finish`] returns an error if any was recorded.
 
+mod hint;
+mod quote;
 mod section;
 mod units;
 mod value;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeTable;
 
-pub(super) use section::Section;
+pub(super) use quote::Quote;
+pub(super) use section::{Section, nearest};
 pub(super) use units::{Bounds, KIB, MIB};
 pub(super) use value::Value;
 
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, Severity};
 
 /// One file, with the errors and warnings found in it so far.
 pub(super) struct Document<'a> {
     text: &'a str,
     file: &'a Path,
-    errors: RefCell<Vec<ConfigError>>,
-    warnings: RefCell<Vec<ConfigError>>,
+    errors: RefCell<Vec<Found>>,
+    warnings: RefCell<Vec<Found>>,
+    /// The values that must not be quoted.
+    hidden: RefCell<Vec<Range<usize>>>,
+    /// The keys whose value was rejected before it was read.
+    rejected: RefCell<Vec<String>>,
+    /// Whether the text is not TOML.
+    is_broken: Cell<bool>,
+}
+
+/// What is wrong, where in a value, and what to write instead.
+pub(super) struct Fault {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    /// The bytes of the value's text that are wrong; `None` for all of it.
+    pub(super) part: Option<Range<usize>>,
+}
+
+impl<T: Into<String>> From<T> for Fault {
+    fn from(message: T) -> Self {
+        Self { message: message.into(), help: None, part: None }
+    }
+}
+
+/// A place in the file: the bytes to mark, and the text whose parts a [`Fault`] can name.
+#[derive(Clone)]
+struct At<'a> {
+    span: Range<usize>,
+    text: Option<&'a str>,
+}
+
+impl At<'_> {
+    const fn of(span: Range<usize>) -> Self {
+        Self { span, text: None }
+    }
+}
+
+/// An error or warning with the bytes that it is about.
+#[derive(Clone, PartialEq, Eq)]
+struct Found {
+    span: Range<usize>,
+    key: String,
+    message: String,
+    help: Option<String>,
 }
 
 impl<'a> Document<'a> {
     /// Creates a document without errors.
-    pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, errors: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()) }
+    pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
+        let (errors, warnings, hidden, rejected) = Default::default();
+        Self { text, file, errors, warnings, hidden, rejected, is_broken: Cell::new(false) }
     }
 
     /// Parses the root table. If the text is not valid TOML, records an error for each faulty line.
@@ -38,50 +85,114 @@ impl<'a> Document<'a> {
         let (table, faults) = DeTable::parse_recoverable(self.text);
         let mut last = None;
         for fault in &faults {
-            let at = fault.span().map_or(0, |span| span.start);
-            let line = self.line(at);
-            if last.replace(line) != Some(line) {
-                // Not the fault's `Display`: it quotes the line, which may contain a secret.
-                self.error(at, "", format!("not TOML: {}", fault.message()));
+            let span = fault.span().unwrap_or(0..0);
+            let line = self.line(span.start);
+            if last.replace(line) == Some(line) {
+                continue;
+            }
+            // Not the fault's `Display`: it quotes the line, which may contain a secret.
+            let message = format!("not TOML: {}", fault.message());
+            let hint = hint::of(self.text, span.start);
+            let ends = hint.as_ref().is_some_and(|hint| hint.of_whole_file);
+            self.error(&At::of(span), "", Fault { message, help: hint.map(|hint| hint.text), part: None });
+            if ends {
+                break;
             }
         }
+        self.is_broken.set(!faults.is_empty());
+        *self.hidden.borrow_mut() = quote::hidden(table.get_ref());
         faults.is_empty().then(|| Spanned::into_inner(table))
     }
 
     /// Returns `outcome` if no error was recorded.
     pub(super) fn finish<T>(self, outcome: Option<T>) -> Result<T, ConfigErrors> {
-        let errors = self.errors.into_inner();
+        let errors = self.sorted(&self.errors.borrow(), Severity::Error);
         match outcome {
             Some(outcome) if errors.is_empty() => Ok(outcome),
-            _ => Err(ConfigErrors::sorted(errors)),
+            _ => Err(errors.into()),
         }
     }
 
     /// Returns the warnings so far, sorted by line.
     pub(super) fn warnings(&self) -> Vec<ConfigError> {
-        let mut warnings = self.warnings.borrow().clone();
-        warnings.sort_by_key(|warning| warning.line);
-        warnings
+        self.sorted(&self.warnings.borrow(), Severity::Warning)
     }
 
-    /// Records an error at a byte offset of the text.
-    fn error(&self, at: usize, key: &str, message: impl Into<String>) {
-        self.errors.borrow_mut().push(self.finding(at, key, message.into()));
+    /// Records an error, unless the same error has been recorded before: a rule is compiled once for each of its tables.
+    fn error(&self, at: &At<'_>, key: &str, fault: impl Into<Fault>) {
+        self.record(&self.errors, at, key, fault.into());
     }
 
-    /// Records a warning at a byte offset of the text. Warnings do not prevent the file's use.
-    fn warning(&self, at: usize, key: &str, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(self.finding(at, key, message.into()));
+    /// Records an error about the value of a key before the tables are read. Reading it then causes no other error.
+    pub(super) fn reject(&self, span: Range<usize>, key: &str, message: String) {
+        self.error(&At::of(span), key, message);
+        self.rejected.borrow_mut().push(key.to_owned());
     }
 
-    fn finding(&self, at: usize, key: &str, message: String) -> ConfigError {
-        ConfigError { file: self.file.to_owned(), line: Some(self.line(at)), key: key.to_owned(), message }
+    /// Records a warning. Warnings do not prevent the file's use.
+    fn warning(&self, at: &At<'_>, key: &str, fault: impl Into<Fault>) {
+        self.record(&self.warnings, at, key, fault.into());
+    }
+
+    fn record(&self, list: &RefCell<Vec<Found>>, at: &At<'_>, key: &str, fault: Fault) {
+        if self.rejected.borrow().iter().any(|rejected| rejected == key) {
+            return;
+        }
+        let Fault { message, help, part } = fault;
+        let span = self.narrowed(at, part);
+        let found = Found { span, key: key.to_owned(), message, help };
+        let mut list = list.borrow_mut();
+        if !list.contains(&found) {
+            list.push(found);
+        }
+    }
+
+    /// Returns the bytes of a part of a value's text. A text with escapes is not found in the file as it reads; then the
+    /// whole value is marked.
+    fn narrowed(&self, at: &At<'_>, part: Option<Range<usize>>) -> Range<usize> {
+        let part = at.text.zip(part).and_then(|(text, part)| {
+            let start = at.span.start + self.text.get(at.span.clone())?.find(text)?;
+            Some(start + part.start..start + part.end)
+        });
+        part.unwrap_or_else(|| at.span.clone())
+    }
+
+    /// Hides every value of an unknown key.
+    fn hide(&self, value: &Spanned<toml::de::DeValue<'_>>) {
+        quote::all_of(value, &mut self.hidden.borrow_mut());
+    }
+
+    fn sorted(&self, found: &[Found], severity: Severity) -> Vec<ConfigError> {
+        let mut errors: Vec<_> = found.iter().cloned().map(|found| self.placed(found, severity)).collect();
+        errors.sort_by_key(|error| error.line);
+        errors
+    }
+
+    fn placed(&self, found: Found, severity: Severity) -> ConfigError {
+        let Found { span, key, message, help } = found;
+        let quote = match self.is_broken.get() {
+            true => Some(quote::broken_line(self.text, &span)),
+            // The file as a whole.
+            false if span == (0..0) => None,
+            false => Some(quote::line(self.text, &span, &self.hidden.borrow())),
+        };
+        let line = self.line(span.start);
+        let columns = quote.as_ref().map(|_| self.columns(&span));
+        ConfigError { severity, file: self.file.to_owned(), line: Some(line), columns, quote, key, message, help }
     }
 
     /// Returns the line, counted from 1, of a byte offset.
     fn line(&self, at: usize) -> usize {
         let before = self.text.as_bytes().iter().take(at);
         1 + before.filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Returns the columns of the first line of a span, in characters counted from 1.
+    fn columns(&self, span: &Range<usize>) -> Range<usize> {
+        let start = self.text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let marked = &self.text[span.clone()];
+        let first = 1 + self.text[start..span.start].chars().count();
+        first..first + marked.lines().next().map_or(0, |line| line.chars().count())
     }
 
     /// Resolves a relative path against the folder of the file.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Bounds, Document, Value};
+use super::{At, Bounds, Document, Fault, Value};
 
 /// A table. Dropping it records an error for every key that was not asked for, so ask for all keys before an early
 /// return.
@@ -12,8 +12,8 @@ pub(in crate::config) struct Section<'a> {
     document: &'a Document<'a>,
     /// The path of the table, as in `issuer[0].jwks`; empty for the root.
     name: String,
-    /// The byte offset of its header or key.
-    at: usize,
+    /// Its header or key.
+    at: At<'a>,
     /// `None` if the table is not in the file: all its keys are then absent.
     table: Option<&'a DeTable<'a>>,
     asked: Vec<&'static str>,
@@ -22,13 +22,13 @@ pub(in crate::config) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Returns the root table of the file.
     pub(in crate::config) fn root(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
-        Self::new(document, String::new(), 0, Some(table))
+        Self::new(document, String::new(), At::of(0..0), Some(table))
     }
 
     pub(super) const fn new(
         document: &'a Document<'a>,
         name: String,
-        at: usize,
+        at: At<'a>,
         table: Option<&'a DeTable<'a>>,
     ) -> Self {
         Self { document, name, at, table, asked: Vec::new() }
@@ -38,7 +38,7 @@ impl<'a> Section<'a> {
     pub(in crate::config) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.asked.push(key);
         let (_, value) = self.table?.get_key_value(key)?;
-        Some(Value::new(self.document, self.path(key), self.position(key), value.get_ref()))
+        Some(Value::new(self.document, self.path(key), self.place(key), value.get_ref()))
     }
 
     /// Returns the value of a required key; `remedy` says what to write if it is missing.
@@ -53,7 +53,7 @@ impl<'a> Section<'a> {
     /// Returns an optional table. If it is missing, all its keys are absent.
     pub(in crate::config) fn section(&mut self, key: &'static str) -> Self {
         let section = self.value(key).and_then(Value::section);
-        section.unwrap_or_else(|| Self::new(self.document, self.path(key), self.at, None))
+        section.unwrap_or_else(|| Self::new(self.document, self.path(key), self.at.clone(), None))
     }
 
     /// Returns the tables of `[[key]]`, in the order of the file.
@@ -98,29 +98,47 @@ impl<'a> Section<'a> {
         self.value(key).and_then(|value| value.choice(words)).unwrap_or(default)
     }
 
+    /// Returns the line of its header, counted from 1.
+    pub(in crate::config) fn line(&self) -> usize {
+        self.document.line(self.at.span.start)
+    }
+
     /// Returns whether the key is in the file. This does not count as asking for it.
     pub(in crate::config) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// Records an error at a key's line, or at the section's line if the key is absent.
-    pub(in crate::config) fn error(&self, key: &str, message: impl Into<String>) {
-        self.document.error(self.position(key), &self.path(key), message);
+    pub(in crate::config) fn error(&self, key: &str, fault: impl Into<Fault>) {
+        self.document.error(&self.place(key), &self.path(key), fault);
     }
 
     /// Records a warning at a key's line, or at the section's line if the key is absent.
-    pub(in crate::config) fn warning(&self, key: &str, message: impl Into<String>) {
-        self.document.warning(self.position(key), &self.path(key), message);
+    pub(in crate::config) fn warning(&self, key: &str, fault: impl Into<Fault>) {
+        self.document.warning(&self.place(key), &self.path(key), fault);
+    }
+
+    /// Records a warning about the whole section.
+    pub(in crate::config) fn warning_here(&self, fault: impl Into<Fault>) {
+        self.document.warning(&self.at, &self.name, fault);
     }
 
     /// Records an error about the whole section.
-    pub(in crate::config) fn error_here(&self, message: impl Into<String>) {
-        self.document.error(self.at, &self.name, message);
+    pub(in crate::config) fn error_here(&self, fault: impl Into<Fault>) {
+        self.document.error(&self.at, &self.name, fault);
     }
 
-    fn position(&self, key: &str) -> usize {
-        let found = self.table.and_then(|table| table.get_key_value(key));
-        found.map_or(self.at, |(name, _)| name.span().start)
+    /// Returns the place of a key's value; of the section if the key is absent. A table is marked at its name.
+    fn place(&self, key: &str) -> At<'a> {
+        let Some((name, value)) = self.table.and_then(|table| table.get_key_value(key)) else {
+            return self.at.clone();
+        };
+        match value.get_ref() {
+            DeValue::Table(_) => At::of(name.span()),
+            DeValue::Array(list) if list.iter().any(|element| element.get_ref().is_table()) => At::of(name.span()),
+            DeValue::String(text) => At { span: value.span(), text: Some(text) },
+            _ => At::of(value.span()),
+        }
     }
 
     fn path(&self, key: &str) -> String {
@@ -128,25 +146,29 @@ impl<'a> Section<'a> {
     }
 
     fn unknown(&self, key: &str) -> String {
-        let near = self.asked.iter().map(|known| (distance(known, key), known)).min();
-        match near {
-            Some((steps, known)) if steps <= 2 && 2 * steps <= known.len() => {
-                format!("unknown key; did you mean `{known}`?")
-            }
-            _ => format!("unknown key; known keys are {}", self.asked.join(", ")),
+        match nearest(key, self.asked.iter().copied()) {
+            Some(known) => format!("unknown key; did you mean `{known}`?"),
+            None => format!("unknown key; known keys are {}", self.asked.join(", ")),
         }
     }
 }
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        for (name, _) in self.table.into_iter().flatten() {
+        for (name, value) in self.table.into_iter().flatten() {
             let key: &str = name.get_ref();
             if !self.asked.contains(&key) {
-                self.error(key, self.unknown(key));
+                self.document.hide(value);
+                self.document.error(&At::of(name.span()), &self.path(key), self.unknown(key));
             }
         }
     }
+}
+
+/// Returns the known word that was probably meant.
+pub(in crate::config) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (steps, near) = known.map(|known| (distance(known, word), known)).min()?;
+    (steps <= 2 && 2 * steps <= near.len()).then_some(near)
 }
 
 /// Computes the Levenshtein distance: how many characters to insert, delete or replace to turn one word into the other.

@@ -7,19 +7,19 @@ use toml::Spanned;
 use toml::de::{DeString, DeValue};
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{Bounds, Document, Section};
+use super::{At, Bounds, Document, Fault, Section};
 
 /// A value and its key. A method that returns `None` has recorded the error.
 pub(in crate::config) struct Value<'a> {
     document: &'a Document<'a>,
     key: String,
-    /// The byte offset of its key; in a list, of the value itself.
-    at: usize,
+    /// The value; of a table, its key.
+    at: At<'a>,
     raw: &'a DeValue<'a>,
 }
 
 impl<'a> Value<'a> {
-    pub(super) const fn new(document: &'a Document<'a>, key: String, at: usize, raw: &'a DeValue<'a>) -> Self {
+    pub(super) const fn new(document: &'a Document<'a>, key: String, at: At<'a>, raw: &'a DeValue<'a>) -> Self {
         Self { document, key, at, raw }
     }
 
@@ -30,17 +30,17 @@ impl<'a> Value<'a> {
 
     /// Returns its line, counted from 1.
     pub(in crate::config) fn line(&self) -> usize {
-        self.document.line(self.at)
+        self.document.line(self.at.span.start)
     }
 
     /// Records an error about this value. The message must not show the value if the key may hold a secret.
-    pub(in crate::config) fn error(&self, message: impl Into<String>) {
-        self.document.error(self.at, &self.key, message);
+    pub(in crate::config) fn error(&self, fault: impl Into<Fault>) {
+        self.document.error(&self.at, &self.key, fault);
     }
 
     /// Records a warning about this value.
-    pub(in crate::config) fn warning(&self, message: impl Into<String>) {
-        self.document.warning(self.at, &self.key, message);
+    pub(in crate::config) fn warning(&self, fault: impl Into<Fault>) {
+        self.document.warning(&self.at, &self.key, fault);
     }
 
     /// Reads a string that is not blank.
@@ -63,7 +63,7 @@ impl<'a> Value<'a> {
     /// Reads one string or a non-empty list of strings, each as a separate value.
     pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
         let values = match self.raw {
-            DeValue::String(_) => vec![Self::new(self.document, self.key.clone(), self.at, self.raw)],
+            DeValue::String(_) => vec![Self::new(self.document, self.key.clone(), self.at.clone(), self.raw)],
             DeValue::Array(_) => self.elements(),
             _ => return self.mistyped("a string or a list of strings"),
         };
@@ -84,7 +84,9 @@ impl<'a> Value<'a> {
     pub(super) fn elements(&self) -> Vec<Self> {
         let elements = self.raw.as_array().into_iter().flatten().enumerate();
         let value = |(index, element): (usize, &'a Spanned<DeValue<'a>>)| {
-            Self::new(self.document, format!("{}[{index}]", self.key), element.span().start, element.get_ref())
+            let text = element.get_ref().as_str();
+            let at = At { span: element.span(), text };
+            Self::new(self.document, format!("{}[{index}]", self.key), at, element.get_ref())
         };
         elements.map(value).collect()
     }
@@ -96,7 +98,7 @@ impl<'a> Value<'a> {
         };
         let entry = |(name, value): (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
             let key = format!("{}.{}", self.key, name.get_ref());
-            (name.get_ref().as_ref(), Self::new(self.document, key, name.span().start, value.get_ref()))
+            (name.get_ref().as_ref(), Self::new(self.document, key, At::of(name.span()), value.get_ref()))
         };
         Some(table.iter().map(entry).collect())
     }
@@ -120,6 +122,11 @@ impl<'a> Value<'a> {
     /// Reads a path. A relative path is resolved against the folder of the configuration file.
     pub(in crate::config) fn path(&self) -> Option<PathBuf> {
         Some(self.document.path(self.text()?))
+    }
+
+    /// Resolves a path in this value against the folder of the configuration file.
+    pub(in crate::config) fn resolve(&self, path: &str) -> PathBuf {
+        self.document.path(path)
     }
 
     /// Reads a whole number within `bounds`.

@@ -1,14 +1,18 @@
 //! Resolves `[[shape]]`: reads the rules, which [`Rule::compile`] compiles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use toml::de::DeValue;
 
-use crate::config::raw::{Section, Value};
+use crate::config::raw::{Fault, Section, Value, nearest};
+use crate::filter::doubts;
 use crate::filter::lint::{self, Severity};
-use crate::policy::{PolicySet, PredicateSource, Rule, RuleSource, UpstreamSource};
+use crate::policy::{PolicySet, PredicateSource, Problem, Rule, RuleId, RuleSource, Shadow, UpstreamSource, shadow};
 use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
+
+/// A table as written in the file, with the place of its name.
+type Table<'a> = (&'a str, Value<'a>);
 
 /// The result of reading all the rules.
 pub(super) struct ResolvedShapes {
@@ -26,7 +30,8 @@ pub(super) struct ResolvedShapes {
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
 /// Resolves every rule. `upstreams` is `None` if that section has errors; names are then not looked up.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) -> ResolvedShapes {
+/// `sample` has the names of the sample claims.
+pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>, sample: &[String]) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
@@ -34,15 +39,63 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>) 
         let public = section.boolean("public", false);
         all_public &= public;
         any_public |= public;
-        rules.push(source(&mut section, public, upstreams).and_then(|source| compile(&section, source)));
+        let tables = tables(&mut section);
+        let source = source(&mut section, public, upstreams);
+        let compiled = tables.zip(source).and_then(|(tables, source)| compile(&section, &tables, &source));
+        compiled.iter().for_each(|rules| check_claims(&section, rules, sample));
+        rules.push((section, compiled.unwrap_or_default()));
     }
-    let rules: Option<Vec<Rule>> = rules.into_iter().collect();
-    ResolvedShapes { count, all_public, any_public, policy: rules.map(PolicySet::new) }
+    check_order(&rules);
+    let whole = rules.iter().all(|(_, rules)| !rules.is_empty());
+    let counts: Vec<_> = rules.iter().map(|(_, rules)| rules.len()).collect();
+    let (sections, rules): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+    let policy = whole.then(|| PolicySet::new(rules.into_iter().flatten().collect()));
+    policy.iter().for_each(|policy| check_names(&sections, &counts, policy));
+    ResolvedShapes { count, all_public, any_public, policy }
 }
 
-/// Reads one rule. An optional key with an error reads as absent, because a file with an error is rejected anyway.
+/// Checks that a name in logs and metrics stands for one `[[shape]]`. `counts` has the number of rules of each.
+fn check_names(sections: &[Section<'_>], counts: &[usize], policy: &PolicySet) {
+    let mut ids = policy.rule_ids();
+    let mut seen: HashMap<&str, &Section<'_>> = HashMap::new();
+    for (section, rules) in sections.iter().zip(counts) {
+        let ids: HashSet<_> = ids.by_ref().take(*rules).map(RuleId::as_str).collect();
+        for id in ids {
+            let Some(other) = seen.insert(id, section) else { continue };
+            let (section, other) = if section.has("name") { (section, other) } else { (other, section) };
+            section
+                .error("name", format!("{id:?} is also the name of the rule on line {}: choose another", other.line()));
+        }
+    }
+}
+
+/// Reads `table` or `tables`.
+fn tables<'a>(section: &mut Section<'a>) -> Option<Vec<Table<'a>>> {
+    let (table, tables) = (section.value("table"), section.value("tables"));
+    let values = match (table, tables) {
+        (Some(table), None) => vec![table],
+        (None, Some(tables)) if section.has("path") => {
+            tables.error("a `path` serves one table: write `table`");
+            return None;
+        }
+        (None, Some(tables)) => tables.list()?,
+        (Some(_), Some(tables)) => {
+            tables.error("contradicts `table`: write one of the two");
+            return None;
+        }
+        (None, None) => {
+            section.error("table", r#"missing: write the table, as in "tasks" or "auth.users""#);
+            return None;
+        }
+    };
+    let named: Vec<_> = values.into_iter().map(|value| Some((value.text()?, value))).collect();
+    named.into_iter().collect()
+}
+
+/// Reads one rule, without its table. An optional key with an error reads as absent, because a file with an error is
+/// rejected anyway.
 fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
-    let table = section.required("table", r#"write the table, as in "tasks" or "auth.users""#);
+    let name = section.value("name");
     let path = section.value("path");
     let allow = section.value("allow");
     let predicate = section.required("where", r#"write a predicate, or where = "none" to serve every row"#);
@@ -52,20 +105,23 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let subset = section.boolean("subset", false);
     let client_where = section.boolean("client_where", false);
     let upstream = section.value("upstream");
+    let client_chosen = section.value("danger_client_chosen");
 
-    let table = table.and_then(|value| value.text());
+    let name = name.and_then(|value| value.text());
     let path = path.and_then(|value| value.text());
-    let allow = allow.and_then(|value| value.text());
+    let allow = read(allow, |value| value.text());
     let predicate = predicate.and_then(|value| predicate_source(&value));
     let columns = columns.and_then(|value| value.texts());
+    let client_chosen = read(client_chosen, |value| value.texts());
     let upstream = match upstream {
         None => UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
         Some(value) => upstream_source(value, upstreams)?,
     };
     Some(RuleSource {
-        table: table?.to_owned(),
+        name: name.map(str::to_owned),
+        table: String::new(),
         path: path.map(str::to_owned),
-        allow: allow.map(str::to_owned),
+        allow: allow?.map(str::to_owned),
         predicate: predicate?,
         columns,
         public,
@@ -73,7 +129,13 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         subset,
         client_where,
         upstream,
+        client_chosen: client_chosen?.unwrap_or_default(),
     })
+}
+
+/// Reads an optional key: `None` if it has an error.
+fn read<'a, T>(value: Option<Value<'a>>, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<Option<T>> {
+    value.map_or(Some(None), |value| read(&value).map(Some))
 }
 
 /// Reads an upstream name, or a claim and a map from its values to names.
@@ -121,26 +183,89 @@ fn predicate_source(value: &Value<'_>) -> Option<PredicateSource> {
     }
 }
 
-fn compile(section: &Section<'_>, source: RuleSource) -> Option<Rule> {
-    let errors = match Rule::compile(source) {
-        Ok(rule) => {
-            lint(section, &rule);
-            return Some(rule);
+/// Compiles a rule for each of its tables. Errors that do not concern a table are the same for all of them, and reported
+/// once.
+fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> Option<Vec<Rule>> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (table, value) in tables {
+        match Rule::compile(RuleSource { table: (*table).to_owned(), ..source.clone() }) {
+            Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
+            Ok(rule) => rules.push(rule.at_line(section.line())),
+            Err(errors) => errors.into_iter().for_each(|error| match error.key {
+                "table" => value.error(fault(error.problem)),
+                key => section.error(key, fault(error.problem)),
+            }),
         }
-        Err(errors) => errors,
-    };
-    for error in errors {
-        section.error(error.key, error.message);
     }
-    None
+    rules.first().iter().for_each(|rule| lint(section, rule));
+    for (rule, (_, value)) in rules.iter().zip(tables) {
+        rule.warnings().iter().cloned().for_each(|warning| match warning.key {
+            "table" => value.warning(fault(warning.problem)),
+            key => section.warning(key, fault(warning.problem)),
+        });
+    }
+    (rules.len() == tables.len()).then_some(rules)
 }
+
+fn fault(problem: Problem) -> Fault {
+    let Problem { message, help, part } = problem;
+    Fault { message, help, part }
+}
+
+/// Reports what earlier rules leave to later ones.
+fn check_order(rules: &[(Section<'_>, Vec<Rule>)]) {
+    for (at, (section, own)) in rules.iter().enumerate() {
+        let shadows = rules[..at].iter().flat_map(|(earlier, others)| {
+            let pairs = others.iter().flat_map(|other| own.iter().filter_map(move |rule| shadow(other, rule)));
+            pairs.map(|found| (found, earlier.line()))
+        });
+        match shadows.max() {
+            Some((Shadow::Always(why), line)) => section.error_here(Fault {
+                help: Some("remove one of them, or write the `allow` that is missing".to_owned()),
+                ..format!("never applies, because the rule on line {line} {why}").into()
+            }),
+            Some((Shadow::Mostly, line)) => section.warning_here(Fault {
+                help: Some("write this rule before that one".to_owned()),
+                ..format!(
+                    "applies only to tokens without the claims that the rule on line {line} reads, which has no `allow`"
+                )
+                .into()
+            }),
+            None => {}
+        }
+    }
+}
+
+/// Warns about claims that the sample claims do not have.
+fn check_claims(section: &Section<'_>, rules: &[Rule], sample: &[String]) {
+    let known = |name: &str| REGISTERED.contains(&name) || sample.iter().any(|known| known == name);
+    for (key, name) in rules.iter().flat_map(Rule::claims).filter(|(_, name)| !sample.is_empty() && !known(name)) {
+        let fault = Fault::from(format!("reads `claims.{name}`, which [probe].claims does not have"));
+        let near =
+            nearest(name, sample.iter().map(String::as_str)).map(|near| format!("did you mean `claims.{near}`?"));
+        let help = near.unwrap_or_else(|| "add a sample value there, or correct the name".to_owned());
+        section.warning(key, Fault { help: Some(help), ..fault });
+    }
+}
+
+/// Registered claims (RFC 7519 section 4.1).
+const REGISTERED: [&str; 7] = ["aud", "exp", "iat", "iss", "jti", "nbf", "sub"];
 
 /// Lints the predicate. A lint error is an error of the file, so `finish` rejects the file.
 fn lint(section: &Section<'_>, rule: &Rule) {
-    for finding in rule.sql().iter().flat_map(|sql| lint::predicate(sql)) {
-        match finding.severity {
-            Severity::Error => section.error("where", finding.message),
-            Severity::Warning => section.warning("where", finding.message),
-        }
+    let Some(sql) = rule.sql() else { return };
+    for finding in lint::predicate(&sql) {
+        report(section, finding.severity, finding.message.into());
+    }
+    for doubt in doubts::doubts(&sql) {
+        let part = Some(doubt.word.as_str()).filter(|word| !word.is_empty()).and_then(|word| rule.find_in_sql(word));
+        report(section, doubt.severity, Fault { message: doubt.message, help: Some(doubt.help), part });
+    }
+}
+
+fn report(section: &Section<'_>, severity: Severity, fault: Fault) {
+    match severity {
+        Severity::Error => section.error("where", fault),
+        Severity::Warning => section.warning("where", fault),
     }
 }

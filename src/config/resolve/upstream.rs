@@ -159,7 +159,7 @@ fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) 
 }
 
 /// Parses a PEM file that contains only certificates, each usable as a trust anchor.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|cause| format!("is not PEM: {cause}"))?;

@@ -1,8 +1,11 @@
 //! Parses whole files and checks the result or the errors, line by line.
 
 mod bounds;
+mod exposed;
 mod faults;
 mod gatekeeper;
+mod golden;
+mod recipes;
 mod resolved;
 mod secrets;
 
@@ -27,16 +30,24 @@ fn environment() -> Environment {
         ("ELECTRIC_SECRET", "electric-secret-canary"),
         ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
         ("GATEKEEPER_SECRET", "fedcba9876543210-canary-fedcba98"),
+        ("LONG_SECRET", "0123456789abcdef-canary-long-0123456789abcdef-canary-long-89abcdef"),
         ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
+        ("LISTEN", "127.0.0.1:0"),
+        ("URL", "https://env.example"),
         ("BLANK_SECRET", " \n"),
+        ("REPEATED_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("PUBLISHED_SECRET", "your-256-bit-secret-your-256-bit-secret"),
     ])
 }
 
 /// Parses `text`, followed by the sections it lacks, so that its own lines count from 1.
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(&whole(text), Path::new("x.toml"), &environment())
+}
+
+fn whole(text: &str) -> String {
     let rest = REST.iter().filter(|(header, _)| !text.contains(header)).map(|(_, section)| *section);
-    let whole: String = std::iter::once(text).chain(rest).collect();
-    Config::parse(&whole, Path::new("x.toml"), &environment())
+    std::iter::once(text).chain(rest).collect()
 }
 
 /// Returns the errors as shown to the user, one per line.

@@ -87,6 +87,9 @@ fn errors_show_no_secret() {
         "'canary' 'canary'",
         "$canary",
         "{ env = 'SHORT_SECRET', canary = 1",
+        "\"\"\"\ncanary=\n",
+        "\"\"\"\ncanary canary: x\n",
+        "\"\"\"\n[canary",
     ]
     .iter()
     .flat_map(|secret| [upstream(secret), shared(secret)])
@@ -106,7 +109,8 @@ fn errors_show_no_secret() {
     }
     for text in texts {
         let found = parse(&text).expect_err(&text);
-        let shown = format!("{found} {found:?}");
+        let json = serde_json::to_string(&found.iter().collect::<Vec<_>>()).unwrap();
+        let shown = format!("{found} {found:?} {} {json}", found.report());
         assert!(!shown.contains(CANARY), "{text}\n{shown}");
     }
 }

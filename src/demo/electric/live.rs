@@ -52,7 +52,8 @@ impl Service {
         }
     }
 
-    /// Answers with the header at once, and with events as they arrive.
+    /// Answers with the header at once, and with events as they arrive. A stream that starts behind the end of the log
+    /// ends there.
     pub(super) fn event_stream(self: Arc<Self>, asked: Asked, from: Offset) -> Reply {
         let slice = Slice { items: Vec::new(), to: from, up_to_date: true };
         let state = asked.state(&format!("{from}:{from}"), &slice, Some(self.cursor(&asked)));
@@ -80,6 +81,7 @@ impl Service {
         let end = Instant::now() + self.options.sse_life;
         let mut keep_alive = Instant::now() + self.options.sse_keep_alive;
         let mut changes = self.changes();
+        let behind = self.slice(asked, from).is_some_and(|slice| has_changes(&slice));
         while let Some(slice) = self.slice(asked, from) {
             if has_changes(&slice) {
                 for item in slice.items {
@@ -89,6 +91,9 @@ impl Service {
                 keep_alive = Instant::now() + self.options.sse_keep_alive;
                 if !slice.up_to_date {
                     continue;
+                }
+                if behind {
+                    return Ok(());
                 }
             }
             tokio::select! {

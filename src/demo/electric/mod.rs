@@ -9,7 +9,6 @@
 mod answer;
 mod body;
 mod control;
-mod cursor;
 mod database;
 mod live;
 mod params;
@@ -27,6 +26,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::http::{Limits, Reply, Request, Server, Serving};
+use crate::shape::cursor;
 pub use control::Readiness;
 use database::TableName;
 pub use database::{Change, ChangeError, Column};
@@ -63,7 +63,7 @@ impl Default for Options {
             port: 0,
             secret: "test-secret".to_owned(),
             hold: Duration::from_secs(20),
-            cursor_interval: Duration::from_secs(20),
+            cursor_interval: cursor::INTERVAL,
             sse_keep_alive: Duration::from_secs(21),
             sse_life: Duration::from_secs(60),
             not_ready_wait: Duration::from_secs(5),

@@ -55,7 +55,7 @@ pub(super) struct ShapeParams {
     pub(super) handle: String,
     pub(super) live: bool,
     pub(super) sse: bool,
-    pub(super) cursor: Option<String>,
+    pub(super) cursor: Option<u64>,
     pub(super) subset: Option<Subset>,
 }
 
@@ -91,7 +91,7 @@ impl ShapeParams {
         }
         let (definition, table) = fields.definition(database)?;
         let subset = fields.subset(table).map_err(Refusal::in_subset)?;
-        let cursor = fields.0.get("cursor").and_then(Value::as_str).map(str::to_owned);
+        let cursor = fields.0.get("cursor").and_then(Value::as_str).and_then(|cursor| cursor.parse().ok());
         Ok(Self { definition, position, handle, live, sse, cursor, subset })
     }
 }

@@ -14,9 +14,10 @@ use super::control::{Control, Readiness};
 use super::params::{DeleteParams, Refusal, ShapeParams, Subset};
 use super::shape::{Definition, Offset, Position, Shape, Slice};
 use super::store::Store;
-use super::{Options, body, cursor, query};
+use super::{Options, body, query};
 use crate::clock::{Clock, SystemClock};
 use crate::demo::http::{Reply, Request};
+use crate::shape::cursor;
 
 const LONG: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
 const SHORT: &str = "public, max-age=60, stale-while-revalidate=300";
@@ -261,8 +262,7 @@ impl Service {
     }
 
     pub(super) fn cursor(&self, asked: &Asked) -> u64 {
-        let jump = rand::rng().random_range(1..=3600);
-        cursor::next(SystemClock.now(), self.options.cursor_interval, asked.params.cursor.as_deref(), jump)
+        cursor::next(SystemClock.now(), self.options.cursor_interval, asked.params.cursor)
     }
 
     fn monotonic(&self) -> i128 {

@@ -72,6 +72,20 @@ async fn an_event_comes_in_three_chunks() {
 }
 
 #[tokio::test]
+async fn a_stream_that_starts_behind_the_log_ends_with_it() {
+    let electric = electric(Options::default()).await;
+    let query = live(&electric, "where=org='a'").await + "&live_sse=true";
+    let row = |id: u32| Change::Insert("items".to_owned(), json!({"id": id, "org": "a"}));
+    let lsn = electric.transaction(&[row(3), row(4)]).unwrap();
+    let behind = get(&electric, &query).await;
+    assert_eq!(behind.matches(r#""operation":"insert""#).count(), 2, "{behind}");
+    assert!(behind.contains(r#""control":"up-to-date""#) && behind.ends_with("\r\n0\r\n\r\n"), "{behind}");
+    // As the client resumes: the rest of the last transaction is sent again.
+    let again = get(&electric, &query.replace("offset=0_inf", &format!("offset={lsn}_0"))).await;
+    assert_eq!(again.matches(r#""operation":"insert""#).count(), 1, "{again}");
+}
+
+#[tokio::test]
 async fn a_row_enters_and_leaves_a_shape() {
     let electric = electric(Options::default()).await;
     let query = live(&electric, "where=org='a'").await.replace("&live=true", "");

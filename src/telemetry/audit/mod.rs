@@ -1,5 +1,5 @@
-//! Writes the audit log, which records which subject has read which shape: one line per session of a subject with a
-//! shape.
+//! Writes the audit log, which records which subject has read which shape, and which was rejected and why: one line per
+//! session of a subject with a shape, or with a reason.
 
 mod file;
 mod sessions;
@@ -12,12 +12,13 @@ use anyhow::Context;
 
 use self::file::AuditFile;
 use self::sessions::Sessions;
+use super::Record;
 use super::lines::LineQueue;
 use super::logging;
 use super::settings::{AuditSettings, AuditTarget};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
-use crate::digest::sha256;
+use crate::rejection::Reason;
 use crate::rewrite::UpstreamRequest;
 
 /// The open sessions, and the queue for their lines. Only [`Audit::finish`] waits for the disk.
@@ -27,12 +28,29 @@ pub struct Audit {
     lines: LineQueue,
 }
 
-/// A subject that is about to read a shape. Created before the response, recorded after it.
+/// A subject that is about to read a shape, or was rejected. Created before the response, recorded after it.
 #[derive(Debug)]
 pub struct Reading {
     principal: Option<Arc<Principal>>,
-    rule: Box<str>,
-    shape: [u8; 32],
+    rule: Option<Box<str>>,
+    matter: Matter,
+}
+
+/// What a session is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Matter {
+    /// The digest of a shape's definition.
+    Shape([u8; 32]),
+    /// The reason of rejections.
+    Denied(Reason),
+}
+
+impl Reading {
+    /// Returns the record of a rejected request. A token that is not valid names nobody.
+    pub fn denied(record: &Record, reason: Reason) -> Self {
+        let rule = record.rule.as_ref().map(|rule| rule.as_str().into());
+        Self { principal: record.principal.clone(), rule, matter: Matter::Denied(reason) }
+    }
 }
 
 /// The maximum number of lines that wait for the file.
@@ -60,8 +78,8 @@ impl Audit {
 
     /// Returns the record of `principal` (`None` for a public shape) reading the shape of `upstream`.
     pub fn reading(&self, principal: Option<&Arc<Principal>>, upstream: &UpstreamRequest) -> Reading {
-        let shape = sha256(&*upstream.shape());
-        Reading { principal: principal.cloned(), rule: upstream.rule().as_str().into(), shape }
+        let rule = Some(upstream.rule().as_str().into());
+        Reading { principal: principal.cloned(), rule, matter: Matter::Shape(upstream.shape_digest()) }
     }
 
     /// Records a response with `bytes` of body.

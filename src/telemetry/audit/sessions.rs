@@ -5,13 +5,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Reading;
+use super::super::text::sanitized;
+use super::{Matter, Reading};
 use crate::auth::SubjectKey;
 use crate::clock::UnixTime;
 use crate::hex::hex;
 
-/// A subject and the digest of a shape's definition.
-type Key = (Option<SubjectKey>, [u8; 32]);
+/// A subject, and what its session is about. Rejections also have a rule.
+type Key = (Option<SubjectKey>, Matter, Option<Box<str>>);
 
 #[derive(Debug)]
 pub(super) struct Sessions {
@@ -24,14 +25,14 @@ pub(super) struct Sessions {
     due: VecDeque<(UnixTime, Key)>,
 }
 
-/// Records what one subject has read of one shape.
+/// Records what one subject has read of one shape, or how often it was rejected for one reason.
 #[derive(Debug)]
 pub(super) struct Session {
     issuer: Option<Box<str>>,
     subject: Option<Box<str>>,
     token: Option<Box<str>>,
-    rule: Box<str>,
-    shape: [u8; 32],
+    rule: Option<Box<str>>,
+    matter: Matter,
     first: UnixTime,
     last: UnixTime,
     answers: u64,
@@ -46,7 +47,8 @@ impl Sessions {
     /// Counts a response; returns the session that had to make room, if any.
     pub(super) fn record(&mut self, reading: Reading, bytes: u64, now: UnixTime) -> Option<Session> {
         let subject = reading.principal.as_ref().map(|principal| principal.subject_key().clone());
-        let key = (subject, reading.shape);
+        let rule = reading.rule.clone().filter(|_| matches!(reading.matter, Matter::Denied(_)));
+        let key = (subject, reading.matter, rule);
         if let Some(session) = self.open.get_mut(&key) {
             session.count(bytes, now);
             return None;
@@ -93,16 +95,16 @@ impl Sessions {
 
 impl Session {
     fn new(reading: Reading, now: UnixTime) -> Self {
-        let Reading { principal, rule, shape } = reading;
+        let Reading { principal, rule, matter } = reading;
         let principal = principal.as_deref();
         let subject = principal.and_then(|principal| principal.subject());
         Self {
             issuer: principal.map(|principal| principal.issuer().into()),
-            subject: subject.map(sanitized),
+            subject: subject.map(|subject| sanitized(subject, MOST)),
             // Without a subject the token is the identity.
             token: principal.filter(|_| subject.is_none()).map(|principal| principal.token_hash().into()),
             rule,
-            shape,
+            matter,
             first: now,
             last: now,
             answers: 0,
@@ -118,13 +120,18 @@ impl Session {
 
     /// Returns the session as one line of JSON.
     pub(super) fn line(&self) -> Box<[u8]> {
+        let (shape, reason) = match self.matter {
+            Matter::Shape(digest) => (Some(hex(&digest)), None),
+            Matter::Denied(reason) => (None, Some(reason.as_str())),
+        };
         let line = Line {
             target: TARGET,
             issuer: self.issuer.as_deref(),
             subject: self.subject.as_deref(),
             token: self.token.as_deref(),
-            rule: &self.rule,
-            shape: hex(&self.shape),
+            rule: self.rule.as_deref(),
+            shape,
+            reason,
             first: rfc3339(self.first),
             last: rfc3339(self.last),
             answers: self.answers,
@@ -147,8 +154,12 @@ struct Line<'a> {
     subject: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
-    rule: &'a str,
-    shape: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shape: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     first: String,
     last: String,
     answers: u64,
@@ -161,27 +172,19 @@ fn rfc3339(time: UnixTime) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs().min(END))).to_string()
 }
 
-/// Replaces control characters and direction marks, and truncates to 256 characters (docs/security.md, C14).
-fn sanitized(subject: &str) -> Box<str> {
-    const MOST: usize = 256;
-    let hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut text: String = subject.chars().take(MOST).map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect();
-    if subject.chars().nth(MOST).is_some() {
-        text.push('…');
-    }
-    text.into()
-}
+/// The most characters of a subject.
+const MOST: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::policy::Unmet;
+    use crate::rejection::Reason;
 
     fn reading(shape: u8) -> Reading {
-        Reading { principal: None, rule: "tasks".into(), shape: [shape; 32] }
+        Reading { principal: None, rule: Some("tasks".into()), matter: Matter::Shape([shape; 32]) }
     }
 
     fn at(secs: u64) -> UnixTime {
@@ -189,7 +192,11 @@ mod tests {
     }
 
     fn shapes(ended: impl IntoIterator<Item = Session>) -> Vec<(u8, u64)> {
-        ended.into_iter().map(|session| (session.shape[0], session.answers)).collect()
+        let first = |session: &Session| match session.matter {
+            Matter::Shape(digest) => digest[0],
+            Matter::Denied(_) => 0,
+        };
+        ended.into_iter().map(|session| (first(&session), session.answers)).collect()
     }
 
     #[test]
@@ -244,9 +251,27 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_sanitized_and_shortened() {
-        assert_eq!(&*sanitized("user\r\n\u{1b}[31m\u{202e}é"), "user\u{fffd}\u{fffd}\u{fffd}[31m\u{fffd}é");
-        assert_eq!(sanitized(&"é".repeat(256)).chars().count(), 256);
-        assert_eq!(sanitized(&"é".repeat(257)).chars().last(), Some('…'));
+    fn rejections_are_counted_by_rule_and_reason() {
+        let denied = |rule: &str, unmet| Reading {
+            principal: None,
+            rule: Some(rule.into()),
+            matter: Matter::Denied(Reason::Rule(unmet)),
+        };
+        let mut sessions = Sessions::new(10, Duration::from_secs(60));
+        for (rule, unmet) in
+            [("a", Unmet::AllowFalse), ("b", Unmet::AllowFalse), ("a", Unmet::ValueUnbound), ("a", Unmet::AllowFalse)]
+        {
+            sessions.record(denied(rule, unmet), 0, at(0));
+        }
+        let lines: Vec<Value> =
+            sessions.drain().iter().map(|session| serde_json::from_slice(&session.line()).unwrap()).collect();
+        let found: Vec<_> = lines.iter().map(|line| (&line["rule"], &line["reason"], &line["answers"])).collect();
+        let expected = [
+            (json!("a"), json!("allow_false"), json!(2)),
+            (json!("b"), json!("allow_false"), json!(1)),
+            (json!("a"), json!("value_unbound"), json!(1)),
+        ];
+        assert_eq!(found, expected.each_ref().map(|(rule, reason, count)| (rule, reason, count)));
+        assert!(lines.iter().all(|line| line.get("shape").is_none()), "{lines:?}");
     }
 }

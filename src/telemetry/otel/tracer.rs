@@ -92,6 +92,7 @@ impl Tracer {
         if status > 0 {
             span.attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
         }
+        span.attributes.extend(record.reason.map(|reason| KeyValue::new("shapegate.reason", reason.as_str())));
         span.attributes.extend(record.join.map(|join| KeyValue::new("shapegate.cache", join.as_str())));
         span.attributes.extend(record.rule.as_ref().map(rule));
         // The status does not show a response that was interrupted; the outcome does.

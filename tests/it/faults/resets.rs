@@ -51,11 +51,8 @@ async fn reset_connections_leave_no_requests_or_flights() {
     let address = gate.url.strip_prefix("http://").unwrap();
     for number in 0..FLOOD {
         // Every second request joins the waiting flight, the others open new ones.
-        let target = if number % 2 == 0 {
-            target.clone()
-        } else {
-            format!("{}&offset=-1&cache-buster={number}", tasks("org_1"))
-        };
+        let target =
+            if number % 2 == 0 { target.clone() } else { format!("{}&offset=0_{number}&handle=1-1", tasks("org_1")) };
         let token = gate.issuer.token(&json!({ "sub": format!("user-{}", number % 50), "organizationIds": ["org_1"] }));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&get(&target, &token)).await.unwrap();

@@ -40,7 +40,7 @@ async fn slow_headers_take_no_request_slot_and_block_no_other_client() {
             stream.write_all(&[*byte]).await.unwrap();
         }
         // Each on a new connection, for a new shape.
-        let target = format!("{}&offset=-1&cache-buster={number}", tasks("org_1"));
+        let target = format!("{}&offset=-1&handle={number}", tasks("org_1"));
         let request = reqwest::Client::new().get(format!("{}{target}", gate.url)).bearer_auth(&token);
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
@@ -63,7 +63,7 @@ async fn slow_tls_handshakes_are_closed_and_block_no_other_client() {
         stream.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
     }
     for number in 0..20 {
-        let target = format!("{}&offset=-1&cache-buster={number}", tasks("org_1"));
+        let target = format!("{}&offset=-1&handle={number}", tasks("org_1"));
         assert_eq!(gate.get(&target, &token).await.status, 200);
     }
     for mut stream in dripping {

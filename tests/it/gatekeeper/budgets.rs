@@ -8,7 +8,7 @@ use crate::harness::{Answer, Gate, RULES, Setup};
 /// Anyone may mint any number of these tokens, so each must not have a budget of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_minted_without_a_user_count_by_address() {
-    let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\n";
+    let rules = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\ndanger_client_chosen = ['user']\n";
     let limits = "[limits]\ntrusted_proxies = ['127.0.0.0/8']\nshapes_per_subject = 1\nshapes_window = '1h'\nrequests_per_subject = 1000\n";
     let gate = Gate::with(Setup { rules: format!("{rules}{GATEKEEPER}{limits}"), ..Setup::default() }).await;
     let ask = async |address: &str, user: &str| {

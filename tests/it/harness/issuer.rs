@@ -1,4 +1,4 @@
-//! An issuer that serves its key set over HTTP, counts the fetches, and can be taken down.
+//! An issuer that serves its key set over HTTP, counts the fetches, and can hang or be taken down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::Value;
 use shapegate::demo::http::{End, Reply, Server, Serving};
 use shapegate::demo::issuer::Issuer;
+use tokio::sync::watch;
 
 /// A running issuer.
 pub(crate) struct IssuerServer {
@@ -17,13 +18,18 @@ pub(crate) struct IssuerServer {
 struct State {
     up: AtomicBool,
     fetches: AtomicUsize,
+    held: watch::Sender<bool>,
 }
 
 impl IssuerServer {
     pub(crate) async fn start() -> Self {
         let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let keys = Issuer::new(&format!("http://{}", server.local_addr().unwrap())).unwrap();
-        let state = Arc::new(State { up: AtomicBool::new(true), fetches: AtomicUsize::new(0) });
+        let state = Arc::new(State {
+            up: AtomicBool::new(true),
+            fetches: AtomicUsize::new(0),
+            held: watch::Sender::new(false),
+        });
         let (served, shared) = (keys.clone(), Arc::clone(&state));
         let serving = server.serve(move |_| {
             shared.fetches.fetch_add(1, Ordering::SeqCst);
@@ -32,7 +38,12 @@ impl IssuerServer {
             } else {
                 Reply::new(500).with_end(End::Reset)
             };
-            std::future::ready(reply)
+            let mut held = shared.held.subscribe();
+            async move {
+                // The sender lives as long as the issuer.
+                let _ = held.wait_for(|held| !held).await;
+                reply
+            }
         });
         Self { keys, state, _serving: serving }
     }
@@ -45,6 +56,16 @@ impl IssuerServer {
     /// Starts or stops serving the key set. While it is down, every connection is reset.
     pub(crate) fn set_up(&self, up: bool) {
         self.state.up.store(up, Ordering::SeqCst);
+    }
+
+    /// Responds to no request for the key set until [`release`](Self::release).
+    pub(crate) fn hold(&self) {
+        self.state.held.send_replace(true);
+    }
+
+    /// Responds to every held request, and to new ones at once.
+    pub(crate) fn release(&self) {
+        self.state.held.send_replace(false);
     }
 
     /// Returns how often the key set was requested.

@@ -60,16 +60,16 @@ impl Service {
 
     /// Waits for the next log entry, of any process, whose message starts with `text`. Entries before it are skipped.
     pub(crate) async fn line(&mut self, text: &str) -> Value {
-        loop {
-            let log = self.log.borrow_and_update().clone();
-            while let Some(entry) = log.get(self.seen) {
-                self.seen += 1;
-                let message = entry["message"].as_str().or(entry.as_str()).unwrap_or_default();
-                if message.starts_with(text) {
-                    return entry.clone();
-                }
-            }
-            assert!(self.log.changed().await.is_ok(), "no log entry starts with {text:?}: {log:#?}");
+        let entry = next_line(&mut self.log, &mut self.seen, text).await;
+        entry.unwrap_or_else(|| panic!("no log entry starts with {text:?}: {:#?}", self.log.borrow()))
+    }
+
+    /// Like [`line`](Self::line), but also waits for the end of the first process, and returns its status if that
+    /// comes first.
+    pub(crate) async fn line_or_end(&mut self, text: &str) -> Result<Value, ExitStatus> {
+        tokio::select! {
+            Some(entry) = next_line(&mut self.log, &mut self.seen, text) => Ok(entry),
+            status = self.child.wait() => Err(status.unwrap()),
         }
     }
 
@@ -84,10 +84,19 @@ impl Service {
         self.taken_over().await;
     }
 
-    /// Waits until a new process serves.
+    /// Waits until a new process serves: until the old one has handed over, and the new one takes signals. A signal
+    /// before that would be ignored.
     pub(crate) async fn taken_over(&mut self) {
         let entry = self.line("a new process serves").await;
         self.pid = u32::try_from(entry["pid"].as_u64().unwrap()).unwrap();
+        let count = |log: &[Value], start: &str| {
+            log.iter()
+                .filter(|entry| entry["message"].as_str().is_some_and(|message| message.starts_with(start)))
+                .count()
+        };
+        // Each process logs the one, and each one that has handed over the other.
+        let serving = self.log.wait_for(|log| count(log, "serving") > count(log, "a new process serves")).await;
+        assert!(serving.is_ok(), "the new process does not serve");
     }
 
     /// Sends a signal to the process that currently serves.
@@ -119,6 +128,21 @@ impl Drop for Service {
         if std::thread::panicking() {
             self.log.borrow().iter().for_each(|entry| eprintln!("{entry}"));
         }
+    }
+}
+
+/// Waits for the next entry whose message starts with `text`; `None` if the log ends before.
+async fn next_line(log: &mut watch::Receiver<Vec<Value>>, seen: &mut usize, text: &str) -> Option<Value> {
+    loop {
+        let entries = log.borrow_and_update().clone();
+        while let Some(entry) = entries.get(*seen) {
+            *seen += 1;
+            let message = entry["message"].as_str().or(entry.as_str()).unwrap_or_default();
+            if message.starts_with(text) {
+                return Some(entry.clone());
+            }
+        }
+        log.changed().await.ok()?;
     }
 }
 

@@ -77,7 +77,8 @@ async fn sighup_applies_a_valid_file_and_rejects_an_invalid_one_entirely() {
     let faulty = without_tasks.replace("where = '\"organization_id\"", "whree = '\"organization_id\"");
     let line = 1 + faulty.lines().position(|line| line.starts_with("whree")).unwrap();
     write(&scene.path(), &faulty);
-    assert_eq!(scene.metric(current).await, 0.0, "changed but not in use");
+    // The file is checked every second.
+    while scene.metric(current).await != 0.0 {}
     scene.hang_up("refused").await;
     assert_eq!((scene.status(TASKS).await, scene.status(ITEMS).await), (200, 200));
     assert_eq!(scene.metric(current).await, 0.0);
@@ -112,7 +113,7 @@ async fn sighup_rereads_secrets_and_names_settings_that_need_a_restart() {
     assert_eq!(scene.status(TASKS).await, 200);
     write(&scene.folder.path().join("secret"), "no-such-secret");
     scene.hang_up("ok").await;
-    assert_eq!(scene.status(&format!("{TASKS}&cache-buster=1")).await, 502);
+    assert_eq!(scene.status(&format!("{TASKS}&handle=1")).await, 502);
     write(&scene.folder.path().join("secret"), crate::harness::SECRET);
     let changed = scene.text.replace("[server]\n", "[server]\nh2c = true\nthreads = 3\n");
     let changed = changed.replace("format = 'json'", "format = 'text'\naccess = false");

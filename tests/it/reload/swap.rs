@@ -39,8 +39,8 @@ fn rules(electric: &Electric, organization: &str) -> String {
 async fn ask(http: reqwest::Client, url: String, stop: Arc<AtomicBool>, asked: Arc<AtomicUsize>) {
     while !stop.load(Ordering::Relaxed) {
         let number = asked.fetch_add(1, Ordering::Relaxed);
-        let buster = if number.is_multiple_of(3) { format!("&cache-buster={number}") } else { String::new() };
-        let request = http.get(format!("{url}/v1/shape?table=tasks&offset=-1{buster}"));
+        let handle = if number.is_multiple_of(3) { format!("&handle={number}") } else { String::new() };
+        let request = http.get(format!("{url}/v1/shape?table=tasks&offset=-1{handle}"));
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         // A response that has begun is cut off if the new rules would not give it.

@@ -128,8 +128,8 @@ async fn waiting_request_gets_the_current_cors_headers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_is_judged_by_the_configuration_current_when_its_body_ends() {
-    let rules =
-        "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\nsubset = true\n";
+    let rules = "[[shape]]\ntable = 'tasks'\nwhere = '\"organization_id\" = {{ query.organizationId }}'\n\
+         danger_client_chosen = ['organizationId']\nsubset = true\n";
     let gate = Gate::with(Setup { rules: rules.to_owned(), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let body = r#"{"limit":5,"order_by":"\"id\""}"#;
@@ -162,7 +162,7 @@ async fn response_to_a_slow_reader_is_cut_when_its_rule_changes() {
     let gate = Gate::start().await;
     let rows = format!("[{}]", " ".repeat(LONG));
     let target = |organization: &str, number: u32| {
-        format!("/v1/shape?table=tasks&organizationId={organization}&offset=-1&cache-buster={number}")
+        format!("/v1/shape?table=tasks&organizationId={organization}&offset=0_{number}&handle=1-1")
     };
     // The first response is cached and one chunk, the second is in flight; the third is for an organization that stays
     // allowed.

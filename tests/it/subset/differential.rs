@@ -65,8 +65,10 @@ fn snapshot(answer: &Answer) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_filter_never_adds_a_row_to_its_rule() {
     let rule = |(number, predicate): (usize, &&str)| {
+        let chosen = if predicate.contains("query.title") { "danger_client_chosen = ['title']\n" } else { "" };
         format!(
-            "[[shape]]\npath = '/r/{number}'\ntable = 'items'\nwhere = '''{predicate}'''\nsubset = true\nclient_where = true\n"
+            "[[shape]]\npath = '/r/{number}'\ntable = 'items'\nwhere = '''{predicate}'''\n\
+             subset = true\nclient_where = true\n{chosen}"
         )
     };
     let rules = WHERES.iter().enumerate().map(rule).collect();

@@ -11,7 +11,7 @@ use crate::auth::keys::FetchedKeys;
 use crate::auth::testing::remote_keys;
 
 fn remote_setup(fetch: Arc<ScriptedFetch>) -> Setup {
-    setup_with(vec![issuer(remote())], 20_000, fetch)
+    setup_with(vec![issuer(remote())], 200 * BUDGET, fetch)
 }
 
 /// Advances both clocks.
@@ -282,18 +282,15 @@ async fn a_failed_save_is_counted_and_tokens_are_still_accepted() {
 #[tokio::test(start_paused = true)]
 async fn a_fixed_set_is_searched_before_the_remote_one() {
     let (in_file, remote_only) = (TestKey::ed25519("file"), TestKey::ed25519("remote"));
-    let both = || {
-        let KeySource::Published { fixed, .. } = fixed(&[&in_file]) else { unreachable!() };
-        vec![issuer(KeySource::Published { fixed, remote: Some(remote_keys()) })]
-    };
-    let setup = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&in_file, &remote_only]))]));
+    let both = || vec![issuer(KeySource { remote: Some(remote_keys()), ..fixed(&[&in_file]) })];
+    let setup = setup_with(both(), BUDGET, ScriptedFetch::open([Ok(jwks(&[&in_file, &remote_only]))]));
     assert!(setup.verifier.key_status()[0].ready);
     assert_eq!(setup.verify(&in_file.sign(&claims())).await, Ok(Check::New));
     assert_eq!(setup.fetch.calls(), 0);
     assert_eq!(setup.verify(&remote_only.sign(&claims())).await, Ok(Check::New));
     assert_eq!(setup.fetch.calls(), 1);
     // A key in both sets counts once.
-    let one = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&in_file]))]));
+    let one = setup_with(both(), BUDGET, ScriptedFetch::open([Ok(jwks(&[&in_file]))]));
     let _stop = renew(&one);
     others_ran().await;
     let nameless = in_file.named(None);

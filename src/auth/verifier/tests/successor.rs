@@ -18,7 +18,7 @@ fn of(name: &str) -> Value {
 }
 
 fn after(setup: &Setup, issuers: Vec<IssuerSettings>) -> Setup {
-    let verifier = Arc::new(setup.verifier.successor(issuers, 100).unwrap());
+    let verifier = Arc::new(setup.verifier.successor(issuers, BUDGET).unwrap());
     Setup { verifier, clock: Arc::clone(&setup.clock), fetch: Arc::clone(&setup.fetch) }
 }
 
@@ -29,7 +29,7 @@ async fn an_unchanged_issuer_keeps_its_keys_and_verdicts() {
         let shared = IssuerSettings { issuer: "https://shared.example.com".to_owned(), ..shared_issuer(SECRET) };
         vec![issuer(remote()), named(OTHER, fixed(&[&file])), shared]
     };
-    let first = setup_with(issuers(), 100, ScriptedFetch::open([Ok(jwks(&[&key])), Err(FetchError::Timeout)]));
+    let first = setup_with(issuers(), BUDGET, ScriptedFetch::open([Ok(jwks(&[&key])), Err(FetchError::Timeout)]));
     let tokens = [key.sign(&claims()), file.sign(&of(OTHER)), shared.sign(&of("https://shared.example.com"))];
     for token in &tokens {
         assert_eq!(first.verify(token).await, Ok(Check::New));
@@ -56,7 +56,7 @@ async fn any_changed_setting_of_an_issuer_applies_to_tokens_seen_before() {
         ("keys", |issuer| issuer.keys = fixed(&[&TestKey::ed25519("k")])),
         ("kind", |issuer| {
             issuer.algorithms = vec![Algorithm::Hs256];
-            issuer.keys = KeySource::Shared(Secret::new(SECRET));
+            issuer.keys = shared(Algorithm::Hs256, SECRET);
         }),
         ("shape claims", |issuer| issuer.shape_claims = ShapeClaims::Own),
         ("name", |issuer| issuer.issuer = OTHER.to_owned()),
@@ -86,23 +86,24 @@ async fn any_changed_setting_of_an_issuer_applies_to_tokens_seen_before() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_issuer_keeps_only_keys_fetched_from_the_same_url() {
     let key = TestKey::ed25519("k");
-    let first = setup_with(vec![issuer(remote())], 100, ScriptedFetch::open([Ok(jwks(&[&key]))]));
+    let first = setup_with(vec![issuer(remote())], BUDGET, ScriptedFetch::open([Ok(jwks(&[&key]))]));
     let token = key.sign(&claims());
     assert_eq!(first.verify(&token).await, Ok(Check::New));
     first.fetch.now_answers(Err(FetchError::Timeout));
     let keys = |change: fn(&mut RemoteKeys)| {
         let mut remote = remote_keys();
         change(&mut remote);
-        vec![issuer(KeySource::Published { fixed: None, remote: Some(remote) })]
+        vec![issuer(KeySource { remote: Some(remote), ..KeySource::default() })]
     };
     // If only settings outside the endpoint changed, the store is reused.
     let lenient = vec![IssuerSettings { leeway: Duration::from_secs(60), ..issuer(remote()) }];
     let second = after(&first, lenient);
     assert_eq!(second.verify(&token).await, Ok(Check::New));
-    let patient = after(&second, keys(|remote| remote.timeout = Duration::from_secs(1)));
+    let patient = after(&second, keys(|remote| remote.endpoint.timeout = Duration::from_secs(1)));
     assert_eq!(patient.verify(&token).await, Ok(Check::New));
     assert_eq!(first.fetch.calls(), 1);
-    let elsewhere = after(&patient, keys(|remote| remote.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
+    let elsewhere =
+        after(&patient, keys(|remote| remote.endpoint.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
     assert!(matches!(elsewhere.verify(&token).await, Err(TokenError::KeysUnavailable { .. })));
     // A shorter `max_stale` also applies to keys fetched before the change.
     first.pass(60);
@@ -114,7 +115,7 @@ async fn a_changed_issuer_keeps_only_keys_fetched_from_the_same_url() {
 async fn renewals_follow_the_verifier_and_stop_for_removed_issuers() {
     let (ours, theirs) = (TestKey::ed25519("k"), TestKey::ed25519("o"));
     let both = || vec![issuer(remote()), named(OTHER, remote())];
-    let first = setup_with(both(), 100, ScriptedFetch::open([Ok(jwks(&[&ours, &theirs]))]));
+    let first = setup_with(both(), BUDGET, ScriptedFetch::open([Ok(jwks(&[&ours, &theirs]))]));
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let mut renewals = Renewals::default();
@@ -133,9 +134,9 @@ async fn renewals_follow_the_verifier_and_stop_for_removed_issuers() {
     assert_eq!(second.fetch.calls(), 3, "the remaining set is still refreshed, the removed one is not");
     let mut verifier = second.verifier;
     for _ in 0..100 {
-        verifier = Arc::new(verifier.successor(both(), 100).unwrap());
+        verifier = Arc::new(verifier.successor(both(), BUDGET).unwrap());
         renewals.follow(&verifier);
-        verifier = Arc::new(verifier.successor(vec![issuer(remote())], 100).unwrap());
+        verifier = Arc::new(verifier.successor(vec![issuer(remote())], BUDGET).unwrap());
         renewals.follow(&verifier);
     }
     while tasks() - before > 1 {
@@ -154,9 +155,9 @@ async fn a_failed_successor_changes_nothing() {
     let token = key.sign(&claims());
     assert_eq!(first.verify(&token).await, Ok(Check::New));
     let twice = || vec![issuer(fixed(&[&key])), issuer(fixed(&[&key]))];
-    assert!(matches!(first.verifier.successor(twice(), 100), Err(VerifierError::DuplicateIssuer(_))));
+    assert!(matches!(first.verifier.successor(twice(), BUDGET), Err(VerifierError::DuplicateIssuer(_))));
     assert_eq!(first.verify(&token).await, Ok(Check::Seen));
     // A cache of another size starts empty; tokens are verified again.
-    let other = first.verifier.successor(vec![issuer(fixed(&[&key]))], 50).unwrap();
+    let other = first.verifier.successor(vec![issuer(fixed(&[&key]))], BUDGET / 2).unwrap();
     assert_eq!(other.verify(&token).await.map(|verified| verified.check), Ok(Check::New));
 }

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::*;
+use crate::auth::jws::Jws;
 use crate::auth::keys::{Key, KeySet};
 
 /// Vectors marked valid that are rejected on purpose: (file, tcId, reason).

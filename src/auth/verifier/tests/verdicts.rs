@@ -5,9 +5,9 @@ use super::*;
 #[tokio::test]
 async fn t12_t13_a_token_expires_at_exp_plus_leeway_whether_cached_or_not() {
     let key = TestKey::ed25519("k");
-    for verdicts in [0, 100] {
+    for verdict_bytes in [0, BUDGET] {
         let issuers = vec![IssuerSettings { leeway: Duration::from_secs(5), ..issuer(fixed(&[&key])) }];
-        let setup = setup_with(issuers, verdicts, ScriptedFetch::open([]));
+        let setup = setup_with(issuers, verdict_bytes, ScriptedFetch::open([]));
         let token = key.sign(&claims());
         assert!(setup.verify(&token).await.is_ok());
         setup.pass(104);
@@ -44,7 +44,7 @@ async fn t18_the_cache_is_bounded_and_holds_no_failures() {
     for number in 0..500 {
         assert!(setup.verify(&key.sign(&with(&json!({ "jti": number })))).await.is_ok());
     }
-    assert!((1..=128).contains(&setup.verifier.verdicts.len()), "{}", setup.verifier.verdicts.len());
+    assert!((50..=200).contains(&setup.verifier.verdicts.len()), "{}", setup.verifier.verdicts.len());
 }
 
 #[tokio::test]
