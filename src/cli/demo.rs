@@ -1,29 +1,34 @@
 //! `shapegate demo`: runs everything embedded, on loopback.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::mpsc;
 
 use super::Usage;
-use crate::config::{Config, Environment};
-use crate::demo::scene::{AUDIENCE, SECRET, Scene};
+use crate::demo::scene::{self, RULE, Running, SECRET, Scene, Settings};
+use crate::proxy::Gateway;
 use crate::server::Server;
 use crate::telemetry;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Address to listen on; loopback only, because the demo gives tokens to anyone
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// Address to listen on; loopback only, because the demo gives tokens to anyone [default: 127.0.0.1:8080, or a
+    /// free port if that is taken]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Use your own Electric instead of the stand-in; its secret is read from ELECTRIC_SECRET
+    #[arg(long, value_name = "URL")]
+    electric: Option<String>,
 }
 
 impl Demo {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        if !self.listen.ip().is_loopback() {
+        if self.listen.is_some_and(|listen| !listen.ip().is_loopback()) {
             return Err(Usage("--listen: choose a loopback address, because the demo gives tokens to anyone").into());
         }
         super::runtime(2)?.block_on(self.serve())?;
@@ -31,90 +36,97 @@ impl Demo {
     }
 
     async fn serve(&self) -> anyhow::Result<()> {
-        let desk = Scene::server().await?;
-        // The page needs shapegate's port and shapegate's configuration the page's: bind one, then the other.
-        let reserved = std::net::TcpListener::bind(self.listen)
-            .with_context(|| format!("cannot listen on {}; try --listen 127.0.0.1:0", self.listen))?;
-        let listen = reserved.local_addr()?;
-        drop(reserved);
-        let shape_url = format!("http://{listen}/v1/shape");
-        let scene = Scene::start(desk, shape_url.clone()).await?;
-        let config = config(&scene, listen)?;
+        raise_file_limit();
+        let scene = Scene::start(self.electric.clone()).await.context("cannot start the issuer or the stand-in")?;
+        let settings = self.settings(&scene);
+        let config = settings.with(RULE)?;
         telemetry::init_logging(&config.log)?;
-        let server = Server::bind(config)?;
+        let server = Server::bind(config)
+            .with_context(|| format!("cannot listen on {}; try --listen 127.0.0.1:0", settings.listen))?;
+        let [listen, ..] = &server.addresses()[..] else { anyhow::bail!("no address to listen on") };
         let (admin, gateway) = (server.admin_address(), server.gateway());
-        let write = async {
-            for number in 1_u64.. {
-                if number > FIRST_ROWS {
-                    tokio::time::sleep(Duration::from_secs(3)).await;
-                }
-                scene.write_row(number);
+        let desk = scene::bind(if self.listen.is_some() { 0 } else { PAGE_PORT }).await?;
+        let page = desk.local_addr()?;
+        let (told, mut lines) = mpsc::unbounded_channel();
+        let shape_url = format!("http://{listen}/v1/shape");
+        let running = Running { shape_url: shape_url.clone(), admin, reloader: server.reloader(), settings, told };
+        let _show = scene.show(desk, running)?;
+        let talk = async {
+            until_ready(&gateway).await?;
+            greet(page, &shape_url, admin, self.electric.is_some())?;
+            while let Some(line) = lines.recv().await {
+                super::say(format_args!("{line}"))?;
             }
-        };
-        let welcome = async {
-            while !gateway.report().await.missing.is_empty() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            greet(&scene, &shape_url, admin).await?;
-            std::future::pending::<anyhow::Result<()>>().await
+            anyhow::Ok(())
         };
         tokio::select! {
             served = server.run(async { drop(tokio::signal::ctrl_c().await) }) => served,
-            () = write => bail!("the demo ran out of row numbers"),
-            failed = welcome => failed,
+            failed = talk => failed,
+        }
+    }
+
+    /// Returns the configuration with the default ports, or free ones if they are taken or `--listen` is given.
+    fn settings(&self, scene: &Scene) -> Settings {
+        let or_free = |port| match self.listen {
+            None if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() => port,
+            _ => 0,
+        };
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, or_free(port)));
+        let secret = self.electric.as_ref().and_then(|_| std::env::var("ELECTRIC_SECRET").ok());
+        Settings {
+            listen: self.listen.unwrap_or_else(|| loopback(LISTEN_PORT)),
+            admin: loopback(ADMIN_PORT),
+            issuer: scene.issuer_url().to_owned(),
+            electric: scene.electric_url().to_owned(),
+            secret: secret.unwrap_or_else(|| SECRET.to_owned()),
         }
     }
 }
 
-/// The number of rows at the start.
-const FIRST_ROWS: u64 = 6;
+/// The default ports of shapes, page and metrics.
+const LISTEN_PORT: u16 = 8080;
+const PAGE_PORT: u16 = 8081;
+const ADMIN_PORT: u16 = 9090;
 
-fn config(scene: &Scene, listen: SocketAddr) -> anyhow::Result<Config> {
-    let (issuer, electric) = (scene.issuer_url(), scene.electric_url());
-    let text = format!(
-        r#"
-[server]
-listen = "{listen}"
-admin = "127.0.0.1:0"
-drain = "1s"
+/// Raises the limit of open files, of which each of the demo's clients needs two.
+fn raise_file_limit() {
+    const WANTED: u64 = 8192;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(WANTED, |maximum| maximum.min(WANTED));
+    if current.is_some_and(|current| current < wanted) {
+        // If it fails, the demo has room for fewer clients.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    }
+}
 
-[upstream]
-url = "{electric}"
-secret = {{ env = "ELECTRIC_SECRET" }}
-
-[[issuer]]
-issuer = "{issuer}"
-audience = "{AUDIENCE}"
-algorithms = ["EdDSA"]
-jwks = {{ url = "{issuer}/jwks" }}
-
-[[shape]]
-table = "tasks"
-allow = "query.organizationId in claims.organizationIds"
-where = '"organization_id" = {{{{ query.organizationId }}}}'
-
-[log]
-level = "warn"
-"#
-    );
-    Ok(Config::parse(&text, Path::new("demo.toml"), &Environment::from([("ELECTRIC_SECRET", SECRET)]))?)
+/// Waits until shapegate is ready, and says what is missing if that takes long.
+async fn until_ready(gateway: &Gateway) -> std::io::Result<()> {
+    for round in 0.. {
+        let missing = gateway.report().await.missing;
+        if missing.is_empty() {
+            break;
+        }
+        if round == 40 {
+            super::say(format_args!("not ready: {}", missing.join("; ")))?;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Prints the URLs and commands to try, once they work.
-async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Result<()> {
-    let desk = scene.issuer_url();
-    let live = live_query(desk, shape_url).await?;
+fn greet(page: SocketAddr, shape_url: &str, admin: SocketAddr, own_electric: bool) -> std::io::Result<()> {
+    let desk = format!("http://{page}");
     let ask = |query: &str, token: Option<&str>| {
         let bearer = token
             .map_or(String::new(), |token| format!(" -H \"Authorization: Bearer $(curl -s {desk}/token/{token})\""));
-        format!("curl -si '{shape_url}?{query}'{bearer}")
+        format!("curl -si \"{shape_url}?{query}\"{bearer}")
     };
     let org = |number: u8| format!("table=tasks&organizationId=org-{number}&offset=-1");
-    super::say(format_args!(
-        "shapegate demo: a row is written every three seconds, alternately for org-1 and org-2\n"
-    ))?;
-    super::say(format_args!("page: {desk}/"))?;
-    super::say(format_args!("metrics: http://{admin}/metrics\n"))?;
+    super::say(format_args!("shapegate demo\n\npage: {desk}/\nmetrics: http://{admin}/metrics\n"))?;
+    if own_electric {
+        super::say(format_args!("{TABLE}"))?;
+    }
     super::say(format_args!(
         "The rows of org-1, and those of org-2:\n  {}\n  {}",
         ask(&org(1), Some("org-1")),
@@ -122,23 +134,13 @@ async fn greet(scene: &Scene, shape_url: &str, admin: SocketAddr) -> anyhow::Res
     ))?;
     super::say(format_args!("The rows of org-2 with a token of org-1 (403):\n  {}", ask(&org(2), Some("org-1"))))?;
     super::say(format_args!("Without a token (401):\n  {}", ask(&org(1), None)))?;
+    let live = format!("$(curl -s {desk}/live)");
     super::say(format_args!("A live poll, which waits for the next row of org-1:\n  {}", ask(&live, Some("org-1"))))?;
-    super::say(format_args!("\nStop with Ctrl-C."))?;
-    Ok(())
+    super::say(format_args!("\nStop with Ctrl-C.\n"))
 }
 
-/// Returns the query of a live poll at the end of org-1's log, as a client that has caught up sends it.
-async fn live_query(desk: &str, shape_url: &str) -> anyhow::Result<String> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let token = client.get(format!("{desk}/token/org-1")).send().await?.text().await?;
-    let query = "table=tasks&organizationId=org-1";
-    let answer = client.get(format!("{shape_url}?{query}&offset=now")).bearer_auth(token).send().await?;
-    let header = |name: &str| {
-        let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
-        value
-            .map(str::to_owned)
-            .with_context(|| format!("the response to the demo's own request has no {name}: {}", answer.status()))
-    };
-    let (handle, offset) = (header("electric-handle")?, header("electric-offset")?);
-    Ok(format!("{query}&handle={handle}&offset={offset}&live=true"))
-}
+/// What the demo expects of the user's own database.
+const TABLE: &str = "It serves this table of your Postgres; write rows for org-1 and org-2:
+  CREATE TABLE tasks (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), organization_id text NOT NULL, title text);
+  INSERT INTO tasks (organization_id, title) VALUES ('org-1', 'Water the plants');
+";

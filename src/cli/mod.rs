@@ -6,10 +6,13 @@ mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod explain;
+mod init;
 mod jwks;
 mod keys;
 mod probe;
 mod run;
+mod schema;
+mod shell;
 mod test;
 mod token;
 mod trial;
@@ -33,7 +36,8 @@ use crate::server::wire::{self, Observers};
 
 /// An authorizing proxy in front of Electric's sync service.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+#[command(version = env!("SHAPEGATE_VERSION"), max_term_width = 100, after_long_help = HELP)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     /// Run with this configuration
     #[arg(short, long, value_name = "FILE", required = true)]
@@ -52,15 +56,40 @@ enum Command {
     /// Run a demo: embedded issuer, stand-in for Electric, proxy and web page
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
+    /// Print shell completions
+    Completions(shell::Completions),
     /// Show how one request is decided, and why
     Explain(Box<explain::Explain>),
     /// Fetch an issuer's keys into a file for `jwks = { file = … }`
     Jwks(jwks::Jwks),
+    /// Write a commented configuration to start from
+    Init(init::Init),
+    /// Print the manual page
+    Man(shell::Man),
+    /// Print a JSON Schema of the configuration, for editors
+    Schema(schema::Schema),
     /// Run policy tests
     Test(test::Test),
     /// Make a development key, and tokens that it signs
     Token(token::Token),
 }
+
+const HELP: &str = "\
+Examples:
+  shapegate demo                                        try it, with nothing else installed
+  shapegate init --issuer https://auth.example.com      write shapegate.toml
+  shapegate check --config shapegate.toml               find its errors
+  shapegate --config shapegate.toml                     run
+  shapegate explain --config shapegate.toml --token @token.txt '/v1/shape?table=tasks'
+
+Environment:
+  RUST_LOG   overrides log.level: debug, or shapegate=debug,warn
+  NO_COLOR   if not empty: no colors
+
+Exit status:
+  0   success
+  1   failure: a denied request (explain), a rejected rule (check --probe), or a server that cannot start
+  64  wrong usage or configuration";
 
 /// Runs the command that `arguments` names, and returns its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -77,7 +106,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         #[cfg(feature = "demo")]
         (Some(Command::Demo(demo)), _) => demo.run(),
         (Some(Command::Explain(explain)), _) => explain.run(),
+        (Some(Command::Init(init)), _) => init.run(),
         (Some(Command::Jwks(jwks)), _) => jwks.run(),
+        (Some(Command::Completions(completions)), _) => completions.run(),
+        (Some(Command::Man(man)), _) => man.run(),
+        (Some(Command::Schema(schema)), _) => schema.run(),
         (Some(Command::Test(test)), _) => test.run(),
         (Some(Command::Token(token)), _) => token.run(),
         (None, Some(config)) => run::run(&config, cli.upgrade),

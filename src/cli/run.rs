@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::limits::LimitSettings;
-use crate::server::{Reloader, Server};
+use crate::proxy::Gateway;
+use crate::server::{Reloader, Server, notify};
 use crate::telemetry;
 
 /// Runs with the configuration at `path`; with `upgrade`, on the sockets of the running process.
@@ -36,6 +37,7 @@ pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<ExitCode> {
     }
     let runtime = super::runtime(config.server.threads)?;
     runtime.block_on(serve(config, upgrade, &program))?;
+    tracing::info!("stopped");
     // Tasks aborted by a second signal or the end of the drain are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
@@ -50,13 +52,18 @@ fn files_needed(limits: &LimitSettings) -> u64 {
 async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup())?;
+    let (rules, issuers) = (config.policy.rule_ids().count(), config.issuers.len());
     let start = async { if upgrade { Server::take_over(config).await } else { Server::bind(config) } };
     let server = tokio::select! {
         server = start => server?,
         () = signals.stop() => return Ok(()),
     };
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    tracing::info!(listen = addresses.join(", "), admin = %server.admin_address(), "serving");
+    let (version, listen, admin) = (env!("SHAPEGATE_VERSION"), addresses.join(", "), server.admin_address());
+    tracing::info!(version, rules, issuers, listen, %admin, "serving");
+    if !notify::is_heard() {
+        tokio::spawn(announce(server.gateway()));
+    }
     // In a separate task, so that a reload never delays a signal to stop. The task ends with the runtime.
     tokio::spawn(reload_at(hangup, server.reloader()));
     let upgrades = server.upgrades();
@@ -81,6 +88,22 @@ async fn serve(config: Config, upgrade: bool, program: &Program) -> anyhow::Resu
             }
         }
     }
+}
+
+/// Logs what is missing for readiness, and when nothing is. Under systemd, the server does.
+async fn announce(gateway: Gateway) {
+    let mut said = false;
+    loop {
+        let missing = gateway.report().await.missing;
+        if missing.is_empty() {
+            break;
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!("not ready: {}", missing.join("; "));
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    tracing::info!("ready");
 }
 
 /// Reloads at each SIGHUP, one after the other. Signals during a reload cause one more.

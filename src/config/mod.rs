@@ -87,7 +87,7 @@ impl Config {
         Self::load_without_secrets(path).map(|config| config.issuers)
     }
 
-    /// Loads a file without its secrets and key files, to judge sample claims.
+    /// Loads a file without its secrets and key files, to find its other errors or to judge sample claims.
     ///
     /// # Errors
     /// Every error in the file, or the reason why it cannot be read.

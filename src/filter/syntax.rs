@@ -14,7 +14,8 @@ const MAX_BYTES: usize = 4 * 1024;
 const MAX_NESTING: usize = 24;
 
 /// The deepest recursion of the parser's expression rule. A bracket, a NOT and the right side of an operator are one
-/// call each. A call takes up to 25 KiB of a worker's 2 MiB of stack.
+/// call each. A call takes up to 25 KiB of stack, 50 KiB if it is not optimized. If little of a worker's 2 MiB is left,
+/// the parser continues on another stack (its feature `recursive-protection`).
 const MAX_RECURSION: usize = 40;
 
 /// Parses a whole text as one expression.

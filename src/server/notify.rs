@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use super::probe::Probe;
 
 /// Returns whether systemd expects notifications.
-pub(super) fn is_heard() -> bool {
+pub(crate) fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 

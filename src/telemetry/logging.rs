@@ -40,7 +40,7 @@ pub fn init(log: &LogSettings) -> anyhow::Result<()> {
     }
     let queue = LineQueue::start("log", CAPACITY, io::stderr()).context("cannot start the log's thread")?;
     let queue = QUEUE.get_or_init(|| queue).clone();
-    let lines = fmt::layer().with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_ansi(io::stderr().is_terminal() && !no_color());
     let lines = match (log.format, journal::is_stderr()) {
         (LogFormat::Json, false) => as_json(lines).with_writer(queue).boxed(),
         (LogFormat::Json, true) => as_json(lines).without_time().with_writer(Journal(queue)).boxed(),
@@ -69,6 +69,11 @@ fn as_json<S>(lines: fmt::Layer<S>) -> fmt::Layer<S, JsonFields, Format<Json>> {
 pub fn refilter(log: &LogSettings) -> anyhow::Result<()> {
     let filter = filter(log)?;
     FILTER.get().map_or(Ok(()), |replace| replace.reload(filter)).context("log.level")
+}
+
+/// Returns whether the user wants no colors (<https://no-color.org>).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn filter(log: &LogSettings) -> anyhow::Result<EnvFilter> {

@@ -1,6 +1,7 @@
 //! A real browser with the real client, over TLS and HTTP/2, on a page of another origin.
 
 mod chromium;
+mod demo;
 
 use std::path::Path;
 

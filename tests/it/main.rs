@@ -33,6 +33,7 @@ mod proxies;
 mod reasons;
 mod reload;
 mod revocation;
+mod shell;
 mod subset;
 mod superset;
 mod transcripts;

@@ -47,7 +47,7 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
     let cors = cors::cors(root.section("cors"), cookies);
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
-    let log = log::log(root.section("log"));
+    let log = log::log(root.section("log"), environment);
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
     let revocation = revocation::revocation(&mut root, environment);

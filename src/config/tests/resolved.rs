@@ -14,8 +14,13 @@ use crate::upstream::ServerUrl;
 fn conf(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
     let text = std::fs::read_to_string(&file).unwrap();
-    Config::parse(&text, &file, &environment()).unwrap_or_else(|errors| panic!("{errors}"))
+    let Environment::Map(mut variables) = environment() else { unreachable!() };
+    variables.insert("CREDENTIALS_DIRECTORY".to_owned(), CREDENTIALS.to_owned());
+    Config::parse(&text, &file, &Environment::Map(variables)).unwrap_or_else(|errors| panic!("{errors}"))
 }
+
+/// A folder as systemd makes it for `LoadCredential=electric-secret:…`.
+const CREDENTIALS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/config/credentials");
 
 fn remote(config: &Config) -> &RemoteKeys {
     config.issuers[0].keys.remote.as_ref().unwrap()
@@ -215,8 +220,10 @@ fn relative_paths_are_resolved_against_the_folder_of_the_file() {
 #[test]
 fn the_state_directory_defaults_to_the_one_of_systemd() {
     let text = include_str!("../../../conf/shapegate.minimal.toml");
-    let environment =
-        Environment::from([("ELECTRIC_SECRET", "s"), ("STATE_DIRECTORY", "/var/lib/shapegate:/var/lib/b")]);
+    let environment = Environment::from([
+        ("CREDENTIALS_DIRECTORY", CREDENTIALS),
+        ("STATE_DIRECTORY", "/var/lib/shapegate:/var/lib/b"),
+    ]);
     let config = Config::parse(text, Path::new("x.toml"), &environment).unwrap();
     assert_eq!(config.server.state, Some(PathBuf::from("/var/lib/shapegate")));
 }
@@ -224,11 +231,12 @@ fn the_state_directory_defaults_to_the_one_of_systemd() {
 #[test]
 fn the_upgrade_socket_defaults_to_the_runtime_directory_of_systemd() {
     let text = include_str!("../../../conf/shapegate.minimal.toml");
-    let environment = Environment::from([("ELECTRIC_SECRET", "s"), ("RUNTIME_DIRECTORY", "/run/shapegate")]);
+    let environment =
+        Environment::from([("CREDENTIALS_DIRECTORY", CREDENTIALS), ("RUNTIME_DIRECTORY", "/run/shapegate")]);
     let config = Config::parse(text, Path::new("x.toml"), &environment).unwrap();
     assert_eq!(config.server.upgrade_socket, Some(PathBuf::from("/run/shapegate/upgrade.sock")));
-    let config = Config::parse(text, Path::new("x.toml"), &Environment::from([("ELECTRIC_SECRET", "s")])).unwrap();
-    assert_eq!(config.server.upgrade_socket, None);
+    let config = Config::parse(text, Path::new("x.toml"), &Environment::from([("CREDENTIALS_DIRECTORY", CREDENTIALS)]));
+    assert_eq!(config.unwrap().server.upgrade_socket, None);
 }
 
 #[test]
@@ -451,5 +459,22 @@ fn probe_claims_are_converted_to_json() {
     for wrong in ["{ a = 1979-05-27 }", "[1]", "{ a = nan }", "'{}'"] {
         let found = errors(&format!("[probe]\nclaims = {wrong}\n"));
         assert!(found.starts_with("x.toml:2: probe.claims: expected a table of claims"), "{found}");
+    }
+}
+
+#[test]
+fn rust_log_overrides_the_level_and_is_checked_like_it() {
+    let text = |level: &str| {
+        let rest = "[server]\nlisten = '[::]:0'\n[upstream]\nurl = 'http://a'\ndanger_no_secret = true\n\
+                    [[shape]]\ntable = 't'\nwhere = 'none'\npublic = true\n";
+        format!("{rest}[log]\nlevel = '{level}'\n")
+    };
+    let parse =
+        |text: &str, filter: &str| Config::parse(text, Path::new("x.toml"), &Environment::from([("RUST_LOG", filter)]));
+    assert_eq!(parse(&text("info"), "shapegate=debug,warn").unwrap().log.level, "shapegate=debug,warn");
+    assert_eq!(parse(&text("warn"), "").unwrap().log.level, "warn");
+    for wrong in ["inof", "pingora=debug"] {
+        let error = parse(&text("info"), wrong).unwrap_err().to_string();
+        assert!(error.contains("log.level: RUST_LOG, which overrides it: "), "{error}");
     }
 }

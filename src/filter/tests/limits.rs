@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sqlparser::keywords::ALL_KEYWORDS;
 
 use super::{parse, printed, rejected};
+use crate::filter::syntax::NO_FUNCTION;
 use crate::filter::{ClientFilter, MAX_PARAMS, OrderBy};
 
 #[test]
@@ -105,7 +106,8 @@ fn like_patterns_are_complete_and_limited() {
     printed(&["name ILIKE $4"; 8].join(" AND "));
 }
 
-/// Repeats every word that sqlparser knows up to 1,000 bytes, on half of a worker's stack.
+/// Repeats every word that sqlparser knows up to 400 bytes, on half of a worker's stack. That is more than its
+/// recursion limit of the frames that recurse.
 #[test]
 fn no_word_of_sql_overflows_the_stack_or_takes_long() {
     std::thread::Builder::new().stack_size(STACK).spawn(repeat_every_word).unwrap().join().unwrap();
@@ -119,7 +121,7 @@ fn repeat_every_word() {
     for word in words {
         for frame in frames {
             let frame = frame.replace('@', word);
-            let text = frame.repeat(1_000 / frame.len().max(1)) + "!";
+            let text = frame.repeat(400 / frame.len().max(1)) + "!";
             let start = Instant::now();
             let _ = parse(&text[..text.len() - 1]);
             let _ = OrderBy::parse(&text[..text.len() - 1], None);
@@ -136,13 +138,15 @@ fn no_word_before_a_bracket_takes_long() {
         for (open, close) in [("@(", ")"), ("@ (", " in id)"), ("NOT @(", ")"), ("id IN (@ ", ")"), ("ARRAY[@(", ")]")]
         {
             let open = open.replace('@', word);
-            for depth in [12, 24] {
-                for middle in ["id", "id id", ""] {
-                    let text = format!("{}{middle}{}", open.repeat(depth), close.repeat(depth));
-                    let start = Instant::now();
-                    let _ = parse(&text);
-                    let _ = OrderBy::parse(&text, None);
-                    assert!(start.elapsed() < Duration::from_secs(1), "{text}: {:?}", start.elapsed());
+            for middle in ["id", "id id", ""] {
+                let text = format!("{}{middle}{}", open.repeat(24), close.repeat(24));
+                let start = Instant::now();
+                let parsed = parse(&text);
+                let _ = OrderBy::parse(&text, None);
+                assert!(start.elapsed() < Duration::from_secs(1), "{text}: {:?}", start.elapsed());
+                if parsed.is_err_and(|error| error == NO_FUNCTION) {
+                    // The parser does not see it, whatever is in the brackets.
+                    break;
                 }
             }
         }

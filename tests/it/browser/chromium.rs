@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -92,6 +94,31 @@ impl Browser {
         // The result arrives after all earlier events.
         self.call("Runtime.evaluate", json!({ "expression": "0" })).await;
         self.events.drain(..).for_each(|event| seen.note(&event));
+    }
+
+    /// Evaluates an expression in the page, awaits it if it is a promise, and returns its value.
+    pub(super) async fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let mut done = self.call("Runtime.evaluate", parameters).await;
+        assert_eq!(done.get("exceptionDetails"), None, "{expression}");
+        done["result"]["value"].take()
+    }
+
+    /// Shows the page as on a screen of this width, in light or dark colors.
+    pub(super) async fn emulate(&mut self, width: u32, dark: bool) {
+        let screen = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.call("Emulation.setDeviceMetricsOverride", screen).await;
+        let scheme = json!({ "name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" } });
+        self.call("Emulation.setEmulatedMedia", json!({ "features": [scheme] })).await;
+    }
+
+    /// Takes a picture of the whole page, as PNG.
+    pub(super) async fn picture(&mut self) -> Vec<u8> {
+        let height = self.evaluate("document.documentElement.scrollHeight").await;
+        let width = self.evaluate("document.documentElement.scrollWidth").await;
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        let shot = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true, "clip": clip })).await;
+        STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()
     }
 
     async fn call(&mut self, method: &str, parameters: Value) -> Value {
