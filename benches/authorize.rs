@@ -7,6 +7,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use shapegate::clock::{Clock, SystemClock};
+use shapegate::demo::http::{Reply, Server};
+use shapegate::policy::{Progress, Step};
 use shapegate::shape::ShapeRequest;
 
 mod scene;
@@ -33,5 +35,38 @@ fn authorize(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, authorize);
+/// The same rule and request, without a decision service and with its cached answer.
+fn decided(c: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (pdp, _serving) = runtime.block_on(async {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        (url, server.serve(|_| std::future::ready(Reply::json(200, r#"{"decision":true}"#))))
+    });
+    let scene = scene::Scene::asking(&pdp);
+    let principal = scene.principal(&json!({ "organizationIds": ["org-6", "org-7"] }));
+    let now = SystemClock.now();
+    for (name, table) in [("no decision", "tasks"), ("cached decision", "projects")] {
+        let query = format!("table={table}&organizationId=org-7&offset=-1");
+        let request = ShapeRequest::parse(None, &query, scene.policy.parameters()).unwrap();
+        let judge = || {
+            let mut progress = Progress::default();
+            let step =
+                scene.policy.judge(Some(&principal), black_box(&request), now, &mut progress, &mut |_| {}).unwrap();
+            match step {
+                Step::Permit(permit) => permit,
+                // Once at the start, and when the answer has run out.
+                Step::Ask(questions) => {
+                    progress.answer(runtime.block_on(questions.ask()));
+                    let step = scene.policy.judge(Some(&principal), &request, now, &mut progress, &mut |_| {}).unwrap();
+                    let Step::Permit(permit) = step else { panic!("{step:?}") };
+                    permit
+                }
+            }
+        };
+        c.bench_function(&format!("authorize/allow, {name}"), |b| b.iter(judge));
+    }
+}
+
+criterion_group!(benches, authorize, decided);
 criterion_main!(benches);

@@ -45,7 +45,7 @@ fn limits(c: &mut Criterion) {
     let request = ShapeRequest::parse(None, query, scene.policy.parameters()).unwrap();
     let permit = scene.policy.authorize(Some(&principal), &request, SystemClock.now()).unwrap();
     let upstream = UpstreamRequest::build(permit, &request, None).unwrap();
-    let peer = Ipv4Addr::new(10, 0, 0, 1).into();
+    let peer = Some(Ipv4Addr::new(10, 0, 0, 1).into());
     let connection = limiter.connect(peer).unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", HeaderValue::from_static("198.51.100.1, 203.0.113.7"));

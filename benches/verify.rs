@@ -120,11 +120,14 @@ fn verifier(sample: &Sample, verdict_bytes: usize) -> TokenVerifier {
     let issuer = IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: vec![sample.algorithm],
-        keys: KeySource::Published { fixed: Some(parsed.set), remote: None },
+        keys: KeySource { fixed: Some(parsed.set), ..KeySource::default() },
+        introspection: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     };
     TokenVerifier::new(vec![issuer], verdict_bytes, Arc::new(SystemClock), None, Arc::new(NoFetch)).expect("a verifier")

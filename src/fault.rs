@@ -8,9 +8,15 @@ use crate::rejection::{Rejection, SOON};
 /// Why an authorized request did not get a complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// The list of revocations or the issuer's introspection became unavailable while the request waited.
+    #[error("what the token must be checked with became unavailable while the request waited")]
+    AuthUnavailable(Duration),
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
+    /// A decision service no longer allows the request that waited, allows it differently, or does not answer.
+    #[error("a decision changed while the request waited")]
+    DecisionChanged,
     /// The issuer's key set became too old while the request waited, because the issuer is unreachable.
     #[error("the issuer's keys became unavailable while the request waited")]
     KeysUnavailable(Duration),
@@ -35,6 +41,9 @@ pub enum Fault {
     /// The token of the request expired while the request waited.
     #[error("the token expired while the request waited")]
     TokenExpired,
+    /// The token was revoked while the request waited.
+    #[error("the token was revoked while the request waited")]
+    TokenRevoked,
     /// Electric responded with a status that none of our requests should get.
     #[error("Electric rejected the request with status {0}")]
     UpstreamRefused(u16),
@@ -53,7 +62,9 @@ impl Fault {
     /// The name in logs and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::AuthUnavailable(_) => "auth_unavailable",
             Self::ClientGone => "client_gone",
+            Self::DecisionChanged => "decision_changed",
             Self::KeyGone => "key_gone",
             Self::KeysUnavailable(_) => "keys_unavailable",
             Self::NotReady(_) => "not_ready",
@@ -62,6 +73,7 @@ impl Fault {
             Self::SlowReader => "slow_reader",
             Self::Stopping => "stopping",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -73,10 +85,13 @@ impl Fault {
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
             Self::ClientGone | Self::SlowReader => return None,
+            Self::AuthUnavailable(after) => Rejection::AuthUnavailable(*after),
             Self::KeyGone => Rejection::TokenInvalid(InvalidReason::UnknownKey),
+            Self::TokenRevoked => Rejection::TokenInvalid(InvalidReason::Revoked),
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
+            Self::DecisionChanged => Rejection::DecisionUnavailable(Duration::from_secs(1)),
             Self::Reloaded => Rejection::Reloaded,
             Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
@@ -89,7 +104,14 @@ impl Fault {
 
     /// Whether the token is no longer accepted. Clients recover with a new token.
     pub(crate) const fn ends_token(&self) -> bool {
-        matches!(self, Self::KeyGone | Self::KeysUnavailable(_) | Self::TokenExpired)
+        matches!(
+            self,
+            Self::AuthUnavailable(_)
+                | Self::KeyGone
+                | Self::KeysUnavailable(_)
+                | Self::TokenExpired
+                | Self::TokenRevoked
+        )
     }
 
     /// How long Electric's refusal of a rule is remembered: until then, every request for the shape gets it. Electric
@@ -115,6 +137,15 @@ impl Fault {
 
     /// Whether it is normal operation, not a problem of shapegate or of Electric.
     pub(crate) const fn is_everyday(&self) -> bool {
-        matches!(self, Self::ClientGone | Self::Reloaded | Self::SlowReader | Self::Stopping | Self::TokenExpired)
+        matches!(
+            self,
+            Self::ClientGone
+                | Self::DecisionChanged
+                | Self::Reloaded
+                | Self::SlowReader
+                | Self::Stopping
+                | Self::TokenExpired
+                | Self::TokenRevoked
+        )
     }
 }

@@ -8,6 +8,7 @@
 //! | [`server`] | listeners, admin port, background tasks, reload, drain, upgrade to a new process, systemd |
 //! | [`proxy`] | handles requests (`impl ProxyHttp`); `decide` makes the decisions in order |
 //! | [`auth`] | verifies a bearer token and returns an [`auth::Principal`]; caches verdicts and keys |
+//! | [`decisions`] | asks external services for decisions (AuthZEN), and caches their answers |
 //! | [`policy`] | decides whether a `Principal` may make a `ShapeRequest`: a `Permit` or a `Denial` |
 //! | [`filter`] | parses a client's `where` and `order_by`, allows known constructs only; lints a rule's `where` |
 //! | [`gatekeeper`] | mints tokens that are valid for one shape |
@@ -25,7 +26,7 @@
 //!
 //! Dependencies between modules, checked by `tests/layers.rs`:
 //! - Modules import each other in one direction only.
-//! - `auth`, `filter`, `flight`, `gatekeeper`, `limits`, `policy`, `rewrite` and `shape` do not depend on Pingora, not
+//! - `auth`, `decisions`, `filter`, `flight`, `gatekeeper`, `limits`, `policy`, `rewrite` and `shape` do not depend on Pingora, not
 //!   even through another module.
 //! - Only `server` and `cli` import `config`. Settings types are therefore defined in the module that uses them.
 //! - `proxy` may use every module except these three.
@@ -38,6 +39,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod decisions;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod digest;

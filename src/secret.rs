@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::digest::sha256;
+
 /// A secret string. Its `Debug` output is redacted, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
@@ -10,6 +12,11 @@ impl Secret {
     /// Wraps a string that must not be shown.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
+    }
+
+    /// Whether `text` is the secret. Takes the same time for every text of the same length (docs/security.md, T20).
+    pub fn is(&self, text: &str) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&sha256(self.expose()), &sha256(text)).is_ok()
     }
 
     /// Marks random text as a key for development, so that a configuration with it is recognized.

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cap::Cap;
 use serde_json::{Value, json};
 use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch};
-use shapegate::auth::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys, TokenVerifier};
+use shapegate::auth::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys, SharedSecret, TokenVerifier};
 use shapegate::clock::SystemClock;
 use shapegate::secret::Secret;
 use shapegate::shape::ShapeClaims;
@@ -39,7 +39,13 @@ fn verifier(budget: usize) -> TokenVerifier {
         issuer: "a".to_owned(),
         audience: vec!["b".to_owned()],
         algorithms: vec![Algorithm::Hs256],
-        keys: KeySource::Shared(Secret::new(SECRET)),
+        keys: KeySource {
+            shared: vec![SharedSecret { algorithm: Algorithm::Hs256, secret: Secret::new(SECRET) }],
+            ..KeySource::default()
+        },
+        introspection: None,
+        require: None,
+        cookie: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: Vec::new(),

@@ -13,6 +13,8 @@ pub enum Algorithm {
     Es256,
     Es384,
     Hs256,
+    Hs384,
+    Hs512,
     Ps256,
     Ps384,
     Ps512,
@@ -23,11 +25,13 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::EdDsa,
         Self::Es256,
         Self::Es384,
         Self::Hs256,
+        Self::Hs384,
+        Self::Hs512,
         Self::Ps256,
         Self::Ps384,
         Self::Ps512,
@@ -43,6 +47,8 @@ impl Algorithm {
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
             Self::Hs256 => "HS256",
+            Self::Hs384 => "HS384",
+            Self::Hs512 => "HS512",
             Self::Ps256 => "PS256",
             Self::Ps384 => "PS384",
             Self::Ps512 => "PS512",
@@ -54,7 +60,25 @@ impl Algorithm {
 
     /// Whether one secret both signs and verifies.
     pub const fn is_symmetric(self) -> bool {
-        matches!(self, Self::Hs256)
+        self.secret_bytes().is_some()
+    }
+
+    /// The fewest bytes of its secret: the size of the hash (RFC 7518 section 3.2). `None` for public-key algorithms.
+    pub const fn secret_bytes(self) -> Option<usize> {
+        match self {
+            Self::Hs256 => Some(32),
+            Self::Hs384 => Some(48),
+            Self::Hs512 => Some(64),
+            Self::EdDsa
+            | Self::Es256
+            | Self::Es384
+            | Self::Ps256
+            | Self::Ps384
+            | Self::Ps512
+            | Self::Rs256
+            | Self::Rs384
+            | Self::Rs512 => None,
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::shape::ShapeClaim;
 pub enum Examined<'a> {
     /// The token was verified before, and is still valid.
     Seen(Arc<Principal>),
+    /// Only its issuer can read the token: [`TokenVerifier::introspect`](super::TokenVerifier::introspect) asks it.
+    Opaque,
     /// The token is new.
     New(Box<Candidate<'a>>),
 }
@@ -28,8 +30,8 @@ pub struct Candidate<'a> {
     jws: Jws<'a>,
     /// `None` if the token has expired.
     accepted: Option<Accepted>,
-    /// `None` if only a fetch can tell whether the issuer has the key.
-    key: Option<Arc<Key>>,
+    /// The keys that may have signed it. Empty if only a fetch can tell whether the issuer has the key.
+    keys: Vec<Arc<Key>>,
 }
 
 impl<'a> Candidate<'a> {
@@ -44,18 +46,18 @@ impl<'a> Candidate<'a> {
         let claims = jws.unverified_claims()?;
         let issuer = claims.get("iss").and_then(|name| issuer_of(name.as_str()?)).ok_or(InvalidReason::Issuer)?;
         issuer.check_header(&jws.header)?;
-        let key = issuer.known_key(&jws.header, clock.now())?;
+        let keys = issuer.known_keys(&jws.header, clock.now())?;
         let accepted = match issuer.expectations.check(claims, clock.now()) {
-            Err(TokenError::Expired) if key.is_some() => None,
+            Err(TokenError::Expired) if !keys.is_empty() => None,
             Err(TokenError::Expired) => return Err(InvalidReason::Expiry.into()),
             checked => Some(checked?),
         };
-        Ok(Self { token, issuer, jws, accepted, key })
+        Ok(Self { token, issuer, jws, accepted, keys })
     }
 
     /// Whether the key is known, so that [`TokenVerifier::find_key`](super::TokenVerifier::find_key) does not wait.
     pub const fn has_key(&self) -> bool {
-        self.key.is_some()
+        !self.keys.is_empty()
     }
 
     /// Whether the token has expired. Its signature then only decides whether the client is told so.
@@ -69,20 +71,21 @@ impl<'a> Candidate<'a> {
     /// # Errors
     /// The issuer does not have the key, or its keys are unavailable.
     pub(super) async fn find_key(&mut self, clock: &dyn Clock) -> Result<(), TokenError> {
-        if self.key.is_none() {
-            self.key = Some(self.issuer.key(&self.jws.header, clock).await?);
+        if self.keys.is_empty() {
+            self.keys.push(self.issuer.key(&self.jws.header, clock).await?);
         }
         Ok(())
     }
 
     /// Checks the signature and what only a signed token may ask for.
     pub(super) fn accept(self, clock: &dyn Clock) -> Result<(&'a BearerToken, Principal), TokenError> {
-        let Self { token, issuer, jws, accepted, key } = self;
-        let key = key.ok_or(InvalidReason::UnknownKey)?;
-        key.verify(jws.message, jws.signature).map_err(|_| InvalidReason::Signature)?;
+        let Self { token, issuer, jws, accepted, keys } = self;
+        let unsigned = if keys.is_empty() { InvalidReason::UnknownKey } else { InvalidReason::Signature };
+        let mut keys = keys.into_iter();
+        let key = keys.find(|key| key.verify(jws.message, jws.signature).is_ok()).ok_or(unsigned)?;
         // It may have expired while it waited for its key.
         let accepted = accepted.filter(|accepted| clock.now() < accepted.expires_at).ok_or(TokenError::Expired)?;
         let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
-        Ok((token, Principal::new(token, Arc::clone(&issuer.name), key, accepted, shape)))
+        Ok((token, Principal::new(token, Arc::clone(&issuer.name), Some(key), accepted, shape)))
     }
 }

@@ -50,6 +50,11 @@ impl fmt::Debug for Claims {
     }
 }
 
+/// Converts JSON for CEL.
+pub(crate) fn cel_value(json: Value) -> Box<dyn Val> {
+    Conversion { bytes: 0 }.value(json)
+}
+
 /// Converts JSON to CEL, and adds up the bytes of the result.
 struct Conversion {
     bytes: usize,

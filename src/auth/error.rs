@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Why a request has no token that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
+    /// The `Authorization` header and a cookie have different tokens, or two cookies have.
+    #[error("the Authorization header and a cookie have different tokens")]
+    Conflict,
     /// There is more than one `Authorization` header, or it is not `Bearer`, one space and a token68.
     #[error("the Authorization header is not one well-formed bearer token")]
     Malformed,
@@ -31,6 +34,13 @@ pub enum TokenError {
         /// The time until another attempt makes sense; at least 1 s.
         retry_after: Duration,
     },
+    /// The list of revocations or the issuer's introspection is unavailable, so the token can be neither accepted nor
+    /// rejected.
+    #[error("what the token must be checked with is unavailable")]
+    Unavailable {
+        /// The time until another attempt makes sense; at least 1 s.
+        retry_after: Duration,
+    },
 }
 
 /// What is wrong with a token, as a metric label and for the operator's log. Clients do not see it.
@@ -48,6 +58,7 @@ pub enum InvalidReason {
     Encrypted,
     Expiry,
     Header,
+    Inactive,
     IssuedAt,
     Issuer,
     KeyId,
@@ -55,6 +66,8 @@ pub enum InvalidReason {
     Nested,
     NotBefore,
     Payload,
+    Require,
+    Revoked,
     Shape,
     Signature,
     Structure,
@@ -83,24 +96,26 @@ pub enum VerifierError {
 /// Why an `[[issuer]]` cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// `algorithms` is empty, mixes HMAC and public-key algorithms, or does not match the kind of keys (RFC 8725
-    /// section 3.1).
-    #[error("algorithms must be HS256 for a shared secret, and public-key algorithms for published keys")]
+    /// `algorithms` is empty, or does not match the kinds of keys (RFC 8725 section 3.1): an algorithm without a key, or
+    /// a key without an algorithm.
+    #[error("algorithms must be those of the shared secrets, and public-key algorithms only for published keys")]
     Algorithms,
-    /// `audience` is empty.
-    #[error("audience must not be empty")]
+    /// `audience` is empty, and there is no `require`.
+    #[error("audience must not be empty without require")]
     NoAudience,
-    /// There is neither a fixed nor a remote set.
+    /// There is neither a shared secret nor a fixed nor a remote set.
     #[error("no keys are configured")]
     NoKeys,
-    /// The shared secret is shorter than 32 bytes, is one byte repeated, or is a published example.
-    #[error("the shared secret is shorter than 32 bytes, one repeated byte, or a published example")]
+    /// A shared secret is shorter than its algorithm's hash, is one byte repeated, or is a published example.
+    #[error("a shared secret is shorter than the hash of its algorithm, one repeated byte, or a published example")]
     WeakSecret,
 }
 
 /// The algorithm is unknown or not supported.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown algorithm; supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512")]
+#[error(
+    "unknown algorithm; supported: EdDSA, ES256, ES384, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512"
+)]
 pub struct UnknownAlgorithm;
 
 impl TokenError {
@@ -110,13 +125,14 @@ impl TokenError {
             Self::Expired => "expired",
             Self::Invalid(reason) => reason.as_str(),
             Self::KeysUnavailable { .. } => "keys_unavailable",
+            Self::Unavailable { .. } => "unavailable",
         }
     }
 }
 
 impl InvalidReason {
     /// Every reason.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Algorithm,
         Self::AlgorithmMismatch,
         Self::AmbiguousKey,
@@ -127,6 +143,7 @@ impl InvalidReason {
         Self::Encrypted,
         Self::Expiry,
         Self::Header,
+        Self::Inactive,
         Self::IssuedAt,
         Self::Issuer,
         Self::KeyId,
@@ -134,6 +151,8 @@ impl InvalidReason {
         Self::Nested,
         Self::NotBefore,
         Self::Payload,
+        Self::Require,
+        Self::Revoked,
         Self::Shape,
         Self::Signature,
         Self::Structure,
@@ -156,6 +175,7 @@ impl InvalidReason {
             Self::Encrypted => "encrypted",
             Self::Expiry => "expiry",
             Self::Header => "header",
+            Self::Inactive => "inactive",
             Self::IssuedAt => "issued_at",
             Self::Issuer => "issuer",
             Self::KeyId => "key_id",
@@ -163,6 +183,8 @@ impl InvalidReason {
             Self::Nested => "nested",
             Self::NotBefore => "not_before",
             Self::Payload => "payload",
+            Self::Require => "require",
+            Self::Revoked => "revoked",
             Self::Shape => "shape",
             Self::Signature => "signature",
             Self::Structure => "structure",

@@ -18,6 +18,16 @@ struct Unverified {
 }
 
 impl TokenVerifier {
+    /// Fetches the keys of the issuer that the token names, so that the token is judged as in a server that has run for a
+    /// while. If that fails, [`verify`](Self::verify) says so.
+    pub async fn fetch_keys_for(&self, token: &BearerToken) {
+        let found = Unverified::read(token.as_str());
+        let issuer = found.claims.get("iss").and_then(|name| self.issuer(name.as_str()?));
+        if let Some(remote) = issuer.and_then(TrustedIssuer::remote) {
+            let _ = remote.demand().await;
+        }
+    }
+
     /// Explains why `token` is rejected at `now`: the value found and what its issuer takes. `None` if the error says
     /// all.
     pub fn explain(&self, token: &BearerToken, error: TokenError, now: UnixTime) -> Option<String> {
@@ -25,13 +35,14 @@ impl TokenVerifier {
         let named = found.claims.get("iss").and_then(Value::as_str);
         let Some(issuer) = named.and_then(|name| self.issuer(name)) else {
             let known: Vec<_> = self.names().collect();
+            let known = near(named, &known).unwrap_or_else(|| format!("the issuers are {}", quoted(&known)));
             return (error == InvalidReason::Issuer.into())
-                .then(|| format!("iss {}; the issuers are {}", is(found.claims.get("iss")), quoted(&known)));
+                .then(|| format!("iss {}; {known}", is(found.claims.get("iss"))));
         };
         match error {
             TokenError::Expired => Some(found.date("exp", now)),
             TokenError::Invalid(reason) => found.explain(reason, issuer, now),
-            TokenError::KeysUnavailable { .. } => None,
+            TokenError::KeysUnavailable { .. } | TokenError::Unavailable { .. } => None,
         }
     }
 }
@@ -48,7 +59,7 @@ impl Unverified {
     fn explain(&self, reason: InvalidReason, issuer: &TrustedIssuer, now: UnixTime) -> Option<String> {
         Some(match reason {
             InvalidReason::Algorithm => {
-                format!("alg {}; this issuer takes {}", is(self.header.get("alg")), listed(&issuer.algorithms))
+                format!("alg {}; this issuer takes {}", is(self.header.get("alg")), listed(issuer.algorithms()))
             }
             InvalidReason::AlgorithmMismatch | InvalidReason::AmbiguousKey | InvalidReason::UnknownKey => {
                 let kids = issuer.kids(now);
@@ -56,10 +67,17 @@ impl Unverified {
             }
             InvalidReason::Audience => {
                 let takes = quoted(&issuer.expectations.audience);
-                format!("aud {}; this issuer takes {takes}", is(self.claims.get("aud")))
+                let aud = self.claims.get("aud");
+                let remedy = if aud.is_some() { ADD_AUDIENCE } else { NO_AUDIENCE };
+                format!("aud {}; this issuer takes {takes}: {remedy}", is(aud))
             }
+            InvalidReason::Require => {
+                format!("the claims do not fulfil require = {:?}", issuer.expectations.require.as_ref()?.source())
+            }
+            InvalidReason::Signature => "it was signed with another key or secret than this issuer's".to_owned(),
+            InvalidReason::Issuer => "it came in a cookie that is not this issuer's".to_owned(),
             InvalidReason::Type => {
-                format!("typ {}; this issuer takes {}", is(self.header.get("typ")), quoted(&issuer.types))
+                format!("typ {}; this issuer takes {}", is(self.header.get("typ")), quoted(issuer.types()))
             }
             InvalidReason::Expiry => self.date("exp", now),
             InvalidReason::IssuedAt => self.date("iat", now),
@@ -77,6 +95,17 @@ impl Unverified {
     fn date(&self, name: &str, now: UnixTime) -> String {
         format!("{name} {}; the time is {}", is(self.claims.get(name)), now.as_secs())
     }
+}
+
+const ADD_AUDIENCE: &str = "let the issuer add one of these, or change `audience`";
+const NO_AUDIENCE: &str =
+    "let the issuer add it, or write a condition on another claim as `require` instead of `audience`";
+
+/// Names a configured issuer that differs only by a slash at the end or by case.
+fn near(named: Option<&str>, known: &[&str]) -> Option<String> {
+    let bare = |name: &str| name.trim_end_matches('/').to_ascii_lowercase();
+    let near = known.iter().find(|name| named.is_some_and(|named| bare(named) == bare(name)))?;
+    Some(format!("the configuration has {near:?}: write the token's, exactly"))
 }
 
 /// Writes a value found, at most 200 characters of it.

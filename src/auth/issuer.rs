@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::Algorithm;
 use super::error::{InvalidReason, IssuerError, TokenError};
 use super::expectations::Expectations;
+use super::introspection::Introspection;
 use super::jws::JoseHeader;
 use super::keys::store::{Demand, RemoteStore, Surroundings, usable};
 use super::keys::{Key, KeySet, KeyStatus, NoKey};
-use super::settings::{IssuerSettings, KeySource};
+use super::principal::Principal;
+use super::requirement;
+use super::settings::{IssuerSettings, KeySource, SharedSecret};
 use crate::clock::{Clock, UnixTime};
-use crate::secret::Secret;
 use crate::shape::ShapeClaims;
 
 /// An issuer whose tokens are accepted.
@@ -19,16 +21,22 @@ pub(super) struct TrustedIssuer {
     /// configuration a token was verified.
     pub(super) name: Arc<str>,
     pub(super) expectations: Expectations,
+    /// The cookie in which its tokens may come.
+    pub(super) cookie: Option<Arc<str>>,
     pub(super) shape_claims: ShapeClaims,
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) types: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    types: Vec<String>,
     keys: Keys,
+    pub(super) introspection: Option<Introspection<Arc<Principal>>>,
 }
 
 /// The keys of one issuer. They verify only tokens of this issuer.
-enum Keys {
-    Published { fixed: Option<KeySet>, remote: Option<Arc<RemoteStore>> },
-    Shared { secret: Secret, key: Arc<Key> },
+struct Keys {
+    /// The settings of `shared`, to compare.
+    secrets: Vec<SharedSecret>,
+    shared: Vec<Arc<Key>>,
+    fixed: Option<KeySet>,
+    remote: Option<Arc<RemoteStore>>,
 }
 
 impl TrustedIssuer {
@@ -41,31 +49,55 @@ impl TrustedIssuer {
         before: Option<&Self>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
-        let IssuerSettings { issuer: name, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } =
-            issuer;
-        if audience.is_empty() {
+        let IssuerSettings {
+            issuer: name,
+            audience,
+            require,
+            algorithms,
+            keys,
+            introspection,
+            leeway,
+            max_lifetime,
+            types,
+            cookie,
+            shape_claims,
+        } = issuer;
+        if audience.is_empty() && require.is_none() {
             return Err(IssuerError::NoAudience);
         }
-        let symmetric = matches!(keys, KeySource::Shared(_));
-        if algorithms.is_empty() || algorithms.iter().any(|algorithm| algorithm.is_symmetric() != symmetric) {
-            return Err(IssuerError::Algorithms);
-        }
+        check_algorithms(&algorithms, &keys, introspection.is_some())?;
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
-        let expectations = Expectations { audience, leeway, max_lifetime };
-        Ok(Self { name, expectations, shape_claims, algorithms, types, keys })
+        let expectations = Expectations { audience, require, leeway, max_lifetime };
+        let introspection = introspection.map(Introspection::new);
+        Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys, introspection })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
     pub(super) fn is(&self, config: &IssuerSettings) -> bool {
         // Lists every field, so that a new one does not compile until it is compared here.
-        let IssuerSettings { issuer, audience, algorithms, keys, leeway, max_lifetime, types, shape_claims } = config;
+        let IssuerSettings {
+            issuer,
+            audience,
+            require,
+            algorithms,
+            keys,
+            introspection,
+            leeway,
+            max_lifetime,
+            types,
+            cookie,
+            shape_claims,
+        } = config;
         let expected = &self.expectations;
         *self.name == **issuer
             && expected.audience == *audience
+            && requirement::same(expected.require.as_deref(), require.as_deref())
             && (expected.leeway, expected.max_lifetime) == (*leeway, *max_lifetime)
             && self.algorithms == *algorithms
             && self.types == *types
+            && self.cookie == *cookie
+            && self.introspection.as_ref().map(Introspection::settings) == introspection.as_ref()
             && self.shape_claims == *shape_claims
             && self.keys.are(keys)
     }
@@ -83,53 +115,49 @@ impl TrustedIssuer {
         }
     }
 
-    /// Finds the key for a token with this header without waiting; `None` if only a fetch can tell whether it exists.
-    pub(super) fn known_key(&self, header: &JoseHeader, now: UnixTime) -> Result<Option<Arc<Key>>, TokenError> {
+    /// Finds the keys that may have signed a token with this header, without waiting: none if only a fetch can tell. While
+    /// a secret is replaced, there are two.
+    pub(super) fn known_keys(&self, header: &JoseHeader, now: UnixTime) -> Result<Vec<Arc<Key>>, TokenError> {
+        if header.algorithm.is_symmetric() {
+            // `kid` is ignored, and `check_header` has checked that there is a secret for the algorithm.
+            let shared = self.keys.shared.iter().filter(|key| key.algorithm() == header.algorithm);
+            return Ok(shared.cloned().collect());
+        }
         match self.find(header, now) {
-            Ok(key) => Ok(Some(key)),
-            Err(NoKey::Unknown) if self.remote().is_some() => Ok(None),
+            Ok(key) => Ok(vec![key]),
+            Err(NoKey::Unknown) if self.remote().is_some() => Ok(Vec::new()),
             Err(problem) => Err(explain(problem, Demand::Current)),
         }
     }
 
-    /// Finds the key for a token with this header. Waits for a fetch only if no set has the key.
+    /// Finds the public key for a token with this header. Waits for a fetch only if no set has the key.
     pub(super) async fn key(&self, header: &JoseHeader, clock: &dyn Clock) -> Result<Arc<Key>, TokenError> {
-        match (self.known_key(header, clock.now())?, self.remote()) {
-            (Some(key), _) => Ok(key),
-            (None, None) => Err(InvalidReason::UnknownKey.into()),
-            (None, Some(remote)) => {
+        match (self.find(header, clock.now()), self.remote()) {
+            (Ok(key), _) => Ok(key),
+            (Err(NoKey::Unknown), Some(remote)) => {
                 let demand = remote.demand().await;
                 self.find(header, clock.now()).map_err(|problem| explain(problem, demand))
             }
+            (Err(problem), _) => Err(explain(problem, Demand::Current)),
         }
     }
 
     fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
-        let (fixed, remote) = match &self.keys {
-            // There is one secret, so `kid` is ignored; `check_header` has checked that the algorithm is HS256.
-            Keys::Shared { key, .. } => return Ok(Arc::clone(key)),
-            Keys::Published { fixed, remote } => (fixed, remote.as_ref().map(|remote| remote.load())),
-        };
-        let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
-        match (fixed, remote) {
-            (Some(fixed), Some(remote)) => KeySet::find(&[fixed, remote], header.kid.as_deref(), header.algorithm),
-            (Some(only), None) | (None, Some(only)) => KeySet::find(&[only], header.kid.as_deref(), header.algorithm),
-            (None, None) => Err(NoKey::Unknown),
-        }
+        let snapshot = self.remote().map(|remote| remote.load());
+        let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
+        let sets: Vec<_> = self.keys.fixed.iter().chain(remote).collect();
+        KeySet::find(&sets, header.kid.as_deref(), header.algorithm)
     }
 
     /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
     /// T18, J8).
-    pub(super) fn holds(&self, key: &Arc<Key>, now: UnixTime) -> bool {
-        match &self.keys {
-            Keys::Shared { key: own, .. } => own.is(key),
-            Keys::Published { fixed, remote } => {
-                fixed.as_ref().is_some_and(|set| set.holds(key))
-                    || remote
-                        .as_ref()
-                        .is_some_and(|remote| usable(&remote.load(), now).is_some_and(|set| set.holds(key)))
-            }
-        }
+    pub(super) fn holds(&self, key: Option<&Arc<Key>>, now: UnixTime) -> bool {
+        // The issuer vouched for the token itself.
+        let Some(key) = key else { return self.introspection.is_some() };
+        let Keys { shared, fixed, remote, .. } = &self.keys;
+        shared.iter().any(|own| own.is(key))
+            || fixed.as_ref().is_some_and(|set| set.holds(key))
+            || remote.as_ref().is_some_and(|remote| usable(&remote.load(), now).is_some_and(|set| set.holds(key)))
     }
 
     /// The error for a key that this issuer no longer [`holds`](Self::holds): the key was removed, or all remote keys
@@ -143,30 +171,50 @@ impl TrustedIssuer {
         }
     }
 
-    /// Returns the `kid` of each usable public key that has one.
-    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
-        let Keys::Published { fixed, remote } = &self.keys else { return Vec::new() };
-        let remote = remote.as_ref().map(|remote| remote.load());
-        let remote = remote.as_ref().and_then(|snapshot| usable(snapshot, now));
-        fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
+    /// The accepted `alg` values.
+    pub(super) fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
     }
 
-    pub(super) fn remote(&self) -> Option<&Arc<RemoteStore>> {
-        match &self.keys {
-            Keys::Published { remote, .. } => remote.as_ref(),
-            Keys::Shared { .. } => None,
-        }
+    /// The accepted `typ` values.
+    pub(super) fn types(&self) -> &[String] {
+        &self.types
+    }
+
+    /// Returns the `kid` of each usable public key that has one.
+    pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
+        let snapshot = self.remote().map(|remote| remote.load());
+        let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
+        self.keys.fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
+    }
+
+    pub(super) const fn remote(&self) -> Option<&Arc<RemoteStore>> {
+        self.keys.remote.as_ref()
     }
 
     pub(super) fn status(&self) -> KeyStatus {
-        let permanent = match &self.keys {
-            Keys::Published { fixed, .. } => fixed.as_ref().map_or(0, KeySet::len),
-            Keys::Shared { .. } => 1,
-        };
+        let permanent = self.keys.shared.len() + self.keys.fixed.as_ref().map_or(0, KeySet::len);
         let status = self.remote().map(|remote| remote.status());
         let status = status.unwrap_or_else(|| KeyStatus::without_remote(&self.name));
-        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0, ..status }
+        let keyless = self.introspection.is_some() && self.remote().is_none();
+        KeyStatus { keys: status.keys + permanent, ready: status.ready || permanent > 0 || keyless, ..status }
     }
+}
+
+/// Checks that each algorithm has keys and each kind of key has an algorithm, so that a key of one family never meets a
+/// token of the other (docs/security.md, T2).
+fn check_algorithms(algorithms: &[Algorithm], keys: &KeySource, introspects: bool) -> Result<(), IssuerError> {
+    let KeySource { shared, fixed, remote } = keys;
+    let published = fixed.is_some() || remote.is_some();
+    if shared.is_empty() && !published {
+        return if introspects && algorithms.is_empty() { Ok(()) } else { Err(IssuerError::NoKeys) };
+    }
+    let has_secret = |algorithm: &Algorithm| shared.iter().any(|shared| shared.algorithm == *algorithm);
+    let has_keys = |algorithm: &Algorithm| if algorithm.is_symmetric() { has_secret(algorithm) } else { published };
+    let secrets_used = shared.iter().all(|shared| algorithms.contains(&shared.algorithm));
+    let sets_used = !published || algorithms.iter().any(|algorithm| !algorithm.is_symmetric());
+    let matching = !algorithms.is_empty() && algorithms.iter().all(has_keys) && secrets_used && sets_used;
+    if matching { Ok(()) } else { Err(IssuerError::Algorithms) }
 }
 
 impl Keys {
@@ -177,37 +225,27 @@ impl Keys {
         before: Option<&Arc<RemoteStore>>,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
-        match source {
-            KeySource::Shared(secret) => {
-                let key = Arc::new(Key::shared(&secret).map_err(|_| IssuerError::WeakSecret)?);
-                Ok(Self::Shared { secret, key })
-            }
-            KeySource::Published { fixed: None, remote: None } => Err(IssuerError::NoKeys),
-            KeySource::Published { fixed, remote } => {
-                let store = |remote| match before {
-                    Some(before) if before.is(&remote, algorithms) => Arc::clone(before),
-                    _ => Arc::new(RemoteStore::new(Arc::clone(issuer), remote, algorithms.to_vec(), before, around)),
-                };
-                Ok(Self::Published { fixed, remote: remote.map(store) })
-            }
-        }
+        let KeySource { shared: secrets, fixed, remote } = source;
+        let shared = secrets.iter().map(|secret| Key::shared(secret).map(Arc::new));
+        let shared = shared.collect::<Result<_, _>>().map_err(|_| IssuerError::WeakSecret)?;
+        let public: Vec<_> = algorithms.iter().copied().filter(|algorithm| !algorithm.is_symmetric()).collect();
+        let store = |remote| match before {
+            Some(before) if before.is(&remote, &public) => Arc::clone(before),
+            _ => Arc::new(RemoteStore::new(Arc::clone(issuer), remote, public, before, around)),
+        };
+        Ok(Self { secrets, shared, fixed, remote: remote.map(store) })
     }
 
     /// Whether these are the keys of `source`. Remote sets are compared by their settings, not by their keys.
     fn are(&self, source: &KeySource) -> bool {
-        match (self, source) {
-            (Self::Shared { secret, .. }, KeySource::Shared(other)) => secret == other,
-            (Self::Published { fixed, remote }, KeySource::Published { fixed: others, remote: place }) => {
-                let same_set = match (fixed, others) {
-                    (Some(fixed), Some(others)) => fixed.same_keys(others),
-                    (None, None) => true,
-                    _ => false,
-                };
-                // The caller has compared the algorithms.
-                same_set && remote.as_ref().map(|remote| remote.place()) == place.as_ref()
-            }
+        let KeySource { shared, fixed, remote } = source;
+        let same_set = match (&self.fixed, fixed) {
+            (Some(fixed), Some(others)) => fixed.same_keys(others),
+            (None, None) => true,
             _ => false,
-        }
+        };
+        // The caller has compared the algorithms.
+        same_set && self.secrets == *shared && self.remote.as_ref().map(|remote| remote.place()) == remote.as_ref()
     }
 }
 

@@ -12,8 +12,9 @@
 //! [`crate::clock::Clock`].
 //!
 //! Choices that RFC 7519 leaves open:
-//! - `exp`, `iss` and `aud` are required. `sub` is optional; if present it is a string that is not empty.
-//! - Dates are integers up to the year 9999; a fraction is rejected, even `1.0`.
+//! - `exp` and `iss` are required, and `aud` unless the issuer is configured with a condition on claims instead. `sub`
+//!   is optional; if present it is a string that is not empty.
+//! - Dates are numbers up to the year 9999. A fraction is rounded so that the token is valid for a shorter time.
 //! - A token is valid while `now < exp + leeway`.
 //! - A token with a duplicate member anywhere in its header or payload is rejected.
 
@@ -24,11 +25,15 @@ mod claims;
 mod error;
 mod expectations;
 mod explain;
+mod http;
+mod introspection;
 mod issuer;
 mod jws;
 pub mod keys;
 mod principal;
 mod renewals;
+mod requirement;
+pub mod revocation;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,8 +44,15 @@ pub use algorithm::Algorithm;
 pub use bearer::BearerToken;
 pub use candidate::{Candidate, Examined};
 pub use claims::Claims;
+pub(crate) use claims::cel_value;
 pub use error::{BearerError, InvalidReason, IssuerError, TokenError, UnknownAlgorithm, VerifierError};
+pub use http::{Endpoint, FetchError};
+pub(crate) use http::{exchange, is_loopback, network};
+pub use introspection::{ClientAuth, IntrospectionSettings};
 pub use principal::{Principal, SubjectKey};
 pub use renewals::Renewals;
-pub use settings::{IssuerSettings, KeySource, RemoteKeys};
+pub use requirement::Requirement;
+pub(crate) use revocation::TokenMarks;
+pub use revocation::{RevocationSettings, RevocationSource, Revocations};
+pub use settings::{IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 pub use verifier::{Check, TokenVerifier, Verified};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -9,6 +10,7 @@ use super::bearer::BearerToken;
 use super::claims::Claims;
 use super::expectations::Accepted;
 use super::keys::Key;
+use super::revocation::TokenMarks;
 use crate::clock::UnixTime;
 use crate::digest::sha256;
 use crate::heap;
@@ -18,7 +20,8 @@ use crate::shape::ShapeClaim;
 /// A verified caller. It proves that a token passed every check: only the verifier can make one.
 pub struct Principal {
     issuer: Arc<str>,
-    key: Arc<Key>,
+    /// The key that made the signature; `None` if the issuer vouched for the token by introspection.
+    key: Option<Arc<Key>>,
     subject: Option<String>,
     claims: Claims,
     shape: Option<ShapeClaim>,
@@ -26,6 +29,9 @@ pub struct Principal {
     token_hash: String,
     subject_key: SubjectKey,
     for_nobody: bool,
+    marks: TokenMarks,
+    /// The last change of the revocations after which the token was not revoked; 0 if it was never looked up.
+    unrevoked_at: AtomicU64,
 }
 
 /// Identifies a subject by a hash of issuer and `sub`, or of the whole token if it has no `sub`.
@@ -63,13 +69,15 @@ impl Principal {
     pub(super) fn new(
         token: &BearerToken,
         issuer: Arc<str>,
-        key: Arc<Key>,
+        key: Option<Arc<Key>>,
         accepted: Accepted,
         shape: Option<ShapeClaim>,
     ) -> Self {
         let Accepted { claims, subject, expires_at } = accepted;
         let minted = shape.as_ref().is_some_and(|shape| shape.rule().is_some());
         let user = Some(&claims).filter(|_| minted).and_then(SubjectKey::of_minted);
+        let marks = Some(&claims).filter(|_| minted).and_then(TokenMarks::of_minted);
+        let marks = marks.unwrap_or_else(|| TokenMarks::of(&issuer, &claims));
         let for_nobody = minted && user.is_none() && subject.is_none();
         let subject_key = user.unwrap_or_else(|| match &subject {
             None => SubjectKey(token.digest().bytes()),
@@ -86,6 +94,8 @@ impl Principal {
             token_hash,
             subject_key,
             for_nobody,
+            marks,
+            unrevoked_at: AtomicU64::new(0),
         }
     }
 
@@ -138,12 +148,26 @@ impl Principal {
     /// The bytes that the caller takes in memory, without its issuer and key, which are shared.
     pub(super) fn bytes(&self) -> usize {
         let texts = [self.subject.as_deref().unwrap_or_default(), &self.token_hash];
+        let texts = texts.into_iter().chain(self.marks.texts());
         let shape = self.shape.as_ref().map_or(0, ShapeClaim::heap_bytes);
-        heap::allocation(size_of::<Self>()) + self.claims.bytes() + heap::texts(texts.into_iter()) + shape
+        heap::allocation(size_of::<Self>()) + self.claims.bytes() + heap::texts(texts) + shape
     }
 
-    pub(super) const fn key(&self) -> &Arc<Key> {
-        &self.key
+    pub(super) const fn key(&self) -> Option<&Arc<Key>> {
+        self.key.as_ref()
+    }
+
+    /// What the token can be revoked by.
+    pub(crate) const fn marks(&self) -> &TokenMarks {
+        &self.marks
+    }
+
+    pub(super) fn unrevoked_at(&self) -> u64 {
+        self.unrevoked_at.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_unrevoked_at(&self, change: u64) {
+        self.unrevoked_at.store(change, Ordering::Relaxed);
     }
 }
 

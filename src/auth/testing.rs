@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
-use super::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys};
+use super::{Algorithm, BearerToken, Endpoint, IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 use crate::clock::UnixTime;
 use crate::secret::Secret;
 use crate::shape::ShapeClaims;
@@ -121,12 +121,21 @@ impl TestKey {
         bearer(&self.sign_text(&header.to_string(), claims.to_string().as_bytes()))
     }
 
+    fn hash(&self) -> hmac::Algorithm {
+        match self.algorithm {
+            Algorithm::Hs256 => hmac::HMAC_SHA256,
+            Algorithm::Hs384 => hmac::HMAC_SHA384,
+            Algorithm::Hs512 => hmac::HMAC_SHA512,
+            other => panic!("{other} is not HMAC"),
+        }
+    }
+
     fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
             Pair::Ec(pair, _) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
-            Pair::Hmac(secret) => hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec(),
+            Pair::Hmac(secret) => hmac::sign(&hmac::Key::new(self.hash(), secret), message).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(rsa_encoding(self.algorithm), &random, message, &mut signature).unwrap();
@@ -166,38 +175,51 @@ pub(crate) fn issuer(keys: KeySource) -> IssuerSettings {
     IssuerSettings {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
+        require: None,
         algorithms: Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric()).collect(),
         keys,
+        introspection: None,
         leeway: Duration::ZERO,
         max_lifetime: None,
         types: vec!["jwt".to_owned(), "at+jwt".to_owned()],
+        cookie: None,
         shape_claims: ShapeClaims::Ignored,
     }
 }
 
 pub(crate) fn shared_issuer(secret: &str) -> IssuerSettings {
-    IssuerSettings { algorithms: vec![Algorithm::Hs256], ..issuer(KeySource::Shared(Secret::new(secret))) }
+    IssuerSettings { algorithms: vec![Algorithm::Hs256], ..issuer(shared(Algorithm::Hs256, secret)) }
+}
+
+pub(crate) fn shared(algorithm: Algorithm, secret: &str) -> KeySource {
+    let shared = SharedSecret { algorithm, secret: Secret::new(secret) };
+    KeySource { shared: vec![shared], ..KeySource::default() }
 }
 
 pub(crate) fn fixed(keys: &[&TestKey]) -> KeySource {
     let parsed = KeySet::parse(jwks(keys).as_bytes(), &Algorithm::ALL).unwrap();
-    KeySource::Published { fixed: Some(parsed.set), remote: None }
+    KeySource { fixed: Some(parsed.set), ..KeySource::default() }
 }
 
 /// Returns an endpoint with a refresh of 10 min and a cool-down of 30 s; its keys are stale after 1 h.
 pub(crate) fn remote_keys() -> RemoteKeys {
     RemoteKeys {
-        url: "https://auth.example.com/jwks".parse().unwrap(),
+        endpoint: Endpoint {
+            url: "https://auth.example.com/jwks".parse().unwrap(),
+            timeout: Duration::from_secs(5),
+            private_address: false,
+            plain_http: false,
+            ca: Vec::new(),
+        },
+        metadata_of: None,
         refresh: Duration::from_secs(600),
         cooldown: Duration::from_secs(30),
-        timeout: Duration::from_secs(5),
         max_stale: Duration::from_secs(3600),
-        private_address: false,
     }
 }
 
 pub(crate) fn remote() -> KeySource {
-    KeySource::Published { fixed: None, remote: Some(remote_keys()) }
+    KeySource { remote: Some(remote_keys()), ..KeySource::default() }
 }
 
 /// An endpoint that returns its responses in order and then repeats the last one. Each waits for a permit of the gate.

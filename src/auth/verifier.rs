@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::bearer::BearerToken;
 use super::candidate::{Candidate, Examined};
 use super::error::{InvalidReason, TokenError, VerifierError};
+use super::expectations::LATEST_DATE;
 use super::issuer::TrustedIssuer;
 use super::keys::store::{RemoteStore, Surroundings};
 use super::keys::{JwksFetch, KeyStatus};
 use super::principal::Principal;
+use super::revocation::Revocations;
 use super::settings::IssuerSettings;
 use super::verdicts::Verdicts;
 use crate::clock::{Clock, UnixTime};
+use crate::shape::ShapeClaim;
 
 /// Verifies bearer tokens of the configured issuers.
 ///
@@ -20,6 +25,7 @@ use crate::clock::{Clock, UnixTime};
 /// whose configuration changed do not.
 pub struct TokenVerifier {
     issuers: Vec<Arc<TrustedIssuer>>,
+    cookies: Vec<Arc<str>>,
     verdicts: Arc<Verdicts>,
     clock: Arc<dyn Clock>,
     around: Arc<Surroundings>,
@@ -58,10 +64,17 @@ impl TokenVerifier {
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir });
+        let revocations = Arc::new(Revocations::new(Arc::clone(&clock)));
+        let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);
-        Ok(Self { issuers, verdicts: Arc::new(Verdicts::new(verdict_bytes)), clock, around })
+        Ok(Self {
+            cookies: cookies(&issuers),
+            issuers,
+            verdicts: Arc::new(Verdicts::new(verdict_bytes)),
+            clock,
+            around,
+        })
     }
 
     /// Creates the verifier of a new configuration.
@@ -78,7 +91,8 @@ impl TokenVerifier {
         } else {
             Arc::new(Verdicts::new(verdict_bytes))
         };
-        Ok(Self { issuers, verdicts, clock: Arc::clone(&self.clock), around: Arc::clone(&self.around) })
+        let (clock, around) = (Arc::clone(&self.clock), Arc::clone(&self.around));
+        Ok(Self { cookies: cookies(&issuers), issuers, verdicts, clock, around })
     }
 
     /// Verifies a token and returns its caller: [`examine`](Self::examine), [`find_key`](Self::find_key) and
@@ -86,6 +100,7 @@ impl TokenVerifier {
     pub async fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         match self.examine(token)? {
             Examined::Seen(principal) => Ok(Verified { principal, check: Check::Seen }),
+            Examined::Opaque => self.introspect(token).await,
             Examined::New(mut candidate) => {
                 self.find_key(&mut candidate).await?;
                 self.accept(*candidate)
@@ -98,9 +113,17 @@ impl TokenVerifier {
     /// # Errors
     /// The token is rejected.
     pub fn examine<'a>(&'a self, token: &'a BearerToken) -> Result<Examined<'a>, TokenError> {
+        if let Some(introspection) = self.introspecting(token).and_then(|issuer| issuer.introspection.as_ref()) {
+            let Some(principal) = introspection.cached(token) else { return Ok(Examined::Opaque) };
+            self.admit(token, &principal)?;
+            return Ok(Examined::Seen(principal));
+        }
         if let Some(principal) = self.verdicts.find(token.digest()) {
             match self.standing(&principal, self.clock.now()) {
-                Standing::Holds => return Ok(Examined::Seen(principal)),
+                Standing::Holds => {
+                    self.admit(token, &principal)?;
+                    return Ok(Examined::Seen(principal));
+                }
                 Standing::Expired => return Err(TokenError::Expired),
                 Standing::KeyGone | Standing::IssuerChanged => self.verdicts.forget(token.digest()),
             }
@@ -121,12 +144,14 @@ impl TokenVerifier {
     /// Checks a candidate's signature. This is the only check of a token that costs much.
     ///
     /// # Errors
-    /// The signature is wrong, or its shape claim is. [`TokenError::Expired`] comes last, so it means nothing else is
-    /// wrong.
+    /// The signature is wrong, or its shape claim is, or it is revoked. [`TokenError::Expired`] means that nothing else
+    /// is wrong.
     pub fn accept(&self, candidate: Candidate<'_>) -> Result<Verified, TokenError> {
         let (token, principal) = candidate.accept(&*self.clock)?;
         let principal = Arc::new(principal);
+        // Remembered first: a client that repeats a revoked token causes no further check of its signature.
         self.verdicts.remember(token.digest(), Arc::clone(&principal));
+        self.admit(token, &principal)?;
         Ok(Verified { principal, check: Check::New })
     }
 
@@ -137,7 +162,7 @@ impl TokenVerifier {
         let now = self.clock.now();
         match self.standing(principal, now) {
             Standing::Expired => Err(TokenError::Expired),
-            Standing::Holds => Ok(()),
+            Standing::Holds => self.around.revocations.check(principal),
             Standing::IssuerChanged => Err(InvalidReason::UnknownKey.into()),
             Standing::KeyGone => {
                 let issuer = self.issuer_of(principal);
@@ -151,6 +176,16 @@ impl TokenVerifier {
         self.issuer_of(principal).is_some()
     }
 
+    /// The names of the cookies in which a token may come.
+    pub fn cookies(&self) -> &[Arc<str>] {
+        &self.cookies
+    }
+
+    /// The revocations, which last as long as the process.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.around.revocations
+    }
+
     /// Returns the state of each issuer's keys, in the order of the configuration.
     pub fn key_status(&self) -> Vec<KeyStatus> {
         self.issuers.iter().map(|issuer| issuer.status()).collect()
@@ -159,6 +194,42 @@ impl TokenVerifier {
     /// The key sets that are fetched over HTTP.
     pub(super) fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteStore>> {
         self.issuers.iter().filter_map(|issuer| issuer.remote())
+    }
+
+    /// Checks what does not depend on the token alone: that it came in a cookie of its own issuer, if in one, that it has
+    /// not expired, and that it is not revoked.
+    fn admit(&self, token: &BearerToken, principal: &Principal) -> Result<(), TokenError> {
+        let belongs = |cookie| self.issuer_of(principal).is_some_and(|issuer| issuer.cookie.as_deref() == Some(cookie));
+        if !token.cookie().is_none_or(belongs) {
+            return Err(InvalidReason::Issuer.into());
+        }
+        if self.clock.now() >= principal.expires_at() {
+            return Err(TokenError::Expired);
+        }
+        self.around.revocations.check(principal)
+    }
+
+    /// Returns the issuer that is asked about this token, if it is not a signed one.
+    fn introspecting(&self, token: &BearerToken) -> Option<&TrustedIssuer> {
+        let asked = self.issuers.iter().find(|issuer| issuer.introspection.is_some())?;
+        let signed = token.as_str().bytes().filter(|byte| *byte == b'.').count() == 2;
+        (!signed).then_some(&**asked)
+    }
+
+    /// Verifies an [opaque](Examined::Opaque) token by asking its issuer.
+    ///
+    /// # Errors
+    /// The issuer says that the token is not active, or its claims are not acceptable, or it does not respond.
+    pub async fn introspect(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        let issuer = self.introspecting(token);
+        let Some((issuer, introspection)) = issuer.and_then(|issuer| Some((issuer, issuer.introspection.as_ref()?)))
+        else {
+            return Err(InvalidReason::Structure.into());
+        };
+        let judge = |claims| introspected(token, issuer, claims, self.clock.now()).map(Arc::new);
+        let principal = introspection.verify(token, judge).await?;
+        self.admit(token, &principal)?;
+        Ok(Verified { principal, check: Check::New })
     }
 
     /// The `iss` of each issuer.
@@ -211,6 +282,31 @@ fn trusted(
         });
     }
     Ok(trusted)
+}
+
+/// Judges what an issuer says about one of its tokens.
+fn introspected(
+    token: &BearerToken,
+    issuer: &TrustedIssuer,
+    mut claims: Map<String, Value>,
+    now: UnixTime,
+) -> Result<Principal, TokenError> {
+    if claims.get("iss").is_some_and(|named| named.as_str() != Some(&issuer.name)) {
+        return Err(InvalidReason::Issuer.into());
+    }
+    // A session may last until its issuer ends it (RFC 7662 section 2.2).
+    claims.entry("exp").or_insert_with(|| LATEST_DATE.into());
+    let accepted = issuer.expectations.check(claims, now)?;
+    let shape = ShapeClaim::read(&accepted.claims, issuer.shape_claims).map_err(|_| InvalidReason::Shape)?;
+    Ok(Principal::new(token, Arc::clone(&issuer.name), None, accepted, shape))
+}
+
+/// Returns the distinct names of the issuers' cookies.
+fn cookies(issuers: &[Arc<TrustedIssuer>]) -> Vec<Arc<str>> {
+    let mut names: Vec<_> = issuers.iter().filter_map(|issuer| issuer.cookie.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Whether a cached verdict is still valid.

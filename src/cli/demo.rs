@@ -42,7 +42,7 @@ impl Demo {
         let config = config(&scene, listen)?;
         telemetry::init_logging(&config.log)?;
         let server = Server::bind(config)?;
-        let (admin, readiness) = (server.admin_address(), server.readiness());
+        let (admin, gateway) = (server.admin_address(), server.gateway());
         let write = async {
             for number in 1_u64.. {
                 if number > FIRST_ROWS {
@@ -52,7 +52,7 @@ impl Demo {
             }
         };
         let welcome = async {
-            while !readiness.missing().await.is_empty() {
+            while !gateway.report().await.missing.is_empty() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             greet(&scene, &shape_url, admin).await?;

@@ -11,6 +11,7 @@ use super::keys::RemoteIssuer;
 use super::trial::{self, Allowed, Court, Request, Verdict};
 use crate::auth::{BearerToken, Principal, TokenError};
 use crate::clock::UnixTime;
+use crate::decisions::Consulted;
 use crate::hex::hex;
 use crate::proxy::Rules;
 use crate::rewrite::UpstreamRequest;
@@ -51,6 +52,9 @@ impl Explain {
         let verdict = court.judge(&request).await?;
         let rules = court.rules();
         super::say(format_args!("token:    {}", token_words(&rules, &request, &verdict, &issuers, now).await))?;
+        for Consulted { service, outcome, took, .. } in &verdict.consulted {
+            super::say(format_args!("service:  {service} says {outcome}, after {} ms", took.as_millis()))?;
+        }
         for missed in &verdict.missed {
             super::say(format_args!("tried:    {}", missed.words))?;
         }

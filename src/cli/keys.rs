@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::auth::keys::{HttpFetch, JwksFetch, KeySet, ParsedKeys};
-use crate::auth::{Algorithm, IssuerSettings, KeySource, RemoteKeys};
+use crate::auth::{Algorithm, IssuerSettings, RemoteKeys};
 
 /// An issuer whose keys are fetched.
 pub(super) struct RemoteIssuer {
@@ -15,7 +15,7 @@ pub(super) struct RemoteIssuer {
 impl RemoteIssuer {
     /// Returns the issuer if it has a `jwks.url`.
     pub(super) fn of(issuer: &IssuerSettings) -> Option<Self> {
-        let KeySource::Published { remote: Some(keys), .. } = &issuer.keys else { return None };
+        let keys = issuer.keys.remote.as_ref()?;
         Some(Self { name: issuer.issuer.clone(), algorithms: issuer.algorithms.clone(), keys: keys.clone() })
     }
 
@@ -24,7 +24,7 @@ impl RemoteIssuer {
     /// # Errors
     /// Why there is no usable set, in words, with the URL.
     pub(super) async fn fetch(&self) -> Result<ParsedKeys, String> {
-        let failed = |cause: &dyn fmt::Display| format!("{}: {cause}", self.keys.url);
+        let failed = |cause: &dyn fmt::Display| format!("{}: {cause}", self.keys.endpoint.url);
         let fetch = HttpFetch::new().map_err(|error| failed(&error))?;
         let fetched = fetch.fetch(&self.keys).await.map_err(|error| failed(&error))?;
         KeySet::parse(&fetched.body, &self.algorithms).map_err(|error| failed(&error))

@@ -72,7 +72,7 @@ async fn probe_rules(
     let mut success = true;
     for (rule, permit) in rules.policy.samples(&scope) {
         let answer = match permit.map(|permit| rewrite(rules, request, permit)) {
-            None => Err("not probed: `where` or `upstream` lacks a value; give it in --claims or --query".to_owned()),
+            None => Err("not probed: `where` or `upstream` lacks a value; give it in --claims or --query (a decision cannot be given)".to_owned()),
             Some(Err(rejection)) => Err(format!("not probed: {}", super::words(&rejection))),
             Some(Ok(upstream)) => electric.probe(upstream).await,
         };

@@ -11,9 +11,10 @@ use http::{HeaderMap, Method, Version};
 use serde_json::{Map, Value};
 
 use super::Usage;
-use crate::auth::{Algorithm, BearerError, BearerToken, KeySource, Principal, TokenError};
+use crate::auth::{Algorithm, BearerError, BearerToken, KeySource, Principal, SharedSecret, TokenError};
 use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::config::Config;
+use crate::decisions::Consulted;
 use crate::gatekeeper::SigningKey;
 use crate::metrics::Metrics;
 use crate::policy::{Miss, RuleId};
@@ -51,6 +52,8 @@ pub(super) struct Verdict {
     pub(super) principal: Option<Arc<Principal>>,
     /// Why the token is rejected.
     pub(super) token_error: Option<TokenError>,
+    /// What decision services said.
+    pub(super) consulted: Vec<Consulted>,
     pub(super) decision: Result<Allowed, Rejection>,
 }
 
@@ -103,7 +106,9 @@ impl Court {
         // The gatekeeper's own tokens cannot be imitated without its key.
         config.issuers.retain(|issuer| issuer.shape_claims != ShapeClaims::Own);
         for issuer in &mut config.issuers {
-            (issuer.keys, issuer.algorithms) = (KeySource::Shared(secret.clone()), vec![Algorithm::Hs256]);
+            let shared = SharedSecret { algorithm: Algorithm::Hs256, secret: secret.clone() };
+            issuer.keys = KeySource { shared: vec![shared], ..KeySource::default() };
+            (issuer.algorithms, issuer.introspection) = (vec![Algorithm::Hs256], None);
             issuer.types = vec![TYPE.to_ascii_lowercase()];
         }
         let named = config.issuers.iter();
@@ -145,8 +150,8 @@ impl Court {
         let mut party = Party::default();
         let decision = decide(&rules, &self.clock, &head, &mut party).await;
         let decision = decision.and_then(|decision| request.allowed(&rules, decision));
-        let Party { missed, rule, principal, token_error } = party;
-        Ok(Verdict { missed, rule, principal, token_error, decision })
+        let Party { missed, rule, principal, token_error, consulted } = party;
+        Ok(Verdict { missed, rule, principal, token_error, consulted, decision })
     }
 }
 
@@ -224,6 +229,7 @@ struct Party {
     rule: Option<RuleId>,
     principal: Option<Arc<Principal>>,
     token_error: Option<TokenError>,
+    consulted: Vec<Consulted>,
 }
 
 impl Caller for Party {
@@ -237,6 +243,7 @@ impl Caller for Party {
             Err(BearerError::Missing) if has_public => return Ok(None),
             token => token?,
         };
+        rules.verifier.fetch_keys_for(&token).await;
         let verified = rules.verifier.verify(&token).await.inspect_err(|error| self.token_error = Some(*error))?;
         self.principal = Some(Arc::clone(&verified.principal));
         Ok(Some(verified.principal))
@@ -245,6 +252,10 @@ impl Caller for Party {
     fn missed(&mut self, miss: &Miss<'_, '_>) {
         let words = format!("{} (line {}): {}", miss.label(), miss.line(), miss.words());
         self.missed.push(Missed { rule: miss.rule.clone(), table: miss.table().to_owned(), words });
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.consulted = consulted.to_vec();
     }
 
     fn ruled(&mut self, rule: &RuleId, _upstream: Option<&crate::shape::UpstreamName>) {

@@ -16,7 +16,8 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::auth::IssuerSettings;
+use crate::auth::{IssuerSettings, RevocationSettings};
+use crate::decisions::ServiceSettings;
 use crate::flight::CacheSettings;
 use crate::gatekeeper::Gatekeeper;
 use crate::limits::LimitSettings;
@@ -28,7 +29,7 @@ use crate::upstream::UpstreamSettings;
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors, Severity};
 pub use file::ConfigFile;
-pub use server::{ServerSettings, TlsSettings};
+pub use server::{ListenAddress, ServerSettings, TlsSettings};
 
 /// The complete configuration of a running shapegate.
 #[derive(Debug)]
@@ -41,6 +42,10 @@ pub struct Config {
     pub upstreams: BTreeMap<String, UpstreamSettings>,
     /// The issuers whose tokens are accepted; the gatekeeper's own is the last. Empty only if every rule is public.
     pub issuers: Vec<IssuerSettings>,
+    /// `[decisions.NAME]`: the services that rules ask, by name.
+    pub decisions: BTreeMap<String, ServiceSettings>,
+    /// `[revocation]`: tokens that end early; `None` revokes none.
+    pub revocation: Option<RevocationSettings>,
     /// The compiled `[[shape]]` rules.
     pub policy: PolicySet,
     /// `[gatekeeper]`: how shape tokens are minted; `None` mints none.

@@ -50,9 +50,6 @@ use tree::Condition;
 /// The most values that a client may give.
 pub const MAX_PARAMS: usize = 64;
 
-/// The most bytes of one value.
-pub const MAX_PARAM_BYTES: usize = 8 * 1024;
-
 /// A client's `where`: one condition on the columns of a row, and the values it uses.
 ///
 /// Texts give equal filters if they differ only in spaces, in the case of unquoted words, in redundant parentheses or
@@ -65,7 +62,8 @@ pub struct ClientFilter {
 }
 
 impl ClientFilter {
-    /// Parses `text` (at most 4 KiB) with the values of its `$1`, `$2`, … in `params` (at most 64 of 8 KiB each).
+    /// Parses `text` (at most 4 KiB) with the values of its `$1`, `$2`, … in `params` (at most 64). A value
+    /// may be an array of any length: only the size of the request bounds it.
     /// `columns` lists the columns it may name, folded as Postgres does and without quotes; `None` allows all.
     ///
     /// # Errors
@@ -100,14 +98,11 @@ impl ClientFilter {
     }
 }
 
-/// Checks the number and the size of values, and that none contains a NUL, at which Electric would truncate it
+/// Checks the number of values, and that none contains a NUL, at which Electric would truncate it
 /// (docs/electric.md, "Composing a where").
 fn check_params(params: &BTreeMap<u32, String>) -> Result<(), FilterError> {
     if params.len() > MAX_PARAMS {
         return Err(FilterError::new("must not have more than 64 params"));
-    }
-    if params.values().any(|value| value.len() > MAX_PARAM_BYTES) {
-        return Err(FilterError::new("a value in params is longer than 8 KiB"));
     }
     if params.values().any(|value| value.contains('\0')) {
         return Err(FilterError::new("a value in params contains a NUL"));

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::{Gatekeeper, LEEWAY, TOKEN_TYPE};
-use crate::auth::{Principal, SubjectKey};
+use crate::auth::{Principal, SubjectKey, TokenMarks};
 use crate::clock::UnixTime;
 use crate::policy::Permit;
 use crate::shape::{Definition, Log, Replica, ShapeClaim, TableName};
@@ -40,6 +40,7 @@ impl Gatekeeper {
         }
         if let Some(user) = user {
             claims[SubjectKey::CLAIM] = user.subject_key().to_claim().into();
+            claims[TokenMarks::CLAIM] = user.marks().to_claim();
         }
         Some(Minted { token: self.key.token(TOKEN_TYPE, &claims)?, definition })
     }

@@ -18,7 +18,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::auth::{Algorithm, IssuerSettings, KeySource};
+use crate::auth::{Algorithm, IssuerSettings, KeySource, SharedSecret};
 use crate::shape::ShapeClaims;
 
 pub use mint::Minted;
@@ -77,11 +77,14 @@ impl Gatekeeper {
         Ok(IssuerSettings {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
+            require: None,
             keys: self.key.verifying(&algorithms)?,
             algorithms,
+            introspection: None,
             leeway: LEEWAY,
             max_lifetime: None,
             types: vec![TOKEN_TYPE.to_owned()],
+            cookie: None,
             shape_claims: ShapeClaims::Own,
         })
     }
@@ -100,11 +103,14 @@ impl Endpoint<'_> {
 impl SigningKey {
     fn verifying(&self, algorithms: &[Algorithm]) -> Result<KeySource, crate::auth::keys::KeySetError> {
         match self {
-            Self::Shared { secret, .. } => Ok(KeySource::Shared(secret.clone())),
+            Self::Shared { secret, .. } => {
+                let shared = SharedSecret { algorithm: self.algorithm(), secret: secret.clone() };
+                Ok(KeySource { shared: vec![shared], ..KeySource::default() })
+            }
             Self::Pair { .. } => {
                 let set = self.jwks().map(|set| set.to_string()).unwrap_or_default();
                 let set = crate::auth::keys::KeySet::parse(set.as_bytes(), algorithms)?.set;
-                Ok(KeySource::Published { fixed: Some(set), remote: None })
+                Ok(KeySource { fixed: Some(set), ..KeySource::default() })
             }
         }
     }

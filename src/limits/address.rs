@@ -44,31 +44,36 @@ impl Proxies {
     }
 
     /// Returns the address of a client that is connected without a proxy.
-    pub(super) fn direct(&self, peer: IpAddr) -> Option<Address> {
+    pub(super) fn direct(&self, peer: Option<IpAddr>) -> Option<Address> {
         let trusted = self.trusted.as_ref()?;
-        (!contains(trusted, peer)).then(|| Address::of(peer))
+        peer.filter(|peer| !contains(trusted, *peer)).map(Address::of)
+    }
+
+    /// Whether a peer is a trusted proxy. The peer of a Unix socket is one, since it was let in by the file's folder.
+    pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        self.trusted.as_ref().is_some_and(|trusted| peer.is_none_or(|peer| contains(trusted, peer)))
     }
 
     /// Returns the address closest to us on the request's path that is not a trusted proxy. Reads `X-Forwarded-For`
     /// from its end, where each proxy adds its peer. A malformed entry ends the search at the proxy that forwarded it.
-    pub(super) fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    pub(super) fn client_address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let trusted = self.trusted.as_ref()?;
         let mut client = peer;
-        if contains(trusted, peer) {
+        if self.trusts(peer) {
             let lines = headers.get_all("x-forwarded-for").iter().rev();
             let named = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
             for named in named.map_while(parse) {
-                client = named;
+                client = Some(named);
                 if !contains(trusted, named) {
                     break;
                 }
             }
         }
-        Some(client.to_canonical())
+        client.map(|client| client.to_canonical())
     }
 
     /// Returns the same address as limits count it.
-    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
+    pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Address> {
         self.client_address(peer, headers).map(Address::of)
     }
 }

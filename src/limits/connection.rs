@@ -13,19 +13,19 @@ use crate::rewrite::UpstreamRequest;
 /// An open connection: its place in the budget, and its recent responses. All HTTP/2 streams of a connection share it.
 #[derive(Debug)]
 pub struct Connection {
-    peer: IpAddr,
+    peer: Option<IpAddr>,
     repeats: Repeats,
     max: Arc<MaxRepeats>,
     _place: Place,
 }
 
 impl Connection {
-    pub(super) fn new(peer: IpAddr, place: Place, max: Arc<MaxRepeats>) -> Self {
-        Self { peer, repeats: Repeats::default(), max, _place: place }
+    pub(super) fn new(peer: Option<IpAddr>, place: Place, max: Arc<MaxRepeats>) -> Self {
+        Self { peer, repeats: Repeats::new(), max, _place: place }
     }
 
-    /// The address of the peer, which can be a proxy.
-    pub const fn peer(&self) -> IpAddr {
+    /// The address of the peer, which can be a proxy; `None` on a Unix socket.
+    pub const fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 
@@ -39,12 +39,12 @@ impl Connection {
         self.max.position(client, address, request)
     }
 
-    /// Checks whether a request for `position` may be answered.
+    /// Checks whether a request for `position` that arrived at `asked` may be answered.
     ///
     /// # Errors
     /// If `repeats` is reached for this position.
-    pub fn check_repeat(&self, position: Position, now: Instant) -> Result<(), Limited> {
-        self.repeats.check(&self.max, position, now)
+    pub fn check_repeat(&self, position: Position, asked: Instant) -> Result<(), Limited> {
+        self.repeats.check(&self.max, position, asked)
     }
 
     /// Records the response to a request for `position` that arrived at `asked`; `next` is the position that the

@@ -34,7 +34,7 @@ pub use limit::{Limit, Limited};
 pub use memory::{Memory, available};
 pub use open_bytes::{OpenBytes, Reserve};
 pub use repeats::Position;
-pub use settings::LimitSettings;
+pub use settings::{LimitSettings, MAX_URI_BYTES};
 
 use address::Proxies;
 use rates::{Quota, Rates};
@@ -115,11 +115,12 @@ impl Limiter {
         &self.memory
     }
 
-    /// Takes a place for a new connection from `peer`.
+    /// Takes a place for a new connection from `peer`, which is `None` on a Unix socket.
     ///
     /// # Errors
     /// If `connections` or `connections_per_address` is reached, or memory is over its limit.
-    pub fn connect(&self, peer: IpAddr) -> Result<Connection, Limited> {
+    pub fn connect(&self, peer: impl Into<Option<IpAddr>>) -> Result<Connection, Limited> {
+        let peer = peer.into();
         self.memory.check()?;
         // A proxy's connections carry many clients, so they do not count by address.
         let place = self.connections.enter(None, self.proxies.load().direct(peer))?;
@@ -128,12 +129,18 @@ impl Limiter {
 
     /// Returns the client address of a request; `None` if `trusted_proxies` is not set, when an address could be that
     /// of a load balancer.
-    pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Address> {
+    pub fn address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Address> {
         self.proxies.load().client(peer, headers)
     }
 
+    /// Whether `peer` is a trusted proxy, which may say for whom it connects. So may a process on this host that opens
+    /// a Unix socket.
+    pub fn is_proxy(&self, peer: Option<IpAddr>) -> bool {
+        self.proxies.load().trusts(peer)
+    }
+
     /// Returns the same address in full, for the log.
-    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    pub fn client_address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         self.proxies.load().client_address(peer, headers)
     }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+/// The most that `uri_bytes` can be. The `http` crate accepts targets of at most 65,534 bytes.
+pub const MAX_URI_BYTES: usize = 60 * 1024;
+
 /// `[limits]`. A limit documented with "0: no limit" can be 0. The others are positive.
 #[derive(Clone, Debug)]
 pub struct LimitSettings {
@@ -15,6 +18,8 @@ pub struct LimitSettings {
     pub uri_bytes: usize,
     /// Bytes of a token; 431 above, before it is parsed.
     pub token_bytes: usize,
+    /// Bytes of the body that describes a subset; 413 above.
+    pub body_bytes: usize,
     /// Concurrent requests, waiting polls included; 503 above.
     pub requests: usize,
     /// Concurrent requests of one subject; 429 above.

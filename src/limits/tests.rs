@@ -72,7 +72,7 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
         for line in lines {
             headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
         }
-        limiter.address(ip(peer), &headers).unwrap()
+        limiter.address(Some(ip(peer)), &headers).unwrap()
     };
     for (peer, lines, client) in [
         // The last address that is not a trusted proxy, whatever the client wrote before it.
@@ -102,9 +102,15 @@ fn only_a_trusted_proxy_can_report_a_client_address() {
 #[test]
 fn without_trusted_proxies_no_address_is_counted() {
     let silent = limiter("");
-    assert_eq!(silent.address(ip("203.0.113.7"), &HeaderMap::new()), None);
+    assert_eq!(silent.address(Some(ip("203.0.113.7")), &HeaderMap::new()), None);
     let direct = limiter("trusted_proxies = []");
-    assert_eq!(direct.address(ip("203.0.113.7"), &HeaderMap::new()), Some(address("203.0.113.7")));
+    // The peer of a Unix socket is a proxy that names its client, or none.
+    let mut headers = HeaderMap::new();
+    assert_eq!((direct.address(None, &headers), silent.address(None, &headers)), (None, None));
+    headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+    assert_eq!(direct.address(None, &headers), Some(address("203.0.113.7")));
+    assert_eq!(silent.address(None, &headers), None);
+    assert_eq!(direct.address(Some(ip("203.0.113.7")), &HeaderMap::new()), Some(address("203.0.113.7")));
 }
 
 #[test]
@@ -429,6 +435,29 @@ fn simultaneous_requests_are_not_repeats() {
         client.connection.answered(position, None, asked, now);
     }
     assert_eq!(client.connection.check_repeat(position, now), Ok(()));
+}
+
+#[test]
+fn only_requests_one_after_the_other_without_another_between_are_repeats() {
+    let mut client = Loop::new(5);
+    for _ in 0..50 {
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+        assert_eq!(client.ask("offset=0_0&handle=h", 2, ""), None);
+    }
+    // On two connections in turn.
+    let mut idle = client.limiter.connect(ip("203.0.113.7")).unwrap();
+    for _ in 0..50 {
+        std::mem::swap(&mut idle, &mut client.connection);
+        assert_eq!(client.ask("offset=-1", 2, ""), None);
+    }
+    // Of another client on the same connection.
+    let request = client.requests.build("a=1&offset=-1");
+    let stranger = client.connection.position(Some(&self::client("203.0.113.8")), None, &request).unwrap();
+    let repeated = (0..50).find_map(|_| {
+        assert_eq!(client.connection.check_repeat(stranger, client.now), Ok(()));
+        client.ask("offset=-1", 2, "")
+    });
+    assert_eq!(repeated, Some(Limit::Repeats));
 }
 
 #[test]

@@ -15,8 +15,11 @@ pub(super) struct Flights {
     outdated: IntCounterVec,
 }
 
-/// Histogram buckets for the number of requests that one flight served.
-const FAN_OUT: [f64; 11] = [0.0, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0];
+/// Histogram buckets for the number of requests that one flight served. A quantile is at most a third above its value.
+const FAN_OUT: [f64; 25] = [
+    0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 400.0,
+    500.0, 750.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+];
 
 impl Flights {
     pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {

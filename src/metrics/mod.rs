@@ -4,6 +4,7 @@
 //! else of the crate. Callers pass labels as text, which must come from an enum or from the configuration, never from a
 //! client. State that is only read at a scrape is in `server::admin`.
 
+mod decisions;
 mod flights;
 mod labels;
 mod process;
@@ -22,6 +23,7 @@ pub use requests::Answer;
 pub struct Metrics {
     registry: Registry,
     requests: requests::Requests,
+    decisions: decisions::Decisions,
     flights: flights::Flights,
     upstream: upstream::Upstream,
     process: process::Process,
@@ -37,6 +39,7 @@ impl Metrics {
         let register = Register(&registry);
         Ok(Self {
             requests: requests::Requests::new(&register)?,
+            decisions: decisions::Decisions::new(&register)?,
             flights: flights::Flights::new(&register)?,
             upstream: upstream::Upstream::new(&register)?,
             process: process::Process::new(&register)?,
@@ -81,5 +84,6 @@ impl Register<'_> {
     }
 }
 
-/// Histogram buckets in seconds, from a cached response to beyond Electric's longest silence of 21 s.
-const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
+/// Histogram buckets in seconds, from a cached response to beyond an event stream, which lasts 60 s.
+const SECONDS: [f64; 17] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 75.0];

@@ -88,11 +88,12 @@ impl Process {
 }
 
 impl Metrics {
-    /// Records that the policy with these rules is in use since `now`, in seconds since 1970.
-    pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = &'a str>, now: u64) {
-        for rule in rules {
+    /// Records that the policy with these rules, each with an upstream that it can pick, is in use since `now`, in
+    /// seconds since 1970.
+    pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = (&'a str, &'a str)>, now: u64) {
+        for (rule, upstream) in rules {
             self.requests.rule_loaded(rule);
-            self.upstream.rule_loaded(rule);
+            self.upstream.rule_loaded(rule, upstream);
         }
         self.process.config_loaded.set(i64::try_from(now).unwrap_or(i64::MAX));
     }

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::expression::Scope;
 use super::rule::{FOREIGN, Rule, RuleId};
 use super::unmet::{Miss, Unmet};
 use crate::auth::Principal;
 use crate::clock::UnixTime;
+use crate::decisions::{Answers, Consulted, Outcome, Questions, Services};
 use crate::shape::protocol::ProtocolParam;
 use crate::shape::{
     self, Columns, ParameterError, Replica, SHAPE_PATH, ScopedRequest, ShapeClaim, ShapeRequest, TableName, Target,
@@ -29,9 +31,15 @@ pub struct Permit {
     client_values: bool,
     upstream: UpstreamName,
     fingerprint: Option<Arc<str>>,
+    until: Option<Instant>,
 }
 
 impl Permit {
+    /// When decision services have to be asked again; `None` if none was asked.
+    pub const fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// The rule that allowed the request.
     pub fn rule(&self) -> &RuleId {
         &self.rule
@@ -124,6 +132,50 @@ pub enum Denial {
     ShapeNotFound,
     /// No public rule serves this table, and the request has no token.
     TokenMissing,
+    /// A decision service gave no answer, so the request is neither allowed nor denied. Holds the rule that asked it.
+    Undecided(RuleId),
+}
+
+/// The next step of a decision.
+#[derive(Debug)]
+pub enum Step {
+    /// The request is allowed.
+    Permit(Permit),
+    /// Decision services must be asked before the decision goes on.
+    Ask(Questions),
+}
+
+/// How far a decision has come that depends on decision services.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// How many rules were tried and do not allow the request.
+    tried: usize,
+    /// Why the last of them does not.
+    denial: Option<Denial>,
+    /// The answers that the next rule asked for.
+    answers: Option<Answers>,
+    /// What the services said so far.
+    consulted: Vec<Consulted>,
+}
+
+impl Progress {
+    /// Adds the answers to the questions of [`Step::Ask`].
+    pub fn answer(&mut self, answers: Answers) {
+        self.answers = Some(answers);
+    }
+
+    /// Notes that a rule does not allow the request. That a service denies it says more than what follows.
+    fn missed(&mut self, rule: &RuleId, unmet: Unmet) {
+        self.tried += 1;
+        if !matches!(self.denial, Some(Denial::Forbidden(_, Unmet::DecisionDenied))) {
+            self.denial = Some(Denial::Forbidden(rule.clone(), unmet));
+        }
+    }
+
+    /// What the services said, in the order in which they were asked.
+    pub fn consulted(&self) -> &[Consulted] {
+        &self.consulted
+    }
 }
 
 /// No rule serves this path.
@@ -137,6 +189,7 @@ pub struct PolicySet {
     by_table: HashMap<TableName, Vec<usize>>,
     by_path: HashMap<String, Vec<usize>>,
     parameters: HashSet<String>,
+    services: Arc<Services>,
 }
 
 impl PolicySet {
@@ -157,6 +210,22 @@ impl PolicySet {
         set
     }
 
+    /// Returns the same rules, which ask these services.
+    #[must_use]
+    pub fn with_services(self, services: Services) -> Self {
+        Self { services: Arc::new(services), ..self }
+    }
+
+    /// The decision services that rules ask.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Returns the name of every decision service that a rule asks; a name may appear more than once.
+    pub fn asked_services(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().flat_map(|(_, rule)| rule.questions.services())
+    }
+
     /// Returns every rule's name, in the order of the file.
     pub fn rule_ids(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|(id, _)| id)
@@ -165,6 +234,11 @@ impl PolicySet {
     /// Returns every rule with its name, in the order of the file.
     pub fn rules(&self) -> impl Iterator<Item = (&RuleId, &Rule)> {
         self.rules.iter().map(|(id, rule)| (id, rule))
+    }
+
+    /// Returns every rule's name with each upstream that it can pick.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rules.iter().flat_map(|(id, rule)| rule.upstream.names().map(|name| (id.as_str(), name.as_str())))
     }
 
     /// Returns every upstream that a rule can pick; a name may appear more than once.
@@ -199,7 +273,7 @@ impl PolicySet {
         &self.parameters
     }
 
-    /// Returns the permit of the first rule that allows the request.
+    /// Returns the permit of the first rule that allows the request, if no decision service has to be asked for that.
     ///
     /// # Errors
     /// A [`Denial`] if no rule allows it. An error inside a rule, such as a missing claim or a value that cannot be
@@ -210,21 +284,26 @@ impl PolicySet {
         request: &ShapeRequest,
         now: UnixTime,
     ) -> Result<Permit, Denial> {
-        self.authorize_observed(principal, request, now, &mut |_| {})
+        match self.judge(principal, request, now, &mut Progress::default(), &mut |_| {})? {
+            Step::Permit(permit) => Ok(permit),
+            Step::Ask(_) => Err(Denial::ShapeNotFound),
+        }
     }
 
-    /// Decides as [`authorize`](Self::authorize) does, and passes each rule that does not allow the request to
+    /// Takes the first step of a decision, or the next one after [`Progress::answer`]: the permit of the first rule
+    /// that allows the request, or questions whose answers are not cached. Each rule that does not allow it is passed to
     /// `observe`.
     ///
     /// # Errors
-    /// As [`authorize`](Self::authorize).
-    pub fn authorize_observed(
+    /// As [`PolicySet::authorize`].
+    pub fn judge(
         &self,
         principal: Option<&Principal>,
         request: &ShapeRequest,
         now: UnixTime,
+        progress: &mut Progress,
         observe: &mut dyn FnMut(&Miss<'_, '_>),
-    ) -> Result<Permit, Denial> {
+    ) -> Result<Step, Denial> {
         let candidates = match request.target() {
             Target::Path(path) => self.by_path.get(path),
             Target::Table(table) => self.by_table.get(table),
@@ -232,19 +311,53 @@ impl PolicySet {
         let Some(candidates) = candidates else {
             return Err(principal.map_or(Denial::TokenMissing, |_| Denial::ShapeNotFound));
         };
-        let scope = Scope::new(principal.map(|principal| principal.claims().cel()), request.parameters(), now);
+        let mut scope = Scope::new(principal.map(|principal| principal.claims().cel()), request.parameters(), now);
         let usable = candidates.iter().filter_map(|&index| self.rules.get(index));
-        let mut denial = Denial::TokenMissing;
-        for (id, rule) in usable.filter(|(_, rule)| rule.public || principal.is_some()) {
-            match rule.allows(&scope).and_then(|()| permit(id, rule, &scope)) {
-                Ok(permit) => return Ok(permit),
+        let usable = usable.filter(|(_, rule)| rule.public || principal.is_some());
+        for (id, rule) in usable.skip(progress.tried) {
+            match self.try_rule(id, rule, &mut scope, progress)? {
+                Ok(step) => return Ok(step),
                 Err(unmet) => {
                     observe(&Miss { rule: id, unmet, tried: rule, scope: &scope });
-                    denial = Denial::Forbidden(id.clone(), unmet);
+                    progress.missed(id, unmet);
                 }
             }
         }
-        Err(denial)
+        Err(progress.denial.take().unwrap_or(Denial::TokenMissing))
+    }
+
+    /// Tries a rule. The outer error ends the decision: no other rule is tried.
+    fn try_rule(
+        &self,
+        id: &RuleId,
+        rule: &Rule,
+        scope: &mut Scope<'_>,
+        progress: &mut Progress,
+    ) -> Result<Result<Step, Unmet>, Denial> {
+        // Taken in any case: no other rule may use them.
+        let answers = progress.answers.take();
+        if let Err(unmet) = rule.allows(scope) {
+            return Ok(Err(unmet));
+        }
+        if rule.questions.is_empty() {
+            return Ok(permit(id, rule, scope).map(Step::Permit));
+        }
+        let Some(questions) = rule.questions.render(&self.services, scope) else {
+            return Ok(Err(Unmet::QuestionUnbound));
+        };
+        let Some(mut answers) = answers.or_else(|| questions.cached()) else {
+            return Ok(Ok(Step::Ask(questions)));
+        };
+        progress.consulted.append(&mut answers.consulted);
+        match answers.outcome() {
+            Outcome::Allowed => {
+                let until = answers.until();
+                let permit = scope.with_answers(answers, |scope| permit(id, rule, scope));
+                Ok(permit.map(|permit| Step::Permit(Permit { until, ..permit })))
+            }
+            Outcome::Denied => Ok(Err(Unmet::DecisionDenied)),
+            Outcome::Unavailable => Err(Denial::Undecided(id.clone())),
+        }
     }
 
     /// Returns the permit for a request with a shape token. The request must repeat the definition in the token's
@@ -287,6 +400,7 @@ impl PolicySet {
             client_values,
             upstream,
             fingerprint: claim.rule().map(Into::into),
+            until: None,
         })
     }
 
@@ -341,5 +455,6 @@ fn permit(id: &RuleId, rule: &Rule, scope: &Scope<'_>) -> Result<Permit, Unmet> 
         client_values: rule.binds_client_values(),
         upstream,
         fingerprint: Some(Arc::clone(&rule.fingerprint)),
+        until: None,
     })
 }

@@ -13,7 +13,7 @@ pub(super) enum Destination {
     Fixed(UpstreamName),
     /// Picked by a string claim. The client cannot choose it, because the token is signed.
     ByClaim {
-        claim: Expression,
+        claim: Box<Expression>,
         map: HashMap<String, UpstreamName>,
     },
 }
@@ -29,7 +29,7 @@ impl Destination {
                     return Err("`claim` must read claims only: a client could choose anything else".into());
                 }
                 let map = map.iter().map(|(value, name)| (value.clone(), UpstreamName::new(name)));
-                Ok(Self::ByClaim { claim, map: map.collect() })
+                Ok(Self::ByClaim { claim: Box::new(claim), map: map.collect() })
             }
         }
     }
@@ -56,11 +56,15 @@ impl Destination {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    pub(super) fn reads_decision(&self) -> bool {
+        matches!(self, Self::ByClaim { claim, .. } if claim.reads_decision())
+    }
+
     /// The expression that picks the upstream; `None` if it is fixed.
     pub(super) fn expression(&self) -> Option<&Expression> {
         match self {
             Self::Fixed(_) => None,
-            Self::ByClaim { claim, .. } => Some(claim),
+            Self::ByClaim { claim, .. } => Some(&**claim),
         }
     }
 

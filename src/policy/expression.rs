@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, OnceLock};
 
-use cel::common::ast::{Expr, operators};
+use cel::common::ast::{Expr, SelectExpr, operators};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString, CelUInt};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
@@ -14,11 +14,12 @@ use super::problem::Problem;
 use super::syntax;
 use super::unmet::Unmet;
 use crate::clock::UnixTime;
+use crate::decisions::Answers;
 use crate::shape::protocol;
 
-/// The CEL context with the standard functions. Building it takes 20 µs, so it is shared; the inner scope of each
+/// The CEL context with every function. Building it takes 20 µs, so it is shared; the inner scope of each
 /// request costs almost nothing.
-static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
+static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(super::functions::context);
 
 /// The variables of one request that an expression can read.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct Scope<'a> {
     parameters: &'a [(String, String)],
     query: OnceLock<CelMap<'a>>,
     now: CelInt,
+    answers: Option<Answers>,
 }
 
 impl<'a> Scope<'a> {
@@ -34,7 +36,15 @@ impl<'a> Scope<'a> {
     /// current time.
     pub fn new(claims: Option<&'a (dyn Val + 'static)>, parameters: &'a [(String, String)], now: UnixTime) -> Self {
         let now = CelInt::from(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Self { claims, parameters, query: OnceLock::new(), now }
+        Self { claims, parameters, query: OnceLock::new(), now, answers: None }
+    }
+
+    /// Runs `read` on the scope with the answers of decision services.
+    pub(super) fn with_answers<R>(&mut self, answers: Answers, read: impl FnOnce(&Self) -> R) -> R {
+        self.answers = Some(answers);
+        let result = read(self);
+        self.answers = None;
+        result
     }
 
     fn query(&self) -> &CelMap<'a> {
@@ -54,6 +64,8 @@ impl VariableResolver for Scope<'_> {
             "claims" => self.claims.map(CowVal::Borrowed as fn(_) -> _),
             "now" => Some(CowVal::Borrowed(&self.now)),
             "query" => Some(CowVal::Borrowed(self.query())),
+            DECISION_IDS => self.answers.as_ref()?.ids().map(CowVal::Borrowed as fn(_) -> _),
+            DECISION_CONTEXT => self.answers.as_ref()?.context().map(CowVal::Borrowed as fn(_) -> _),
             _ => None,
         }
     }
@@ -71,6 +83,8 @@ pub(super) struct Expression {
 struct Reads {
     claims: bool,
     now: bool,
+    ids: bool,
+    context: bool,
     parameters: BTreeSet<String>,
     /// The names in `claims.name`.
     names: BTreeSet<String>,
@@ -110,6 +124,21 @@ impl Expression {
         self.reads.now
     }
 
+    /// Whether it reads the ids of a search.
+    pub(super) fn reads_ids(&self) -> bool {
+        self.reads.ids
+    }
+
+    /// Whether it reads the context of an evaluation.
+    pub(super) fn reads_context(&self) -> bool {
+        self.reads.context
+    }
+
+    /// Whether it reads an answer of a decision service.
+    pub(super) fn reads_decision(&self) -> bool {
+        self.reads.ids || self.reads.context
+    }
+
     /// Checks that the result is `true`. An error (a missing claim, a wrong type) and any other value deny.
     pub(super) fn holds(&self, scope: &Scope<'_>) -> Result<(), Unmet> {
         match self.evaluate(scope, |value| value.downcast_ref::<CelBool>().map(|bool| *bool.inner())).flatten() {
@@ -129,7 +158,8 @@ impl Expression {
         self.evaluate(scope, |value| value.downcast_ref::<CelString<'_>>().map(|text| read(text.inner())))?
     }
 
-    fn evaluate<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
+    /// Evaluates and passes the result to `read`.
+    pub(super) fn evaluate<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
         let base: &Context<'_, '_> = &BASE;
         let mut context = base.new_inner_scope();
         context.set_variable_resolver(scope);
@@ -191,6 +221,7 @@ impl Reads {
         }
         match &node.expr {
             Expr::Ident(name) => return self.variable(name, bound),
+            Expr::Select(select) if is_named(&select.operand, "decision") => return self.answer(select),
             Expr::Select(select) if is_named(&select.operand, "claims") => {
                 let names = if select.test { &mut self.optional } else { &mut self.names };
                 names.insert(select.field.clone());
@@ -231,8 +262,18 @@ impl Reads {
             "claims" => self.claims = true,
             "now" => self.now = true,
             "query" => return Err("write query.name: a rule must name each parameter that it reads".to_owned()),
+            "decision" => return Err(DECISION.to_owned()),
             _ if TYPES.contains(&name) => {}
             _ => return Err(format!("unknown variable `{name}`; available: claims, query, now")),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, select: &SelectExpr) -> Result<(), String> {
+        match select.field.as_str() {
+            "ids" if !select.test => self.ids = true,
+            "context" if !select.test => self.context = true,
+            _ => return Err(DECISION.to_owned()),
         }
         Ok(())
     }
@@ -257,9 +298,14 @@ fn check_function(name: &str) -> Result<(), String> {
 const MATCHES: &str = "matches";
 const CLIENT_PATTERN: &str = "`matches` must not take its pattern from `query`: a client could send one that takes long \
     to try; write the pattern as a literal, or compare with ==, startsWith, endsWith or contains";
-const VARIABLES: [&str; 3] = ["claims", "now", "query"];
+const DECISION: &str =
+    "write decision.ids for the ids of `search`, decision.context.name for the context of `evaluate`";
+/// The names under which the interpreter looks up the values of `decision`: it tries the longest qualified name first.
+const DECISION_IDS: &str = "decision.ids";
+const DECISION_CONTEXT: &str = "decision.context";
+const VARIABLES: [&str; 4] = ["claims", "decision", "now", "query"];
 const TYPES: [&str; 9] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
-const FUNCTIONS: [&str; 17] = [
+const FUNCTIONS: [&str; 22] = [
     "all",
     "bool",
     "contains",
@@ -270,13 +316,18 @@ const FUNCTIONS: [&str; 17] = [
     "exists_one",
     "filter",
     "has",
+    "hasScope",
     "int",
+    "lowerAscii",
     "map",
     MATCHES,
     "size",
+    "split",
     "startsWith",
     "string",
+    "trim",
     "uint",
+    "upperAscii",
 ];
 
 #[cfg(test)]

@@ -93,13 +93,15 @@ impl Kind {
                 | "bool"
                 | "contains"
                 | "endsWith"
+                | "hasScope"
                 | "matches"
                 | "startsWith",
                 _,
             ) => Self::Bool,
             ("int" | "uint" | "size", _) => Self::Number,
             ("double", _) => Self::Float,
-            ("string", _) => Self::Text,
+            ("lowerAscii" | "string" | "trim" | "upperAscii", _) => Self::Text,
+            ("split", _) => Self::List,
             _ => Self::Unknown,
         }
     }

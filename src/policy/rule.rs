@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::destination::Destination;
 use super::expression::{Expression, Scope};
+use super::fingerprint::fingerprint;
 use super::lint;
 use super::problem::{Problem, RuleError};
+use super::question::QuestionTemplates;
 use super::source::{PredicateSource, RuleSource};
 use super::taint::Restricted;
 use super::template::{Place, Rendered, Template};
@@ -54,6 +56,8 @@ pub struct Rule {
     pub(super) condition: Arc<str>,
     /// The line of the rule in its file; 0 if unknown.
     pub(super) line: usize,
+    /// What decision services are asked.
+    pub(super) questions: QuestionTemplates,
     allow: Option<Expression>,
     predicate: Predicate,
     warnings: Vec<RuleError>,
@@ -79,14 +83,17 @@ impl Rule {
         let columns = compile_columns(source.columns.as_deref(), &mut errors);
         let upstream = Destination::compile(&source.upstream);
         let upstream = upstream.map_err(|problem| errors.push(problem.of("upstream"))).ok();
+        let questions = QuestionTemplates::compile(&source, &mut errors);
         check_path(source.path.as_deref(), &mut errors);
         check_name(source.name.as_deref(), &mut errors);
         let places = predicate.as_ref().map_or(&[][..], Predicate::places);
         check_places(allow.as_ref(), places, &mut errors);
-        let chosen = check_chosen(&source.client_chosen, allow.as_ref(), places, &mut errors);
+        let restricted = Restricted::by(allow.as_ref().map(Expression::tree)).and_terms(questions.parameters());
+        let chosen = check_chosen(&source.client_chosen, &restricted, allow.is_some(), places, &mut errors);
         let warnings = warnings(&source, &chosen, allow.as_ref());
+        check_decisions(&questions, allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         if source.public {
-            check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
+            check_public(allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &questions, &mut errors);
         }
         match (table, predicate, upstream) {
             (Some(table), Some(predicate), Some(upstream)) if errors.is_empty() => Ok(Self {
@@ -101,6 +108,7 @@ impl Rule {
                 client_where: source.client_where,
                 upstream,
                 fingerprint,
+                questions,
                 condition,
                 line: 0,
                 allow,
@@ -146,19 +154,20 @@ impl Rule {
         read.flat_map(|(key, expression)| expression.claims().map(move |name| (key, name)))
     }
 
-    /// Whether every request that may ask the rule is allowed by its `allow`.
+    /// Whether every request that may ask the rule is allowed by its `allow`, and by no decision service.
     pub(super) fn allows_all(&self) -> bool {
-        self.allow.as_ref().is_none_or(|allow| lint::constant(allow) == Some(true))
+        self.questions.is_empty() && self.allow.as_ref().is_none_or(|allow| lint::constant(allow) == Some(true))
     }
 
     /// Whether its rows are the same for every request.
     pub(super) fn is_constant(&self) -> bool {
-        self.predicate.places().is_empty() && !self.upstream.reads_claims()
+        self.predicate.places().is_empty() && !self.upstream.reads_claims() && self.questions.is_empty()
     }
 
     /// Returns the client parameters that its expressions read.
     pub(super) fn parameters(&self) -> BTreeSet<&str> {
-        self.allow.iter().chain(self.predicate.expressions()).flat_map(Expression::parameters).collect()
+        let asked = self.questions.expressions().map(|(_, expression)| expression);
+        self.allow.iter().chain(self.predicate.expressions()).chain(asked).flat_map(Expression::parameters).collect()
     }
 
     /// The table, as the rule writes it.
@@ -173,7 +182,10 @@ impl Rule {
 
     /// Whether a request with a valid token can fail to meet the rule.
     pub fn can_deny(&self) -> bool {
-        self.allow.is_some() || self.upstream.reads_claims() || self.values().next().is_some()
+        self.allow.is_some()
+            || !self.questions.is_empty()
+            || self.upstream.reads_claims()
+            || self.values().next().is_some()
     }
 
     /// Returns the name `id` of this rule for people, with the table if the name is not enough.
@@ -230,17 +242,10 @@ impl Predicate {
     }
 }
 
-/// Hashes all settings of a rule but its name: the first 16 bytes of a SHA-256, in hex. It hashes the `Debug` output,
-/// which includes keys that are added later.
-fn fingerprint(source: &RuleSource) -> Arc<str> {
-    let nameless = RuleSource { name: None, ..source.clone() };
-    hex(&sha256(format!("{nameless:?}"))[..16]).into()
-}
-
 /// Hashes the settings that decide whether a rule applies, and with which rows.
 fn condition(source: &RuleSource) -> Arc<str> {
-    let RuleSource { allow, predicate, public, upstream, .. } = source;
-    hex(&sha256(format!("{allow:?} {predicate:?} {public} {upstream:?}"))[..16]).into()
+    let RuleSource { allow, predicate, public, upstream, evaluate, search, .. } = source;
+    hex(&sha256(format!("{allow:?} {predicate:?} {public} {upstream:?} {evaluate:?} {search:?}"))[..16]).into()
 }
 
 fn fail(errors: &mut Vec<RuleError>, key: &'static str, problem: impl Into<Problem>) {
@@ -312,7 +317,8 @@ fn check_places(allow: Option<&Expression>, places: &[Place], errors: &mut Vec<R
 /// not name. Returns every such value.
 fn check_chosen(
     client_chosen: &[String],
-    allow: Option<&Expression>,
+    restricted: &Restricted,
+    has_allow: bool,
     places: &[Place],
     errors: &mut Vec<RuleError>,
 ) -> BTreeSet<String> {
@@ -321,12 +327,11 @@ fn check_chosen(
     if errors.iter().any(|error| error.key == "allow") {
         return all;
     }
-    let restricted = Restricted::by(allow.map(Expression::tree));
     for place in places {
         for parameter in restricted.chosen(place.expression.tree()) {
             all.insert(parameter.to_owned());
             if !client_chosen.iter().any(|name| name == parameter) {
-                errors.push(chosen(parameter, &restricted, allow.is_some()).within(place.part.clone()).of("where"));
+                errors.push(chosen(parameter, restricted, has_allow).within(place.part.clone()).of("where"));
             }
         }
     }
@@ -376,6 +381,7 @@ fn check_public(
     allow: Option<&Expression>,
     predicate: Option<&Predicate>,
     upstream: Option<&Destination>,
+    questions: &QuestionTemplates,
     errors: &mut Vec<RuleError>,
 ) {
     let message = "reads claims, but the rule is public and a public request has no token".to_owned();
@@ -385,5 +391,30 @@ fn check_public(
         fail(errors, "where", message);
     } else if upstream.is_some_and(Destination::reads_claims) {
         fail(errors, "upstream", message);
+    } else if let Some((key, _)) = questions.expressions().find(|(_, expression)| expression.reads_claims()) {
+        fail(errors, key, message);
+    }
+}
+
+/// Checks that answers of decision services are read only where they are known, and that none is missing.
+fn check_decisions(
+    questions: &QuestionTemplates,
+    allow: Option<&Expression>,
+    predicate: Option<&Predicate>,
+    upstream: Option<&Destination>,
+    errors: &mut Vec<RuleError>,
+) {
+    const EARLY: &str = "reads `decision`, which is known only after `allow` is true: use it in `where`";
+    if allow.is_some_and(Expression::reads_decision) {
+        fail(errors, "allow", EARLY.to_owned());
+    }
+    if upstream.is_some_and(Destination::reads_decision) {
+        fail(errors, "upstream", EARLY.to_owned());
+    }
+    // A question with an error of its own is not there.
+    if let Some(predicate) = predicate.filter(|_| errors.is_empty())
+        && let Some((key, message)) = questions.check_used(|reads| predicate.expressions().any(reads))
+    {
+        fail(errors, key, message.to_owned());
     }
 }

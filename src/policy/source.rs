@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 use crate::shape::Replica;
 
 /// Settings of one `[[shape]]`.
@@ -31,6 +33,37 @@ pub struct RuleSource {
     pub upstream: UpstreamSource,
     /// The client parameters that may reach `where` although `allow` does not restrict them.
     pub client_chosen: Vec<String>,
+    /// The evaluation that must allow the request.
+    pub evaluate: Option<QuestionSource>,
+    /// The search whose ids `where` reads.
+    pub search: Option<QuestionSource>,
+}
+
+/// A question to a decision service: the `evaluate` or `search` of a rule. In ids, properties and context, texts may have
+/// `{{ CEL }}` placeholders.
+#[derive(Clone, Debug)]
+pub struct QuestionSource {
+    /// The name of the service.
+    pub by: String,
+    /// Who wants to read.
+    pub subject: EntitySource,
+    /// The name of the action.
+    pub action: String,
+    /// What is to be read; without `id` in a search.
+    pub resource: EntitySource,
+    /// The members of `context`.
+    pub context: Map<String, Value>,
+}
+
+/// The subject or the resource of a question.
+#[derive(Clone, Debug)]
+pub struct EntitySource {
+    /// Its type.
+    pub kind: String,
+    /// Its id.
+    pub id: Option<String>,
+    /// The members of `properties`.
+    pub properties: Map<String, Value>,
 }
 
 /// The `upstream` of a rule. Without the key it is `[upstream]`.

@@ -32,6 +32,11 @@ impl Restricted {
         allow.map_or_else(Self::nothing, |allow| outcomes(allow, &mut Vec::new()).when_true)
     }
 
+    /// Also restricts these parameters.
+    pub(super) fn and_terms<'a>(self, parameters: impl Iterator<Item = &'a str>) -> Self {
+        self.and(Self::Terms(parameters.map(spelled).collect()))
+    }
+
     /// Returns the parameters that reach the value of `node` although they are not restricted.
     pub(super) fn chosen<'a>(&self, node: &'a IdedExpr) -> BTreeSet<&'a str> {
         let mut chosen = BTreeSet::new();

@@ -155,7 +155,7 @@ impl Place {
 }
 
 /// Finds the `}}` that ends an expression. Skips braces of CEL maps and inside CEL strings.
-fn expression_end(text: &str) -> Option<usize> {
+pub(super) fn expression_end(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     let mut quote = None;
     let mut chars = text.char_indices();

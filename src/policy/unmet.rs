@@ -11,6 +11,10 @@ pub enum Unmet {
     AllowError,
     /// `allow` is false.
     AllowFalse,
+    /// A decision service denies the request.
+    DecisionDenied,
+    /// A value that a decision service must know is missing, or cannot be sent.
+    QuestionUnbound,
     /// The rule that the shape token was minted under has changed.
     RuleChanged,
     /// The request does not repeat the shape of its token.
@@ -25,9 +29,11 @@ pub enum Unmet {
 
 impl Unmet {
     /// Every variant.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::AllowError,
         Self::AllowFalse,
+        Self::DecisionDenied,
+        Self::QuestionUnbound,
         Self::RuleChanged,
         Self::ShapeDiffers,
         Self::ShapeToken,
@@ -40,6 +46,8 @@ impl Unmet {
         match self {
             Self::AllowError => "allow_error",
             Self::AllowFalse => "allow_false",
+            Self::DecisionDenied => "decision_denied",
+            Self::QuestionUnbound => "question_unbound",
             Self::RuleChanged => "rule_changed",
             Self::ShapeDiffers => "shape_differs",
             Self::ShapeToken => "shape_token",
@@ -53,6 +61,8 @@ impl Unmet {
         match self {
             Self::AllowError => "allow fails",
             Self::AllowFalse => "allow is false",
+            Self::DecisionDenied => "a decision service denies the request",
+            Self::QuestionUnbound => "a value of evaluate or search cannot be sent",
             Self::RuleChanged => "the rule has changed since the token was minted",
             Self::ShapeDiffers => "the request does not repeat the shape of its token",
             Self::ShapeToken => "a token for one shape gives no other token",
@@ -111,7 +121,12 @@ impl Miss<'_, '_> {
                 let values = if unbound.is_empty() { all } else { unbound };
                 values.into_iter().flat_map(|value| explain::operands(value, scope)).collect()
             }
-            Unmet::RuleChanged | Unmet::ShapeDiffers | Unmet::ShapeToken => Vec::new(),
+            Unmet::QuestionUnbound => {
+                let asked = self.tried.questions.expressions().map(|(_, expression)| expression);
+                let unbound = asked.filter(|expression| expression.bind(scope).is_none());
+                unbound.flat_map(|expression| explain::operands(expression, scope)).collect()
+            }
+            Unmet::DecisionDenied | Unmet::RuleChanged | Unmet::ShapeDiffers | Unmet::ShapeToken => Vec::new(),
         }
     }
 }

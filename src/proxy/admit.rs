@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
@@ -19,15 +20,17 @@ use super::gateway::{Gateway, Parts};
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::limits::{Address, LimitSettings, Place, Position};
 use crate::policy::RuleId;
 use crate::rejection::Rejection;
 use crate::rewrite::UpstreamRequest;
-use crate::shape::{MAX_BODY_BYTES, SubsetQuery, UpstreamName};
+use crate::shape::{SubsetQuery, UpstreamName};
 use crate::telemetry::Record;
 
 /// How an admitted request is answered.
+#[allow(clippy::large_enum_variant)] // a request has one, for a moment; nearly all are the largest
 enum Admitted {
     /// A response from a flight.
     Follow(UpstreamRequest, Bearer),
@@ -84,6 +87,9 @@ impl Gateway {
         session: &mut ServerSession,
         client: &mut ClientRequest,
     ) -> Result<Option<(UpstreamRequest, Bearer)>, Fault> {
+        if is_health_check(self.settings().health_path.as_deref(), session) {
+            return self.answer_health_check(session, client).await.map(|()| None);
+        }
         match self.admit(session, client).await {
             Ok(Admitted::Follow(upstream, bearer)) => return Ok(Some((upstream, bearer))),
             Ok(Admitted::Document(document)) => {
@@ -102,6 +108,14 @@ impl Gateway {
         Ok(None)
     }
 
+    /// Tells a load balancer whether this process is ready, without detail.
+    async fn answer_health_check(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<(), Fault> {
+        client.record.outcome = "health";
+        let ready = self.report().await.missing.is_empty();
+        let header = client.negotiated.health_header(ready, &client.record.request_id);
+        self.write_whole(session, &client.rules.limits, header, Bytes::new()).await
+    }
+
     async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
         let rules = Arc::clone(&client.rules);
         let has_body = !session.is_body_empty();
@@ -114,9 +128,9 @@ impl Gateway {
             Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
             Decision::Shape(grant) => grant,
             // The body is read only now that the request is authorized and within its limits.
-            Decision::Subset(pending) => pending.read(&rules, read_subset(session).await?)?,
+            Decision::Subset(pending) => pending.read(&rules, read_subset(session, &rules.limits).await?)?,
         };
-        let bearer = Bearer::new(grant.principal, address, grant.posted, place);
+        let bearer = Bearer::new(grant.principal, address, grant.posted, place, grant.until);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
         Ok(Admitted::Follow(grant.upstream, bearer))
     }
@@ -132,11 +146,18 @@ impl Gateway {
         let connection = &client.arrival.connection;
         let position = connection.position(bearer.client().as_ref(), bearer.address(), upstream);
         if let Some(position) = position {
-            let repeated = connection.check_repeat(position, client.record.started);
+            let repeated = connection.check_repeat(position, client.arrival.at);
             repeated.map_err(|limited| Rejection::limited(limited, &self.metrics))?;
         }
         Ok(position)
     }
+}
+
+/// Whether this is a health check, which counts against no limit.
+fn is_health_check(path: Option<&str>, session: &ServerSession) -> bool {
+    let request = session.req_header();
+    path.is_some_and(|path| request.raw_path() == path.as_bytes())
+        && matches!(request.method, Method::GET | Method::HEAD)
 }
 
 /// Returns the head of a request. `sizes` is `None` if the sizes were checked before.
@@ -182,6 +203,9 @@ impl<'a> ArrivingCaller<'a> {
 
 impl Caller for ArrivingCaller<'_> {
     fn arrive(&mut self, head: &RequestHead<'_>) -> Result<(), Rejection> {
+        if self.arrival.misdirected {
+            return Err(Rejection::invalid("scheme", "must be https: this port speaks TLS"));
+        }
         let Parts { limiter, metrics, .. } = &**self.gateway;
         self.address = limiter.address(self.arrival.connection.peer(), head.headers);
         limiter.ask(self.address, self.record.started).map_err(|limited| Rejection::limited(limited, metrics))
@@ -222,14 +246,18 @@ impl Caller for ArrivingCaller<'_> {
         self.gateway.metrics.parameters_dropped(parameters);
     }
 
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.record.consulted(consulted);
+    }
+
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
         self.record.ruled(rule, upstream);
     }
 }
 
 /// Reads the body of a POST, within bounds of size and time.
-async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejection> {
-    let read = timeout(BODY_TIMEOUT, read_body(session)).await;
+async fn read_subset(session: &mut ServerSession, limits: &LimitSettings) -> Result<SubsetQuery, Rejection> {
+    let read = timeout(BODY_TIMEOUT, read_body(session, limits.body_bytes)).await;
     let body = read.unwrap_or(Err(Rejection::invalid("body", "did not arrive in 10 s"))).inspect_err(|_| {
         // The rest of the body must not be taken for the next request (docs/security.md, P4).
         session.set_keepalive(None);
@@ -237,11 +265,11 @@ async fn read_subset(session: &mut ServerSession) -> Result<SubsetQuery, Rejecti
     SubsetQuery::from_body(&body).map_err(Rejection::InvalidRequest)
 }
 
-async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Rejection> {
+async fn read_body(session: &mut ServerSession, most: usize) -> Result<Vec<u8>, Rejection> {
     let mut body = Vec::new();
     let broken = |_| Rejection::invalid("body", "is cut off or not well framed");
     while let Some(part) = session.read_request_body().await.map_err(broken)? {
-        if body.len() + part.len() > MAX_BODY_BYTES {
+        if body.len() + part.len() > most {
             return Err(Rejection::ContentTooLarge);
         }
         body.extend_from_slice(&part);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::decide::Caller;
+use super::follow::Interrupt;
 use super::gateway::Gateway;
 use super::head::RequestHead;
 use super::rules::Rules;
@@ -13,6 +14,7 @@ use crate::auth::{
     BearerError, BearerToken, Check, Examined, InvalidReason, Principal, TokenError, TokenVerifier, Verified,
 };
 use crate::clock::UnixTime;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::limits::{Address, Client, Place};
 use crate::policy::RuleId;
@@ -28,6 +30,8 @@ pub(super) struct Bearer {
     address: Option<Address>,
     /// The body of the request, if it described a subset.
     posted: Option<Box<SubsetQuery>>,
+    /// When decision services have to be asked again; `None` if none was asked.
+    until: Option<Instant>,
     /// Counts the request against the limits on requests in progress, until it is dropped.
     _place: Option<Place>,
 }
@@ -38,8 +42,9 @@ impl Bearer {
         address: Option<Address>,
         posted: Option<Box<SubsetQuery>>,
         place: Option<Place>,
+        until: Option<Instant>,
     ) -> Self {
-        Self { principal, address, posted, _place: place }
+        Self { principal, address, posted, until, _place: place }
     }
 
     /// Checks that the token is still valid: it may have expired, or its key may have been removed (docs/security.md,
@@ -48,38 +53,49 @@ impl Bearer {
         let Some(principal) = &self.principal else { return Ok(()) };
         verifier.recheck(principal).map_err(|error| match error {
             TokenError::Expired => Fault::TokenExpired,
+            TokenError::Invalid(InvalidReason::Revoked) => Fault::TokenRevoked,
             TokenError::Invalid(_) => Fault::KeyGone,
             TokenError::KeysUnavailable { retry_after } => Fault::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Fault::AuthUnavailable(retry_after),
         })
     }
 
-    /// Waits until the token is no longer valid, and returns why.
-    pub(super) async fn end(&self, gateway: &Gateway, verifier: &TokenVerifier) -> Fault {
+    /// Whether decision services have to be asked again.
+    pub(super) fn must_ask_again(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Waits until the token is no longer valid, or until decision services have to be asked again.
+    pub(super) async fn end(&self, gateway: &Gateway, verifier: &TokenVerifier) -> Interrupt {
         loop {
             match self.time_left(gateway.clock.now()) {
                 Some(left) if left < LONGEST_WAIT => sleep(left).await,
                 // The wait ends earlier, and the token is checked again then.
                 _ => std::future::pending().await,
             }
+            if self.must_ask_again() {
+                return Interrupt::Change;
+            }
             if let Err(fault) = self.recheck(verifier) {
-                return fault;
+                return Interrupt::Fault(fault);
             }
         }
     }
 
-    /// Returns how long the token is still valid, at least 1 ms; `None` without a token.
+    /// Returns how long token and decisions are still valid, at least 1 ms; `None` without either.
     fn time_left(&self, now: UnixTime) -> Option<Duration> {
-        let left = self.principal.as_ref()?.expires_at().saturating_since(now);
-        Some(left.max(Duration::from_millis(1)))
+        let token = self.principal.as_ref().map(|principal| principal.expires_at().saturating_since(now));
+        let decision = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        Some(token.into_iter().chain(decision).min()?.max(Duration::from_millis(1)))
     }
 
     pub(super) const fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
     }
 
-    /// Replaces the principal by one that was verified again.
-    pub(super) fn renew(&mut self, principal: Option<Arc<Principal>>) {
-        self.principal = principal;
+    /// Replaces the principal by one that was verified again, and the time of the next questions.
+    pub(super) fn renew(&mut self, principal: Option<Arc<Principal>>, until: Option<Instant>) {
+        (self.principal, self.until) = (principal, until);
     }
 
     pub(super) const fn address(&self) -> Option<Address> {
@@ -120,11 +136,14 @@ pub(super) async fn authenticate(
     record: &mut Record,
     before_wait: impl FnOnce() -> Result<(), Rejection>,
 ) -> Result<Option<Arc<Principal>>, Rejection> {
-    let token = match BearerToken::from_headers(head.headers, rules.limits.token_bytes) {
+    let token = match BearerToken::from_request(head.headers, rules.verifier.cookies(), rules.limits.token_bytes) {
         Ok(token) => token,
         Err(BearerError::Missing) if has_public => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if token.cookie().is_some() {
+        head.check_preflighted()?;
+    }
     match verify(gateway, &rules.verifier, &token, address, record.started, before_wait).await {
         Ok(verified) => {
             gateway.metrics.token_checked(verified.check.as_str());
@@ -167,6 +186,10 @@ async fn verify(
 ) -> Result<Verified, Refusal> {
     let mut candidate = match verifier.examine(token)? {
         Examined::Seen(principal) => return Ok(Verified { principal, check: Check::Seen }),
+        Examined::Opaque => {
+            before_wait().map_err(Refusal::Limited)?;
+            return counted(gateway, address, now, verifier.introspect(token)).await;
+        }
         Examined::New(candidate) => candidate,
     };
     if !candidate.has_key() {
@@ -178,16 +201,26 @@ async fn verify(
         gateway.limiter.may_check(address, now).map_err(|_| TokenError::from(InvalidReason::Expiry))?;
         return Ok(verifier.accept(*candidate)?);
     }
+    counted(gateway, address, now, async { verifier.accept(*candidate) }).await
+}
+
+/// Makes a check that costs much. It counts against the limits of the address.
+async fn counted(
+    gateway: &Gateway,
+    address: Option<Address>,
+    now: Instant,
+    check: impl Future<Output = Result<Verified, TokenError>>,
+) -> Result<Verified, Refusal> {
     let limited = gateway.limiter.may_verify(address, now);
     limited.map_err(|limited| Refusal::Limited(Rejection::limited(limited, &gateway.metrics)))?;
-    let verified = verifier.accept(*candidate);
+    let verified = check.await;
     if matches!(verified, Err(TokenError::Invalid(_))) {
         gateway.limiter.bad_token(address, now);
     }
     Ok(verified?)
 }
 
-/// The caller of `decide` for a waiting request after a reload. It is not counted again.
+/// The caller of `decide` for a waiting request, after a reload or when a decision has run out. It is not counted again.
 pub(super) struct WaitingCaller<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) principal: Option<Arc<Principal>>,
@@ -213,6 +246,10 @@ impl Caller for WaitingCaller<'_> {
         let counted = || Ok(());
         let verified = authenticate(self.gateway, rules, head, None, false, self.record, counted);
         timeout(REVERIFY, verified).await.unwrap_or(Err(Rejection::KeysUnavailable(REVERIFY)))
+    }
+
+    fn consulted(&mut self, consulted: &[Consulted]) {
+        self.record.consulted(consulted);
     }
 
     fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {

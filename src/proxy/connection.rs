@@ -18,11 +18,13 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::context::Arrival;
 use super::gateway::{Gateway, Proxy};
-use super::socket::Socket;
+use super::link::Link;
+use super::request_line::RequestLine;
+use super::socket::{LastRead, Socket};
 use crate::limits::Connection;
 
 /// An accepted connection, with the gateway and the proxy that serve its requests.
@@ -30,15 +32,15 @@ pub(crate) struct Connected {
     gateway: Gateway,
     proxy: Arc<Proxy>,
     connection: Arc<Connection>,
+    last_read: Arc<LastRead>,
     /// Whether a first request has begun.
     begun: AtomicBool,
+    /// Whether the client speaks plain HTTP where TLS is expected.
+    misdirected: AtomicBool,
 }
 
 /// How long a header may take. Pingora limits each read to a minute, but a header can arrive one byte at a time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// How long an idle connection stays open between two requests.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long an idle connection stays open when the process stops. Its client does not know that yet, and may have sent
 /// a request: it is answered with `Connection: close` (compare nginx's `keepalive_min_timeout`).
@@ -52,18 +54,33 @@ const FIRST_READ: usize = 2048;
 
 impl Connected {
     pub(crate) fn new(gateway: Gateway, proxy: Arc<Proxy>, connection: Connection) -> Arc<Self> {
-        Arc::new(Self { gateway, proxy, connection: Arc::new(connection), begun: AtomicBool::new(false) })
+        let (connection, last_read) = (Arc::new(connection), Arc::new(LastRead::new()));
+        let (begun, misdirected) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { gateway, proxy, connection, last_read, begun, misdirected })
+    }
+
+    /// Prepares the client's connection. `read` are bytes that were read from it already.
+    pub(crate) fn socket(&self, link: Link, read: &[u8]) -> Socket {
+        let mut socket = Socket::new(link, Arc::clone(&self.last_read));
+        socket.unread(read);
+        socket
+    }
+
+    /// Serves a client that speaks plain HTTP where TLS is expected. Every request is rejected.
+    pub(crate) async fn serve_misdirected(self: &Arc<Self>, socket: Socket, shutdown: &ShutdownWatch) {
+        self.misdirected.store(true, Ordering::Relaxed);
+        self.serve_http1(Box::new(socket), None, shutdown).await;
     }
 
     /// Serves a connection without TLS. With `h2c`, its first bytes tell whether it speaks HTTP/2.
     pub(crate) async fn serve_plain(self: &Arc<Self>, mut socket: Socket, shutdown: &ShutdownWatch) {
-        let Some(first) = first_bytes(&mut socket, shutdown).await else { return };
+        let Some(first) = first_bytes(&mut socket, self.idle(), shutdown).await else { return };
         if !self.gateway.options().h2c || !may_be_preface(&first) {
             return self.serve_http1(Box::new(socket), Some(first), shutdown).await;
         }
         // On the heap: few connections get here.
         Box::pin(async {
-            let Some(first) = rest_of_preface(&mut socket, first, shutdown).await else { return };
+            let Some(first) = rest_of_preface(&mut socket, first, self.idle(), shutdown).await else { return };
             if !first.starts_with(PREFACE) {
                 return self.serve_http1(Box::new(socket), Some(first), shutdown).await;
             }
@@ -93,15 +110,16 @@ impl Connected {
         loop {
             let bytes = match first.take() {
                 Some(bytes) => bytes,
-                None => match first_bytes(&mut stream, shutdown).await {
+                None => match first_bytes(&mut stream, self.idle(), shutdown).await {
                     Some(bytes) => bytes,
                     None => return,
                 },
             };
+            let Some(bytes) = whole_line(&mut stream, bytes, shutdown).await else { return };
             let mut session = ServerSession::new_http1(stream);
             match settings.take() {
                 Some(settings) => settings.apply_to_session(&mut session),
-                None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
+                None => session.set_keepalive(Some(self.idle().as_secs())),
             }
             session.set_pipelined_prefix(bytes);
             let Some(reused) = self.serve(session, shutdown).await else { return };
@@ -110,9 +128,15 @@ impl Connected {
         }
     }
 
+    /// How long the connection may be idle between two requests.
+    fn idle(&self) -> Duration {
+        self.gateway.settings().h1_idle_timeout
+    }
+
     /// Serves one request. Returns the connection if it can take another one.
     async fn serve(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        let arrival = Arrival::new(Arc::clone(&self.connection));
+        let misdirected = self.misdirected.load(Ordering::Relaxed);
+        let arrival = Arrival::new(Arc::clone(&self.connection), self.last_read.at(), misdirected);
         let reused = self.run_phases(&arrival, session, shutdown).await?;
         match arrival.take() {
             Some(waiting) => {
@@ -164,9 +188,13 @@ impl HttpServerApp for Connected {
     }
 }
 
-/// Waits for the first bytes of a request. Returns `None` if the client disconnects or stays silent, or if the process
-/// stops.
-async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, shutdown: &ShutdownWatch) -> Option<BytesMut> {
+/// Waits for the first bytes of a request. Returns `None` if the client disconnects or stays silent for `idle`, or if
+/// the process stops.
+async fn first_bytes<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    idle: Duration,
+    shutdown: &ShutdownWatch,
+) -> Option<BytesMut> {
     let read = poll_fn(|context| {
         // On the stack: an idle connection holds no buffer.
         let mut bytes = [0; FIRST_READ];
@@ -177,9 +205,29 @@ async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, shutdown: &ShutdownWa
     let bytes = tokio::select! {
         biased; // bytes that have arrived are answered
         read = read => read.ok()?,
-        () = silence(KEEPALIVE, shutdown) => return None,
+        () = silence(idle, shutdown) => return None,
     };
     (!bytes.is_empty()).then_some(bytes)
+}
+
+/// Reads on until the request line is complete, and shortens a target that no parser accepts.
+async fn whole_line<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    first: BytesMut,
+    shutdown: &ShutdownWatch,
+) -> Option<BytesMut> {
+    if RequestLine::is_whole(&first) {
+        return Some(first);
+    }
+    let reading = async {
+        let (mut line, mut head, mut bytes) = (RequestLine::default(), BytesMut::new(), first);
+        while !line.read(&bytes, &mut head) {
+            bytes = first_bytes(stream, HEADER_TIMEOUT, shutdown).await?;
+        }
+        Some(head)
+    };
+    // On the heap: few request lines get here.
+    timeout(HEADER_TIMEOUT, Box::pin(reading)).await.ok()?
 }
 
 fn may_be_preface(bytes: &[u8]) -> bool {
@@ -188,9 +236,14 @@ fn may_be_preface(bytes: &[u8]) -> bool {
 }
 
 /// Reads on while the bytes may still become the preface of HTTP/2.
-async fn rest_of_preface(socket: &mut Socket, mut first: BytesMut, shutdown: &ShutdownWatch) -> Option<BytesMut> {
+async fn rest_of_preface(
+    socket: &mut Socket,
+    mut first: BytesMut,
+    idle: Duration,
+    shutdown: &ShutdownWatch,
+) -> Option<BytesMut> {
     while first.len() < PREFACE.len() && may_be_preface(&first) {
-        first.unsplit(first_bytes(socket, shutdown).await?);
+        first.unsplit(first_bytes(socket, idle, shutdown).await?);
     }
     Some(first)
 }
@@ -222,7 +275,7 @@ async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     use super::*;
 

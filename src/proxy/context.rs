@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -55,6 +56,10 @@ pub struct ClientRequest {
 /// State that the phases of a client's request share with the connection that drives them.
 pub(super) struct Arrival {
     pub(super) connection: Arc<Connection>,
+    /// When the bytes of the request arrived. Over HTTP/2 that may be long before it is handled.
+    pub(super) at: Instant,
+    /// Whether it is plain HTTP where TLS is expected.
+    pub(super) misdirected: bool,
     /// Whether the header has arrived.
     begun: AtomicBool,
     /// The request, once it has left the phases to wait for its flight.
@@ -62,8 +67,8 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn new(connection: Arc<Connection>) -> Arc<Self> {
-        Arc::new(Self { connection, begun: AtomicBool::new(false), waiting: Mutex::new(None) })
+    pub(super) fn new(connection: Arc<Connection>, at: Instant, misdirected: bool) -> Arc<Self> {
+        Arc::new(Self { connection, at, misdirected, begun: AtomicBool::new(false), waiting: Mutex::new(None) })
     }
 
     /// Returns the arrival of the request whose phases run in this task.

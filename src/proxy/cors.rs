@@ -22,6 +22,8 @@ pub(super) struct CorsAnswer {
     credentials: bool,
     /// Whether the headers depend on the request's origin. The response then needs `Vary: Origin`.
     pub(super) varies: bool,
+    /// Whether responses depend on cookies.
+    pub(super) cookies: bool,
     max_age: u64,
 }
 
@@ -47,6 +49,7 @@ impl CorsPolicy {
             credentials: self.0.credentials && allow_origin.is_some(),
             allow_origin,
             varies: matches!(self.0.origins, Origins::List(_)),
+            cookies: self.0.cookies,
             max_age: self.0.max_age.as_secs(),
         }
     }

@@ -3,7 +3,9 @@
 //! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper,
 //! `shapegate explain` and `shapegate test`. They differ in how they authenticate and what they count: that is their [`Caller`].
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Method;
 
@@ -11,8 +13,9 @@ use super::head::RequestHead;
 use super::rules::Rules;
 use crate::auth::Principal;
 use crate::clock::Clock;
+use crate::decisions::{Consulted, Questions};
 use crate::gatekeeper::{Endpoint, Gatekeeper};
-use crate::policy::{Denial, Miss, Permit, PolicySet, RuleId, UnknownPath, Unmet};
+use crate::policy::{Denial, Miss, Permit, PolicySet, Progress, RuleId, Step, UnknownPath, Unmet};
 use crate::rejection::Rejection;
 use crate::rewrite::{RewriteError, UpstreamRequest};
 use crate::shape::protocol::ProtocolParam;
@@ -39,6 +42,8 @@ pub(crate) struct Grant {
     pub(crate) principal: Option<Arc<Principal>>,
     /// The body, if it described a subset.
     pub(crate) posted: Option<Box<SubsetQuery>>,
+    /// When decision services have to be asked again; `None` if none was asked.
+    pub(crate) until: Option<Instant>,
 }
 
 /// Proof that a POST is authorized, before its body is read.
@@ -86,6 +91,9 @@ pub(crate) trait Caller: Send {
     /// Observes how many unknown parameters were dropped.
     fn dropped(&mut self, _parameters: usize) {}
 
+    /// Observes what decision services said.
+    fn consulted(&mut self, _consulted: &[Consulted]) {}
+
     /// Observes a rule that was tried and does not allow the request.
     fn missed(&mut self, _miss: &Miss<'_, '_>) {}
 
@@ -117,7 +125,7 @@ pub(crate) async fn decide(
     check_method(&rules.policy, own_path, head)?;
     let principal = caller.authenticate(rules, head, rules.policy.has_public()).await?;
     caller.count(principal.as_deref())?;
-    let (shape, permit) = authorize(rules, clock, principal.as_deref(), own_path, query, caller)?;
+    let (shape, permit) = authorize(rules, clock, principal.as_deref(), own_path, query, caller).await?;
     if head.method == Method::POST && !permit.subset() {
         return Err(Rejection::MethodNotAllowed(METHODS));
     }
@@ -137,14 +145,16 @@ impl PendingSubset {
     /// The body contains something that the rule does not allow.
     pub(crate) fn read(self, rules: &Rules, body: SubsetQuery) -> Result<Grant, Rejection> {
         let shape = self.shape.with_body(body.clone()).map_err(Rejection::InvalidRequest)?;
+        let until = self.permit.until();
         let upstream = rewrite(rules, &shape, self.permit)?;
-        Ok(Grant { upstream, principal: self.principal, posted: Some(Box::new(body)) })
+        Ok(Grant { upstream, principal: self.principal, posted: Some(Box::new(body)), until })
     }
 
     /// Builds the request for the shape, or the subset, that the query describes.
     fn grant(self, rules: &Rules) -> Result<Grant, Rejection> {
+        let until = self.permit.until();
         let upstream = rewrite(rules, &self.shape, self.permit)?;
-        Ok(Grant { upstream, principal: self.principal, posted: None })
+        Ok(Grant { upstream, principal: self.principal, posted: None, until })
     }
 }
 
@@ -157,7 +167,7 @@ fn check_method(policy: &PolicySet, own_path: Option<&str>, head: &RequestHead<'
 }
 
 /// Reads the query and decides on it: by the bearer's shape token, or by the rules.
-fn authorize(
+async fn authorize(
     rules: &Rules,
     clock: &dyn Clock,
     principal: Option<&Principal>,
@@ -174,7 +184,19 @@ fn authorize(
         None => {
             let request =
                 ShapeRequest::parse(own_path, query, policy.parameters()).map_err(Rejection::InvalidRequest)?;
-            let judged = policy.authorize_observed(principal, &request, clock.now(), &mut |miss| caller.missed(miss));
+            let mut progress = Progress::default();
+            let mut observe = |miss: &Miss<'_, '_>| caller.missed(miss);
+            let judged = match policy.judge(principal, &request, clock.now(), &mut progress, &mut observe) {
+                Ok(Step::Permit(permit)) => Ok(permit),
+                Err(denial) => Err(denial),
+                // On the heap, so that the future of a request that asks no service stays small.
+                Ok(Step::Ask(questions)) => {
+                    Box::pin(ask(policy, principal, &request, clock, questions, &mut progress, caller)).await
+                }
+            };
+            if !progress.consulted().is_empty() {
+                caller.consulted(progress.consulted());
+            }
             judged.map(|permit| (request, permit))
         }
     };
@@ -182,6 +204,26 @@ fn authorize(
     caller.ruled(permit.rule(), Some(permit.upstream()));
     caller.dropped(shape.dropped());
     Ok((shape, permit))
+}
+
+/// Asks decision services until their answers decide the request.
+async fn ask(
+    policy: &PolicySet,
+    principal: Option<&Principal>,
+    request: &ShapeRequest,
+    clock: &dyn Clock,
+    mut questions: Questions,
+    progress: &mut Progress,
+    caller: &mut impl Caller,
+) -> Result<Permit, Denial> {
+    loop {
+        progress.answer(questions.ask().await);
+        let mut observe = |miss: &Miss<'_, '_>| caller.missed(miss);
+        match policy.judge(principal, request, clock.now(), progress, &mut observe)? {
+            Step::Permit(permit) => return Ok(permit),
+            Step::Ask(others) => questions = others,
+        }
+    }
 }
 
 /// Builds the request to Electric that a permit allows.
@@ -201,6 +243,10 @@ fn denied(denial: Denial, caller: &mut impl Caller) -> Rejection {
         Denial::Forbidden(rule, unmet) => {
             caller.ruled(&rule, None);
             Rejection::Forbidden(unmet)
+        }
+        Denial::Undecided(rule) => {
+            caller.ruled(&rule, None);
+            Rejection::DecisionUnavailable(Duration::from_secs(rand::random_range(RETRY_AFTER)))
         }
         Denial::ShapeNotFound => Rejection::ShapeNotFound,
         Denial::TokenMissing => Rejection::TokenMissing,
@@ -240,7 +286,7 @@ async fn serve_gatekeeper(
     caller.enter(user.as_deref())?;
     // The path names the table. The client's offset is not known yet.
     let query = format!("table={table}&offset=-1&{query}");
-    let (shape, permit) = authorize(rules, clock, user.as_deref(), None, &query, caller)?;
+    let (shape, permit) = authorize(rules, clock, user.as_deref(), None, &query, caller).await?;
     mint(rules, clock, gatekeeper, user.as_deref(), &shape, permit)
 }
 
@@ -262,6 +308,10 @@ fn mint(
     let body = minted.config(&gatekeeper.public_url);
     Ok(Document { body, cache_control: "no-store", outcome: "minted" })
 }
+
+/// The seconds after which a client tries again if a decision service does not answer. Random, so that clients do not
+/// come back together.
+const RETRY_AFTER: RangeInclusive<u64> = 2..=6;
 
 /// The methods of an endpoint without subsets.
 const METHODS: &str = "GET, OPTIONS";

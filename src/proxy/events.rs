@@ -77,7 +77,7 @@ impl Following<'_> {
     ) -> Result<(), Fault> {
         let fault = match interrupt {
             Interrupt::Leave => Fault::Stopping,
-            Interrupt::Change => Fault::Reloaded,
+            Interrupt::Change => self.cause(),
             Interrupt::Fault(fault) if fault.ends_token() => fault,
             Interrupt::Fault(fault) => return Err(fault),
         };

@@ -151,7 +151,11 @@ impl Exchange {
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
-        self.metrics.upstream_answered(self.ask.request.is_live(), self.asked.elapsed());
+        self.metrics.upstream_answered(
+            self.ask.request.is_live(),
+            self.ask.request.upstream().as_str(),
+            self.asked.elapsed(),
+        );
         if status == StatusCode::UNAUTHORIZED && self.try_other_secret() {
             return Err(Error::new_str("trying the other secret"));
         }
@@ -161,7 +165,11 @@ impl Exchange {
             span.answered(status);
         }
         if status.as_u16() >= 400 && status != StatusCode::CONFLICT {
-            self.metrics.upstream_refused(self.ask.request.rule().as_str(), status.as_u16());
+            self.metrics.upstream_refused(
+                self.ask.request.rule().as_str(),
+                self.ask.request.upstream().as_str(),
+                status.as_u16(),
+            );
         }
         match self.accept(status, &header.headers).await {
             Ok(response) => {
@@ -216,7 +224,7 @@ impl Exchange {
         self.refusals += 1;
         let retry = self.server.move_on(peer, self.refusals);
         if retry {
-            self.metrics.upstream_retried(self.ask.request.rule().as_str());
+            self.metrics.upstream_retried(self.ask.request.rule().as_str(), self.ask.request.upstream().as_str());
         } else {
             self.fault = Some(self.pool.failed(Fault::of_upstream(&error), false));
         }
@@ -229,7 +237,7 @@ impl Exchange {
     pub(super) fn broken(&mut self, mut error: Box<Error>, reused: bool) -> Box<Error> {
         let retry = std::mem::take(&mut self.retry.now) || self.retry_stale(&error, reused);
         if retry {
-            self.metrics.upstream_retried(self.ask.request.rule().as_str());
+            self.metrics.upstream_retried(self.ask.request.rule().as_str(), self.ask.request.upstream().as_str());
         } else if self.fault.is_none() {
             let fault = Fault::of_upstream(&error);
             let headless = matches!(self.response, Response::Awaited);

@@ -37,7 +37,8 @@ pub(super) struct Waiting {
 /// Why a wait ended without progress.
 pub(super) enum Interrupt {
     Fault(Fault),
-    /// The rules have changed, or the process is about to stop.
+    /// The rules or the revocations have changed, decision services have to be asked again, or the process is about to
+    /// stop.
     Change,
     /// The process stops, and it is time for this stream to end.
     Leave,
@@ -69,7 +70,7 @@ impl Waiting {
         let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
         let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
         if let Some(position) = client.position {
-            client.arrival.connection.answered(position, client.next, client.record.started, Instant::now());
+            client.arrival.connection.answered(position, client.next, client.arrival.at, Instant::now());
         }
         if let Err(fault) = &served {
             client.record.note(fault);
@@ -110,9 +111,11 @@ impl Gateway {
                 Err(rejection) => return Box::pin(self.reject(session, client, &rejection)).await,
             };
             let (key, live) = (follower.key().clone(), client.record.live);
-            let (changes, stopping) = (&mut changes, now.stopping);
-            let mut following = Following { gateway: self, session, client, bearer, key, live, changes, stopping };
+            let (changes, stopping, generation) = (&mut changes, now.stopping, client.rules.generation);
+            let mut following =
+                Following { gateway: self, session, client, bearer, key, live, changes, stopping, generation };
             let followed = following.follow(&mut follower).await;
+            let cause = following.cause();
             // Other followers need not wait for what is written to this client from here on.
             follower.served();
             match followed {
@@ -124,7 +127,7 @@ impl Gateway {
                 Ok(Followed::RulesChanged(reauthorized)) => match *reauthorized {
                     Ok(other) => upstream = other,
                     Err(rejection) => {
-                        self.metrics.follower_cut(Fault::Reloaded.as_str());
+                        self.metrics.follower_cut(cause.as_str());
                         return Box::pin(self.reject(session, client, &rejection)).await;
                     }
                 },
@@ -172,13 +175,13 @@ impl Gateway {
         let head = head_of(session, posted.is_some(), None);
         let principal = bearer.principal().cloned();
         let mut caller = WaitingCaller { gateway: self, principal, record: &mut client.record };
-        let Grant { upstream, principal, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
+        let Grant { upstream, principal, until, .. } = match decide(rules, &*self.clock, &head, &mut caller).await? {
             Decision::Shape(grant) => grant,
             Decision::Subset(pending) => pending.read(rules, posted.ok_or(Rejection::Internal)?)?,
             // The new rules serve something else at its path.
             Decision::Document(_) | Decision::Preflight(_) => return Err(Rejection::NotFound),
         };
-        bearer.renew(principal);
+        bearer.renew(principal, until);
         Ok(upstream)
     }
 
@@ -206,6 +209,8 @@ pub(super) struct Following<'a> {
     pub(super) changes: &'a mut watch::Receiver<Change>,
     /// Whether the last change said that the process stops.
     pub(super) stopping: bool,
+    /// The generation of the rules that allowed the request to follow this flight.
+    generation: u64,
 }
 
 impl Following<'_> {
@@ -213,7 +218,7 @@ impl Following<'_> {
         let head = loop {
             match self.wait(follower.head()).await {
                 // If the rules have changed too, the request is authorized again before the header is written.
-                Ok(head) if !self.changes.has_changed().unwrap_or_default() => break head?,
+                Ok(head) if !self.has_changed() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
                 Ok(_) | Err(Interrupt::Change | Interrupt::Leave) => {
                     follower.served();
@@ -339,12 +344,15 @@ impl Following<'_> {
             // A cached response is one piece. While a slow client reads it, its token may expire and its rule may
             // change.
             self.bearer.recheck(&self.client.rules.verifier)?;
-            if self.changes.has_changed().unwrap_or_default() {
+            if self.has_changed() {
+                let changed = self.changes.has_changed().unwrap_or_default();
                 if self.reauthorize().await.is_some() {
-                    return Err(Fault::Reloaded);
+                    return Err(self.cause());
                 }
-                // If the process stops too, that is handled after the piece.
-                self.changes.mark_changed();
+                if changed {
+                    // If the process stops too, that is handled after the piece.
+                    self.changes.mark_changed();
+                }
             }
         }
         if !bytes.is_empty() || end.is_some() {
@@ -361,35 +369,52 @@ impl Following<'_> {
     pub(super) async fn wait<T>(&mut self, progress: impl Future<Output = T>) -> Result<T, Interrupt> {
         let Self { gateway, session, client, bearer, changes, stopping, .. } = self;
         // A slow client may always have progress, so a change is checked first.
+        if bearer.must_ask_again() {
+            return Err(Interrupt::Change);
+        }
         if changes.has_changed().unwrap_or_default() {
             *stopping = changes.borrow_and_update().stopping;
-            return Err(Interrupt::Change);
+            return Err(changed(bearer, client));
         }
         tokio::select! {
             // Progress first: a client that has its whole response may have sent its next request, which must not be
             // taken for a sign that it is gone.
             biased;
             made = progress => Ok(made),
-            fault = bearer.end(gateway, &client.rules.verifier) => Err(Interrupt::Fault(fault)),
+            interrupt = bearer.end(gateway, &client.rules.verifier) => Err(interrupt),
             _ = session.read_body_or_idle(true) => Err(Interrupt::Fault(Fault::ClientGone)),
             Ok(()) = changes.changed() => {
                 *stopping = changes.borrow().stopping;
-                Err(Interrupt::Change)
+                Err(changed(bearer, client))
             }
         }
     }
 
-    /// Authorizes the request again if the rules have changed. Returns `None` if the flight still answers it.
+    /// Whether the rules have changed, decision services have to be asked again, or the process is about to stop.
+    fn has_changed(&self) -> bool {
+        self.bearer.must_ask_again() || self.changes.has_changed().unwrap_or_default()
+    }
+
+    /// Authorizes the request again if the rules have changed or decision services have to be asked again. Returns
+    /// `None` if the flight still answers it.
     pub(super) async fn reauthorize(&mut self) -> Option<Box<Reauthorization>> {
         let change = *self.changes.borrow_and_update();
         self.stopping = change.stopping;
-        if self.client.rules.generation == change.generation {
+        if self.client.rules.generation == change.generation && !self.bearer.must_ask_again() {
             return None;
         }
         let reauthorized = self.gateway.authorize_again(self.session, self.client, self.bearer).await;
         let electric = self.client.rules.electric.as_ref();
         let same = reauthorized.as_ref().is_ok_and(|upstream| FlightKey::of(electric, upstream) == self.key);
+        if same {
+            self.generation = self.client.rules.generation;
+        }
         (!same).then(|| Box::new(reauthorized))
+    }
+
+    /// Returns why the flight no longer answers the request: its rules or its decision have changed.
+    pub(super) fn cause(&self) -> Fault {
+        if self.client.rules.generation == self.generation { Fault::DecisionChanged } else { Fault::Reloaded }
     }
 
     fn encoding(&self, follower: &Follower, head: &Head) -> Option<Encoding> {
@@ -402,6 +427,11 @@ impl Following<'_> {
         let encode = cache.compress && worth && !head.events && head.status == StatusCode::OK;
         self.client.negotiated.encoding.filter(|_| encode)
     }
+}
+
+/// The interrupt by a change, which may have revoked the token.
+fn changed(bearer: &Bearer, client: &ClientRequest) -> Interrupt {
+    bearer.recheck(&client.rules.verifier).map_or_else(Interrupt::Fault, |()| Interrupt::Change)
 }
 
 /// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete

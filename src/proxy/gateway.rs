@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::http2::Http2;
 use super::rules::{Change, Rules};
-use super::settings::Http2Settings;
+use super::settings::HttpSettings;
 use crate::clock::Clock;
 use crate::flight::Hub;
 use crate::limits::{Connection, Limiter};
@@ -36,6 +36,7 @@ struct Shared {
     parts: Parts,
     http2: Http2,
     options: HttpServerOptions,
+    settings: HttpSettings,
 }
 
 /// The parts of a gateway that last as long as the process.
@@ -74,22 +75,22 @@ impl Gateway {
     /// The system's certificates cannot be read.
     pub fn start(
         parts: Parts,
-        settings: &Http2Settings,
+        settings: HttpSettings,
         pool: usize,
         rules: impl FnOnce(&Weak<Proxy>) -> Rules,
     ) -> anyhow::Result<(Self, Arc<Proxy>)> {
         let conf = ServerConf { upstream_keepalive_pool_size: pool, max_retries: usize::MAX, ..ServerConf::default() };
         let mut options = HttpServerOptions::default();
         options.h2c = settings.h2c;
-        options.h2_idle_timeout = Some(settings.idle_timeout);
+        options.h2_idle_timeout = Some(settings.h2_idle_timeout);
         // Lets CONNECT reach `decide`, which rejects it with a response that a browser can read.
         options.allow_connect_method_proxying = true;
-        let http2 = Http2::new(settings);
+        let http2 = Http2::new(&settings);
         let mut gateway = None;
         let proxy = system_trust(|| {
             Arc::new_cyclic(|proxy| {
                 let rules = ArcSwap::from_pointee(rules(proxy));
-                let started = Self(Arc::new(Shared { rules, parts, http2, options: options.clone() }));
+                let started = Self(Arc::new(Shared { rules, parts, http2, options: options.clone(), settings }));
                 gateway = Some(started.clone());
                 let mut proxy = HttpProxy::new(started, Arc::new(conf));
                 proxy.server_options = Some(options);
@@ -114,12 +115,16 @@ impl Gateway {
         self.0.rules.store(Arc::new(rules));
     }
 
-    /// Counts a new connection, until the result is dropped.
+    /// Counts a new connection, until the result is dropped. The peer of a Unix socket has no address.
     ///
     /// # Errors
     /// A limit on connections is reached.
-    pub(crate) fn connect(&self, peer: IpAddr) -> Result<Connection, Rejection> {
+    pub(crate) fn connect(&self, peer: Option<IpAddr>) -> Result<Connection, Rejection> {
         self.limiter.connect(peer).map_err(|limited| Rejection::limited(limited, &self.metrics))
+    }
+
+    pub(super) fn settings(&self) -> &HttpSettings {
+        &self.0.settings
     }
 
     pub(super) fn options(&self) -> &HttpServerOptions {

@@ -2,9 +2,8 @@
 
 use pingora::protocols::http::v2::server::H2Options;
 
-use super::Http2Settings;
+use super::HttpSettings;
 use crate::limits::LimitSettings;
-use crate::shape::MAX_BODY_BYTES;
 
 /// The limits of each connection. All are set explicitly: some defaults of the h2 crate are unlimited, and the others
 /// suit other traffic.
@@ -13,8 +12,8 @@ pub(super) struct Http2 {
 }
 
 impl Http2 {
-    pub(super) const fn new(settings: &Http2Settings) -> Self {
-        Self { streams: settings.streams }
+    pub(super) const fn new(settings: &HttpSettings) -> Self {
+        Self { streams: settings.h2_streams }
     }
 
     /// Returns the settings of a new connection.
@@ -26,7 +25,7 @@ impl Http2 {
             // Large enough for every header that is allowed over HTTP/1.1, so that `check_headers` rejects a longer one
             // with a body and CORS headers. The h2 crate rejects still longer ones with a bare 431.
             .max_header_list_size(header_list(limits))
-            // The only body that a client sends describes a subset. It fits into the window of its stream.
+            // The only body that a client sends describes a subset, and most fit. A longer one is read as it arrives.
             .initial_window_size(STREAM_WINDOW)
             // Bounds the unread bodies that one connection can make us buffer.
             .initial_connection_window_size(BODIES * STREAM_WINDOW)
@@ -43,10 +42,10 @@ impl Http2 {
     }
 }
 
-/// The size of the largest body that is accepted, in bytes.
-const STREAM_WINDOW: u32 = MAX_BODY_BYTES as u32;
+/// How many bytes of a body may be unread.
+const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// How many bodies of the largest size one connection may have unread.
+/// How many full windows one connection may have unread.
 const BODIES: u32 = 4;
 
 /// The smallest maximum frame size that HTTP/2 allows, and its default (RFC 9113 section 6.5.2).

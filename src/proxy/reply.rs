@@ -100,9 +100,18 @@ impl Negotiated {
             }
         }
         put(CACHE_CONTROL, private_cache_control(head, delivery.fresh_for, delivery.max_age))?;
+        if head.events {
+            // nginx otherwise collects the events (its directive `proxy_buffering`).
+            put(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
+        }
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
         put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
-        put(VARY, HeaderValue::from_static(if self.cors.varies { VARY_ORIGIN } else { VARY_ANY }))?;
+        let vary = match (self.cors.varies, self.cors.cookies) {
+            (false, _) => VARY_ANY,
+            (true, false) => VARY_ORIGIN,
+            (true, true) => VARY_COOKIE,
+        };
+        put(VARY, HeaderValue::from_static(vary))?;
         if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
             put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
@@ -133,6 +142,15 @@ impl Negotiated {
         if self.cors.varies {
             header.insert_header(VARY, "origin")?;
         }
+        Ok(header)
+    }
+
+    /// Returns the header of the response to a health check, which has no body.
+    pub(super) fn health_header(&self, ready: bool, request_id: &str) -> Result<ResponseHeader> {
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut header = self.header(status, request_id)?;
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        header.insert_header(CACHE_CONTROL, NO_STORE)?;
         Ok(header)
     }
 
@@ -189,16 +207,20 @@ pub(super) struct Delivery<'a> {
     pub(super) join: Option<Join>,
 }
 
-/// Whether `If-None-Match` names this response (RFC 9110 section 13.1.2), in any of its encodings.
+/// Whether `If-None-Match` names this response, in any of its encodings. Tags are compared weakly, and `*` matches every
+/// response (RFC 9110 section 13.1.2).
 pub(super) fn is_not_modified(request: &RequestHeader, head: &Head) -> bool {
     let values = || request.headers.get_all(IF_NONE_MATCH).iter();
     if head.status != StatusCode::OK || head.events || values().next().is_none() {
         return false;
     }
-    let Some(etag) = head.etag() else { return false };
-    let encoded = Encoding::ALL.map(|encoding| encoded_etag(etag, encoding));
+    let etags = head.etag().into_iter().flat_map(|etag| {
+        let encoded = Encoding::ALL.into_iter().map(move |encoding| encoded_etag(etag, encoding));
+        encoded.chain([etag.to_owned()])
+    });
+    let etags: Vec<_> = etags.collect();
     let mut tags = values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == etag || encoded.iter().any(|encoded| tag == encoded))
+    tags.any(|tag| tag == "*" || etags.iter().any(|etag| tag.strip_prefix("W/").unwrap_or(tag) == etag))
 }
 
 /// Returns the entity tag of an encoded body. A strong tag identifies exact bytes, so each encoding needs its own.
@@ -244,6 +266,7 @@ fn text(value: &str) -> Result<HeaderValue> {
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const ELECTRIC_CURSOR: HeaderName = HeaderName::from_static("electric-cursor");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const SHAPEGATE_CACHE: HeaderName = HeaderName::from_static("shapegate-cache");
 
 /// Bytes to reserve for the part of a header that does not come from Electric.
@@ -253,6 +276,7 @@ const NO_STORE: &str = "no-store";
 const REVALIDATED: &str = "private, no-cache";
 const VARY_ANY: &str = "accept-encoding, authorization";
 const VARY_ORIGIN: &str = "accept-encoding, authorization, origin";
+const VARY_COOKIE: &str = "accept-encoding, authorization, cookie, origin";
 
 /// How long a browser may cache rows. It bounds how long revoked rows stay in its cache.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -311,6 +335,7 @@ mod tests {
         let cors = CorsSettings {
             origins: Origins::List(vec!["https://app.test".to_owned()]),
             credentials: true,
+            cookies: true,
             max_age: Duration::ZERO,
         };
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
@@ -361,12 +386,16 @@ mod tests {
             &["\"7-1:-1:0_0-gzip\""],
             &["\"a\", \"7-1:-1:0_0-zstd\""],
             &["\"a\"", "\"7-1:-1:0_0\""],
+            &["W/\"7-1:-1:0_0\""],
+            &["W/\"a\", W/\"7-1:-1:0_0-gzip\""],
+            &["*"],
+            &[" * "],
         ] {
             assert!(not_modified(values), "{values:?}");
         }
         let commas = ",".repeat(30_000);
         assert!(!not_modified(&[&commas]) && not_modified(&[&format!("{commas}\"7-1:-1:0_0\"")]));
-        for values in [&[][..], &["*"], &["W/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
+        for values in [&[][..], &["\"*\""], &["w/\"7-1:-1:0_0\""], &["\"7-1:-1:0_0-x\""], &["7-1:-1:0_0"]] {
             assert!(!not_modified(values), "{values:?}");
         }
     }

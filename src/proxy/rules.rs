@@ -34,11 +34,13 @@ pub struct Rules {
     pub electric: Arc<dyn Source>,
 }
 
-/// A reload or a stop, as waiting requests are notified of it.
+/// A reload, a change of the revocations or a stop, as waiting requests are notified of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// The generation of the current rules.
     pub generation: u64,
+    /// The number of the last change of the revocations.
+    pub revocations: u64,
     /// Whether the process is about to stop.
     pub stopping: bool,
     /// While the process stops, event streams end within this time, each at a random moment: their clients reconnect at

@@ -1,12 +1,13 @@
-//! A client's TCP connection that buffers small writes until flush. A header and a small body thus leave in one packet,
+//! A client's connection that buffers small writes until flush. A header and a small body thus leave in one packet,
 //! with one system call. A connection that waits has no buffer.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -15,19 +16,44 @@ use pingora::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A TCP connection and its write buffer.
+use super::link::Link;
+
+/// A connection and its write buffer.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    link: Link,
     /// Bytes that wait for the flush.
     held: Vec<u8>,
     /// How many bytes of `held` have been sent.
     sent: usize,
     /// Bytes that were read to detect the protocol. They are read again.
     peeked: Vec<u8>,
+    last_read: Arc<LastRead>,
+}
+
+/// When bytes arrived last on a connection.
+#[derive(Debug)]
+pub(crate) struct LastRead {
+    start: Instant,
+    /// Nanoseconds after `start`.
+    after: AtomicU64,
+}
+
+impl LastRead {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), after: AtomicU64::new(0) }
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.start + Duration::from_nanos(self.after.load(Ordering::Relaxed))
+    }
+
+    fn now(&self) {
+        let after = self.start.elapsed().as_nanos();
+        self.after.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 /// The most bytes that are buffered. A longer write is sent at once, together with the buffer and without a copy.
@@ -37,8 +63,8 @@ const HELD: usize = 4096;
 const PEEK: Duration = Duration::from_secs(60);
 
 impl Socket {
-    pub(crate) const fn new(tcp: TcpStream) -> Self {
-        Self { tcp, held: Vec::new(), sent: 0, peeked: Vec::new() }
+    pub(super) const fn new(link: Link, last_read: Arc<LastRead>) -> Self {
+        Self { link, held: Vec::new(), sent: 0, peeked: Vec::new(), last_read }
     }
 
     /// Sends as much of `header` and `body` as the kernel accepts without waiting. Returns the number of bytes sent.
@@ -47,7 +73,7 @@ impl Socket {
     /// The client is gone.
     pub(crate) fn try_send(&self, header: &[u8], body: &[u8]) -> io::Result<usize> {
         debug_assert!(self.held.is_empty(), "buffered bytes must be sent first");
-        match self.tcp.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
+        match self.link.try_write_vectored(&[IoSlice::new(header), IoSlice::new(body)]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             sent => sent,
         }
@@ -59,7 +85,7 @@ impl Socket {
     /// The client is gone.
     pub(crate) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.tcp.writable().await?;
+            self.link.writable().await?;
             bytes = &bytes[self.try_send(bytes, &[])?..];
         }
         Ok(())
@@ -77,13 +103,12 @@ impl Socket {
 
     /// Closes the connection with a TCP reset when it is dropped, so that the client sees an error.
     pub(crate) fn reset_on_close(&self) {
-        // The connection may be broken already.
-        let _ = self.tcp.set_zero_linger();
+        self.link.reset_on_close();
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.held.len() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.held[self.sent..]))?;
+            let written = ready!(Pin::new(&mut self.link).poll_write(context, &self.held[self.sent..]))?;
             self.advance(written)?;
         }
         Poll::Ready(Ok(()))
@@ -108,7 +133,9 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.peeked.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(context, buf);
+            let read = ready!(Pin::new(&mut self.link).poll_read(context, buf));
+            self.last_read.now();
+            return Poll::Ready(read);
         }
         let part = self.peeked.len().min(buf.remaining());
         buf.put_slice(&self.peeked[..part]);
@@ -126,7 +153,7 @@ impl AsyncWrite for Socket {
         loop {
             let this = &mut *self;
             let slices = [IoSlice::new(&this.held[this.sent..]), IoSlice::new(buf)];
-            let written = ready!(Pin::new(&mut this.tcp).poll_write_vectored(context, &slices))?;
+            let written = ready!(Pin::new(&mut this.link).poll_write_vectored(context, &slices))?;
             let of_buf = this.advance(written)?;
             if of_buf > 0 {
                 return Poll::Ready(Ok(of_buf));
@@ -140,7 +167,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(context))?;
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        Pin::new(&mut self.link).poll_shutdown(context)
     }
 }
 
@@ -163,7 +190,7 @@ impl Peek for Socket {
 
 impl UniqueID for Socket {
     fn id(&self) -> UniqueIDType {
-        self.tcp.as_raw_fd()
+        self.link.as_raw_fd()
     }
 }
 
@@ -189,14 +216,14 @@ impl GetSocketDigest for Socket {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Socket::new(accepted.unwrap().0), client.unwrap())
+        (Socket::new(Link::Tcp(accepted.unwrap().0), Arc::new(LastRead::new())), client.unwrap())
     }
 
     #[tokio::test]
@@ -232,7 +259,7 @@ mod tests {
         let (socket, mut client) = pair().await;
         let body: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
         let expected = [b"header".as_slice(), &body].concat();
-        socket.tcp.writable().await.unwrap();
+        socket.link.writable().await.unwrap();
         let sent = socket.try_send(b"header", &body).unwrap();
         assert!(
             (6..expected.len()).contains(&sent),

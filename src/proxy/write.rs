@@ -24,6 +24,9 @@ impl Gateway {
         rejection: &Rejection,
     ) -> Result<(), Fault> {
         client.record.rejected(rejection);
+        if client.arrival.misdirected {
+            session.set_keepalive(None);
+        }
         let body = Bytes::from(rejection.body(self.explain_denials));
         let header = client.negotiated.rejection_header(rejection, body.len(), &client.record.request_id);
         self.write_whole(session, &client.rules.limits, header, body).await

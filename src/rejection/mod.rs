@@ -20,12 +20,16 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// A response of shapegate instead of Electric's. It never contains text of a token, of SQL or of a client.
 #[derive(Clone, Debug)]
 pub enum Rejection {
+    /// The list of revocations or the issuer's introspection is unavailable. Holds the time until a retry makes sense.
+    AuthUnavailable(Duration),
     /// The request has a body but must not, or its body is too long.
     ContentTooLarge,
+    /// A decision service does not answer. Holds the time until a retry makes sense.
+    DecisionUnavailable(Duration),
     /// No rule allows the request. Holds why the last one does not.
     Forbidden(Unmet),
-    /// The headers are too many or too long.
-    HeadersTooLarge,
+    /// The headers are too many or too long. Holds the key in `[limits]`.
+    HeadersTooLarge(&'static str),
     /// An internal error. The log has the cause.
     Internal,
     /// A part of the request that is not a parameter is invalid. Holds its name and the problem.
@@ -76,6 +80,7 @@ pub enum Rejection {
 impl From<BearerError> for Rejection {
     fn from(error: BearerError) -> Self {
         match error {
+            BearerError::Conflict => Self::invalid("authorization", "differs from the token in a cookie"),
             BearerError::Malformed => Self::TokenMalformed,
             BearerError::Missing => Self::TokenMissing,
             BearerError::TooLong => Self::TokenTooLong,
@@ -89,6 +94,7 @@ impl From<TokenError> for Rejection {
             TokenError::Expired => Self::TokenExpired,
             TokenError::Invalid(reason) => Self::TokenInvalid(reason),
             TokenError::KeysUnavailable { retry_after } => Self::KeysUnavailable(retry_after),
+            TokenError::Unavailable { retry_after } => Self::AuthUnavailable(retry_after),
         }
     }
 }
@@ -120,11 +126,13 @@ impl Rejection {
         match self {
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::HeadersTooLarge | Self::TokenTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadersTooLarge(_) | Self::TokenTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidHead(..) | Self::InvalidRequest(_) => StatusCode::BAD_REQUEST,
             Self::Limited(limit, _) if !limit.is_of_all() => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeysUnavailable(_)
+            Self::AuthUnavailable(_)
+            | Self::DecisionUnavailable(_)
+            | Self::KeysUnavailable(_)
             | Self::Limited(..)
             | Self::NotReady(_)
             | Self::Overloaded(_)
@@ -144,11 +152,16 @@ impl Rejection {
     /// The code and the message.
     const fn words(&self) -> (&'static str, &'static str) {
         match self {
+            Self::AuthUnavailable(_) => ("auth_unavailable", "The token cannot be checked now; try again later."),
             Self::ContentTooLarge => {
-                ("content_too_large", "A request for a shape must not have a body; one for a subset may have 64 KiB.")
+                ("content_too_large", "Only a subset may have a body, and no longer one than `limits.body_bytes`.")
             }
+            Self::DecisionUnavailable(_) => (
+                "decision_unavailable",
+                "The service that decides about this request does not answer; try again later.",
+            ),
             Self::Forbidden(_) => ("forbidden", "No rule allows this request to read this shape."),
-            Self::HeadersTooLarge | Self::TokenTooLong => {
+            Self::HeadersTooLarge(_) | Self::TokenTooLong => {
                 ("headers_too_large", "The headers of the request are too many or too long.")
             }
             Self::Internal => ("internal", "Internal error. Look up this request id in the log."),
@@ -174,16 +187,17 @@ impl Rejection {
             Self::UpstreamRefused(_) => ("upstream_refused", "The sync service rejected the request."),
             Self::UpstreamTimeout => ("upstream_timeout", "The sync service did not respond in time."),
             Self::UpstreamUnreachable => ("upstream_unreachable", "The sync service is unreachable."),
-            Self::UriTooLong | Self::ValuesTooLong => {
-                ("uri_too_long", "The request target is too long, here or for the sync service.")
-            }
+            Self::UriTooLong => ("uri_too_long", "The request target is too long."),
+            Self::ValuesTooLong => ("uri_too_long", "The rule's values make the request to the sync service too long."),
         }
     }
 
     /// The value of `Retry-After`. Every 5xx and 429 has one, so that clients retry.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::KeysUnavailable(after)
+            Self::AuthUnavailable(after)
+            | Self::DecisionUnavailable(after)
+            | Self::KeysUnavailable(after)
             | Self::Limited(_, after)
             | Self::NotReady(after)
             | Self::Overloaded(after)
@@ -192,7 +206,7 @@ impl Rejection {
             Self::Internal | Self::UpstreamTimeout | Self::UpstreamUnreachable => Some(SOON),
             Self::ContentTooLarge
             | Self::Forbidden(_)
-            | Self::HeadersTooLarge
+            | Self::HeadersTooLarge(_)
             | Self::InvalidHead(..)
             | Self::InvalidRequest(_)
             | Self::MethodNotAllowed(_)
@@ -218,11 +232,23 @@ impl Rejection {
         }
     }
 
+    /// The key in `[limits]` that the request exceeds.
+    const fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::HeadersTooLarge(limit) => Some(limit),
+            Self::Limited(limit, _) => Some(limit.as_str()),
+            Self::TokenTooLong => Some("token_bytes"),
+            Self::UriTooLong => Some("uri_bytes"),
+            _ => None,
+        }
+    }
+
     /// Builds the body: `{"code":…,"message":…}`, with `errors` for an invalid request. With `explained`, for
     /// development, it also has the reason.
     pub fn body(&self, explained: bool) -> String {
         let (_, code, message) = self.answer();
-        let mut body = serde_json::json!({ "code": code, "message": message });
+        let limit = self.limit().map(|limit| format!(" The limit is `limits.{limit}`.")).unwrap_or_default();
+        let mut body = serde_json::json!({ "code": code, "message": format!("{message}{limit}") });
         if explained {
             body["reason"] = self.reason().as_str().into();
         }

@@ -81,6 +81,8 @@ reasons! {
         TableUnknown = "table_unknown",
         /// The request target is not a path and a query.
         Target = "target",
+        /// The `Authorization` header and a cookie have different tokens.
+        TokenConflict = "token_conflict",
         /// The token has expired.
         TokenExpired = "expired",
         /// The `Authorization` header is not one well-formed bearer token.
@@ -99,6 +101,10 @@ reasons! {
 reasons! {
     /// Why an allowed request gets no response of Electric.
     ServiceFault {
+        /// The list of revocations or the issuer's introspection is unavailable.
+        AuthUnavailable = "auth_unavailable",
+        /// A decision service is down, slow, or does not answer as it should.
+        DecisionUnavailable = "decision_unavailable",
         /// Electric is starting or has lost its database.
         ElectricNotReady = "electric_not_ready",
         /// Electric is at its limit of concurrent requests.
@@ -144,9 +150,11 @@ impl Reason {
     /// The reason of a rejection: the only place that maps one to the other.
     pub(super) fn of(rejection: &Rejection) -> Self {
         match rejection {
+            Rejection::AuthUnavailable(_) => Self::Service(ServiceFault::AuthUnavailable),
             Rejection::ContentTooLarge => Self::Request(RequestFault::ContentTooLarge),
+            Rejection::DecisionUnavailable(_) => Self::Service(ServiceFault::DecisionUnavailable),
             Rejection::Forbidden(unmet) => Self::Rule(*unmet),
-            Rejection::HeadersTooLarge => Self::Request(RequestFault::HeadersTooLarge),
+            Rejection::HeadersTooLarge(_) => Self::Request(RequestFault::HeadersTooLarge),
             Rejection::Internal => Self::Service(ServiceFault::Internal),
             Rejection::InvalidHead(name, _) => Self::Request(of_head(name)),
             Rejection::InvalidRequest(errors) => Self::Request(of_parameters(errors)),
@@ -175,6 +183,7 @@ impl Reason {
 
 fn of_head(name: &str) -> RequestFault {
     match name {
+        "authorization" => RequestFault::TokenConflict,
         "content-encoding" | "content-type" => RequestFault::ContentType,
         "expect" => RequestFault::Expect,
         "host" => RequestFault::Host,

@@ -56,7 +56,7 @@ fn the_same_definition_at_two_upstreams_gives_two_shapes() {
 
 #[test]
 fn a_request_can_be_moved_to_another_position() {
-    let rule = "[[shape]]\ntable = 'a'\nwhere = '\"offset\" = {{ query.x }}'\ndanger_client_chosen = 'x'\n";
+    let rule = "[[shape]]\ntable = 'a'\nwhere = '\"offset\" = {{ query.x }}'\ndanger_client_chosen = ['x']\n";
     let query = "table=a&x=%26offset%3D1&handle=1-1&live=true&live_sse=true&offset=";
     let at = |offset: &str| rewritten(rule, &format!("{query}{offset}"), None).unwrap();
     let moved = at("0_inf").starting_at("7_2");

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::pair;
-use crate::config::{Config, ConfigError, ConfigErrors};
+use super::tls;
+use crate::config::{Config, ConfigError, ConfigErrors, TlsSettings};
 use crate::telemetry::AuditTarget;
 use crate::upstream::Upstreams;
 
@@ -15,7 +15,7 @@ use crate::upstream::Upstreams;
 pub fn check(config: &Config) -> Result<Vec<ConfigError>, ConfigErrors> {
     let mut found = Vec::new();
     if let Some(tls) = &config.server.tls {
-        found.extend(pair::problems(tls));
+        found.extend(certificate(tls));
     }
     found.extend(folders(config));
     if let Err(cause) = Upstreams::new(&config.upstream, &config.upstreams) {
@@ -25,6 +25,18 @@ pub fn check(config: &Config) -> Result<Vec<ConfigError>, ConfigErrors> {
     let found = found.into_iter().map(|problem| problem.in_file(file));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.partition(ConfigError::is_error);
     if errors.is_empty() { Ok(warnings) } else { Err(errors.into()) }
+}
+
+/// Returns why the certificate and its private key cannot be used, or what clients may not accept.
+fn certificate(settings: &TlsSettings) -> Vec<ConfigError> {
+    let of_key = |text: &str| {
+        let (key, message) = text.split_once(": ").unwrap_or(("server.tls", text));
+        ConfigError::of_key(key, message)
+    };
+    match tls::check(settings) {
+        Ok(warnings) => warnings.iter().map(|warning| of_key(warning).as_warning()).collect(),
+        Err(error) => vec![of_key(&format!("{error:#}"))],
+    }
 }
 
 fn folders(config: &Config) -> Vec<ConfigError> {

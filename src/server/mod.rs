@@ -5,11 +5,10 @@
 
 mod admin;
 mod check;
+mod certificate;
 mod listener;
 pub(crate) mod notify;
-mod pair;
 mod probe;
-mod readiness;
 mod reload;
 mod sockets;
 mod takeover;
@@ -19,30 +18,28 @@ pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use pingora::listeners::tls::Acceptor;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::Renewals;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ServerSettings};
+use crate::config::{Config, ListenAddress, ServerSettings};
 use crate::limits::{Limit, Limiter};
 use crate::metrics::{Metrics, Upgrade};
-use crate::policy::RuleId;
 use crate::proxy::{Change, Gateway, Proxy};
 use crate::telemetry::{Audit, Tracer};
 
 pub use check::check;
-pub use readiness::Readiness;
 pub use reload::Reloader;
 pub use upgrade::Upgrades;
 
 use admin::{Admin, AdminPort};
+use listener::Serving;
 use probe::Probe;
 use sockets::{BoundSocket, Labelled, Sockets};
 use takeover::{Offer, Takeover};
@@ -102,40 +99,40 @@ impl Server {
         install_crypto();
         let metrics = Arc::new(Metrics::new()?);
         let tls = config.server.tls.clone();
-        let certificates = tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics))).transpose()?;
+        let certificates =
+            tls.map(|tls| Certificates::start(tls, Arc::clone(&metrics), Arc::clone(&clock))).transpose()?;
         let sockets = Sockets::open(&config.server, inherited)?;
         let tracer = config.otel.as_ref().map(|otel| Tracer::new(otel, Arc::clone(&metrics))).transpose()?;
         metrics.limits_known(Limit::ALL.map(Limit::as_str));
-        metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), clock.now().as_secs());
+        metrics.policy_loaded(config.policy.destinations(), clock.now().as_secs());
         let audit = config.audit.as_ref().map(Audit::start).transpose()?.map(Arc::new);
         let (changes, changed) = watch::channel(Change::default());
         let configured = reload::Configured::of(&config);
         let settings = config.server.clone();
         let observers = Observers { metrics: Arc::clone(&metrics), audit: audit.clone(), tracer };
         let (gateway, proxy) = wire::gateway(config, Arc::clone(&clock), observers.clone(), changed)?;
-        let readiness = Arc::new(Readiness::new(gateway.clone()));
         let upgrades = Upgrades::new(
             settings.upgrade_socket.clone(),
             settings.upgrade_timeout,
             Arc::clone(&metrics),
-            Arc::clone(&readiness),
+            gateway.clone(),
         );
         let reloader = Reloader::new(reload::Running {
             gateway: gateway.clone(),
             proxy: Arc::downgrade(&proxy),
             observers,
             changes,
-            readiness,
             certificates,
             clock,
             configured: Mutex::new(configured),
+            current: AtomicBool::new(true),
         });
         Ok(Self { settings, sockets, gateway, proxy, reloader, audit, upgrades })
     }
 
     /// Returns the addresses of the client listeners, with their actual ports.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.listen.iter().map(|socket| socket.address).collect()
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        self.sockets.listen.iter().map(|socket| socket.address.clone()).collect()
     }
 
     /// Returns the address of the admin port.
@@ -158,9 +155,9 @@ impl Server {
         Arc::clone(&self.gateway.limiter)
     }
 
-    /// Returns what `/readyz` reports.
-    pub fn readiness(&self) -> Arc<Readiness> {
-        Arc::clone(&self.reloader.running().readiness)
+    /// Returns the gateway, which reports whether it is ready.
+    pub fn gateway(&self) -> Gateway {
+        self.gateway.clone()
     }
 
     /// Serves until `stop` completes or a new process has taken the sockets, then drains: accepts no new connections
@@ -170,23 +167,25 @@ impl Server {
     /// If Pingora rejects the TLS settings or the listeners end unexpectedly.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (shutdown, watch) = watch::channel(false);
-        let admin = self.admin();
+        let (admin, listeners) = (self.admin(), self.listeners(watch.clone()));
         let serving_at = format!("serving on {}, admin {}", words(&self.addresses()), self.admin_address());
         let probe = Probe::new(self.admin_address())?;
         let mut sockets = self.sockets;
+        let files = sockets.files();
         let offer = Offer::new(&mut sockets, self.settings.upgrade_socket.as_deref(), self.upgrades)?;
         let running = self.reloader.running();
         let (gateway, certificates) = (self.gateway, running.certificates.clone());
-        let tls = certificates.as_ref().map(|certificates| Arc::new(certificates.acceptor()));
         let tracer = gateway.tracer.clone();
-        let mut serving = accept(sockets.listen, tls.as_ref(), &gateway, &self.proxy, &watch)?;
+        let mut serving = accept(sockets.listen, listeners)?;
         let admin = AdminPort::open(admin, sockets.admin);
         gateway.rules().upstreams.watch();
         watch_until_shutdown(&gateway, watch);
         // These end when this function returns.
         let mut background = JoinSet::new();
         certificates.into_iter().for_each(|certificates| drop(background.spawn(certificates.watch())));
+        background.spawn(self.reloader.clone().watch());
         let sweeping = self.audit.clone().map(|audit| background.spawn(sweep(audit, Arc::clone(&running.clock))));
+        background.spawn(self.reloader.clone().watch_revocations());
         let watchdog = background.spawn(notify::feed_watchdog(probe.clone()));
         let announcing = background.spawn(notify::announce(probe, serving_at));
         let ending = tokio::select! {
@@ -196,7 +195,6 @@ impl Server {
             _ = serving.join_next() => bail!("the listeners ended unexpectedly"),
         };
         announcing.abort();
-        running.readiness.stop();
         self.reloader.stop(self.settings.drain / STREAMS_END_IN);
         shutdown.send_replace(true);
         let admin = match ending {
@@ -208,6 +206,7 @@ impl Server {
             Ending::Stopped => {
                 notify::stopping(self.settings.drain);
                 offer.into_iter().for_each(Offer::withdraw);
+                files.iter().for_each(|file| drop(std::fs::remove_file(file)));
                 Some(admin)
             }
         };
@@ -222,10 +221,19 @@ impl Server {
         Ok(())
     }
 
+    fn listeners(&self, shutdown: watch::Receiver<bool>) -> Serving {
+        let certificates = self.reloader.running().certificates.as_ref();
+        Serving {
+            gateway: self.gateway.clone(),
+            proxy: Arc::clone(&self.proxy),
+            tls: certificates.map(|certificates| Arc::new(certificates.acceptor())),
+            proxy_protocol: self.settings.proxy_protocol,
+            shutdown,
+        }
+    }
+
     fn admin(&self) -> Admin {
-        let running = self.reloader.running();
-        let readiness = Arc::clone(&running.readiness);
-        Admin::new(self.gateway.clone(), readiness, self.reloader.clone())
+        Admin::new(self.gateway.clone(), self.reloader.clone())
     }
 
     /// Waits until a temporary admin port, separate from the running process's, reports that this process is ready.
@@ -265,21 +273,15 @@ enum Ending {
     TakenOver(NonZeroU32),
 }
 
-/// Starts accepting connections on each socket.
-fn accept(
-    sockets: Vec<BoundSocket>,
-    tls: Option<&Arc<Acceptor>>,
-    gateway: &Gateway,
-    proxy: &Arc<Proxy>,
-    shutdown: &watch::Receiver<bool>,
-) -> anyhow::Result<JoinSet<()>> {
-    let mut serving = JoinSet::new();
+/// Starts accepting connections on each socket. `serving` is dropped here, since the drain waits for its receivers of
+/// `shutdown`.
+#[expect(clippy::needless_pass_by_value, reason = "it must not outlive the call")]
+fn accept(sockets: Vec<BoundSocket<ListenAddress>>, serving: Serving) -> anyhow::Result<JoinSet<()>> {
+    let mut accepting = JoinSet::new();
     for socket in sockets {
-        let listener = TcpListener::from_std(socket.listener)?;
-        let (gateway, proxy) = (gateway.clone(), Arc::clone(proxy));
-        serving.spawn(listener::accept(listener, tls.cloned(), gateway, proxy, shutdown.clone()));
+        accepting.spawn(listener::accept(socket.into_listener()?, serving.clone()));
     }
-    Ok(serving)
+    Ok(accepting)
 }
 
 /// Refreshes keys and measures memory until shutdown: a draining process needs no new keys.
@@ -313,7 +315,7 @@ async fn taken(offer: Option<&Offer>) -> NonZeroU32 {
     }
 }
 
-fn words(addresses: &[SocketAddr]) -> String {
+fn words(addresses: &[ListenAddress]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -329,7 +331,7 @@ const AUDIT_FINISH: Duration = Duration::from_secs(2);
 /// How long shutdown waits for spans to be exported.
 const SPANS_FINISH: Duration = Duration::from_secs(2);
 
-/// Refreshes the key sets of the current issuers until shutdown.
+/// Refreshes the key sets of the current issuers, and the list of revocations, until shutdown.
 async fn renew_keys(gateway: Gateway, mut shutdown: watch::Receiver<bool>) {
     let mut changes = gateway.changes.clone();
     let mut renewals = Renewals::default();

@@ -1,18 +1,17 @@
 //! Replaces the configuration of a running server, as a whole or not at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::readiness::Readiness;
 use super::tls::Certificates;
 use super::wire::{self, Observers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, ConfigFile, ServerSettings};
-use crate::policy::RuleId;
-use crate::proxy::{Change, Gateway, Http2Settings, Proxy};
+use crate::proxy::{Change, Gateway, HttpSettings, Proxy};
 use crate::telemetry::{AuditSettings, LogFormat, OtelSettings, refilter_logs};
 
 /// Reloads the configuration of a running server.
@@ -25,10 +24,11 @@ pub(super) struct Running {
     pub(super) proxy: Weak<Proxy>,
     pub(super) observers: Observers,
     pub(super) changes: watch::Sender<Change>,
-    pub(super) readiness: Arc<Readiness>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) configured: Mutex<Configured>,
+    /// Whether the configuration file on disk is the one in use, when it was checked last.
+    pub(super) current: AtomicBool,
 }
 
 /// The configuration values that later reloads compare with. Its lock is held during a reload, so that reloads run one
@@ -71,16 +71,33 @@ impl Reloader {
         self.0.take(config)
     }
 
-    /// Returns whether the configuration file on disk is the one in use. Blocks on file I/O.
+    /// Returns whether the configuration file on disk was the one in use at the last check.
     pub(super) fn is_current(&self) -> bool {
-        // Not while holding the lock, because a reload may take a moment.
-        let file = self.0.configured().file.clone();
-        file.is_none_or(|file| file.is_unchanged())
+        self.0.current.load(Ordering::Relaxed)
+    }
+
+    /// Checks every second whether the file has changed, forever.
+    pub(super) async fn watch(self) {
+        loop {
+            tokio::time::sleep(FILE_CHECK).await;
+            let running = Arc::clone(&self.0);
+            // On a blocking thread, because a disk may be slow. If it panics, the next check runs as usual.
+            let _ = tokio::task::spawn_blocking(move || running.compare_file()).await;
+        }
     }
 
     /// Notifies waiting requests that the process is about to stop; event streams end within `leave_within`.
     pub(super) fn stop(&self, leave_within: Duration) {
         self.0.changes.send_modify(|change| (change.stopping, change.leave_within) = (true, leave_within));
+    }
+
+    /// Notifies waiting requests of each change of the revocations, forever.
+    pub(super) async fn watch_revocations(self) {
+        let mut changed = self.0.gateway.rules().verifier.revocations().changes();
+        while changed.changed().await.is_ok() {
+            let revocations = *changed.borrow_and_update();
+            self.0.changes.send_modify(|change| change.revocations = revocations);
+        }
     }
 
     pub(super) fn running(&self) -> &Running {
@@ -93,6 +110,7 @@ impl Running {
         let file = self.configured().file.clone();
         let path = file.as_ref().map(ConfigFile::path).context("the configuration was not read from a file");
         let taken = path.and_then(|path| Ok(Config::load(path)?)).and_then(|config| self.take(config));
+        self.compare_file();
         match taken {
             Ok(()) => {
                 self.observers.metrics.reloaded(true);
@@ -100,6 +118,13 @@ impl Running {
             }
             Err(error) => self.refused(&error),
         }
+    }
+
+    /// Notes whether the file is still the one in use.
+    fn compare_file(&self) {
+        // Not while holding the lock, because a reload may take a moment.
+        let file = self.configured().file.clone();
+        self.current.store(file.is_none_or(|file| file.is_unchanged()), Ordering::Relaxed);
     }
 
     fn refused(&self, error: &anyhow::Error) {
@@ -119,6 +144,8 @@ impl Running {
         let upstreams = Arc::new(before.upstreams.renewed(&config.upstream, &config.upstreams)?);
         let issuers = std::mem::take(&mut config.issuers);
         let verifier = Arc::new(before.verifier.successor(issuers, config.limits.verdict_bytes)?);
+        let decisions = std::mem::take(&mut config.decisions);
+        let services = before.policy.services().renewed(decisions, &self.observers.metrics)?;
         let found = match (&self.certificates, &config.server.tls) {
             (Some(certificates), Some(tls)) => Some((certificates, certificates.find(tls)?)),
             _ => None,
@@ -130,14 +157,15 @@ impl Running {
         if let Some((certificates, found)) = found {
             certificates.take(found);
         }
+        verifier.revocations().configure(config.revocation.take());
         upstreams.watch();
         self.gateway.hub.configure(config.cache.clone());
         self.gateway.limiter.set(&config.limits);
-        self.observers.metrics.policy_loaded(config.policy.rule_ids().map(RuleId::as_str), self.clock.now().as_secs());
+        self.observers.metrics.policy_loaded(config.policy.destinations(), self.clock.now().as_secs());
         let generation = before.generation + 1;
         configured.file = config.file.take().or_else(|| configured.file.take());
         let observers = self.observers.clone();
-        self.gateway.replace(wire::rules(generation, config, verifier, upstreams, &self.proxy, observers));
+        self.gateway.replace(wire::rules(generation, config, verifier, services, upstreams, &self.proxy, observers));
         // After the rules are replaced: a notified request must find the new ones.
         self.changes.send_modify(|change| change.generation = generation);
         Ok(())
@@ -147,6 +175,9 @@ impl Running {
         self.configured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The time between two checks of the configuration file.
+const FILE_CHECK: Duration = Duration::from_secs(1);
 
 impl Configured {
     pub(super) fn of(config: &Config) -> Self {
@@ -173,11 +204,12 @@ impl Configured {
         // Destructured completely, so that a new field cannot be forgotten here.
         let ServerSettings {
             listen,
+            proxy_protocol,
             admin,
             threads,
             drain,
             tls,
-            http2: Http2Settings { h2c, streams, idle_timeout },
+            http: HttpSettings { h1_idle_timeout, h2c, h2_streams, h2_idle_timeout, health_path },
             state,
             upgrade_socket,
             explain_denials,
@@ -185,14 +217,17 @@ impl Configured {
         } = &config.server;
         let changed = [
             ("server.listen", *listen != old.listen),
+            ("server.proxy_protocol", *proxy_protocol != old.proxy_protocol),
             ("server.admin", *admin != old.admin),
             ("server.threads", *threads != old.threads),
             ("server.drain", *drain != old.drain),
             // Other files can be loaded; only switching TLS on or off needs a restart.
             ("server.tls", tls.is_some() != old.tls.is_some()),
-            ("server.h2c", *h2c != old.http2.h2c),
-            ("server.h2_streams", *streams != old.http2.streams),
-            ("server.h2_idle_timeout", *idle_timeout != old.http2.idle_timeout),
+            ("server.h1_idle_timeout", *h1_idle_timeout != old.http.h1_idle_timeout),
+            ("server.h2c", *h2c != old.http.h2c),
+            ("server.h2_streams", *h2_streams != old.http.h2_streams),
+            ("server.h2_idle_timeout", *h2_idle_timeout != old.http.h2_idle_timeout),
+            ("server.health_path", *health_path != old.http.health_path),
             ("server.state", *state != old.state),
             ("server.upgrade_socket", *upgrade_socket != old.upgrade_socket),
             ("server.danger_explain_denials", *explain_denials != old.explain_denials),

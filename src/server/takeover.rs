@@ -131,7 +131,7 @@ impl Offer {
     /// Sends the offer and waits for the reply.
     async fn offer(&self, stream: &mut UnixStream) -> anyhow::Result<String> {
         ensure!(self.sockets.len() <= MOST, "too many sockets for one message: {}", self.sockets.len());
-        let labels = self.sockets.iter().map(|socket| socket.label).collect();
+        let labels = self.sockets.iter().map(|socket| socket.label.clone()).collect();
         let mut line = serde_json::to_vec(&Offered { version: VERSION, sockets: labels })?;
         line.push(b'\n');
         let sent = stream.async_io(Interest::WRITABLE, || send(stream, &line, &self.sockets)).await?;

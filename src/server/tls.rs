@@ -11,15 +11,25 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::pair::Pair;
+use super::certificate::Pair;
+use crate::clock::{Clock, SystemClock};
 use crate::config::TlsSettings;
 use crate::metrics::Metrics;
+
+/// Checks that the certificate and its private key can be used. Returns why clients may reject the certificate, in words.
+///
+/// # Errors
+/// If a file cannot be read or does not contain what it should, or the certificate and private key do not match.
+pub(super) fn check(tls: &TlsSettings) -> anyhow::Result<Vec<String>> {
+    Pair::read(tls, SystemClock.now()).map(|pair| pair.warnings)
+}
 
 /// The current certificate. New handshakes use it; open connections keep the one they started with.
 pub(super) struct Certificates {
     current: ArcSwap<CertifiedKey>,
     files: Mutex<Files>,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The state of the certificate files.
@@ -44,13 +54,14 @@ impl Certificates {
     /// Reads both files before anything is served.
     ///
     /// # Errors
-    /// If a file cannot be read or contains no PEM, or the certificate and private key do not match.
-    pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Self>> {
+    /// Like [`check`].
+    pub(super) fn start(tls: TlsSettings, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Self>> {
         let judged = Stamp::of(&tls);
-        let pair = Pair::read(&tls)?;
+        let pair = Pair::read(&tls, clock.now())?;
         metrics.certificate_loaded(pair.expires_at);
+        warn(&pair);
         let files = Mutex::new(Files { tls, judged, doubted: None });
-        Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics }))
+        Ok(Arc::new(Self { current: ArcSwap::new(pair.key), files, metrics, clock }))
     }
 
     /// Returns an acceptor for TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1 by ALPN.
@@ -68,7 +79,7 @@ impl Certificates {
     /// Like [`Certificates::start`], if `tls` names other files than the current ones.
     pub(super) fn find(&self, tls: &TlsSettings) -> anyhow::Result<Found> {
         let stamp = Stamp::of(tls);
-        let pair = match Pair::read(tls) {
+        let pair = match Pair::read(tls, self.clock.now()) {
             Ok(pair) => Some(pair),
             Err(error) if *tls == self.files().tls => {
                 self.refused(&error);
@@ -105,7 +116,7 @@ impl Certificates {
         if stamp == files.judged {
             return;
         }
-        match Pair::read(&files.tls) {
+        match Pair::read(&files.tls, self.clock.now()) {
             Ok(pair) => {
                 (files.judged, files.doubted) = (stamp, None);
                 drop(files);
@@ -122,6 +133,7 @@ impl Certificates {
 
     fn use_pair(&self, pair: Pair) {
         self.metrics.certificate_loaded(pair.expires_at);
+        warn(&pair);
         if self.current.load().cert != pair.key.cert {
             tracing::info!(expires_at = pair.expires_at, "certificate replaced");
         }
@@ -136,6 +148,10 @@ impl Certificates {
     fn files(&self) -> std::sync::MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn warn(pair: &Pair) {
+    pair.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 impl ResolvesServerCert for Certificates {
@@ -202,7 +218,7 @@ mod tests {
         std::fs::write(&cert, &made[0].0).unwrap();
         std::fs::write(&key, &made[0].1).unwrap();
         let tls = TlsSettings { cert, key, poll: Duration::from_secs(1) };
-        let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap())).unwrap();
+        let certificates = Certificates::start(tls, Arc::new(Metrics::new().unwrap()), Arc::new(SystemClock)).unwrap();
         Scene { certificates, folder, made }
     }
 
@@ -241,5 +257,43 @@ mod tests {
         assert_eq!(scene.look(), (false, true));
         scene.put("key.pem", &scene.made[1].1);
         assert_eq!(scene.look(), (true, false));
+    }
+
+    /// lego writes both files in place, the certificate first.
+    #[test]
+    fn renewal_by_lego_is_found_after_its_last_file() {
+        let scene = scene();
+        let write = |name: &str, text: &str| std::fs::write(scene.folder.path().join(name), text).unwrap();
+        for half in ["", &scene.made[1].0[..100], &scene.made[1].0] {
+            write("cert.pem", half);
+            assert!(!scene.look().0);
+        }
+        for half in ["", &scene.made[1].1[..50]] {
+            write("key.pem", half);
+            assert!(!scene.look().0);
+        }
+        write("key.pem", &scene.made[1].1);
+        assert_eq!(scene.look(), (true, false));
+    }
+
+    /// certbot writes new files beside the old ones, and then replaces each symbolic link by a new one.
+    #[test]
+    fn renewal_by_certbot_is_found_after_its_last_link() {
+        let scene = scene();
+        let path = |name: &str| scene.folder.path().join(name);
+        let link = |name: &str, to: &str| std::os::unix::fs::symlink(path(to), path(name)).unwrap();
+        for (name, old) in [("cert.pem", "cert1.pem"), ("key.pem", "privkey1.pem")] {
+            std::fs::rename(path(name), path(old)).unwrap();
+            link(name, old);
+        }
+        assert_eq!(scene.look(), (false, false));
+        std::fs::write(path("cert2.pem"), &scene.made[1].0).unwrap();
+        std::fs::write(path("privkey2.pem"), &scene.made[1].1).unwrap();
+        for (name, new, done) in [("key.pem", "privkey2.pem", false), ("cert.pem", "cert2.pem", true)] {
+            std::fs::remove_file(path(name)).unwrap();
+            assert!(!scene.look().0);
+            link(name, new);
+            assert_eq!(scene.look().0, done, "{name}");
+        }
     }
 }

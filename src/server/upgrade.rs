@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::notify;
-use super::readiness::Readiness;
 use crate::metrics::{Metrics, Upgrade};
+use crate::proxy::Gateway;
 
 /// Starts and supervises upgrades of a running server, one at a time.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct State {
     socket: Option<PathBuf>,
     limit: Duration,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    gateway: Gateway,
     phase: Mutex<Phase>,
     lost: Notify,
 }
@@ -88,20 +88,15 @@ const START_IT: &str =
     "under systemd, the running process must start the new one: systemctl kill -s SIGUSR2 --kill-whom=main";
 
 impl Upgrades {
-    pub(super) fn new(
-        socket: Option<PathBuf>,
-        limit: Duration,
-        metrics: Arc<Metrics>,
-        readiness: Arc<Readiness>,
-    ) -> Self {
+    pub(super) fn new(socket: Option<PathBuf>, limit: Duration, metrics: Arc<Metrics>, gateway: Gateway) -> Self {
         let (phase, lost) = (Mutex::new(Phase::Serving), Notify::new());
-        Self(Arc::new(State { socket, limit, metrics, readiness, phase, lost }))
+        Self(Arc::new(State { socket, limit, metrics, gateway, phase, lost }))
     }
 
     /// Starts a new process, which will take over the sockets. A failure is logged and counted, and changes nothing
     /// else.
     pub fn start(&self, next: Command) {
-        if self.0.readiness.is_stopping() {
+        if self.0.gateway.changes.borrow().stopping {
             return tracing::warn!("no upgrade: this process is stopping");
         }
         if self.0.socket.is_none() {
@@ -157,7 +152,7 @@ impl Upgrades {
             // A process that stopped successfully is not lost.
             (End::OfSuccessor, Ok(status)) if status.success() => {}
             (End::OfSuccessor, _) => self.0.lost.notify_one(),
-            (End::Failed, _) if self.0.readiness.is_stopping() => {
+            (End::Failed, _) if self.0.gateway.changes.borrow().stopping => {
                 tracing::info!("this process is stopping, so the new process has ended too");
             }
             (End::Failed, _) if killed => {

@@ -8,6 +8,7 @@ use crate::auth::TokenVerifier;
 use crate::auth::keys::HttpFetch;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::decisions::Services;
 use crate::flight::Hub;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
@@ -41,13 +42,15 @@ pub(crate) fn gateway(
         config.server.state.clone(),
         Arc::new(HttpFetch::new()?),
     )?);
+    let services = Services::new(std::mem::take(&mut config.decisions), &observers.metrics)?;
+    verifier.revocations().configure(config.revocation.take());
     let limiter = Limiter::new(&config.limits);
     let Observers { metrics, audit, tracer } = observers.clone();
     let hub = Arc::new(Hub::new(config.cache.clone(), Arc::clone(limiter.flights()), Arc::clone(&metrics)));
     let explain_denials = config.server.explain_denials;
     let parts = Parts { limiter, hub, metrics, audit, tracer, clock, changes, explain_denials };
-    let (http2, pool) = (config.server.http2.clone(), idle_connections(&config));
-    Gateway::start(parts, &http2, pool, |proxy| rules(0, config, verifier, upstreams, proxy, observers))
+    let (http, pool) = (config.server.http.clone(), idle_connections(&config));
+    Gateway::start(parts, http, pool, |proxy| rules(0, config, verifier, services, upstreams, proxy, observers))
 }
 
 /// Builds the rules of a configuration. Their requests to Electric go through `proxy`.
@@ -55,6 +58,7 @@ pub(crate) fn rules(
     generation: u64,
     config: Config,
     verifier: Arc<TokenVerifier>,
+    services: Services,
     upstreams: Arc<Upstreams>,
     proxy: &Weak<Proxy>,
     observers: Observers,
@@ -64,7 +68,7 @@ pub(crate) fn rules(
     Rules {
         generation,
         verifier,
-        policy: config.policy,
+        policy: config.policy.with_services(services),
         gatekeeper: config.gatekeeper,
         cors: CorsPolicy::new(config.cors),
         limits: config.limits,

@@ -19,7 +19,7 @@ pub use columns::{Columns, ColumnsError};
 pub use definition::{Definition, Log, Replica};
 pub use request::{ParameterError, ShapeRequest, Target};
 pub(crate) use request::{RESERVED, problem};
-pub use subset::{MAX_BODY_BYTES, SubsetQuery};
+pub use subset::SubsetQuery;
 pub use table::{TableName, TableNameError};
 pub use upstream_name::UpstreamName;
 

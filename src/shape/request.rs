@@ -180,6 +180,7 @@ impl<'a> Reader<'a> {
             Name::Openable(openable) => self.read_openable(openable, value),
             Name::Misspelt => self.fail("query", "has a parameter of Electric in another spelling"),
             Name::Protocol(param) => self.read_protocol(param, name, value),
+            Name::Reserved if is_default(&name, &value) => {}
             Name::Reserved => self.fail("query", RESERVED),
         }
     }
@@ -188,6 +189,8 @@ impl<'a> Reader<'a> {
     /// [`Permit::check_opened`](crate::policy::Permit::check_opened) checks it later.
     fn read_openable(&mut self, openable: Openable, value: String) {
         match openable {
+            // Electric treats an empty one as absent.
+            Openable::Where if value.is_empty() => {}
             Openable::Where => {
                 if self.client_where.replace(value).is_some() {
                     self.fail("where", REPEATED);
@@ -301,6 +304,11 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
     percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
+/// Whether a reserved parameter has Electric's default, with which it changes nothing.
+fn is_default(name: &str, value: &str) -> bool {
+    name == "experimental_compaction" && matches!(value, "" | "false")
+}
+
 fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || c == '\u{feff}')
 }
@@ -335,6 +343,27 @@ mod tests {
         let query = "table=a&offset=0_0&handle=1-1&live=true&experimental_live_sse=true&live_sse=true";
         assert_eq!(parse(query).unwrap().protocol(ProtocolParam::LiveSse), Some("true"));
         assert!(parse(&query.replace("experimental_", "")).is_err());
+    }
+
+    #[test]
+    fn parameters_that_change_nothing_are_accepted() {
+        for same in [
+            "log=full",
+            "log=",
+            "replica=default",
+            "replica=",
+            "where=",
+            "experimental_compaction=false",
+            "experimental_compaction=",
+            "experimental_unknown=true",
+            "live=false&live_sse=false&experimental_live_sse=false",
+        ] {
+            let request = parse(&format!("table=tasks&offset=-1&{same}")).unwrap();
+            assert!(!request.is_filtered() && !request.is_live(), "{same}");
+        }
+        for other in ["experimental_compaction=true", "EXPERIMENTAL_COMPACTION=false", "log=all", "replica=none"] {
+            assert!(parse(&format!("table=tasks&offset=-1&{other}")).is_err(), "{other}");
+        }
     }
 
     #[test]

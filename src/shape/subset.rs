@@ -14,9 +14,6 @@ use super::request::{ParameterError, REPEATED, problem};
 use crate::filter::{ClientFilter, OrderBy};
 use crate::json;
 
-/// The most bytes of a body. A longer one is rejected before it is read to its end.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
-
 /// The most rows that a subset may request or skip: the largest `int8` of Postgres, which is also Electric's limit.
 const MAX_ROWS: u64 = i64::MAX as u64;
 
@@ -32,14 +29,13 @@ pub struct SubsetQuery {
 }
 
 impl SubsetQuery {
-    /// Parses a body: one JSON object of at most [`MAX_BODY_BYTES`] and 128 levels. It contains only the fields of a
-    /// subset, or only `{"subset":{…}}`.
+    /// Parses a body: one JSON object of at most 128 levels. It contains only the fields of a subset, or only
+    /// `{"subset":{…}}`. The caller bounds its length (`limits.body_bytes`).
     ///
     /// # Errors
     /// Every member that is not a field of a subset or has an invalid value.
     pub fn from_body(body: &[u8]) -> Result<Self, Vec<ParameterError>> {
-        let object = Some(body).filter(|body| body.len() <= MAX_BODY_BYTES).map(json::parse_object);
-        let Some(Ok(mut members)) = object else {
+        let Ok(mut members) = json::parse_object(body) else {
             return Err(vec![problem("body", "is not one JSON object without duplicate members")]);
         };
         let fields = match members.remove("subset") {

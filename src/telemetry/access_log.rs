@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::Reading;
 use super::text::sanitized;
 use crate::auth::Principal;
+use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::metrics::{Answer, Metrics};
@@ -39,6 +40,8 @@ pub struct Record {
     pub principal: Option<Arc<Principal>>,
     /// A short hash of the token, never the token.
     pub token: Option<Box<str>>,
+    /// The decision service that mattered most: the first that did not allow the request, else the slowest.
+    pub consulted: Option<Box<Consulted>>,
     /// `served`, or the error code of shapegate's own response.
     pub outcome: &'static str,
     /// Why shapegate rejected it; `None` if it did not.
@@ -65,6 +68,7 @@ impl Record {
             upstream: None,
             principal: None,
             token: None,
+            consulted: None,
             outcome: SERVED,
             reason: None,
             join: None,
@@ -83,6 +87,12 @@ impl Record {
     /// Notes the rule that decided; `upstream` is `None` if it denied.
     pub fn ruled(&mut self, rule: &RuleId, upstream: Option<&UpstreamName>) {
         (self.rule, self.upstream) = (Some(rule.clone()), upstream.cloned());
+    }
+
+    /// Notes what decision services said.
+    pub fn consulted(&mut self, consulted: &[Consulted]) {
+        let most = consulted.iter().find(|one| !one.allows).or_else(|| consulted.iter().max_by_key(|one| one.took));
+        self.consulted = most.cloned().map(Box::new);
     }
 
     /// Records how the request ended. One that shapegate answered itself keeps its outcome, even if the client did not
@@ -144,6 +154,9 @@ impl Record {
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             client = asked.client.map(tracing::field::display),
             token = self.token.as_deref(),
+            service = self.consulted.as_ref().map(|consulted| &*consulted.service),
+            decision = self.consulted.as_ref().map(|consulted| consulted.outcome),
+            decision_ms = self.consulted.as_ref().and_then(|consulted| consulted.asked_ms()),
             trace = self.trace.as_ref().map(TraceParent::trace_id),
         );
     }

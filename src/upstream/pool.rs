@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pingora::connectors::http::Connector;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::cluster::Cluster;
@@ -34,6 +35,8 @@ pub(crate) struct Pool {
     servers: Vec<Arc<UpstreamServer>>,
     /// `None` if there is only one server, which then serves all shapes.
     cluster: Option<Arc<Cluster>>,
+    /// What a single server said at its last check; `None` before the first one.
+    said: watch::Sender<Option<Health>>,
     watching: OnceLock<Watching>,
 }
 
@@ -109,8 +112,8 @@ impl Upstreams {
         })
     }
 
-    /// Starts health checks for each pool with several servers, for as long as the pool lives. Must be called in a
-    /// runtime. Checks that already run continue.
+    /// Starts health checks for each pool, for as long as the pool lives. Must be called in a runtime. Checks that already
+    /// run continue.
     pub fn watch(&self) {
         self.pools().for_each(|pool| pool.watch());
     }
@@ -143,8 +146,8 @@ impl Upstreams {
         }
     }
 
-    /// Returns the state of every server. A single server of a pool is checked now; for several, the last result of the
-    /// regular checks is used.
+    /// Returns the state of every server of the [watched](Self::watch) pools, as its last check found it. Waits for the
+    /// first check of a single server.
     pub async fn status(&self) -> Vec<ServerStatus> {
         let mut asking = JoinSet::new();
         for (place, pool) in self.pools().enumerate() {
@@ -199,15 +202,23 @@ impl Pool {
             config: shared,
             servers,
             cluster,
+            said: watch::Sender::new(None),
             watching: OnceLock::new(),
         })
     }
 
     fn watch(&self) {
-        let Some(cluster) = &self.cluster else { return };
         self.watching.get_or_init(|| {
-            let (cluster, name) = (Arc::clone(cluster), self.name.clone());
-            Watching(tokio::spawn(async move { cluster.watch(&name).await }).abort_handle())
+            let watching = match (&self.cluster, self.servers.first()) {
+                (Some(cluster), _) => {
+                    let (cluster, name) = (Arc::clone(cluster), self.name.clone());
+                    tokio::spawn(async move { cluster.watch(&name).await })
+                }
+                (None, server) => {
+                    tokio::spawn(watch_alone(server.map(Arc::clone), self.said.clone(), self.config.health_interval))
+                }
+            };
+            Watching(watching.abort_handle())
         });
     }
 
@@ -249,7 +260,9 @@ impl Pool {
     async fn status(&self) -> Vec<ServerStatus> {
         let Some(cluster) = &self.cluster else {
             let Some(server) = self.servers.first() else { return Vec::new() };
-            let said = health::ask(server).await;
+            let mut said = self.said.subscribe();
+            // Cannot fail: `self` holds the sender.
+            let said = said.wait_for(Option::is_some).await.ok().and_then(|said| *said).unwrap_or(Health::Unreachable);
             return vec![self.server_status(server, said, said == Health::Active, true).await];
         };
         let mut status = Vec::new();
@@ -298,6 +311,22 @@ impl Pool {
         }
     }
 }
+
+/// Checks the health of a single server, forever. A server that is not healthy is checked more often, since nothing else
+/// shows that it is back.
+async fn watch_alone(server: Option<Arc<UpstreamServer>>, said: watch::Sender<Option<Health>>, interval: Duration) {
+    let Some(server) = server else { return };
+    loop {
+        let health = health::ask(&server).await;
+        said.send_replace(Some(health));
+        let pause = if health == Health::Active { interval } else { interval.min(UNHEALTHY_PAUSE) };
+        // Randomized, so that nodes started together do not check at the same time.
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+    }
+}
+
+/// The most time between two checks of a server that is not healthy.
+const UNHEALTHY_PAUSE: Duration = Duration::from_secs(1);
 
 impl ServerStatus {
     /// Describes the server, in words.
@@ -397,7 +426,7 @@ mod tests {
         upstreams.watch();
         let renewed = renewed(&upstreams, &format!("{DEFAULT}{TENANT}"));
         renewed.watch();
-        assert!(upstreams.default.watching.get().is_none());
+        assert!(upstreams.default.watching.get().is_some());
         let task = renewed.find(&UpstreamName::new("t")).unwrap().watching.get().unwrap().0.clone();
         drop(upstreams);
         tokio::task::yield_now().await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use shapegate::config::Config;
 use shapegate::demo::electric::Options;
 
-use crate::harness::{Answer, Gate, Setup, raw};
+use crate::harness::{Answer, Gate, RULES, Setup, raw};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -77,7 +77,7 @@ async fn token_is_read_from_one_authorization_header_only() {
         (format!("Authorization: Basic {token}\r\n"), 401, "token_invalid"),
         (format!("Proxy-Authorization: Bearer {token}\r\n"), 401, "token_missing"),
         (format!("Cookie: token={token}\r\n"), 401, "token_missing"),
-        (format!("Authorization: Bearer {}\r\n", "A".repeat(8_193)), 431, "headers_too_large"),
+        (format!("Authorization: Bearer {}\r\n", "A".repeat(16_385)), 431, "headers_too_large"),
     ] {
         assert_answer(&send(&gate, &format!("GET {TASKS}"), &headers).await, status, code);
     }
@@ -209,10 +209,15 @@ async fn malformed_or_oversized_targets_and_headers_are_rejected() {
     let bearer = format!("Authorization: Bearer {token}\r\n");
     let long = format!("GET {TASKS}&x={}", "a".repeat(8_192));
     assert_answer(&send(&gate, &long, &bearer).await, 414, "uri_too_long");
+    let message = |answer: &Answer| answer.json()["message"].as_str().unwrap().to_owned();
     let many: String = (0..64).map(|n| format!("x-{n}: 1\r\n")).collect();
-    assert_answer(&send(&gate, &format!("GET {TASKS}"), &format!("{bearer}{many}")).await, 431, "headers_too_large");
+    let many = send(&gate, &format!("GET {TASKS}"), &format!("{bearer}{many}")).await;
+    assert_answer(&many, 431, "headers_too_large");
+    assert!(message(&many).ends_with("The limit is `limits.headers`."), "{}", message(&many));
     let large = format!("{bearer}x-large: {}\r\n", "a".repeat(32 * 1024));
-    assert_answer(&send(&gate, &format!("GET {TASKS}"), &large).await, 431, "headers_too_large");
+    let large = send(&gate, &format!("GET {TASKS}"), &large).await;
+    assert_answer(&large, 431, "headers_too_large");
+    assert!(message(&large).ends_with("The limit is `limits.header_bytes`."), "{}", message(&large));
     for (line, headers) in [
         (format!("GET http://gate.test{TASKS}"), bearer.clone()),
         (format!("GET {TASKS}"), format!("{bearer}Origin: https://a.test\r\nOrigin: https://b.test\r\n")),
@@ -284,7 +289,7 @@ async fn unreachable_electric_gives_502_and_silent_electric_504() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_over_the_limits_give_429_and_503() {
     let limits = "[limits]\nrequests = 3\nrequests_per_subject = 2\n";
-    let rules = format!("{}\n{limits}", crate::harness::RULES);
+    let rules = format!("{}\n{limits}", RULES);
     let electric = Options { hold: Duration::from_secs(20), ..Options::default() };
     let gate = Gate::with(Setup { rules, electric, ..Setup::default() }).await;
     let mine = gate.token(&["org_1"]);
@@ -324,7 +329,7 @@ async fn preflight_needs_no_token() {
 async fn only_configured_origins_get_cors_headers() {
     // docs/security.md, C17
     let cors = "[cors]\norigins = [\"https://app.test\"]\ncredentials = true\n";
-    let gate = Gate::with(Setup { rules: format!("{}\n{cors}", crate::harness::RULES), ..Setup::default() }).await;
+    let gate = Gate::with(Setup { rules: format!("{}\n{cors}", RULES), ..Setup::default() }).await;
     let token = gate.token(&["org_1"]);
     let ask = async |origin: &str| {
         let request = gate.request(TASKS, Some(&token)).header("origin", origin);
@@ -351,7 +356,7 @@ async fn only_configured_origins_get_cors_headers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn public_rule_needs_no_token_but_other_rules_do() {
     let public = "[[shape]]\ntable = \"items\"\nwhere = '\"user_id\" = {{ query.user }}'\npublic = true\ndanger_client_chosen = ['user']\n";
-    let gate = Gate::with(Setup { rules: format!("{}\n{public}", crate::harness::RULES), ..Setup::default() }).await;
+    let gate = Gate::with(Setup { rules: format!("{RULES}\n{public}"), ..Setup::default() }).await;
     let ask = async |target: &str| Answer::of(gate.request(target, None).send().await.unwrap()).await;
     assert_eq!(ask("/v1/shape?table=items&user=u_1&offset=-1").await.status, 200);
     assert_answer(&ask("/v1/shape?table=items&offset=-1").await, 403, "forbidden");
@@ -440,4 +445,62 @@ async fn preflight_with_a_body_closes_its_connection() {
     let head = format!("OPTIONS {TASKS} HTTP/1.1\r\nHost: gate.test\r\nContent-Length: {}\r\n\r\n", hidden.len());
     let answer = raw(&gate.url, format!("{head}{hidden}").as_bytes()).await;
     assert_eq!((answer.status.as_u16(), answer.header("connection"), answer.body.len()), (204, "close", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn target_of_any_length_gives_414_with_cors() {
+    let origins = "\n[cors]\norigins = ['https://app.test']\n[limits]\nuri_bytes = '60KiB'\n";
+    let gate = Gate::with(Setup { rules: format!("{RULES}{origins}"), ..Setup::default() }).await;
+    let headers = format!("Authorization: Bearer {}\r\nOrigin: https://app.test\r\n", gate.token(&["org_1"]));
+    let ask = async |method: &str, length: usize| {
+        let target = format!("{TASKS}&x={}", "a".repeat(length - TASKS.len() - 3));
+        send(&gate, &format!("{method} {target}"), &headers).await
+    };
+    assert_eq!(ask("GET", 61_440).await.status, 200);
+    // The HTTP library accepts 65,534 bytes.
+    for length in [61_441, 65_534, 65_535, 65_536, 200_000, 1_000_000] {
+        let answer = ask("GET", length).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (414, "uri_too_long"), "{length}");
+        assert_eq!(answer.header("access-control-allow-origin"), "https://app.test", "{length}");
+        // A browser asks first.
+        assert_eq!(ask("OPTIONS", length).await.status, 204, "{length}");
+    }
+    assert_eq!(gate.electric.request_count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_none_match_compares_weakly() {
+    let gate = Gate::start().await;
+    let token = gate.token(&["org_1"]);
+    let etag = gate.get(TASKS, &token).await.header("etag").to_owned();
+    for (value, status) in [
+        (etag.clone(), 304),
+        (format!("W/{etag}"), 304),
+        (format!("\"x\", W/{etag}"), 304),
+        ("*".to_owned(), 304),
+        ("\"*\"".to_owned(), 200),
+        ("W/\"x\"".to_owned(), 200),
+    ] {
+        let answer = gate.request(TASKS, Some(&token)).header("if-none-match", &value).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_must_be_a_host_and_a_port() {
+    let gate = Gate::start().await;
+    let bearer = format!("Authorization: Bearer {}\r\n", gate.token(&["org_1"]));
+    for (host, status) in [
+        ("gate.test:8080", 200),
+        ("[::1]:80", 200),
+        ("my_service", 200),
+        ("", 200),
+        ("a b", 400),
+        ("user@gate.test", 400),
+        ("gate.test/path", 400),
+        ("gate.test:port:80", 400),
+    ] {
+        let request = format!("GET {TASKS} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n");
+        assert_eq!(raw(&gate.url, request.as_bytes()).await.status, status, "{host}");
+    }
 }

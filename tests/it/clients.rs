@@ -275,6 +275,47 @@ async fn on_demand_collection_loads_subsets_by_post() {
     on_demand("POST").await;
 }
 
+/// Runs a join of TanStack DB, which sends the keys of one collection to load the rows of the other.
+async fn joins(count: u32) {
+    let rules = format!(
+        "{}\n[[shape]]\npath = \"/api/keys\"\ntable = \"items\"\nwhere = \"none\"\n",
+        RULES.replacen("where", "subset = true\ncolumns = [\"id\", \"title\"]\nwhere", 1)
+    );
+    let gate = Gate::with(Setup { rules: format!("{rules}{AS_BY_DEFAULT}"), ..Setup::default() }).await;
+    let rows = count.min(300);
+    for number in 1..=count {
+        if number <= rows {
+            gate.insert_task(number, "org_1", "row");
+        }
+        let key = format!("00000000-0000-0000-0000-{number:012}");
+        gate.electric.insert("items", json!({ "id": number, "user_id": "u", "title": key })).unwrap();
+    }
+    let (token_url, _, _serving) = token_server(vec![gate.token(&["org_1"])]).await;
+    let mut options = options(&gate, &token_url);
+    options["itemsUrl"] = json!(format!("{}/api/keys", gate.url));
+    let mut client = Client::run("join.mjs", &options);
+    client
+        .until(|line| {
+            assert!(line["error"].is_null() && line["rejected"].is_null(), "{line}");
+            line["joined"] == rows
+        })
+        .await;
+    let posts = gate.electric.requests().into_iter().filter(|request| request.method == "POST");
+    let longest = posts.map(|request| request.body.len()).max().unwrap();
+    // The stand-in remembers 64 KiB.
+    assert!(longest > (36 * count as usize).min(65_535), "{longest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn join_loads_the_rows_of_300_keys() {
+    joins(300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn join_loads_the_rows_of_5000_keys() {
+    joins(5_000).await;
+}
+
 /// Starts a gate with `rules` and a gatekeeper that sends clients to its address.
 async fn minting(rules: &str, tune: fn(&mut Config)) -> Gate {
     let mut gate = Gate::start().await;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use http::StatusCode;
 use serde_json::json;
-use shapegate::auth::KeySource;
 use shapegate::config::Config;
 use shapegate::demo::electric::Options;
 use shapegate::demo::issuer::Issuer;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::{Answer, Gate, RULES, Setup, Wire, with_defaults};
+use crate::http2::connect;
 
 const PUBLIC: &str = "\n[[shape]]\npath = \"/public\"\ntable = \"items\"\npublic = true\nwhere = \"none\"\n";
 
@@ -192,7 +194,7 @@ async fn tokens_that_fail_before_their_signature_is_checked_do_not_lock_out_thei
         (forged(&signed(json!({ "iss": "https://other.test" }))), "issuer"),
         (forged(&signed(json!({ "aud": "https://other.test" }))), "audience"),
         (forged(&signed(json!({ "nbf": now + 3600 }))), "not_before"),
-        (stranger.sign(&with_defaults(issuer.name(), &json!({}))), "unknown_key"),
+        (stranger.sign(&with_defaults(issuer.name(), &json!({}))), "kid_unknown"),
         // Whether these are reported as expired depends on the rate of signature checks.
         (forged(&signed(json!({ "exp": now - 3600 }))), "expiry"),
         (signed(json!({ "exp": now - 3600 })), "expiry"),
@@ -239,8 +241,8 @@ async fn requests_that_wait_for_keys_count_as_requests() {
 /// Lets a fetch of keys take longer than the test.
 fn patient_fetches(config: &mut Config) {
     for issuer in &mut config.issuers {
-        if let KeySource::Published { remote: Some(remote), .. } = &mut issuer.keys {
-            remote.timeout = Duration::from_secs(600);
+        if let Some(remote) = &mut issuer.keys.remote {
+            remote.endpoint.timeout = Duration::from_secs(600);
         }
     }
 }
@@ -361,6 +363,68 @@ async fn forty_polls_of_one_user_on_one_connection_are_not_taken_for_a_loop() {
         }
     }
     assert_eq!(limited(&gate, "repeats").await, 0.0);
+}
+
+/// Sends as many equal requests at once over HTTP/2, and returns their statuses.
+async fn at_once(sender: &SendRequest<Bytes>, gate: &Gate, target: &str, token: &str, count: usize) -> Vec<u16> {
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        let request = http::Request::get(format!("{}{target}", gate.url));
+        let request = request.header("authorization", format!("Bearer {token}")).body(()).unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        answers.push(sender.send_request(request, true).unwrap().0);
+    }
+    let mut statuses = Vec::new();
+    for answer in answers {
+        let mut answer = answer.await.unwrap();
+        statuses.push(answer.status().as_u16());
+        while let Some(data) = answer.body_mut().data().await {
+            let _ = answer.body_mut().flow_control().release_capacity(data.unwrap().len());
+        }
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_identical_snapshots_at_once_are_not_a_loop_but_one_after_the_other_they_are() {
+    let organizations: Vec<_> = (0..13).map(|number| format!("org_{number}")).collect();
+    let rules = format!("{RULES}[limits]\nrate_per_subject = 0\n");
+    let gate = Gate::with(Setup { rules, server: "h2c = true".to_owned(), ..Setup::default() }).await;
+    let mine = gate.token(&organizations.iter().map(String::as_str).collect::<Vec<_>>());
+    let sender = connect(&gate.url).await.unwrap();
+    for organization in &organizations[..12] {
+        // Cached now, so that each is answered at once.
+        assert_eq!(gate.get(&tasks(organization), &mine).await.status, 200);
+        assert_eq!(at_once(&sender, &gate, &tasks(organization), &mine, 8).await, [200; 8], "{organization}");
+    }
+    assert_eq!(limited(&gate, "repeats").await, 0.0);
+    let mut last = 200;
+    for _ in 0..200 {
+        last = at_once(&sender, &gate, &tasks("org_12"), &mine, 1).await[0];
+        if last != 200 {
+            break;
+        }
+    }
+    assert_eq!((last, limited(&gate, "repeats").await), (429, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn component_that_is_mounted_several_times_is_not_in_a_loop() {
+    let gate = gate("rate_per_subject = 0").await;
+    let mine = token(&gate, "user-1");
+    let first = gate.get(&tasks("org_1"), &mine).await;
+    let (handle, offset) = (first.header("electric-handle"), first.header("electric-offset"));
+    let next = format!("/v1/shape?table=tasks&organizationId=org_1&handle={handle}&offset={offset}");
+    assert_eq!(gate.get(&next, &mine).await.status, 200);
+    let (mut one, mut two) = (Wire::open(&gate.url).await, Wire::open(&gate.url).await);
+    // Mounts, and cleans up after the second request, which a browser may send on another connection.
+    for _ in 0..20 {
+        assert_eq!(ask(&mut one, &bytes(&tasks("org_1"), &mine)).await.unwrap().status, 200);
+        assert_eq!(ask(&mut two, &bytes(&next, &mine)).await.unwrap().status, 200);
+    }
+    let (_, refused) = until_refused(async || ask(&mut one, &bytes(&tasks("org_1"), &mine)).await.unwrap()).await;
+    assert_refused(&refused, 429, "too_many_requests");
+    assert!(refused.text().contains("The limit is `limits.repeats`."), "{}", refused.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! Every metric is documented, and the documentation, the dashboard and the alerts name only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use shapegate::demo::electric::Options;
@@ -16,9 +18,12 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 /// Reads `/metrics` after traffic that touches every metric.
 async fn scraped() -> Metrics {
     let folder = tempfile::tempdir().unwrap();
-    let audit = folder.path().join("audit.jsonl");
+    let (audit, revoked) = (folder.path().join("audit.jsonl"), folder.path().join("revoked.json"));
+    std::fs::write(&revoked, r#"{"revocations":[]}"#).unwrap();
     let setup = Setup {
-        rules: format!("{RULES}\n[audit]\npath = {audit:?}\n"),
+        rules: format!(
+            "{RULES}\n[audit]\npath = {audit:?}\n[revocation]\nfile = {revoked:?}\n[decisions.pdp]\nurl = 'http://127.0.0.1:1'\n"
+        ),
         electric: Options { hold: std::time::Duration::from_millis(200), ..Options::default() },
         ..Setup::default()
     };
@@ -35,6 +40,9 @@ async fn scraped() -> Metrics {
     let _ = Stream::open(gate.request(&format!("{TASKS}&offset=-1&handle=2"), Some(&token))).await.rest().await;
     let cut = r#"shapegate_followers_cut_total{cause="upstream_unreachable"}"#;
     gate.until_metric(cut, 1.0).await;
+    while gate.metric("shapegate_revocation_list_reads{result=\"ok\"}").await < 1.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     parse(&gate.admin("/metrics").await.text())
 }
 
@@ -88,6 +96,28 @@ async fn documentation_lists_exactly_the_exported_metrics() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let gate = Gate::start().await;
+    assert_eq!(gate.get(&format!("{TASKS}&offset=-1"), &gate.token(&["org_1"])).await.status, 200);
+    let text = gate.admin("/metrics").await.text();
+    // .ci/setup-test puts promtool there if it is not installed.
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools");
+    let path = format!("{}:{tools}", std::env::var("PATH").unwrap());
+    let mut check = Command::new("promtool");
+    check
+        .args(["check", "metrics"])
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap_or_else(|error| panic!("promtool: {error}; run .ci/setup-test"));
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = check.wait_with_output().unwrap();
+    let said = [said.stdout, said.stderr].concat();
+    assert_eq!(String::from_utf8(said).unwrap(), "");
+}
+
 /// Labels that Prometheus adds to histograms and to every target.
 const FROM_PROMETHEUS: [&str; 3] = ["le", "instance", "job"];
 
@@ -136,6 +166,8 @@ async fn dashboard_and_alerts_use_only_existing_metrics() {
         targets.iter().for_each(|target| assert_series(&metrics, target["expr"].as_str().unwrap()));
     }
     assert!(panels.len() > 20, "{}", panels.len());
+    let first = panels.iter().min_by_key(|panel| panel["gridPos"]["y"].as_u64()).unwrap();
+    assert_eq!(first["title"], "Refusals by rule and reason");
 
     let alerts = include_str!("../../conf/prometheus/alerts.yml");
     let expressions: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();

@@ -161,6 +161,7 @@ async fn changed_electric_url_drops_cached_responses_and_updates_readiness() {
     gate.policy.reload(|setup| setup.electric_url = Some(url), |_| {}).unwrap();
     assert_eq!(gate.get(TASKS, &token).await.rows("title"), ["there"], "no response of the previous Electric is used");
     other.electric.set_ready(false);
+    gate.until_metric("shapegate_ready", 0.0).await;
     assert_eq!(gate.admin("/readyz").await.status, 503);
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(gate.admin("/readyz").await.status, 200);

@@ -189,10 +189,10 @@ async fn malformed_bodies_give_400_and_oversized_ones_413() {
         assert_eq!(named(&answer), error);
     }
     let long = |length: usize| format!(r#"{{"where_expr":"{}"}}"#, "x".repeat(length - 17)).into_bytes();
-    let too_long = post(long(64 * 1024 + 1), "content-type", "application/json").await;
+    let too_long = post(long(1024 * 1024 + 1), "content-type", "application/json").await;
     assert_refused(&too_long, 413, "content_too_large", "long");
     assert_eq!(gate.electric.request_count(), 0);
-    let longest = post(long(64 * 1024), "content-type", "application/json").await;
+    let longest = post(long(1024 * 1024), "content-type", "application/json").await;
     assert_eq!(longest.status, 200, "{}", longest.text());
     for content_type in ["application/json; charset=utf-8", "Application/JSON"] {
         assert_eq!(post(good(), "content-type", content_type).await.status, 200, "{content_type}");
@@ -201,6 +201,27 @@ async fn malformed_bodies_give_400_and_oversized_ones_413() {
     let twice = gate.post(&format!("{TASKS}&subset__limit=1"), &token, "{}").await;
     assert_refused(&twice, 400, "invalid_request", "in the query and in the body");
     assert_eq!(twice.json()["errors"], json!({ "subset": ["is given in the query and in the body"] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn array_of_keys_is_bounded_by_the_body_alone() {
+    let mut gate = gate().await;
+    gate.policy.keep(|setup| setup.tune = |config| config.limits.body_bytes = 200 * 1024);
+    let token = gate.token(&["org_1"]);
+    let keys = |count: usize| {
+        let keys: Vec<_> = (1..=count).map(|number| format!("00000000-0000-0000-0000-{number:012}")).collect();
+        json!({ "where": "id = ANY($1)", "params": { "1": format!("{{{}}}", keys.join(",")) } }).to_string()
+    };
+    for count in [1, 210, 211, 300, 1_600] {
+        let answer = gate.post(TASKS, &token, &keys(count)).await;
+        assert_eq!(answer.status, 200, "{count}: {}", answer.text());
+        assert_eq!(answer.json()["data"].as_array().unwrap().len(), count.min(2), "{count}");
+        assert_eq!(last_body(&gate)["subset"]["params"]["1"].as_str().unwrap().matches(',').count(), count - 1);
+    }
+    assert_eq!(gate.post(TASKS, &token, &keys(5_000)).await.status, 200);
+    let long = gate.post(TASKS, &token, &keys(5_600)).await;
+    assert_refused(&long, 413, "content_too_large", "long");
+    assert!(long.json()["message"].as_str().unwrap().contains("`limits.body_bytes`"), "{}", long.text());
 }
 
 /// Returns the body of the last request to Electric.

@@ -11,14 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-use crate::auth::Algorithm;
-use crate::secret::Secret;
+use crate::auth::{Algorithm, SharedSecret};
 
 /// The longest RSA public exponent, in bytes. 65537 is the usual one; a huge one makes each verification slow.
 const MAX_EXPONENT_BYTES: usize = 4;
-
-/// The shortest HMAC secret, in bytes: the hash's own length (RFC 7518 section 3.2).
-const MIN_SECRET_BYTES: usize = 32;
 
 /// Secrets published in documentation that are long enough to pass the length check (docs/security.md, T4).
 const KNOWN_SECRETS: [&str; 5] = [
@@ -61,8 +57,8 @@ pub enum KeyRejection {
     /// `crv` is not P-256, P-384 or Ed25519.
     #[error("unsupported curve")]
     Curve,
-    /// Another usable key of the set has the same `kid`; neither is used.
-    #[error("another key has the same kid")]
+    /// Another usable key of the set has the same `kid` and algorithm; neither is used.
+    #[error("another key has the same kid and algorithm")]
     DuplicateKid,
     /// `e` is even, below 3 or longer than four bytes.
     #[error("unacceptable RSA exponent")]
@@ -95,44 +91,46 @@ pub enum KeyRejection {
 
 /// The text is not acceptable as an HMAC secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secret is shorter than 32 bytes, one repeated byte, or a published example")]
+#[error("the secret is shorter than the hash of its algorithm, one repeated byte, or a published example")]
 pub(crate) struct WeakSecret;
 
 impl Key {
     /// Parses one JWK and determines its algorithm, which must be one of `algorithms`.
     pub(super) fn from_jwk(jwk: &Value, algorithms: &[Algorithm]) -> Result<Self, KeyRejection> {
-        let jwk = jwk.as_object().ok_or(KeyRejection::Malformed)?;
-        check_purpose(jwk)?;
+        let mut jwk = present_members(jwk.as_object().ok_or(KeyRejection::Malformed)?);
+        check_purpose(&jwk)?;
         let kid = match jwk.get("kid") {
             None => None,
             Some(kid) => Some(kid.as_str().ok_or(KeyRejection::KeyId)?.to_owned()),
         };
-        let kind = Kind::of(jwk)?;
-        let algorithm = choose_algorithm(jwk, kind, algorithms)?;
-        let material = Material::Public(kind.parse(jwk, algorithm)?);
-        let public = Some(public_members(jwk, kind, algorithm));
+        let kind = Kind::of(&jwk)?;
+        kind.normalize(&mut jwk);
+        let algorithm = choose_algorithm(&jwk, kind, algorithms)?;
+        let material = Material::Public(kind.parse(&jwk, algorithm)?);
+        let public = Some(public_members(&jwk, kind, algorithm));
         Ok(Self { algorithm, kid, material, public })
     }
 
-    /// Makes a key of a shared secret for HS256; rejects weak secrets (docs/security.md, T4).
-    pub(crate) fn shared(secret: &Secret) -> Result<Self, WeakSecret> {
-        let text = secret.expose();
+    /// Makes a key of a shared secret; rejects weak secrets (docs/security.md, T4) and public-key algorithms.
+    pub(crate) fn shared(shared: &SharedSecret) -> Result<Self, WeakSecret> {
+        let text = shared.secret.expose();
+        let least = shared.algorithm.secret_bytes().ok_or(WeakSecret)?;
         let same_byte = text.bytes().all(|byte| text.as_bytes().first() == Some(&byte));
-        if text.len() < MIN_SECRET_BYTES || same_byte || KNOWN_SECRETS.contains(&text) {
+        if text.len() < least || same_byte || KNOWN_SECRETS.contains(&text) {
             return Err(WeakSecret);
         }
-        Ok(Self::of_secret(text.as_bytes()))
+        Ok(Self::of_secret(shared.algorithm, text.as_bytes()))
     }
 
     /// Makes an HMAC key of any bytes, because the secrets of published test vectors are not text.
     #[cfg(test)]
     pub(crate) fn for_vectors(secret: &[u8]) -> Self {
-        Self::of_secret(secret)
+        Self::of_secret(Algorithm::Hs256, secret)
     }
 
-    fn of_secret(secret: &[u8]) -> Self {
+    fn of_secret(algorithm: Algorithm, secret: &[u8]) -> Self {
         let material = Material::Shared(DecodingKey::from_secret(secret));
-        Self { algorithm: Algorithm::Hs256, kid: None, material, public: None }
+        Self { algorithm, kid: None, material, public: None }
     }
 
     pub(crate) const fn algorithm(&self) -> Algorithm {
@@ -164,7 +162,9 @@ impl Key {
                 key.verify_sig(message, &signature).is_ok()
             }
             Material::Shared(key) => {
-                matches!(jsonwebtoken::crypto::verify(signature, message, key, LibraryAlgorithm::HS256), Ok(true))
+                let algorithm = hmac(self.algorithm);
+                algorithm
+                    .is_some_and(|hmac| matches!(jsonwebtoken::crypto::verify(signature, message, key, hmac), Ok(true)))
             }
         };
         if holds { Ok(()) } else { Err(BadSignature) }
@@ -217,6 +217,29 @@ impl Kind {
         }
     }
 
+    /// The members that are numbers, and their length in bytes; 0 for the shortest one (RFC 7518 sections 6.2 and 6.3).
+    const fn numbers(self) -> (&'static [&'static str], usize) {
+        match self {
+            Self::Ed25519 => (&[], 0),
+            Self::P256 => (&["x", "y"], 32),
+            Self::P384 => (&["x", "y"], 48),
+            Self::Rsa => (&["n", "e"], 0),
+        }
+    }
+
+    /// Writes every number with its proper length. Some issuers publish leading zero octets, or leave them out.
+    fn normalize(self, jwk: &mut Map<String, Value>) {
+        let (names, length) = self.numbers();
+        for name in names {
+            // What is not a number is rejected by `parse`.
+            let Ok(bytes) = bytes(jwk, name) else { continue };
+            let Some(first) = bytes.iter().position(|byte| *byte != 0) else { continue };
+            let digits = bytes.split_at(first).1;
+            let padded = [vec![0; length.saturating_sub(digits.len())], digits.to_vec()].concat();
+            jwk.insert((*name).to_owned(), URL_SAFE_NO_PAD.encode(padded).into());
+        }
+    }
+
     fn parse(self, jwk: &Map<String, Value>, algorithm: Algorithm) -> Result<ParsedPublicKey, KeyRejection> {
         match self {
             Self::Ed25519 => point(&primitives::ED25519, &coordinate(jwk, "x", 32)?),
@@ -224,6 +247,16 @@ impl Kind {
             Self::P384 => elliptic(jwk, 48, &primitives::ECDSA_P384_SHA384_FIXED),
             Self::Rsa => rsa(jwk, rsa_parameters(algorithm).ok_or(KeyRejection::Algorithm)?),
         }
+    }
+}
+
+/// The library's name of an HMAC algorithm; `None` for a public-key algorithm.
+const fn hmac(algorithm: Algorithm) -> Option<LibraryAlgorithm> {
+    match algorithm {
+        Algorithm::Hs256 => Some(LibraryAlgorithm::HS256),
+        Algorithm::Hs384 => Some(LibraryAlgorithm::HS384),
+        Algorithm::Hs512 => Some(LibraryAlgorithm::HS512),
+        _ => None,
     }
 }
 
@@ -236,8 +269,13 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
         Algorithm::Rs256 => Some(&primitives::RSA_PKCS1_2048_8192_SHA256),
         Algorithm::Rs384 => Some(&primitives::RSA_PKCS1_2048_8192_SHA384),
         Algorithm::Rs512 => Some(&primitives::RSA_PKCS1_2048_8192_SHA512),
-        Algorithm::EdDsa | Algorithm::Es256 | Algorithm::Es384 | Algorithm::Hs256 => None,
+        _ => None,
     }
+}
+
+/// Returns the members that are not null. Some issuers write null for an absent one.
+fn present_members(jwk: &Map<String, Value>) -> Map<String, Value> {
+    jwk.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Checks `use` and `key_ops`, and that there is no private key (RFC 7517 sections 4.2 and 4.3).
@@ -284,10 +322,10 @@ fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<P
     let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
     let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
     let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
-    if !odd(&n) || n.first() == Some(&0) || !(2048..=8192).contains(&bits) {
+    if !odd(&n) || !(2048..=8192).contains(&bits) {
         return Err(KeyRejection::Modulus);
     }
-    if !odd(&e) || e.first() == Some(&0) || e == [1] || e.len() > MAX_EXPONENT_BYTES {
+    if !odd(&e) || e == [1] || e.len() > MAX_EXPONENT_BYTES {
         return Err(KeyRejection::Exponent);
     }
     let components = RsaPublicKeyComponents { n: &n, e: &e };

@@ -1,11 +1,14 @@
 //! Parses a JSON Web Key Set into usable keys (RFC 7517 section 5).
 
+use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::key::{Key, KeyRejection};
 use crate::auth::Algorithm;
+use crate::auth::http::{MAX_SHOWN, shown};
 use crate::json;
 
 /// The most bytes of a key set; a longer one is rejected (docs/security.md, J4).
@@ -41,14 +44,26 @@ pub struct RejectedKey {
 }
 
 /// Why a document is not accepted as a key set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
+    /// It has X.509 certificates by key id, as Google publishes them beside its key sets.
+    #[error(
+        "X.509 certificates, not a JSON Web Key Set: write the issuer's other URL, which for Firebase is \
+         https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com"
+    )]
+    Certificates,
     /// The document is not a JSON object with an array `keys`, or has a duplicate member.
     #[error("not a JSON Web Key Set")]
     Malformed,
-    /// `keys` is empty, or no key in it is usable.
-    #[error("no usable key, first problem: {}", .0.map_or("the set is empty".to_owned(), |reason| reason.to_string()))]
-    NoUsableKey(Option<KeyRejection>),
+    /// It is the metadata of an issuer. Holds its `jwks_uri`.
+    #[error("the issuer's metadata, not its keys: write {}, or discover = true instead of a URL", jwks_url(.0.as_ref()))]
+    Metadata(Option<Url>),
+    /// No key in `keys` is usable. Holds every key's reason; empty if `keys` is.
+    #[error("no usable key: {}", reasons(.0))]
+    NoUsableKey(Vec<RejectedKey>),
+    /// It is one key without a set around it.
+    #[error("one JSON Web Key, not a set: write it into a file as {{\"keys\": [KEY]}} and name that as jwks.file")]
+    SingleKey,
     /// The document has more than 1 MiB.
     #[error("more than 1 MiB")]
     TooLarge,
@@ -62,7 +77,7 @@ pub enum KeySetError {
 pub(crate) enum NoKey {
     /// The token has no `kid`, and several keys have its algorithm.
     Ambiguous,
-    /// The key with this `kid` is for another algorithm.
+    /// The keys with this `kid` are for other algorithms.
     Mismatch,
     /// No key has this `kid`; or the token has no `kid`, and no key has its algorithm.
     Unknown,
@@ -72,7 +87,8 @@ impl KeySet {
     /// Parses a JSON Web Key Set and keeps the keys that are usable with one of `algorithms` (docs/security.md, J1 to
     /// J5).
     ///
-    /// A bad key is left out and reported. If several usable keys have the same `kid`, none of them is kept.
+    /// A bad key is left out and reported. The same key twice is one key. If different usable keys have the same `kid`
+    /// and algorithm, none of them is kept.
     ///
     /// # Errors
     /// The document is not a key set, has more than 1 MiB or more than 100 keys, or none of its keys is usable.
@@ -81,7 +97,7 @@ impl KeySet {
             return Err(KeySetError::TooLarge);
         }
         let document = json::parse_object(bytes).map_err(|_| KeySetError::Malformed)?;
-        let listed = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::Malformed)?;
+        let listed = document.get("keys").and_then(Value::as_array).ok_or_else(|| other_document(&document))?;
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
@@ -94,7 +110,7 @@ impl KeySet {
         }
         drop_duplicates(&mut usable, &mut rejected);
         if usable.is_empty() {
-            return Err(KeySetError::NoUsableKey(rejected.first().map(|rejected| rejected.reason)));
+            return Err(KeySetError::NoUsableKey(rejected));
         }
         let keys = usable.into_iter().map(|(_, key)| key).collect();
         Ok(ParsedKeys { set: Self { keys }, rejected })
@@ -130,10 +146,12 @@ impl KeySet {
     ///
     /// For a token without `kid`, exactly one key of all sets must have its algorithm.
     pub(crate) fn find(sets: &[&Self], kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Key>, NoKey> {
-        let mut keys = sets.iter().flat_map(|set| &set.keys);
+        let keys = sets.iter().flat_map(|set| &set.keys);
         if kid.is_some() {
-            let key = keys.find(|key| key.kid() == kid).ok_or(NoKey::Unknown)?;
-            return if key.algorithm() == algorithm { Ok(Arc::clone(key)) } else { Err(NoKey::Mismatch) };
+            let named: Vec<_> = keys.filter(|key| key.kid() == kid).collect();
+            let key = named.iter().find(|key| key.algorithm() == algorithm);
+            let missing = if named.is_empty() { NoKey::Unknown } else { NoKey::Mismatch };
+            return key.map(|key| Arc::clone(key)).ok_or(missing);
         }
         let mut fitting = keys.filter(|key| key.algorithm() == algorithm);
         let key = fitting.next().ok_or(NoKey::Unknown)?;
@@ -146,19 +164,61 @@ fn kid_of(jwk: &Value) -> Option<String> {
     jwk.get("kid").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Rejects all keys that share a `kid`, because the `kid` does not say which of them is meant (docs/security.md, J1).
+/// Drops repetitions of a key, and rejects different keys with the same `kid` and algorithm, because these do not say
+/// which of them is meant (docs/security.md, J1).
 fn drop_duplicates(usable: &mut Vec<(usize, Arc<Key>)>, rejected: &mut Vec<RejectedKey>) {
-    let kids: Vec<_> = usable.iter().filter_map(|(_, key)| key.kid().map(str::to_owned)).collect();
-    let (duplicates, unique) = std::mem::take(usable)
-        .into_iter()
-        .partition(|(_, key)| key.kid().is_some_and(|kid| kids.iter().filter(|other| *other == kid).count() > 1));
-    *usable = unique;
-    let report = |(index, key): (usize, Arc<Key>)| RejectedKey {
-        index,
-        kid: key.kid().map(str::to_owned),
-        reason: KeyRejection::DuplicateKid,
+    let mut distinct: Vec<(usize, Arc<Key>)> = Vec::new();
+    for (index, key) in std::mem::take(usable) {
+        if !distinct.iter().any(|(_, other)| other.is(&key)) {
+            distinct.push((index, key));
+        }
+    }
+    let clashes = |key: &Arc<Key>| {
+        let same = |other: &Arc<Key>| other.kid() == key.kid() && other.algorithm() == key.algorithm();
+        key.kid().is_some() && distinct.iter().filter(|(_, other)| same(other)).count() > 1
     };
-    rejected.extend(<Vec<_> as IntoIterator>::into_iter(duplicates).map(report));
+    for (index, key) in &distinct {
+        if clashes(key) {
+            let (kid, reason) = (key.kid().map(str::to_owned), KeyRejection::DuplicateKid);
+            rejected.push(RejectedKey { index: *index, kid, reason });
+        } else {
+            usable.push((*index, Arc::clone(key)));
+        }
+    }
+}
+
+/// Says what a document without `keys` is.
+fn other_document(document: &Map<String, Value>) -> KeySetError {
+    let is_certificate = |value: &Value| value.as_str().is_some_and(|text| text.starts_with("-----BEGIN CERTIFICATE"));
+    match document.get("jwks_uri") {
+        Some(uri) => KeySetError::Metadata(uri.as_str().and_then(|uri| Url::parse(uri).ok())),
+        None if document.contains_key("kty") => KeySetError::SingleKey,
+        None if document.values().any(is_certificate) => KeySetError::Certificates,
+        None => KeySetError::Malformed,
+    }
+}
+
+fn jwks_url(uri: Option<&Url>) -> String {
+    uri.map_or_else(|| "the URL of its key set".to_owned(), |uri| format!("url = {:?}", shown(uri)))
+}
+
+fn reasons(rejected: &[RejectedKey]) -> String {
+    if rejected.is_empty() {
+        return "the set is empty".to_owned();
+    }
+    rejected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl fmt::Display for RejectedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kid {
+            None => write!(f, "key {} without kid: {}", self.index, self.reason),
+            Some(kid) => {
+                let kid: String = kid.chars().take(MAX_SHOWN).collect();
+                write!(f, "key {} ({kid:?}): {}", self.index, self.reason)
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,19 +11,22 @@ use tokio::time::Instant;
 use super::disk::DiskCopy;
 use super::fetch::{FetchedKeys, JwksFetch};
 use super::renewal::{Age, Cause, Renewal, RenewalPolicy};
-use super::set::{KeySet, RejectedKey};
+use super::set::KeySet;
 use crate::auth::Algorithm;
 use crate::auth::RemoteKeys;
+use crate::auth::http::shown;
+use crate::auth::revocation::Revocations;
 use crate::clock::{Clock, UnixTime};
 
 /// The shortest `Retry-After`.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
-/// What all issuers share: the clock, the fetcher and the directory of the saved key sets.
+/// What all issuers share: the clock, the fetcher, the directory of the saved key sets, and the revocations.
 pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fetcher: Arc<dyn JwksFetch>,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 /// The state of one issuer's keys, for `/readyz` and `/metrics`.
@@ -109,7 +112,7 @@ impl RemoteStore {
             cooldown: remote.cooldown,
             spread: rand::random_range(0.75..0.9),
         };
-        let disk = |directory: &PathBuf| DiskCopy::new(directory, &issuer, &remote.url);
+        let disk = |directory: &PathBuf| DiskCopy::new(directory, &issuer, &remote.endpoint.url);
         let store = Self {
             policy,
             clock: Arc::clone(&around.clock),
@@ -142,7 +145,7 @@ impl RemoteStore {
     ///
     /// Returns whether it did. The set is fetched at once in any case.
     fn start_from(&self, before: &Self) -> bool {
-        let before = Some(before).filter(|before| before.remote.url == self.remote.url);
+        let before = Some(before).filter(|before| before.remote.endpoint.url == self.remote.endpoint.url);
         let Some(known) = before.and_then(|before| before.current.load_full()) else { return false };
         let parsed = KeySet::parse(known.set.to_json().to_string().as_bytes(), &self.algorithms);
         let taken = parsed.map(|parsed| self.publish(parsed.set, known.rejected, known.fetched_at, known.max_age));
@@ -226,8 +229,8 @@ impl RemoteStore {
         let FetchedKeys { body, max_age } =
             self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
-        for RejectedKey { index, kid, reason } in &parsed.rejected {
-            tracing::warn!(issuer = %self.issuer, index, kid = ?kid, %reason, "key rejected");
+        for rejected in &parsed.rejected {
+            tracing::warn!(issuer = %self.issuer, url = shown(&self.remote.endpoint.url), %rejected, "key rejected");
         }
         self.publish(parsed.set, parsed.rejected.len(), self.clock.now(), max_age);
         Ok(())
@@ -319,7 +322,8 @@ impl Attempt {
     async fn run(mut self) {
         let store = Arc::clone(&self.store);
         if let Err(error) = store.fetch().await {
-            tracing::warn!(issuer = %store.issuer, %error, "key set not fetched");
+            let url = shown(&store.remote.endpoint.url);
+            tracing::warn!(issuer = %store.issuer, url, %error, "key set not fetched");
             return;
         }
         self.fetched = true;

@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::auth::keys::FetchError;
 use crate::auth::testing::{
-    self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote,
+    self, AUDIENCE, ISSUER, NOW, SECRET, ScriptedFetch, TestKey, bearer, claims, fixed, issuer, jwks, remote, shared,
     shared_issuer,
 };
 use crate::auth::{Algorithm, IssuerError, IssuerSettings, KeySource};
 use crate::clock::ManualClock;
-use crate::secret::Secret;
 
 mod forgery;
 mod renewal;
@@ -144,14 +143,13 @@ fn t4_weak_secrets_are_rejected_at_start() {
 fn an_issuer_that_cannot_work_is_rejected_at_start() {
     let key = TestKey::ed25519("k");
     let good = || issuer(fixed(&[&key]));
-    let shared = || KeySource::Shared(Secret::new(SECRET));
     let cases = [
         (IssuerSettings { algorithms: vec![], ..good() }, IssuerError::Algorithms),
         (IssuerSettings { algorithms: vec![Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
         (IssuerSettings { algorithms: vec![Algorithm::EdDsa, Algorithm::Hs256], ..good() }, IssuerError::Algorithms),
-        (IssuerSettings { keys: shared(), ..good() }, IssuerError::Algorithms),
+        (IssuerSettings { keys: shared(Algorithm::Hs256, SECRET), ..good() }, IssuerError::Algorithms),
         (IssuerSettings { audience: vec![], ..good() }, IssuerError::NoAudience),
-        (IssuerSettings { keys: KeySource::Published { fixed: None, remote: None }, ..good() }, IssuerError::NoKeys),
+        (IssuerSettings { keys: KeySource::default(), ..good() }, IssuerError::NoKeys),
     ];
     for (issuer, expected) in cases {
         match try_new(vec![issuer]).err() {

@@ -194,7 +194,7 @@ mod tests {
             ("config = 'c'\n[[case]]\ndeny = false", "write allow"),
             ("config = 'c'\n[[case]]\ndeny = 'allow_fals'", "no such reason"),
             ("config = 'c'\n[[case]]\ndeny = { reason = 'x' }", "no such reason"),
-            ("config = 'c'\n[[case]]\nallow = { sql = 'x' }", "unknown field"),
+            ("config = 'c'\n[[case]]\nallow = { sql = 'x' }", "a table of rule, table, where"),
             ("config = 'c'\n[[case]]\nquerry = 'x'", "unknown field"),
             ("config = 'c'\n[[case]]\nallow = true\nnow = 'noon'", "now"),
             ("config = 'c'\n[[case]]\nallow = true\nurl = 'x'", "needs a path"),

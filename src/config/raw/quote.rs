@@ -131,7 +131,8 @@ pub(super) fn broken_line(text: &str, part: &Range<usize>) -> Quote {
         return line(text, part, &[]);
     }
     let value = shown[key_end..].trim_start_matches(['=', ':', ' ', '\t']);
-    line(text, part, &[whole.end - value.len()..whole.end])
+    let hidden = whole.end - value.len()..whole.end;
+    line(text, part, std::slice::from_ref(&hidden))
 }
 
 /// Whether a text is a known key rather than a piece of a secret.

@@ -124,6 +124,11 @@ impl<'a> Value<'a> {
         Some(self.document.path(self.text()?))
     }
 
+    /// Resolves a path in this value against the folder of the configuration file.
+    pub(in crate::config) fn resolve(&self, path: &str) -> PathBuf {
+        self.document.path(path)
+    }
+
     /// Reads a whole number within `bounds`.
     pub(in crate::config) fn integer(&self, bounds: Bounds<usize>) -> Option<usize> {
         let DeValue::Integer(integer) = self.raw else {

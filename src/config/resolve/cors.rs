@@ -6,14 +6,22 @@ use super::{hours, secs};
 use crate::config::raw::{Bounds, Section, Value};
 use crate::proxy::{CorsSettings, Origins};
 
-pub(super) fn cors(mut section: Section<'_>) -> Option<CorsSettings> {
+/// Resolves the section. `cookies` tells whether an issuer's tokens may come in a cookie.
+pub(super) fn cors(mut section: Section<'_>, cookies: bool) -> Option<CorsSettings> {
     let origins = section.value("origins").map_or(Some(Origins::Any), |value| origins(&value));
     let credentials = section.boolean("credentials", false);
     let max_age = section.duration("max_age", hours(2), Bounds::new(secs(0), hours(24)));
     if credentials && matches!(origins, Some(Origins::Any)) {
         section.error("credentials", r#"needs a list of `origins`: browsers reject credentials with "*""#);
     }
-    Some(CorsSettings { origins: origins?, credentials, max_age })
+    if cookies && matches!(origins, Some(Origins::Any)) {
+        section.error(
+            "origins",
+            "must be a list, because an [[issuer]] has `cookie`: browsers send cookies with requests of any page. \
+             Write the origins of your own pages",
+        );
+    }
+    Some(CorsSettings { origins: origins?, credentials, cookies, max_age })
 }
 
 fn origins(value: &Value<'_>) -> Option<Origins> {

@@ -2,10 +2,9 @@
 
 use url::Url;
 
-use super::issuer::SHARED_SECRET_BYTES;
 use super::secret::secret;
 use super::{hours, secs};
-use crate::auth::{IssuerSettings, KeySource};
+use crate::auth::{Algorithm, IssuerSettings};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
 use crate::gatekeeper::{Gatekeeper, SigningKey};
@@ -58,8 +57,8 @@ fn signing_key(
     let (shared, file) = (section.value("hs256"), section.value("signing_key"));
     match (shared, file) {
         (Some(shared), None) => {
-            let secret = secret(shared, SHARED_SECRET_BYTES, environment)?;
-            let known = |issuer: &IssuerSettings| matches!(&issuer.keys, KeySource::Shared(other) if *other == secret);
+            let secret = secret(shared, Algorithm::Hs256.secret_bytes()?, environment)?;
+            let known = |issuer: &IssuerSettings| issuer.keys.shared.iter().any(|other| other.secret == secret);
             if !environment.is_deploy() && issuers.is_some_and(|issuers| issuers.iter().any(known)) {
                 section.error(
                     "hs256",
@@ -90,13 +89,7 @@ fn pem(value: Value<'_>, environment: &Environment) -> Option<SigningKey> {
 /// Reads `path`: the same syntax as the `path` of a `[[shape]]`, with no shape path below it.
 fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str> {
     let path = value.text()?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
-    if !path.starts_with('/')
-        || !path.chars().all(plain)
-        || path.ends_with('/')
-        || path.contains("//")
-        || path.contains("/.")
-    {
+    if !is_plain_path(path) {
         value.error("write /segments of letters, digits and - . _ ~ without a slash at the end");
     } else if path == SHAPE_PATH || is_below(SHAPE_PATH, path) {
         value.error(format!("{SHAPE_PATH} is where shapes are served: choose another"));
@@ -106,6 +99,16 @@ fn own_path<'a>(value: &Value<'a>, policy: Option<&PolicySet>) -> Option<&'a str
         return Some(path);
     }
     None
+}
+
+/// Whether a path is `/segments` of plain characters, none of them empty or hidden.
+pub(super) fn is_plain_path(path: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    path.starts_with('/')
+        && path.chars().all(plain)
+        && !path.ends_with('/')
+        && !path.contains("//")
+        && !path.contains("/.")
 }
 
 fn shadows(path: &str, policy: Option<&PolicySet>) -> bool {

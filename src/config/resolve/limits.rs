@@ -6,10 +6,12 @@ use ipnet::IpNet;
 
 use super::{hours, secs};
 use crate::config::raw::{Bounds, KIB, MIB, Section, Value};
-use crate::limits::{LimitSettings, available};
+use crate::limits::{LimitSettings, MAX_URI_BYTES, available};
 
 pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     const HEADERS: &str = " (Pingora accepts no more)";
+    const TARGET: &str = " (the parser accepts no more)";
+    const BODY: &str = " (Electric accepts no more)";
     let count = Bounds::new(1, 10_000_000);
     let or_none = Bounds::new(0, 10_000_000).because(" (0: no limit)");
     let trusted_proxies = section.value("trusted_proxies").map(|value| networks(&value));
@@ -25,13 +27,17 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitSettings {
     let bad_tokens_per_address = per_address("bad_tokens_per_address", 300);
     let signatures_per_address = per_address("signatures_per_address", 100);
     let connections_per_address = per_address("connections_per_address", 2_000);
+    let token_bytes = section.size("token_bytes", 16 * KIB, Bounds::new(256, 64 * KIB));
+    // A token and as much for the other headers.
+    let header_bytes = token_bytes + 16 * KIB;
     let memory = section.size("memory", most_memory(), Bounds::new(0, 1024 * 1024 * MIB));
     let open_bytes = if memory == 0 { most_memory() / 4 } else { memory / 4 };
     let limits = LimitSettings {
-        header_bytes: section.size("header_bytes", 32 * KIB, Bounds::new(KIB, MIB).because(HEADERS)),
+        header_bytes: section.size("header_bytes", header_bytes, Bounds::new(KIB, MIB).because(HEADERS)),
         headers: section.integer("headers", 64, Bounds::new(8, 256).because(HEADERS)),
-        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
-        token_bytes: section.size("token_bytes", 8 * KIB, Bounds::new(256, 64 * KIB)),
+        uri_bytes: section.size("uri_bytes", 8 * KIB, Bounds::new(256, MAX_URI_BYTES).because(TARGET)),
+        token_bytes,
+        body_bytes: section.size("body_bytes", MIB, Bounds::new(KIB, 8_000_000).because(BODY)),
         requests: section.integer("requests", 20_000, count),
         requests_per_subject: section.integer("requests_per_subject", 256, count),
         requests_per_address,
@@ -73,6 +79,9 @@ fn check_together(section: &Section<'_>, limits: &LimitSettings) {
         if one >= all {
             section.warning(key, format!("one subject can use them all: lower `{key}_per_subject`, which is {one}"));
         }
+    }
+    if limits.header_bytes < limits.token_bytes {
+        section.warning("header_bytes", "is less than `token_bytes`, so no token can be that long: raise it");
     }
     if limits.flights < limits.initial_flights {
         section

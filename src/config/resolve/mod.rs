@@ -5,13 +5,17 @@
 
 mod audit;
 mod cors;
+mod decisions;
+mod endpoint;
 mod gatekeeper;
+mod introspection;
 mod issuer;
 mod jwks;
 mod limits;
 mod log;
 mod otel;
 mod probe;
+mod revocation;
 mod secret;
 mod server;
 mod shape;
@@ -25,21 +29,28 @@ use crate::flight::CacheSettings;
 
 /// Resolves the whole file.
 pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option<Config> {
-    let server = server::server(root.section("server"), environment);
+    let mut section = root.section("server");
+    let server = server::server(&mut section, environment);
     let upstream = upstream::upstream(root.section("upstream"), environment);
     let named = root.value("upstreams");
     let upstreams = upstream::named(named.as_ref(), environment);
     let mut issuers = issuer::issuers(root.sections("issuer"), environment);
+    let asked = root.value("decisions");
+    let decisions = decisions::services(asked.as_ref(), environment);
     let probe = probe::probe(root.section("probe"));
-    let shapes = shape::shapes(root.sections("shape"), upstreams.as_ref(), &probe.names());
+    let tables = shape::Named { upstreams: upstreams.as_ref(), services: decisions.as_ref() };
+    let shapes = shape::shapes(root.sections("shape"), &tables, &probe.names());
     upstream::check_used(named.as_ref(), shapes.policy.as_ref());
+    decisions::check_used(asked.as_ref(), shapes.policy.as_ref());
     let gatekeeper = gatekeeper::gatekeeper(&mut root, issuers.as_deref(), shapes.policy.as_ref(), environment);
-    let cors = cors::cors(root.section("cors"));
+    let cookies = issuers.iter().flatten().any(|issuer| issuer.cookie.is_some());
+    let cors = cors::cors(root.section("cors"), cookies);
     let limits = limits::limits(root.section("limits"));
     let cache = cache(root.section("cache"));
     let log = log::log(root.section("log"));
     let audit = audit::audit(root.section("audit"));
     let otel = otel::otel(&mut root);
+    let revocation = revocation::revocation(&mut root, environment);
 
     if shapes.count == 0 && !root.has("shape") {
         root.error("shape", "missing: write at least one [[shape]] table; without rules every request is denied");
@@ -51,6 +62,9 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         root.error("issuer", "missing: write an [[issuer]] table, or `public = true` in every [[shape]]");
     }
     let (gatekeeper, own) = gatekeeper.unzip();
+    if let Some(settings) = &server {
+        server::check_together(&section, settings, shapes.policy.as_ref(), gatekeeper.as_ref(), &limits);
+    }
     if let Some(issuers) = &mut issuers {
         issuers.extend(own);
     }
@@ -59,6 +73,8 @@ pub(super) fn config(mut root: Section<'_>, environment: &Environment) -> Option
         upstream: upstream?,
         upstreams: upstreams?,
         issuers: issuers?,
+        decisions: decisions?,
+        revocation,
         policy: shapes.policy?,
         gatekeeper,
         cors: cors?,

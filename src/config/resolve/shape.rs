@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use toml::de::DeValue;
 
+use super::decisions::{Services, question};
 use crate::config::raw::{Fault, Section, Value, nearest};
 use crate::filter::doubts;
 use crate::filter::lint::{self, Severity};
@@ -29,9 +30,14 @@ pub(super) struct ResolvedShapes {
 /// `[upstreams.NAME]` by name.
 type Upstreams = BTreeMap<String, UpstreamSettings>;
 
-/// Resolves every rule. `upstreams` is `None` if that section has errors; names are then not looked up.
-/// `sample` has the names of the sample claims.
-pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>, sample: &[String]) -> ResolvedShapes {
+/// The tables that rules name. One is `None` if its section has errors; names are then not looked up.
+pub(super) struct Named<'a> {
+    pub(super) upstreams: Option<&'a Upstreams>,
+    pub(super) services: Option<&'a Services>,
+}
+
+/// Resolves every rule. `sample` has the names of the sample claims.
+pub(super) fn shapes(sections: Vec<Section<'_>>, named: &Named<'_>, sample: &[String]) -> ResolvedShapes {
     let count = sections.len();
     let (mut all_public, mut any_public) = (true, false);
     let mut rules = Vec::new();
@@ -40,7 +46,7 @@ pub(super) fn shapes(sections: Vec<Section<'_>>, upstreams: Option<&Upstreams>, 
         all_public &= public;
         any_public |= public;
         let tables = tables(&mut section);
-        let source = source(&mut section, public, upstreams);
+        let source = source(&mut section, public, named);
         let compiled = tables.zip(source).and_then(|(tables, source)| compile(&section, &tables, &source));
         compiled.iter().for_each(|rules| check_claims(&section, rules, sample));
         rules.push((section, compiled.unwrap_or_default()));
@@ -94,7 +100,7 @@ fn tables<'a>(section: &mut Section<'a>) -> Option<Vec<Table<'a>>> {
 
 /// Reads one rule, without its table. An optional key with an error reads as absent, because a file with an error is
 /// rejected anyway.
-fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>) -> Option<RuleSource> {
+fn source(section: &mut Section<'_>, public: bool, named: &Named<'_>) -> Option<RuleSource> {
     let name = section.value("name");
     let path = section.value("path");
     let allow = section.value("allow");
@@ -105,6 +111,7 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let subset = section.boolean("subset", false);
     let client_where = section.boolean("client_where", false);
     let upstream = section.value("upstream");
+    let (evaluate, search) = (section.value("evaluate"), section.value("search"));
     let client_chosen = section.value("danger_client_chosen");
 
     let name = name.and_then(|value| value.text());
@@ -115,8 +122,13 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
     let client_chosen = read(client_chosen, |value| value.texts());
     let upstream = match upstream {
         None => UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
-        Some(value) => upstream_source(value, upstreams)?,
+        Some(value) => upstream_source(value, named.upstreams)?,
     };
+    let ask = |value: Option<Value<'_>>, searches| match value {
+        None => Some(None),
+        Some(value) => question(value, searches, named.services).map(Some),
+    };
+    let (evaluate, search) = (ask(evaluate, false), ask(search, true));
     Some(RuleSource {
         name: name.map(str::to_owned),
         table: String::new(),
@@ -130,6 +142,8 @@ fn source(section: &mut Section<'_>, public: bool, upstreams: Option<&Upstreams>
         client_where,
         upstream,
         client_chosen: client_chosen?.unwrap_or_default(),
+        evaluate: evaluate?,
+        search: search?,
     })
 }
 

@@ -59,18 +59,25 @@ pub(super) fn named(
         return Some(BTreeMap::new());
     };
     let entries = value.entries()?.into_iter().map(|(name, value)| {
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
         if name == UpstreamName::DEFAULT {
             value.error("is the name of [upstream]: choose another");
-        } else if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
-            value.error(format!(
-                "the name must be 1 to {MAX_NAME} of a to z, 0 to 9, - and _, because logs and metrics show it"
-            ));
+        } else {
+            check_name(name, &value);
         }
         Some((name.to_owned(), upstream(value.section()?, environment)?))
     });
     let entries: Vec<_> = entries.collect();
     entries.into_iter().collect()
+}
+
+/// Checks the name that the user chose for a table.
+pub(super) fn check_name(name: &str, value: &Value<'_>) {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(allowed) {
+        value.error(format!(
+            "the name must be 1 to {MAX_NAME} of a to z, 0 to 9, - and _, because logs and metrics show it"
+        ));
+    }
 }
 
 /// Warns about upstreams that no rule uses.
@@ -82,7 +89,7 @@ pub(super) fn check_used(value: Option<&Value<'_>>, policy: Option<&PolicySet>) 
     }
 }
 
-/// The maximum length of an upstream's name, in bytes.
+/// The maximum length of such a name, in bytes.
 const MAX_NAME: usize = 64;
 
 fn servers(section: &mut Section<'_>) -> Option<Vec<ServerUrl>> {
@@ -159,7 +166,7 @@ fn ca_file(value: &Value<'_>, servers: &[ServerUrl], environment: &Environment) 
 }
 
 /// Parses a PEM file that contains only certificates, each usable as a trust anchor.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|cause| format!("is not PEM: {cause}"))?;

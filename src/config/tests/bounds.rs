@@ -18,6 +18,7 @@ const SHORT: &str = "0s to 55s (an event stream lasts 60 s, and clients stop usi
 const ROWS: &[Row] = &[
     ("[server]\nlisten = '[::]:0'", "threads", ["0", "1024"], ["-1", "1025"], "0 to 1024 (0: one per core)"),
     ("[server]\nlisten = '[::]:0'", "drain", ["'0s'", "'1h'"], ["'1h1ns'", "'2h'"], "0s to 1h"),
+    ("[server]\nlisten = '[::]:0'", "h1_idle_timeout", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     ("[server]\nlisten = '[::]:0'", "h2_streams", ["100", "1000"], ["99", "1001"], BROWSERS),
     ("[server]\nlisten = '[::]:0'", "h2_idle_timeout", ["'1s'", "'1h'"], ["'999ms'", "'61m'"], "1s to 1h"),
     (UPSTREAM, "connect_timeout", ["'100ms'", "'60s'"], ["'99ms'", "'61s'"], "100ms to 1m"),
@@ -33,8 +34,9 @@ const ROWS: &[Row] = &[
     ("[cors]", "max_age", ["'0s'", "'24h'"], ["'24h1s'", "'2d'"], "0s to 1d"),
     ("[limits]", "header_bytes", ["'1KiB'", "'1MiB'"], ["'1023B'", "'2MiB'"], "1KiB to 1MiB (Pingora accepts no more)"),
     ("[limits]", "headers", ["8", "256"], ["7", "257"], "8 to 256 (Pingora accepts no more)"),
-    ("[limits]", "uri_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
+    ("[limits]", "uri_bytes", ["'256B'", "'60KiB'"], ["'255B'", "'61441B'"], "256B to 60KiB (the parser accepts no more)"),
     ("[limits]", "token_bytes", ["'256B'", "'64KiB'"], ["'255B'", "'65537B'"], "256B to 64KiB"),
+    ("[limits]", "body_bytes", ["'1KiB'", "'8MB'"], ["'1023B'", "'8000001B'"], "1KiB to 8000000B (Electric accepts no more)"),
     ("[limits]", "requests", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "requests_per_subject", ["1", "10_000_000"], ["0", "10_000_001"], "1 to 10000000"),
     ("[limits]", "rate_per_subject", ["0", "10_000_000"], ["-1", "10_000_001"], "0 to 10000000 (0: no limit)"),

@@ -131,15 +131,37 @@ fn invalid_server_settings_are_rejected() {
             "3: server.tls.key: missing: write the path of the private key (PEM)",
         ),
         (server("listen = '[::]:0'\ntls = 'a'"), "3: server.tls: expected a table, found a string"),
+        (
+            server("listen = 'unix:'"),
+            "2: server.listen: names no file: write the path of the socket, as in \"unix:/run/shapegate/http.sock\"",
+        ),
+        (
+            server("listen = '[::]:0'\nproxy_protocol = true"),
+            "3: server.proxy_protocol: needs `limits.trusted_proxies`: only connections of these proxies have a header",
+        ),
+        (
+            server("listen = '[::]:0'\nhealth_path = 'up/'"),
+            "3: server.health_path: write /segments of letters, digits and - . _ ~ without a slash at the end",
+        ),
+        (
+            server("listen = '[::]:0'\nhealth_path = '/v1/shape'"),
+            "3: server.health_path: clients get shapes or tokens at this path: choose another",
+        ),
         (server("listen = '[::]:0'\nh2c = 'yes'"), "3: server.h2c: expected true or false, found a string"),
         (server("listen = '[::]:0'\nadmni = 1"), "3: server.admni: unknown key; did you mean `admin`?"),
         (
             server("listen = '[::]:0'\ncolour = 1"),
-            "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, h2c, h2_streams, \
-             h2_idle_timeout, state, upgrade_socket, danger_explain_denials, upgrade_timeout",
+            "3: server.colour: unknown key; known keys are listen, admin, threads, drain, tls, proxy_protocol, \
+             health_path, h1_idle_timeout, h2c, h2_streams, h2_idle_timeout, state, upgrade_socket, \
+             danger_explain_denials, upgrade_timeout",
         ),
     ]);
     accepted(&server("listen = ['[::]:0', '[::]:0']\nadmin = '0.0.0.0:0'"));
+    let proxied =
+        server("listen = ['[::]:80', '0.0.0.0:80', 'unix:http.sock']\nproxy_protocol = true\nhealth_path = '/up'");
+    let settings = accepted(&format!("{proxied}[limits]\ntrusted_proxies = ['10.0.0.0/8']\n")).server;
+    assert_eq!(settings.listen[2].to_string(), "unix:http.sock");
+    assert_eq!(settings.http.health_path.as_deref(), Some("/up"));
 }
 
 #[test]
@@ -261,11 +283,9 @@ fn invalid_named_upstreams_and_references_are_rejected() {
 
 #[test]
 fn invalid_issuer_settings_are_rejected() {
-    let known = "supported: EdDSA, ES256, ES384, HS256, PS256, PS384, PS512, RS256, RS384, RS512";
+    let known = "supported: EdDSA, ES256, ES384, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512";
     let unknown = format!("4: issuer[0].algorithms[1]: unknown algorithm; {known}");
     let url = "jwks.url = 'https://e'\n";
-    let shared = "hs256.env = 'AUTH_SECRET'\n";
-    let either = "1: issuer[0]: needs exactly one of `jwks` (public keys) and `hs256` (one shared secret)";
     each(&[
         (
             "[issuer] # not [[issuer]]\n".to_owned(),
@@ -274,7 +294,8 @@ fn invalid_issuer_settings_are_rejected() {
         ),
         (
             format!("[[issuer]]\nissuer = 'a'\nalgorithms = ['ES256']\n{url}"),
-            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default",
+            "1: issuer[0].audience: missing: write the value that `aud` must contain; there is no default. For tokens \
+             without `aud`, write a condition on another claim, as in require = \"claims.azp == 'my-app'\"",
         ),
         (
             format!("[[issuer]]\nissuer = ' '\naudience = 'b'\nalgorithms = ['ES256']\n{url}"),
@@ -295,16 +316,40 @@ fn invalid_issuer_settings_are_rejected() {
             format!("{ISSUER}algorithms = ['ES256', 'ES256']\n{url}"),
             "4: issuer[0].algorithms[1]: ES256 is given more than once",
         ),
+    ]);
+}
+
+#[test]
+fn algorithms_without_keys_and_keys_without_algorithms_are_rejected() {
+    let url = "jwks.url = 'https://e'\n";
+    let shared = "hs256.env = 'AUTH_SECRET'\n";
+    let either = "1: issuer[0]: needs keys: write `jwks` or `discover` (public keys), `hs256`, `hs384` or `hs512` (a shared secret), or `introspection`";
+    each(&[
         (
             format!("{ISSUER}algorithms = ['ES256', 'HS256']\n{url}"),
-            "4: issuer[0].algorithms[1]: HS256 needs a shared secret, not `jwks`: remove it, or write an issuer with `hs256`",
+            "4: issuer[0].algorithms[1]: HS256 needs a shared secret: write `hs256`, or remove it here",
         ),
         (
             format!("{ISSUER}algorithms = ['HS256', 'ES256']\n{shared}"),
-            "4: issuer[0].algorithms[1]: ES256 needs public keys, not `hs256`: remove it, or write an issuer with `jwks`",
+            "4: issuer[0].algorithms[1]: ES256 needs public keys: write `jwks`, or remove it here",
         ),
         (JWKS.to_owned(), either),
-        (format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"), either),
+        (
+            format!("{ISSUER}algorithms = ['HS256']\n{shared}{url}"),
+            r#"4: issuer[0].algorithms: names no algorithm for the public keys of `jwks`: add one, as in "ES256""#,
+        ),
+        (
+            format!("{ISSUER}algorithms = ['HS384']\n{shared}"),
+            "4: issuer[0].algorithms[0]: HS384 needs a shared secret: write `hs384`, or remove it here",
+        ),
+        (
+            format!("{ISSUER}{shared}hs512.env = 'AUTH_SECRET'\n"),
+            "5: issuer[0].hs512: the secret has 32 bytes: it needs at least 64",
+        ),
+        (
+            format!("{ISSUER}{shared}hs384_next.env = 'LONG_SECRET'\n"),
+            "5: issuer[0].hs384_next: has no effect without `hs384`: write the new secret there",
+        ),
     ]);
     accepted(&format!("{ISSUER}algorithms = ['HS256']\n{shared}"));
 }
@@ -369,7 +414,7 @@ fn invalid_shape_settings_are_rejected() {
         (
             shape("where = 'none'\ncolour = true"),
             "4: shape[0].colour: unknown key; known keys are public, table, tables, name, path, allow, where, columns, \
-             replica, subset, client_where, upstream, danger_client_chosen",
+             replica, subset, client_where, upstream, evaluate, search, danger_client_chosen",
         ),
     ]);
     each(&[(

@@ -37,7 +37,7 @@ fn a_private_key_adds_an_issuer_with_its_public_key() {
     let config = accepted(&format!("{REQUIRED}signing_key.file = {file:?}\n"));
     let own = config.issuers.last().unwrap();
     assert_eq!(own.algorithms, [Algorithm::EdDsa]);
-    assert!(matches!(own.keys, KeySource::Published { fixed: Some(_), remote: None }));
+    assert!(matches!(own.keys, KeySource { fixed: Some(_), remote: None, .. }));
     std::fs::write(&file, "canary").unwrap();
     let found = errors(&format!("{REQUIRED}signing_key.file = {file:?}\n"));
     assert!(found.contains("gatekeeper.signing_key.file: not a private key") && !found.contains("canary"), "{found}");

@@ -1,10 +1,12 @@
 //! Parses whole files and checks the result or the errors, line by line.
 
 mod bounds;
+mod decisions;
 mod exposed;
 mod faults;
 mod gatekeeper;
 mod golden;
+mod recipes;
 mod resolved;
 mod secrets;
 
@@ -29,6 +31,7 @@ fn environment() -> Environment {
         ("ELECTRIC_SECRET", "electric-secret-canary"),
         ("AUTH_SECRET", "0123456789abcdef-canary-89abcdef"),
         ("GATEKEEPER_SECRET", "fedcba9876543210-canary-fedcba98"),
+        ("LONG_SECRET", "0123456789abcdef-canary-long-0123456789abcdef-canary-long-89abcdef"),
         ("SHORT_SECRET", "0123456789abcdef-canary-89abcde"),
         ("LISTEN", "127.0.0.1:0"),
         ("URL", "https://env.example"),

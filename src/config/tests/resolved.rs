@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accepted, environment, errors};
 use crate::auth::Algorithm;
-use crate::auth::{KeySource, RemoteKeys};
+use crate::auth::{ClientAuth, KeySource, RemoteKeys, RevocationSource};
 use crate::config::{Config, Environment};
 use crate::proxy::Origins;
 use crate::telemetry::LogFormat;
@@ -18,10 +18,7 @@ fn conf(name: &str) -> Config {
 }
 
 fn remote(config: &Config) -> &RemoteKeys {
-    match &config.issuers[0].keys {
-        KeySource::Published { remote: Some(remote), .. } => remote,
-        other => panic!("{other:?}"),
-    }
+    config.issuers[0].keys.remote.as_ref().unwrap()
 }
 
 #[test]
@@ -42,8 +39,8 @@ fn the_full_sample_uses_the_default_values() {
         let (server, upstream) = (&config.server, &config.upstream);
         let keys = format!("{:?} {:?}", remote(config), config.issuers[0].types);
         let rest = format!("{:?} {:?} {:?} {upstream:?} {keys}", config.cors, config.limits, config.log);
-        let http2 = format!("{} {} {:?}", server.http2.h2c, server.http2.streams, server.http2.idle_timeout);
-        format!("{} {} {:?} {:?} {http2} {rest}", server.admin, server.threads, server.drain, server.tls)
+        let http = format!("{:?} {}", server.http, server.proxy_protocol);
+        format!("{} {} {:?} {:?} {http} {rest}", server.admin, server.threads, server.drain, server.tls)
     };
     assert_eq!(show(&full), show(&minimal));
 }
@@ -135,7 +132,7 @@ fn omitted_keys_get_their_defaults() {
     assert!(config.server.threads > 0);
     assert_eq!(config.server.admin.to_string(), "127.0.0.1:9090");
     assert_eq!(config.server.drain, Duration::from_secs(25));
-    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.http2.h2c);
+    assert!(config.server.tls.is_none() && config.server.state.is_none() && !config.server.http.h2c);
     let upstream = &config.upstream;
     let server = ServerUrl { host: "127.0.0.1".to_owned(), port: 3000, tls: false };
     assert_eq!((upstream.servers.as_slice(), upstream.pool), ([server].as_slice(), 1024));
@@ -144,7 +141,7 @@ fn omitted_keys_get_their_defaults() {
     assert_eq!((issuer.leeway, issuer.max_lifetime), (Duration::from_secs(5), None));
     assert_eq!(issuer.types, ["jwt", "at+jwt"]);
     assert_eq!(remote(&config).max_stale, Duration::from_secs(24 * 3600));
-    assert!(!remote(&config).private_address);
+    assert!(!remote(&config).endpoint.private_address);
     assert!(matches!(config.cors.origins, Origins::Any));
     assert_eq!((config.limits.header_bytes, config.limits.verdict_bytes), (32 * 1024, 64 * 1024 * 1024));
     assert_eq!((config.limits.rate_per_address, config.limits.trusted_proxies), (0, None));
@@ -199,9 +196,9 @@ fn a_jwks_url_with_a_private_host_may_connect_to_it() {
     ] {
         let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\n";
         let config = accepted(&format!("{issuer}jwks = {{ url = '{url}' }}\n"));
-        assert_eq!(remote(&config).private_address, private, "{url}");
+        assert_eq!(remote(&config).endpoint.private_address, private, "{url}");
         let config = accepted(&format!("{issuer}jwks = {{ url = '{url}', danger_private_address = true }}\n"));
-        assert!(remote(&config).private_address);
+        assert!(remote(&config).endpoint.private_address);
     }
 }
 
@@ -235,11 +232,31 @@ fn the_upgrade_socket_defaults_to_the_runtime_directory_of_systemd() {
 }
 
 #[test]
+fn an_issuer_has_an_audience_or_a_condition_or_both() {
+    let issuer = "[[issuer]]\nissuer = 'a'\nhs256.env = 'AUTH_SECRET'\n";
+    let config = accepted(&format!("{issuer}require = \"claims.azp == 'app'\"\n"));
+    let source = |config: &Config| config.issuers[0].require.as_ref().map(|require| require.source().to_owned());
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (0, "claims.azp == 'app'"));
+    let config = accepted(&format!("{issuer}audience = 'b'\nrequire = 'has(claims.azp)'\n"));
+    assert_eq!((config.issuers[0].audience.len(), source(&config).unwrap().as_str()), (1, "has(claims.azp)"));
+    assert_eq!(source(&accepted(&format!("{issuer}audience = 'b'\n"))), None);
+    for (line, expected) in [
+        ("require = 'query.x == claims.x'", "`query.x == claims.x`: may read only `claims`"),
+        ("require = 'true'", "`true`: reads no claim"),
+        ("require = ''", "is empty"),
+        ("require = ['has(claims.a)']", "expected a string, found a list"),
+    ] {
+        let found = errors(&format!("{issuer}{line}\n"));
+        assert!(found.starts_with(&format!("x.toml:4: issuer[0].require: {expected}")), "{found}");
+    }
+}
+
+#[test]
 fn an_issuer_has_a_shared_secret_or_a_key_file() {
     let config = accepted("[[issuer]]\nissuer = 'a'\naudience = ['b', 'c']\nhs256 = { env = 'AUTH_SECRET' }\n");
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Hs256]);
     assert_eq!(config.issuers[0].audience, ["b", "c"]);
-    assert!(matches!(config.issuers[0].keys, KeySource::Shared(_)));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: None, remote: None } if shared.len() == 1));
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
@@ -247,8 +264,161 @@ fn an_issuer_has_a_shared_secret_or_a_key_file() {
     std::fs::write(&file, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
     let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['EdDSA']\ntypes = 'application/AT+JWT'\n";
     let config = accepted(&format!("{issuer}jwks.file = '{}'\n", file.display()));
-    assert!(matches!(config.issuers[0].keys, KeySource::Published { fixed: Some(_), remote: None }));
+    assert!(matches!(&config.issuers[0].keys, KeySource { shared, fixed: Some(_), remote: None } if shared.is_empty()));
     assert_eq!(config.issuers[0].types, ["at+jwt"]);
+}
+
+#[test]
+fn an_issuer_has_shared_secrets_and_published_keys_at_once() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks.url = 'https://e'\n";
+    let secrets = "hs256.env = 'AUTH_SECRET'\nhs256_next.env = 'GATEKEEPER_SECRET'\nhs512.env = 'LONG_SECRET'\n";
+    let config = accepted(&format!("{issuer}{secrets}"));
+    let keys = &config.issuers[0].keys;
+    let shared: Vec<_> = keys.shared.iter().map(|shared| shared.algorithm).collect();
+    assert_eq!(shared, [Algorithm::Hs256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs256, Algorithm::Hs512]);
+    assert!(keys.remote.is_some() && keys.shared[0].secret != keys.shared[1].secret);
+    let alone = accepted(&format!("{issuer}algorithms = ['ES256', 'HS512']\nhs512.env = 'LONG_SECRET'\n").replacen(
+        "algorithms = ['ES256']\n",
+        "",
+        1,
+    ));
+    assert_eq!(alone.issuers[0].algorithms, [Algorithm::Es256, Algorithm::Hs512]);
+}
+
+#[test]
+fn an_issuer_can_be_discovered() {
+    let issuer = |name: &str| {
+        format!("[[issuer]]\nissuer = '{name}'\naudience = 'b'\nalgorithms = ['ES256']\ndiscover = true\n")
+    };
+    let config = accepted(&issuer("https://auth.example.com/realms/a"));
+    let remote = remote(&config);
+    assert_eq!(remote.metadata_of.as_deref(), Some("https://auth.example.com/realms/a"));
+    assert_eq!(
+        (remote.endpoint.url.as_str(), remote.refresh),
+        ("https://auth.example.com/realms/a", Duration::from_secs(600))
+    );
+    let tuned = accepted(&format!("{}jwks = {{ refresh = '1h', timeout = '1s' }}\n", issuer("http://localhost:3000")));
+    let keys = self::remote(&tuned);
+    assert_eq!(
+        (keys.refresh.as_secs(), keys.endpoint.timeout.as_secs(), keys.endpoint.private_address),
+        (3600, 1, true)
+    );
+    for (text, expected) in [
+        (issuer("auth"), "2: issuer[0].issuer: not a URL: write the full URL, as in \"https://auth.example.com\""),
+        (
+            issuer("http://auth.example.com"),
+            "2: issuer[0].issuer: `discover` over plain http lets keys be replaced in transit: write https, or `danger_plain_http = true`",
+        ),
+        (
+            format!("{}jwks.url = 'https://e'\n", issuer("https://auth.example.com")),
+            "6: issuer[0].jwks.url: contradicts `discover = true`, which finds the URL: remove one of them",
+        ),
+    ] {
+        assert_eq!(errors(&text), format!("x.toml:{expected}"));
+    }
+}
+
+#[test]
+fn a_key_url_may_have_its_own_authorities() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let certificate = rcgen::generate_simple_self_signed(["auth.internal".to_owned()]).unwrap();
+    std::fs::write(&file, certificate.cert.pem()).unwrap();
+    let issuer =
+        |jwks: &str| format!("[[issuer]]\nissuer = 'a'\naudience = 'b'\nalgorithms = ['ES256']\njwks = {{ {jwks} }}\n");
+    let ca = format!("ca = '{}'", file.display());
+    let config = accepted(&issuer(&format!("url = 'https://auth.internal', {ca}")));
+    assert_eq!(remote(&config).endpoint.ca, [certificate.cert.der().clone()]);
+    for (jwks, expected) in [
+        (format!("url = 'http://localhost', {ca}"), "is only for https, but the URL is plain http"),
+        ("url = 'https://e', ca = 'missing.pem'".to_owned(), "missing.pem: cannot be read"),
+        (format!("file = '/dev/null', {ca}"), "has no effect without `url`: remove it"),
+    ] {
+        let found = errors(&issuer(&jwks));
+        assert!(found.contains(&format!("5: issuer[0].jwks.ca: {expected}")), "{found}");
+    }
+}
+
+#[test]
+fn a_cookie_needs_a_list_of_origins() {
+    let issuer = "[[issuer]]\nissuer = 'a'\naudience = 'b'\nhs256.env = 'AUTH_SECRET'\ncookie = '__session'\n";
+    let config = accepted(&format!("{issuer}[cors]\norigins = ['https://app.example.com']\n"));
+    assert_eq!(config.issuers[0].cookie.as_deref(), Some("__session"));
+    assert!(config.cors.cookies && !accepted("").cors.cookies);
+    for cors in ["", "[cors]\norigins = '*'\n"] {
+        let found = errors(&format!("{issuer}{cors}"));
+        assert!(found.contains("cors.origins: must be a list, because an [[issuer]] has `cookie`"), "{found}");
+    }
+    let found = errors(&format!("{}[cors]\norigins = ['https://a.example']\n", issuer.replace("__session", "a=b")));
+    assert!(found.starts_with("x.toml:5: issuer[0].cookie: not the name of a cookie"), "{found}");
+}
+
+#[test]
+fn opaque_tokens_are_introspected_for_one_issuer() {
+    let issuer = |name: &str| {
+        format!(
+            "[[issuer]]\nissuer = '{name}'\naudience = 'b'\nintrospection = {{ url = 'https://e/i', client_id = 'c', \
+             client_secret = {{ env = 'AUTH_SECRET' }} }}\n"
+        )
+    };
+    let config = accepted(&issuer("a"));
+    let introspection = config.issuers[0].introspection.as_ref().unwrap();
+    assert_eq!((introspection.auth, introspection.cache.as_secs()), (ClientAuth::Basic, 60));
+    assert_eq!((introspection.endpoint.url.as_str(), introspection.endpoint.timeout.as_secs()), ("https://e/i", 2));
+    for (text, expected) in [
+        (issuer("a").replace("client_id = 'c'", "auth = 'jwt'"), "4: issuer[0].introspection.client_id: missing"),
+        (issuer("a").replace("'c'", "'c', auth = 'jwt'"), "4: issuer[0].introspection.auth: unknown value \"jwt\""),
+        (issuer("a").replace("https://e", "http://e"), "4: issuer[0].introspection.url: plain http shows every token"),
+        (issuer("a").replace("'c'", "'c', cache = '11m'"), "4: issuer[0].introspection.cache: out of bounds"),
+        (issuer("a") + &issuer("b"), "8: issuer[1].introspection: is in another [[issuer]] too"),
+    ] {
+        let found = errors(&text);
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn revocations_come_from_a_list_or_by_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("revoked.json");
+    std::fs::write(&list, r#"{"revocations":[]}"#).unwrap();
+    let revocation = |lines: &str| format!("[revocation]\n{lines}\n");
+    let file = format!("file = '{}'", list.display());
+    let settings = accepted(&revocation(&file)).revocation.unwrap();
+    assert_eq!((settings.source, settings.interval.as_secs()), (Some(RevocationSource::File(list.clone())), 10));
+    let pushed = accepted(&revocation("secret.env = 'AUTH_SECRET'")).revocation.unwrap();
+    assert_eq!((pushed.source.is_none(), pushed.keep.as_secs(), pushed.remote_push), (true, 86_400, false));
+    assert!(matches!(
+        accepted(&revocation("url = 'https://e/r'")).revocation.unwrap().source,
+        Some(RevocationSource::Url(endpoint)) if endpoint.timeout.as_secs() == 5
+    ));
+    assert_eq!(accepted("").revocation, None);
+    std::fs::write(&list, r#"{"revocations":[{}]}"#).unwrap();
+    for (lines, expected) in [
+        ("", "1: revocation: revokes nothing: write `file` or `url` for a list"),
+        ("file = 'missing.json'", "2: revocation.file: missing.json: cannot be read"),
+        (file.as_str(), "2: revocation.file: "),
+        ("file = 'a'\nurl = 'https://e'", "3: revocation.url: contradicts `file`"),
+        ("url = 'http://e/r'", "2: revocation.url: plain http lets anyone on the network empty the list"),
+        ("secret.env = 'SHORT_SECRET'", "2: revocation.secret: the secret has 31 bytes: it needs at least 32"),
+        ("url = 'https://e'\nkeep = '1h'", "3: revocation.keep: has no effect without `secret`"),
+        ("secret.env = 'AUTH_SECRET'\nca = 'a'", "3: revocation.ca: has no effect without `url`"),
+        ("url = 'https://e'\ninterval = '500ms'", "3: revocation.interval: out of bounds"),
+    ] {
+        let found = errors(&revocation(lines));
+        assert!(found.starts_with(&format!("x.toml:{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn a_long_token_limit_raises_that_of_the_headers() {
+    let limits = accepted("[limits]\ntoken_bytes = '48KiB'\n").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (48 * 1024, 64 * 1024));
+    let limits = accepted("").limits;
+    assert_eq!((limits.token_bytes, limits.header_bytes), (16 * 1024, 32 * 1024));
+    let config = accepted("[limits]\nheader_bytes = '8KiB'\n");
+    assert!(config.warnings[0].message.contains("is less than `token_bytes`"), "{:?}", config.warnings);
 }
 
 #[test]

@@ -7,14 +7,14 @@ use cel::common::value::Val;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::clock::UnixTime;
-use crate::policy::{PredicateSource, Rule, RuleSource, Scope, UpstreamSource};
+use crate::policy::{EntitySource, PredicateSource, QuestionSource, Rule, RuleSource, Scope, UpstreamSource};
 use crate::shape::{Replica, UpstreamName};
 
-fn rule(allow: Option<&str>, bound: &str) -> Result<Rule, String> {
-    let source = RuleSource {
+fn source(allow: Option<&str>, bound: &str) -> RuleSource {
+    RuleSource {
         name: None,
         table: "tasks".to_owned(),
         path: None,
@@ -27,11 +27,36 @@ fn rule(allow: Option<&str>, bound: &str) -> Result<Rule, String> {
         client_where: false,
         upstream: UpstreamSource::Named(UpstreamName::DEFAULT.to_owned()),
         client_chosen: Vec::new(),
-    };
-    Rule::compile(source).map_err(|errors| {
+        evaluate: None,
+        search: None,
+    }
+}
+
+fn rule(allow: Option<&str>, bound: &str) -> Result<Rule, String> {
+    Rule::compile(source(allow, bound)).map_err(|errors| {
         let shown: Vec<_> = errors.iter().map(|error| format!("{}: {}", error.key, error.problem)).collect();
         shown.join("\n")
     })
+}
+
+#[test]
+fn an_evaluation_restricts_the_parameters_that_it_is_about() {
+    let chosen = |context: Value, bound: &str| {
+        let entity = |id: &str| EntitySource { kind: "a".to_owned(), id: Some(id.to_owned()), properties: Map::new() };
+        let question = QuestionSource {
+            by: "pdp".to_owned(),
+            subject: entity("{{ claims.sub }}"),
+            action: "read".to_owned(),
+            resource: entity("folder-{{ query.folder }}"),
+            context: context.as_object().cloned().unwrap_or_default(),
+        };
+        let source = RuleSource { evaluate: Some(question), ..source(None, bound) };
+        Rule::compile(source).is_err_and(|errors| errors[0].key == "where")
+    };
+    assert!(!chosen(json!({}), "query.folder"));
+    assert!(!chosen(json!({ "other": ["{{ query.other }}"] }), "query.other"));
+    assert!(chosen(json!({}), "query.other"));
+    assert!(chosen(json!({ "is": "{{ query.other == 'a' }}" }), "query.other"), "asked about, but not its value");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! the metrics.
 
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::auth::keys::KeyStatus;
+use crate::auth::revocation::RevocationStatus;
 use crate::flight::Hub;
 use crate::limits::{Budgets, Limiter};
 use crate::metrics::Metrics;
@@ -18,6 +19,8 @@ use crate::upstream::ServerStatus;
 pub(super) struct State<'a> {
     /// The keys of every issuer.
     pub(super) keys: &'a [KeyStatus],
+    /// The revocations; `None` if none are configured.
+    pub(super) revocations: Option<RevocationStatus>,
     pub(super) limiter: &'a Limiter,
     pub(super) hub: &'a Hub,
     pub(super) audit: Option<&'a Audit>,
@@ -36,6 +39,7 @@ pub(super) struct State<'a> {
 pub(super) fn render(metrics: &Metrics, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
     let scraped = Scrape::default();
     scraped.keys(state.keys)?;
+    scraped.revocations(state.revocations)?;
     scraped.budgets(state)?;
     scraped.flights(state.hub)?;
     scraped.servers(state.servers)?;
@@ -67,12 +71,22 @@ impl Scrape {
             [([issuer, "ok"], of.refreshes_ok), ([issuer, "failed"], of.refreshes_failed)]
         });
         let help = "Fetches of an issuer's key set since the start.";
-        self.gauges("shapegate_key_refreshes", help, ["issuer", "result"], refreshes)?;
+        self.counters("shapegate_key_refreshes_total", help, ["issuer", "result"], refreshes)?;
         let rejected = by_issuer(|of| Some(of.rejected as u64));
         self.gauges("shapegate_keys_rejected", "Keys of an issuer's set that are not used.", ["issuer"], rejected)?;
         let failed = by_issuer(|of| Some(of.saves_failed));
         let help = "Writes of an issuer's key set to disk that failed.";
-        self.gauges("shapegate_key_saves_failed", help, ["issuer"], failed)
+        self.counters("shapegate_key_saves_failed_total", help, ["issuer"], failed)
+    }
+
+    fn revocations(&self, status: Option<RevocationStatus>) -> prometheus::Result<()> {
+        let of = status.into_iter().flat_map(|of| [(["list"], of.listed as u64), (["pushed"], of.pushed as u64)]);
+        self.gauges("shapegate_revocations", "Revocations in use.", ["from"], of)?;
+        let age = status.and_then(|status| status.age).map(|age| ([], age.as_secs()));
+        self.gauges("shapegate_revocation_list_age_seconds", "Age of the list of revocations.", [], age)?;
+        let reads = status.into_iter().flat_map(|of| [(["ok"], of.reads_ok), (["failed"], of.reads_failed)]);
+        let help = "Reads of the list of revocations since the start.";
+        self.gauges("shapegate_revocation_list_reads", help, ["result"], reads)
     }
 
     /// Renders the current use of each limit, and the limit.
@@ -159,9 +173,21 @@ impl Scrape {
     }
 
     fn counter(&self, name: &str, help: &str, total: u64) -> prometheus::Result<()> {
-        let counter = IntCounter::new(name, help)?;
-        counter.inc_by(total);
-        self.0.register(Box::new(counter))
+        self.counters(name, help, [], [([], total)])
+    }
+
+    fn counters<'v, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        totals: impl IntoIterator<Item = ([&'v str; N], u64)>,
+    ) -> prometheus::Result<()> {
+        let counters = IntCounterVec::new(Opts::new(name, help), &labels)?;
+        for (labels, total) in totals {
+            counters.with_label_values(&labels).inc_by(total);
+        }
+        self.0.register(Box::new(counters))
     }
 }
 

@@ -60,7 +60,6 @@ fn a_body_that_is_not_a_subset_is_rejected() {
     let offset = "subset.offset: must be a whole number, 0 or greater";
     let ordered = "subset.order_by: is required when limit or offset is present";
     let deep = format!(r#"{{"where_expr":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
-    let long = format!(r#"{{"where_expr":"{}"}}"#, "x".repeat(MAX_BODY_BYTES));
     for (attack, expected) in [
         ("", body),
         ("null", body),
@@ -75,7 +74,6 @@ fn a_body_that_is_not_a_subset_is_rejected() {
         (r#"{"params":{"1":"a","1":"b"}}"#, body),
         (r#"{"limit":1e999}"#, body),
         (&deep, body),
-        (&long, body),
         // Members that would replace the shape.
         (r#"{"table":"items"}"#, field),
         (r#"{"columns":["secret"]}"#, field),
@@ -136,12 +134,10 @@ fn a_body_that_is_not_a_subset_is_rejected() {
 }
 
 #[test]
-fn depth_and_length_are_limited() {
+fn depth_is_limited() {
     let deep = |depth: usize| format!(r#"{{"where_expr":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
     passed(&deep(100));
-    let long = |length: usize| format!(r#"{{"where_expr":"{}"}}"#, "x".repeat(length - r#"{"where_expr":""}"#.len()));
-    passed(&long(MAX_BODY_BYTES));
-    errors(&long(MAX_BODY_BYTES + 1));
+    errors(&deep(200));
 }
 
 #[test]

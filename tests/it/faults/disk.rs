@@ -47,7 +47,7 @@ async fn full_disk_loses_saved_keys_and_audit_lines_but_fails_no_request() {
     };
     serve(0, 21).await;
     Site::until_metric(&mut admin, "shapegate_audit_lines_dropped_total", 20.0).await;
-    let not_saved = format!("shapegate_key_saves_failed{{issuer=\"{}\"}}", site.issuer.url());
+    let not_saved = format!("shapegate_key_saves_failed_total{{issuer=\"{}\"}}", site.issuer.url());
     Site::until_metric(&mut admin, &not_saved, 1.0).await;
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "no partly written file is left");
     assert_eq!(lines(&audit), (vec![], 0));

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod issuer;
+pub(crate) mod pdp;
 mod process;
 mod service;
 mod tls;
@@ -75,6 +76,8 @@ pub(crate) struct Gate {
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub rules: String,
+    /// `server.listen`, as TOML. The first address is the gate's URL.
+    pub listen: String,
     /// Additional lines of `[server]`. Likewise below for `[upstream]` and `[[issuer]]`; whole sections go to `rules`.
     pub server: String,
     pub upstream: String,
@@ -101,6 +104,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             rules: RULES.to_owned(),
+            listen: "'127.0.0.1:0'".to_owned(),
             server: String::new(),
             upstream: String::new(),
             issuer: String::new(),
@@ -124,7 +128,7 @@ impl Setup {
         let text = format!(
             r#"
 [server]
-listen = "127.0.0.1:0"
+listen = {listen}
 admin = "127.0.0.1:0"
 drain = "2s"
 {tls}
@@ -143,6 +147,7 @@ jwks = {{ url = "{issuer}/jwks", cooldown = "{cooldown}"{jwks} }}
 {rules}
 "#,
             tls = self.certificate.as_ref().map(Certificate::line).unwrap_or_default(),
+            listen = self.listen,
             server = self.server,
             electric = self.electric_line(electric),
             upstream = self.upstream,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{Certificate, Gate, Setup, tls_line};
+use crate::harness::{Certificate, Gate, Process, Setup, config, shapegate, tls_line};
 
 const TASKS: &str = "/v1/shape?table=tasks&organizationId=org_1&offset=-1";
 
@@ -109,4 +109,35 @@ async fn reload_takes_other_certificate_files_or_is_rejected_entirely() {
     let name = "shapegate_certificate_loads_total{result=\"refused\"}";
     let metrics = reqwest::get(format!("{}/metrics", gate.admin)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains(&format!("{name} 1")), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warnings_about_a_certificate_are_shown_by_check_and_at_the_start() {
+    let gate = Gate::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &gate.electric.url(), gate.issuer.url());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let with = |certificate: &Certificate| {
+        let text = text.replace("[server]\n", &format!("[server]\n{}\n", certificate.line()));
+        std::fs::write(&path, format!("{text}\n[log]\nformat = \"json\"\n")).unwrap();
+    };
+    let check = async || {
+        let said = shapegate(&["check", "--config", path.to_str().unwrap()]).output().await.unwrap();
+        (said.status.code(), String::from_utf8(said.stderr).unwrap())
+    };
+    let (good, expired) = (Certificate::new(), Certificate::until(2020));
+    with(&good);
+    let (code, said) = check().await;
+    assert!(code == Some(0) && !said.contains("server.tls.cert"), "{said}");
+    with(&expired);
+    let (code, said) = check().await;
+    assert!(code == Some(0) && said.contains("warning: server.tls.cert: ") && said.contains("has expired"), "{said}");
+    let log = Process::start(&path).await.stop().await;
+    assert!(log.iter().any(|line| line.contains("WARN") && line.contains("has expired")), "{log:#?}");
+    // An encrypted key is an error.
+    let key = std::fs::read_to_string(good.key()).unwrap();
+    std::fs::write(good.key(), key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")).unwrap();
+    with(&good);
+    let (code, said) = check().await;
+    assert!(code == Some(64) && said.contains("server.tls.key: ") && said.contains("is encrypted"), "{said}");
 }

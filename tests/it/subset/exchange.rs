@@ -211,7 +211,7 @@ async fn body_is_read_only_after_authorization() {
     for (token, length, status) in [
         ("x".to_owned(), length.clone(), 401),
         (gate.token(&["org_2"]), length, 403),
-        (gate.token(&["org_1"]), "Content-Length: 65537".to_owned(), 413),
+        (gate.token(&["org_1"]), "Content-Length: 1048577".to_owned(), 413),
     ] {
         let mut wire = Wire::open(&gate.url).await;
         wire.send(head(&token, &length).as_bytes()).await;
@@ -241,7 +241,8 @@ async fn chunked_bodies_are_read_and_keep_the_connection() {
             assert_eq!(last_body(&gate)["subset"]["limit"], 2);
         }
     }
-    let long = format!("{}11000\r\n{}\r\n0\r\n\r\n", head(&token, "Transfer-Encoding: chunked"), "x".repeat(0x11000));
+    let long =
+        format!("{}100001\r\n{}\r\n0\r\n\r\n", head(&token, "Transfer-Encoding: chunked"), "x".repeat(0x10_0001));
     wire.send(long.as_bytes()).await;
     assert_eq!(wire.answer(false).await.unwrap().status, 413);
     assert_eq!(gate.electric.request_count(), 2);

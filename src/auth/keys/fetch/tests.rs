@@ -1,10 +1,12 @@
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::auth::http::LONGEST_EXCHANGE;
 use crate::auth::testing::remote_keys;
 
 /// Serves every connection with `answer`, once the head of its request was read. Returns the number of connections and
@@ -26,7 +28,8 @@ async fn serve<F: Future<Output = ()> + Send>(
             answer(stream).await;
         }
     });
-    (connections, RemoteKeys { url, timeout: Duration::from_millis(300), ..remote_keys() })
+    let endpoint = Endpoint { url, timeout: Duration::from_millis(300), ..remote_keys().endpoint };
+    (connections, RemoteKeys { endpoint, ..remote_keys() })
 }
 
 async fn fetch_text(text: impl Into<String>) -> Result<FetchedKeys, FetchError> {
@@ -51,27 +54,6 @@ async fn a_set_is_fetched_with_its_max_age() {
     let fetched = fetch_text(answer).await.unwrap();
     assert_eq!((fetched.body.as_slice(), fetched.max_age), (b"{}".as_slice(), Some(Duration::from_secs(90))));
     assert_eq!(fetch_text(ok("", "{}")).await.unwrap().max_age, None);
-}
-
-#[test]
-fn j12_the_shortest_of_all_cache_directives_applies() {
-    for (values, expected) in [
-        (vec!["max-age=90"], Some(90)),
-        (vec!["MAX-AGE=\"90\" , public"], Some(90)),
-        (vec!["max-age=90, max-age=30"], Some(30)),
-        (vec!["max-age=90", "no-cache"], Some(0)),
-        (vec!["no-store"], Some(0)),
-        (vec!["s-maxage=5, stale-if-error=3"], None),
-        (vec!["max-age=-1"], None),
-        (vec!["max-age=99999999999999999999999"], None),
-        (vec![], None),
-    ] {
-        let mut headers = HeaderMap::new();
-        for value in &values {
-            headers.append(CACHE_CONTROL, value.parse().unwrap());
-        }
-        assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{values:?}");
-    }
 }
 
 #[tokio::test]
@@ -107,9 +89,14 @@ async fn j5_compressed_responses_are_rejected() {
 async fn j6_a_redirect_is_not_followed() {
     let (connections, target) = serve(|_| async {}).await;
     for status in ["301", "302", "307", "308"] {
-        let answer = format!("HTTP/1.1 {status} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", target.url);
-        assert_eq!(fetch_text(answer).await.unwrap_err(), FetchError::Status(status.parse().unwrap()));
+        let answer =
+            format!("HTTP/1.1 {status} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", target.endpoint.url);
+        let error = fetch_text(answer).await.unwrap_err();
+        assert_eq!(error, FetchError::Redirect(Some(target.endpoint.url.to_string())));
+        assert_eq!(error.to_string(), format!("the response redirects: write url = \"{}\"", target.endpoint.url));
     }
+    let relative = fetch_text("HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(relative.unwrap_err(), FetchError::Redirect(None));
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
 
@@ -125,7 +112,8 @@ async fn j4_a_huge_body_is_rejected_while_it_streams() {
         ["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"]
     {
         let (_, remote) = endless(head).await;
-        let patient = RemoteKeys { timeout: LONGEST_FETCH, ..remote };
+        let mut patient = remote;
+        patient.endpoint.timeout = LONGEST_EXCHANGE;
         assert_eq!(HttpFetch::new().unwrap().fetch(&patient).await.unwrap_err(), FetchError::TooLarge, "{head}");
     }
 }
@@ -163,9 +151,9 @@ async fn j6_a_literal_address_in_the_url_and_localhost_are_allowed() {
     })
     .await;
     let mut by_name = remote.clone();
-    by_name.url.set_host(Some("localhost")).unwrap();
+    by_name.endpoint.url.set_host(Some("localhost")).unwrap();
     for remote in [remote, by_name] {
-        assert!(HttpFetch::new().unwrap().fetch(&remote).await.is_ok(), "{}", remote.url);
+        assert!(HttpFetch::new().unwrap().fetch(&remote).await.is_ok(), "{}", remote.endpoint.url);
     }
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
@@ -173,8 +161,93 @@ async fn j6_a_literal_address_in_the_url_and_localhost_are_allowed() {
 #[tokio::test]
 async fn errors_do_not_show_the_url() {
     let mut remote = serve(|_| async {}).await.1;
-    remote.url.set_port(Some(1)).unwrap();
-    remote.url.set_query(Some("key=canary"));
+    remote.endpoint.url.set_port(Some(1)).unwrap();
+    remote.endpoint.url.set_query(Some("key=canary"));
     let FetchError::Network(text) = HttpFetch::new().unwrap().fetch(&remote).await.unwrap_err() else { panic!() };
     assert!(!text.contains("canary") && !text.contains("127.0.0.1/"), "{text}");
+}
+
+/// Serves each path with a response, and every other path with 404. `{at}` in a response is the server's URL.
+async fn serve_paths(paths: &[(&'static str, &'static str)]) -> RemoteKeys {
+    let paths = paths.to_vec();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    let url: Url = at.parse().unwrap();
+    let issuer = at.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let path = head.split(' ').nth(1).unwrap();
+            let found = paths.iter().find(|(served, _)| *served == path).map(|(_, body)| body.replace("{at}", &at));
+            let missing = || "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned();
+            let answer = found.map_or_else(missing, |body| ok("content-type: application/json\r\n", &body));
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let endpoint = Endpoint { url, private_address: true, ..remote_keys().endpoint };
+    RemoteKeys { endpoint, metadata_of: Some(issuer), ..remote_keys() }
+}
+
+const METADATA: &str = r#"{"issuer":"{at}","jwks_uri":"{at}/keys"}"#;
+
+#[tokio::test]
+async fn a_set_is_found_by_the_metadata_of_its_issuer() {
+    for paths in [
+        &[("/.well-known/openid-configuration", METADATA), ("/keys", "{}")],
+        &[("/.well-known/oauth-authorization-server", METADATA), ("/keys", "{}")],
+    ] {
+        let remote = serve_paths(paths).await;
+        assert_eq!(HttpFetch::new().unwrap().fetch(&remote).await.unwrap().body, b"{}");
+    }
+}
+
+#[tokio::test]
+async fn j14_metadata_that_leads_elsewhere_is_rejected() {
+    async fn failure(paths: &[(&'static str, &'static str)]) -> FetchError {
+        HttpFetch::new().unwrap().fetch(&serve_paths(paths).await).await.unwrap_err()
+    }
+    assert_eq!(failure(&[]).await, FetchError::Status(404));
+    assert_eq!(failure(&[("/.well-known/openid-configuration", METADATA)]).await, FetchError::Status(404), "no keys");
+    let other = r#"{"issuer":"{at}/","jwks_uri":"{at}/keys"}"#;
+    let named = failure(&[("/.well-known/openid-configuration", other), ("/keys", "{}")]).await;
+    assert!(matches!(named, FetchError::OtherIssuer(name) if name.starts_with("http://127.0.0.1")));
+    let plain = r#"{"issuer":"{at}","jwks_uri":"http://192.0.2.1/keys"}"#;
+    let error = failure(&[("/.well-known/openid-configuration", plain), ("/keys", "{}")]).await;
+    assert!(matches!(error, FetchError::Metadata(_)), "{error}");
+    // A key set in place of the metadata is not taken for it.
+    let error = failure(&[("/.well-known/openid-configuration", r#"{"keys":[]}"#)]).await;
+    assert_eq!(error, FetchError::Metadata("has no issuer"));
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_only_if_it_is_configured() {
+    crate::server::install_crypto();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (der, key) = (certificate.cert.der().clone(), certificate.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![der.clone()], rustls::pki_types::PrivatePkcs8KeyDer::from(key).into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/jwks", listener.local_addr().unwrap().port()).parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(ok("", "{}").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let system = RemoteKeys { endpoint: Endpoint { url, ..remote_keys().endpoint }, ..remote_keys() };
+    let mut private = system.clone();
+    private.endpoint.ca = vec![der];
+    let fetch = HttpFetch::new().unwrap();
+    assert_eq!(fetch.fetch(&private).await.unwrap().body, b"{}");
+    assert!(matches!(fetch.fetch(&system).await, Err(FetchError::Network(why)) if why.contains("certificate")));
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    private.endpoint.ca = vec![other.cert.der().clone()];
+    assert!(matches!(fetch.fetch(&private).await, Err(FetchError::Network(_))));
 }

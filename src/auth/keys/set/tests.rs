@@ -48,14 +48,80 @@ fn good_keys_of_every_kind_are_kept() {
 }
 
 #[test]
-fn j1_keys_that_share_a_kid_are_both_rejected() {
-    let (a, b, c) = (TestKey::ed25519("twice"), TestKey::es256("twice"), TestKey::ed25519("once"));
+fn j1_different_keys_with_one_kid_and_algorithm_are_both_rejected() {
+    let (a, b, c) = (TestKey::ed25519("twice"), TestKey::ed25519("twice"), TestKey::ed25519("once"));
     let parsed = parse(&json!([a.jwk(), b.jwk(), c.jwk()])).unwrap();
     assert_eq!(parsed.set.len(), 1);
     let reported: Vec<_> = parsed.rejected.iter().map(|it| (it.index, it.kid.as_deref(), it.reason)).collect();
     let duplicate = KeyRejection::DuplicateKid;
     assert_eq!(reported, [(0, Some("twice"), duplicate), (1, Some("twice"), duplicate)]);
     assert_eq!(KeySet::find(&[&parsed.set], Some("twice"), Algorithm::EdDsa).unwrap_err(), NoKey::Unknown);
+}
+
+#[test]
+fn j1_keys_with_one_kid_are_told_apart_by_algorithm() {
+    let rsa = TestKey::rsa("k", Algorithm::Rs256);
+    let pss = TestKey::rsa("k", Algorithm::Ps256);
+    let (ec, other_ec) = (TestKey::es256("k"), TestKey::es256("k"));
+    let parsed = parse(&json!([rsa.jwk(), pss.jwk(), ec.jwk()])).unwrap();
+    assert_eq!((parsed.set.len(), parsed.rejected), (3, vec![]));
+    for algorithm in [Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256] {
+        assert_eq!(KeySet::find(&[&parsed.set], Some("k"), algorithm).unwrap().algorithm(), algorithm);
+    }
+    assert_eq!(KeySet::find(&[&parsed.set], Some("k"), Algorithm::EdDsa).unwrap_err(), NoKey::Mismatch);
+    // A second key for one of the algorithms spoils only that one.
+    let parsed = parse(&json!([rsa.jwk(), ec.jwk(), other_ec.jwk()])).unwrap();
+    assert_eq!((parsed.set.len(), parsed.rejected.len()), (1, 2));
+    assert!(KeySet::find(&[&parsed.set], Some("k"), Algorithm::Rs256).is_ok());
+    assert_eq!(KeySet::find(&[&parsed.set], Some("k"), Algorithm::Es256).unwrap_err(), NoKey::Mismatch);
+}
+
+#[test]
+fn j1_the_same_key_twice_is_one_key() {
+    for key in [TestKey::es256("k"), TestKey::rsa("k", Algorithm::Rs256), TestKey::ed25519("k").named(None)] {
+        let again = changed(&key, "x5t", json!("AA"));
+        let parsed = parse(&json!([key.jwk(), again])).unwrap();
+        assert_eq!((parsed.set.len(), parsed.rejected), (1, vec![]), "{}", key.algorithm);
+        assert!(KeySet::find(&[&parsed.set], key.kid.as_deref(), key.algorithm).is_ok());
+    }
+}
+
+#[test]
+fn j2_a_number_is_the_same_with_and_without_leading_zeros() {
+    let decode = |jwk: &Value, name: &str| URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+    for (key, names) in [
+        (TestKey::es256("k"), ["x", "y"]),
+        (TestKey::es384("k"), ["x", "y"]),
+        (TestKey::rsa("k", Algorithm::Rs256), ["n", "e"]),
+    ] {
+        let mut padded = key.jwk();
+        for name in names {
+            padded[name] = encode(&[vec![0, 0], decode(&key.jwk(), name)].concat());
+        }
+        let parsed = parse(&json!([padded, key.jwk()])).unwrap();
+        assert_eq!((parsed.set.len(), parsed.rejected), (1, vec![]), "{}", key.algorithm);
+        assert_eq!(parsed.set.to_json(), json!({ "keys": [key.jwk()] }));
+    }
+    // One in 256 coordinates begins with a zero octet, which some issuers leave out.
+    let short = std::iter::repeat_with(|| TestKey::es256("k")).find(|key| decode(&key.jwk(), "x")[0] == 0).unwrap();
+    let cut = changed(&short, "x", encode(&decode(&short.jwk(), "x")[1..]));
+    assert_eq!(parse(&json!([cut])).unwrap().set.to_json(), json!({ "keys": [short.jwk()] }));
+}
+
+#[test]
+fn a_null_member_is_absent() {
+    let key = TestKey::es256("k");
+    let mut jwk = key.jwk();
+    for name in ["use", "alg", "key_ops", "d", "x5c"] {
+        jwk[name] = Value::Null;
+    }
+    let parsed = parse(&json!([jwk])).unwrap();
+    assert!(KeySet::find(&[&parsed.set], Some("k"), Algorithm::Es256).is_ok());
+    jwk["kid"] = Value::Null;
+    let parsed = parse(&json!([jwk])).unwrap();
+    assert!(KeySet::find(&[&parsed.set], None, Algorithm::Es256).is_ok());
+    jwk["x"] = Value::Null;
+    assert_rejected(&jwk, KeyRejection::Malformed);
 }
 
 #[test]
@@ -103,7 +169,7 @@ fn t2_j2_a_shared_secret_in_a_published_set_is_rejected() {
         assert_rejected(&changed(&TestKey::es256("k"), "kty", kty), KeyRejection::KeyType);
     }
     let everything = KeySet::parse(json!({ "keys": [secret] }).to_string().as_bytes(), &Algorithm::ALL);
-    assert_eq!(everything.unwrap_err(), KeySetError::NoUsableKey(Some(KeyRejection::KeyType)));
+    assert_eq!(reasons_of(everything.unwrap_err()), [KeyRejection::KeyType]);
 }
 
 #[test]
@@ -113,11 +179,11 @@ fn j2_rsa_keys_have_2048_to_8192_bits_and_a_small_odd_exponent() {
     let even = [&n[..n.len() - 1], &[n[n.len() - 1] & 0xfe]].concat();
     let odd = |length: usize| [vec![0x80], vec![0x55; length - 2], vec![1]].concat();
     let short = [&[0x7f], &n[1..]].concat(); // 2,047 bits
-    for n in [even, short, odd(128), odd(255), odd(1025), [vec![0], n.clone()].concat(), vec![1]] {
+    for n in [even, short, odd(128), odd(255), odd(1025), vec![1]] {
         assert_rejected(&changed(&key, "n", encode(&n)), KeyRejection::Modulus);
     }
     let huge = [vec![1], vec![0; 3], vec![1]].concat();
-    for e in [vec![1], vec![2], vec![0], vec![1, 0, 0], vec![0, 1, 0, 1], huge] {
+    for e in [vec![1], vec![2], vec![0], vec![1, 0, 0], vec![0, 1], huge] {
         assert_rejected(&changed(&key, "e", encode(&e)), KeyRejection::Exponent);
     }
     for (name, value) in
@@ -134,7 +200,9 @@ fn j2_points_are_on_their_curve_and_of_the_right_length() {
     for key in [TestKey::es256("k"), TestKey::es384("k")] {
         let y = URL_SAFE_NO_PAD.decode(key.jwk()["y"].as_str().unwrap()).unwrap();
         let off_curve = [&y[..y.len() - 1], &[y[y.len() - 1] ^ 1]].concat();
-        for y in [off_curve, y[1..].to_vec(), [vec![0], y.clone()].concat(), vec![0; y.len()], vec![0xff; y.len()]] {
+        for y in
+            [off_curve, y[..y.len() - 1].to_vec(), [vec![1], y.clone()].concat(), vec![0; y.len()], vec![0xff; y.len()]]
+        {
             assert_rejected(&changed(&key, "y", encode(&y)), KeyRejection::Point);
         }
         assert_rejected(&changed(&key, "y", json!(null)), KeyRejection::Malformed);
@@ -177,9 +245,41 @@ fn j5_a_document_that_is_not_a_key_set_is_an_error() {
         let result = KeySet::parse(text.as_bytes(), &Algorithm::ALL);
         assert_eq!(result.unwrap_err(), KeySetError::Malformed, "{text}");
     }
-    assert_eq!(parse(&json!([])).unwrap_err(), KeySetError::NoUsableKey(None));
-    let malformed = KeySetError::NoUsableKey(Some(KeyRejection::Malformed));
-    assert_eq!(parse(&json!([1, "x", null])).unwrap_err(), malformed);
+    assert_eq!(parse(&json!([])).unwrap_err().to_string(), "no usable key: the set is empty");
+    assert_eq!(reasons_of(parse(&json!([1, "x", null])).unwrap_err()), [KeyRejection::Malformed; 3]);
+}
+
+fn reasons_of(error: KeySetError) -> Vec<KeyRejection> {
+    let KeySetError::NoUsableKey(rejected) = error else { panic!("{error}") };
+    rejected.into_iter().map(|rejected| rejected.reason).collect()
+}
+
+#[test]
+fn a_set_without_a_usable_key_says_why_of_each() {
+    let (encrypts, nameless) = (TestKey::es256("a"), TestKey::es256("").named(None));
+    let keys = json!([changed(&encrypts, "use", json!("enc")), changed(&nameless, "alg", json!("ES512"))]);
+    assert_eq!(
+        parse(&keys).unwrap_err().to_string(),
+        "no usable key: key 0 (\"a\"): use is not sig; key 1 without kid: no algorithm of this issuer fits the key"
+    );
+}
+
+#[test]
+fn another_document_is_named_with_what_to_write_instead() {
+    let certificates = json!({ "a": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n" });
+    for (document, hint) in [
+        (
+            json!({ "issuer": "https://a", "jwks_uri": "https://a/keys?x=secret" }),
+            "write url = \"https://a/keys\", or discover",
+        ),
+        (json!({ "issuer": "https://a", "jwks_uri": 7 }), "write the URL of its key set, or discover"),
+        (TestKey::es256("k").jwk(), "one JSON Web Key, not a set"),
+        (certificates, "X.509 certificates, not a JSON Web Key Set"),
+        (json!({ "a": "b" }), "not a JSON Web Key Set"),
+    ] {
+        let error = KeySet::parse(document.to_string().as_bytes(), &Algorithm::ALL).unwrap_err().to_string();
+        assert!(error.contains(hint) && !error.contains("secret"), "{error}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Rejects tokens that are forged, ambiguous or of another kind.
 
 use super::*;
+use crate::auth::SharedSecret;
+use crate::secret::Secret;
 
 #[tokio::test]
 async fn t1_an_unsigned_token_is_rejected_under_every_spelling_of_none() {
@@ -12,6 +14,71 @@ async fn t1_an_unsigned_token_is_rejected_under_every_spelling_of_none() {
         let unsigned = &token[..=token.rfind('.').unwrap()];
         assert_eq!(setup.invalid(&bearer(unsigned)).await, InvalidReason::Structure, "{alg}");
     }
+}
+
+/// The secrets of an issuer that has every family of algorithms.
+const SECRETS: [(Algorithm, &str); 4] = [
+    (Algorithm::Hs256, SECRET),
+    (Algorithm::Hs256, "the next secret of HS256, while it is replaced"),
+    (Algorithm::Hs384, "the secret of HS384, which has 48 bytes or more..."),
+    (Algorithm::Hs512, "the secret of HS512, which has sixty-four bytes or more, as its hash has"),
+];
+
+fn every_family(key: &TestKey) -> IssuerSettings {
+    let secret = |(algorithm, secret)| SharedSecret { algorithm, secret: Secret::new(secret) };
+    let keys = KeySource { shared: SECRETS.map(secret).to_vec(), ..fixed(&[key]) };
+    let algorithms = vec![key.algorithm, Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512];
+    IssuerSettings { algorithms, ..issuer(keys) }
+}
+
+#[tokio::test]
+async fn t2_the_alg_of_a_token_picks_the_family_of_its_key() {
+    let key = TestKey::es256("k");
+    let setup = setup(vec![every_family(&key)]);
+    assert_eq!(setup.verify(&key.sign(&claims())).await, Ok(Check::New));
+    let hmac = |algorithm, secret: &[u8]| TestKey { algorithm, ..TestKey::hmac(secret) };
+    for (algorithm, secret) in SECRETS {
+        // A `kid` does not matter, not even that of the public key.
+        for kid in [None, Some("k"), Some("other")] {
+            let token = hmac(algorithm, secret.as_bytes()).named(kid).sign(&claims());
+            assert_eq!(setup.verify(&token).await, Ok(Check::New), "{algorithm}");
+        }
+        for other in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
+            let forged = hmac(other, secret.as_bytes()).named(Some("forged")).sign(&claims());
+            if other != algorithm {
+                assert_eq!(setup.invalid(&forged).await, InvalidReason::Signature, "{secret} as {other}");
+            }
+        }
+    }
+    assert_eq!(setup.invalid(&TestKey::es256("k").sign(&claims())).await, InvalidReason::Signature);
+    let listed = jwks(&[&key]);
+    let jwk = key.jwk();
+    let (x, y) = (jwk["x"].as_str().unwrap(), jwk["y"].as_str().unwrap());
+    for secret in [x, y, listed.as_str(), &jwk.to_string()] {
+        for algorithm in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
+            let forged = hmac(algorithm, secret.as_bytes()).named(Some("k")).sign(&claims());
+            assert_eq!(setup.invalid(&forged).await, InvalidReason::Signature);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t4_a_replaced_secret_is_accepted_until_it_is_removed() {
+    let key = TestKey::es256("k");
+    let both = setup(vec![every_family(&key)]);
+    let [old, new] = [SECRETS[0], SECRETS[1]].map(|(_, secret)| TestKey::hmac(secret.as_bytes()).sign(&claims()));
+    for token in [&old, &new] {
+        assert_eq!(both.verify(token).await, Ok(Check::New));
+    }
+    let mut settings = every_family(&key);
+    settings.keys.shared.remove(0);
+    let after = both.verifier.successor(vec![settings], BUDGET).unwrap();
+    assert_eq!(after.verify(&old).await.unwrap_err(), InvalidReason::Signature.into());
+    assert!(after.verify(&new).await.is_ok());
+    let mut short = every_family(&key);
+    short.keys.shared[3].secret = Secret::new(SECRET);
+    let error = try_new(vec![short]).err().unwrap();
+    assert_eq!(error, VerifierError::Issuer { issuer: ISSUER.to_owned(), reason: IssuerError::WeakSecret });
 }
 
 #[tokio::test]

@@ -282,10 +282,7 @@ async fn a_failed_save_is_counted_and_tokens_are_still_accepted() {
 #[tokio::test(start_paused = true)]
 async fn a_fixed_set_is_searched_before_the_remote_one() {
     let (in_file, remote_only) = (TestKey::ed25519("file"), TestKey::ed25519("remote"));
-    let both = || {
-        let KeySource::Published { fixed, .. } = fixed(&[&in_file]) else { unreachable!() };
-        vec![issuer(KeySource::Published { fixed, remote: Some(remote_keys()) })]
-    };
+    let both = || vec![issuer(KeySource { remote: Some(remote_keys()), ..fixed(&[&in_file]) })];
     let setup = setup_with(both(), BUDGET, ScriptedFetch::open([Ok(jwks(&[&in_file, &remote_only]))]));
     assert!(setup.verifier.key_status()[0].ready);
     assert_eq!(setup.verify(&in_file.sign(&claims())).await, Ok(Check::New));

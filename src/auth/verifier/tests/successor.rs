@@ -56,7 +56,7 @@ async fn any_changed_setting_of_an_issuer_applies_to_tokens_seen_before() {
         ("keys", |issuer| issuer.keys = fixed(&[&TestKey::ed25519("k")])),
         ("kind", |issuer| {
             issuer.algorithms = vec![Algorithm::Hs256];
-            issuer.keys = KeySource::Shared(Secret::new(SECRET));
+            issuer.keys = shared(Algorithm::Hs256, SECRET);
         }),
         ("shape claims", |issuer| issuer.shape_claims = ShapeClaims::Own),
         ("name", |issuer| issuer.issuer = OTHER.to_owned()),
@@ -93,16 +93,17 @@ async fn a_changed_issuer_keeps_only_keys_fetched_from_the_same_url() {
     let keys = |change: fn(&mut RemoteKeys)| {
         let mut remote = remote_keys();
         change(&mut remote);
-        vec![issuer(KeySource::Published { fixed: None, remote: Some(remote) })]
+        vec![issuer(KeySource { remote: Some(remote), ..KeySource::default() })]
     };
     // If only settings outside the endpoint changed, the store is reused.
     let lenient = vec![IssuerSettings { leeway: Duration::from_secs(60), ..issuer(remote()) }];
     let second = after(&first, lenient);
     assert_eq!(second.verify(&token).await, Ok(Check::New));
-    let patient = after(&second, keys(|remote| remote.timeout = Duration::from_secs(1)));
+    let patient = after(&second, keys(|remote| remote.endpoint.timeout = Duration::from_secs(1)));
     assert_eq!(patient.verify(&token).await, Ok(Check::New));
     assert_eq!(first.fetch.calls(), 1);
-    let elsewhere = after(&patient, keys(|remote| remote.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
+    let elsewhere =
+        after(&patient, keys(|remote| remote.endpoint.url = "https://elsewhere.example.com/jwks".parse().unwrap()));
     assert!(matches!(elsewhere.verify(&token).await, Err(TokenError::KeysUnavailable { .. })));
     // A shorter `max_stale` also applies to keys fetched before the change.
     first.pass(60);

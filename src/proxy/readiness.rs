@@ -1,15 +1,7 @@
-//! Determines whether the process is ready for traffic.
+//! Determines whether requests can be served: every issuer has keys, and an Electric server is active.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use crate::proxy::Gateway;
+use super::gateway::Gateway;
 use crate::upstream::ServerStatus;
-
-/// Checks on every call what is missing for readiness.
-pub struct Readiness {
-    gateway: Gateway,
-    stopping: AtomicBool,
-}
 
 /// The result of a readiness check.
 pub struct Report {
@@ -21,34 +13,20 @@ pub struct Report {
     pub servers: Vec<ServerStatus>,
 }
 
-impl Readiness {
-    /// Checks the current issuers and upstreams of `gateway`.
-    pub fn new(gateway: Gateway) -> Self {
-        Self { gateway, stopping: AtomicBool::new(false) }
-    }
-
-    /// Reports the process as not ready from now on, so that load balancers stop sending traffic.
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    /// Returns why the process is not ready, in words; empty if it is ready.
-    pub async fn missing(&self) -> Vec<String> {
-        self.report().await.missing
-    }
-
-    /// Checks every issuer and every Electric server.
+impl Gateway {
+    /// Reports the state of the current issuers and upstreams, which are watched in the background. Waits only for the
+    /// first check of an upstream.
     ///
     /// Inactive Electric servers make the process unready only if no server of any upstream is active. One tenant's
     /// unavailable database is no reason to reject the other tenants, and another node would have the same problem.
     pub async fn report(&self) -> Report {
-        let rules = self.gateway.rules();
+        let rules = self.rules();
         let keyless = rules.verifier.key_status().into_iter().filter(|status| !status.ready);
         let mut missing: Vec<_> = keyless.map(|status| format!("issuer {}: no usable keys", status.issuer)).collect();
+        let revocations = rules.verifier.revocations().status();
+        if revocations.is_some_and(|status| status.missing) {
+            missing.push("revocation: the list was never read".to_owned());
+        }
         let servers = rules.upstreams.status().await;
         let alone = servers.len() == 1;
         let inactive = servers.iter().filter(|server| !server.active);
@@ -60,7 +38,11 @@ impl Readiness {
         if !servers.iter().any(|server| server.active) {
             missing.append(&mut degraded);
         }
-        missing.extend(self.is_stopping().then(|| "stopping: finishing requests in flight".to_owned()));
+        missing.extend(self.changes.borrow().stopping.then(|| "stopping: finishing requests in flight".to_owned()));
+        if let Some(status) = revocations.filter(|status| status.failing && !status.missing) {
+            let age = status.age.unwrap_or_default().as_secs();
+            degraded.push(format!("revocation: the list is {age} s old, because it cannot be read"));
+        }
         Report { missing, degraded, servers }
     }
 }
