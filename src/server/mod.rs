@@ -4,8 +4,8 @@
 //! connection closes, not after a fixed time.
 
 mod admin;
-mod check;
 mod certificate;
+mod check;
 mod listener;
 pub(crate) mod notify;
 mod probe;
