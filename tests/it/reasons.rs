@@ -281,8 +281,10 @@ fn requests(scene: &Scene) -> Vec<Case> {
     let open = |reason, more: &str| get(reason, &format!("/v1/shape?table=open&offset=-1&{more}"));
     let many = "*".repeat(3_500);
     let long = token(&json!({ "sub": "long", "organizationIds": [many] }));
-    let electric =
-        |reason, number: usize, reply| get(reason, &format!("{TASKS}&cache-buster={number}")).if_electric(reply);
+    // Each at a position of its own, since an error is remembered.
+    let electric = |reason, number: usize, reply| {
+        get(reason, &TASKS.replace("offset=-1", &format!("offset=0_{number}&handle=1-1"))).if_electric(reply)
+    };
     vec![
         get("client_replica", &format!("{TASKS}&replica=full")),
         get("client_reserved", &format!("{TASKS}&where=true")),

@@ -63,11 +63,12 @@ impl Service {
         }
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
         let reply = state.write(asked.echo.event_stream()).with_header("connection", "keep-alive");
+        let behind = self.slice(&asked, from).is_some_and(|slice| has_changes(&slice));
         let waiting = self.control.wait();
         tokio::spawn(async move {
             let _waiting = waiting;
             // An error means that the client has gone.
-            let _ = self.stream(&asked, from, &sender).await;
+            let _ = self.stream(&asked, from, behind, &sender).await;
         });
         Reply { body: Body::Chunks(receiver), ..reply }
     }
@@ -76,12 +77,12 @@ impl Service {
         &self,
         asked: &Asked,
         mut from: Offset,
+        behind: bool,
         sender: &mpsc::Sender<Bytes>,
     ) -> Result<(), mpsc::error::SendError<Bytes>> {
         let end = Instant::now() + self.options.sse_life;
         let mut keep_alive = Instant::now() + self.options.sse_keep_alive;
         let mut changes = self.changes();
-        let behind = self.slice(asked, from).is_some_and(|slice| has_changes(&slice));
         while let Some(slice) = self.slice(asked, from) {
             if has_changes(&slice) {
                 for item in slice.items {
