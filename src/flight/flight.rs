@@ -82,7 +82,7 @@ impl Age {
 }
 
 /// Bytes of a cached flight besides its texts, with its places in the tables of the cache.
-const OVERHEAD: usize = 3072;
+const OVERHEAD: usize = 4096;
 
 impl Flight {
     /// Opens a flight for `request` to the shape of `tail`, and returns it with its writer. New followers can join as

@@ -71,9 +71,10 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Returns the configurations in a page: its blocks of TOML, without comments. Policy tests are not configurations.
+/// Returns the configurations in a page: its blocks of TOML, without comments, and without policy tests. Policy tests are not configurations.
 fn configurations(text: &str) -> Vec<String> {
     let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks = blocks.filter(|block| !block.contains("[[case]]"));
     let blocks = blocks.filter(|block| !block.contains("[[case]]"));
     let bare = |line: &str| line.split(" # ").next().unwrap_or_default().trim_end().to_owned() + "\n";
     blocks.map(|block| block.lines().map(bare).collect()).collect()
@@ -92,6 +93,9 @@ fn completed(block: &str) -> String {
         ),
         ("[[shape]]", "[[shape]]\ntable = \"added\"\nwhere = '\"id\" = {{ claims.sub }}'\n"),
     ];
+    if block.contains("by = \"pdp\"") && !block.contains("[decisions.pdp]") {
+        text += "[decisions.pdp]\nurl = \"https://pdp.example.com\"\n";
+    }
     for (mark, part) in parts {
         if !block.lines().any(|line| line.trim() == mark) {
             text += part;

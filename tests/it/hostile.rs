@@ -50,7 +50,9 @@ fn assert_known(gate: &Gate, series: &str) {
             "rule" => ["-", "tasks", "/api/items"].contains(&value),
             "status" => value == "none" || value.parse().is_ok_and(|status: u16| (200..600).contains(&status)),
             // Values of an enum: short, lower case, never taken from a request.
-            "outcome" | "result" | "how" | "cause" | "of" | "limit" => word(value) && value.len() < 40,
+            "outcome" | "result" | "how" | "cause" | "of" | "limit" | "reason" | "from" | "service" => {
+                word(value) && value.len() < 40
+            }
             "issuer" => value == gate.issuer.url(),
             "server" => value == gate.electric.url(),
             "upstream" => value == "default",
@@ -90,10 +92,11 @@ async fn ten_thousand_hostile_requests_get_4xx_and_create_no_metric_series() {
     assert_eq!(gate.electric.request_count(), 1, "only the permitted one at the start");
     let late = series(&gate).await;
     late.iter().for_each(|series| assert_known(&gate, series));
-    // The outcomes of token checks are an enum, but which of them occur early is chance.
+    // The outcomes of token checks and the reasons of rejections are enums, but which of them occur early is chance.
     let counted = |all: &BTreeSet<String>| {
-        let chance = |series: &&String| !series.starts_with("shapegate_token_checks_total");
-        all.iter().filter(chance).cloned().collect::<BTreeSet<_>>()
+        let chance = ["shapegate_token_checks_total", "shapegate_rejections_total"];
+        let certain = |series: &&String| !chance.iter().any(|name| series.starts_with(name));
+        all.iter().filter(certain).cloned().collect::<BTreeSet<_>>()
     };
     assert_eq!(counted(&early), counted(&late));
     assert_eq!(gate.get(&format!("{TASKS}&handle=1"), &tokens.good).await.status, 200);

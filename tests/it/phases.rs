@@ -73,8 +73,15 @@ impl Closing {
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let answered = answers(connections.fetch_add(1, Ordering::SeqCst));
-                tokio::spawn(serve(stream, answered, Arc::clone(&requests)));
+                let (connections, requests) = (Arc::clone(&connections), Arc::clone(&requests));
+                tokio::spawn(async move {
+                    // Health checks come on connections of their own.
+                    if is_for_health(&stream).await {
+                        return;
+                    }
+                    let answered = answers(connections.fetch_add(1, Ordering::SeqCst));
+                    serve(stream, answered, requests).await;
+                });
             }
         });
         closing
@@ -83,6 +90,15 @@ impl Closing {
     fn seen(&self) -> (usize, usize) {
         (self.connections.load(Ordering::SeqCst), self.requests.load(Ordering::SeqCst))
     }
+}
+
+/// Whether the first request on a connection is a health check. It is not answered.
+async fn is_for_health(stream: &TcpStream) -> bool {
+    let mut start = [0; 15];
+    while stream.peek(&mut start).await.unwrap_or_default() < start.len() {
+        tokio::task::yield_now().await;
+    }
+    start.starts_with(b"GET /v1/health ")
 }
 
 async fn serve(mut stream: TcpStream, answered: usize, requests: Arc<AtomicUsize>) {

@@ -240,6 +240,27 @@ async fn until_healthy(client: &reqwest::Client, url: &str) {
     timeout(LONG / 3, healthy).await.unwrap_or_else(|_| panic!("{url} is never healthy"));
 }
 
+/// Starts the clients: half of them over HTTP/1.1, half of them by event streams.
+fn followers(clients: &[reqwest::Client; 2], url: &str, token: &str) -> JoinSet<Result<Vec<String>, String>> {
+    let mut following = JoinSet::new();
+    for number in 0..4 * CLIENTS {
+        let client = clients[number % 2].clone();
+        let follower = Follower {
+            client,
+            url: url.to_owned(),
+            token: token.to_owned(),
+            events: number % 4 < 2,
+            titles: Vec::new(),
+            pending: Vec::new(),
+            handle: String::new(),
+            offset: "-1".to_owned(),
+            live: false,
+        };
+        following.spawn(follower.run());
+    }
+    following
+}
+
 /// Two hundred clients follow a shape through the proxy, while one of two shapegates stops and starts again.
 async fn no_client_fails_and_no_row_is_lost(kind: Kind) {
     let folder = tempfile::tempdir().unwrap();
@@ -261,22 +282,7 @@ async fn no_client_fails_and_no_row_is_lost(kind: Kind) {
     let post = clients[1].post(format!("{url}{SHAPE}&offset=-1")).bearer_auth(&token).body("{}");
     assert_eq!(Answer::of(post.send().await.unwrap()).await.code(), "method_not_allowed");
 
-    let mut following = JoinSet::new();
-    for number in 0..4 * CLIENTS {
-        let client = clients[number % 2].clone();
-        let follower = Follower {
-            client,
-            url: url.clone(),
-            token: token.clone(),
-            events: number % 4 < 2,
-            titles: Vec::new(),
-            pending: Vec::new(),
-            handle: String::new(),
-            offset: "-1".to_owned(),
-            live: false,
-        };
-        following.spawn(follower.run());
-    }
+    let mut following = followers(&clients, &url, &token);
     let waiting = async || {
         let metric = "shapegate_requests_in_flight";
         one.metric(metric).await + two.metric(metric).await

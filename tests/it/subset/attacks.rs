@@ -53,6 +53,12 @@ async fn hostile_filters_are_rejected_in_every_position() {
         for place in 0..4 {
             let before = gate.electric.request_count();
             let answer = ask(place, attack).await;
+            // Electric takes an empty `where` for none, and the rule's own remains.
+            if attack.is_empty() && place == 0 {
+                assert_eq!(answer.status, 200);
+                assert!(!answer.text().contains("foreign"), "{}", answer.text());
+                continue;
+            }
             assert_refused(&answer, 400, "invalid_request", attack);
             let name = if place == 0 { "where" } else { "subset.where" };
             assert!(answer.json()["errors"][name].is_array(), "{attack}: {}", answer.text());
