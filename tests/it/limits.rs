@@ -221,8 +221,9 @@ async fn requests_that_wait_for_keys_count_as_requests() {
     let gate = Gate::with(Setup { rules, tune: patient_fetches, ..Setup::default() }).await;
     let known = token(&gate, "user-1");
     assert_eq!(gate.get(&tasks("org_1"), &known).await.status, 200);
-    gate.issuer.keys.rotate().unwrap();
+    // Held first: a fetch in between would already have the new key.
     gate.issuer.hold();
+    gate.issuer.keys.rotate().unwrap();
     let new = token(&gate, "user-1");
     let waiting = [(); 2].map(|()| tokio::spawn(gate.request(&tasks("org_1"), Some(&new)).send()));
     gate.until_metric("shapegate_requests_in_flight", 2.0).await;
@@ -238,11 +239,12 @@ async fn requests_that_wait_for_keys_count_as_requests() {
     assert_eq!(gate.get(&tasks("org_1"), &new).await.status, 200);
 }
 
-/// Lets a fetch of keys take longer than the test.
+/// Lets a fetch of keys take longer than the test, and begin at once: there was one at the start.
 fn patient_fetches(config: &mut Config) {
     for issuer in &mut config.issuers {
         if let Some(remote) = &mut issuer.keys.remote {
             remote.endpoint.timeout = Duration::from_secs(600);
+            remote.cooldown = Duration::ZERO;
         }
     }
 }
