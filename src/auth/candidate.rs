@@ -36,7 +36,7 @@ pub struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     /// Parses the token and checks its structure, issuer, header and claims. The token is rejected if the issuer is
-    /// known not to have its key, or if it has expired and its key is unknown: no request waits for that.
+    /// known not to have its key, or if it has expired and is not in the issuer's set: no request waits for that.
     pub(super) fn new(
         token: &'a BearerToken,
         issuer_of: impl FnOnce(&str) -> Option<&'a TrustedIssuer>,
@@ -48,7 +48,7 @@ impl<'a> Candidate<'a> {
         issuer.check_header(&jws.header)?;
         let keys = issuer.known_keys(&jws.header, clock.now())?;
         let accepted = match issuer.expectations.check(claims, clock.now()) {
-            Err(TokenError::Expired) if !keys.is_empty() => None,
+            Err(TokenError::Expired) if !keys.is_empty() || issuer.awaits_keys(clock.now()) => None,
             Err(TokenError::Expired) => return Err(InvalidReason::Expiry.into()),
             checked => Some(checked?),
         };

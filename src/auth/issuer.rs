@@ -142,6 +142,11 @@ impl TrustedIssuer {
         }
     }
 
+    /// Whether no published set is usable, as before the first fetch. Then nobody knows which keys there are.
+    pub(super) fn awaits_keys(&self, now: UnixTime) -> bool {
+        self.remote().is_some_and(|remote| usable(&remote.load(), now).is_none())
+    }
+
     fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
         let snapshot = self.remote().map(|remote| remote.load());
         let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
