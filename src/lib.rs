@@ -43,6 +43,7 @@ pub mod decisions;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod digest;
+mod expiring;
 pub mod fault;
 pub mod filter;
 pub mod flight;

@@ -19,6 +19,7 @@ use url::form_urlencoded;
 use super::bearer::{BearerToken, TokenDigest};
 use super::error::{InvalidReason, TokenError};
 use super::http::{Endpoint, FetchError, exchange, within};
+use crate::expiring::{Expiring, find_or_make};
 use crate::json;
 use crate::secret::Secret;
 
@@ -94,7 +95,7 @@ impl<T: Clone> Introspection<T> {
 
     /// Returns what the token was accepted as, if that is still fresh.
     pub(super) fn cached(&self, token: &BearerToken) -> Option<T> {
-        let outcome = self.outcomes.get(&token.digest()).filter(Outcome::is_fresh)?;
+        let outcome = self.outcomes.get(&token.digest()).filter(Outcome::is_valid)?;
         outcome.result.ok()
     }
 
@@ -102,24 +103,14 @@ impl<T: Clone> Introspection<T> {
     pub(super) async fn verify(
         &self,
         token: &BearerToken,
-        judge: impl Fn(Map<String, Value>) -> Result<T, TokenError>,
+        judge: impl FnOnce(Map<String, Value>) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
-        let digest = token.digest();
-        loop {
-            match self.outcomes.get_value_or_guard_async(&digest).await {
-                Ok(outcome) if outcome.is_fresh() => return outcome.result,
-                Ok(stale) => drop(self.outcomes.remove_if(&digest, |outcome| outcome.until == stale.until)),
-                // Everyone else who asks about this token waits for this request, or takes over if it is cancelled.
-                Err(place) => {
-                    let result = self.ask(token).await.and_then(&judge);
-                    let kept = if result.is_ok() { self.settings.cache } else { BRIEFLY };
-                    let until = Instant::now() + kept;
-                    // Fails only if the entry was removed meanwhile; the next request asks again then.
-                    let _ = place.insert(Outcome { result: result.clone(), until });
-                    return result;
-                }
-            }
-        }
+        let asked = async {
+            let result = self.ask(token).await.and_then(judge);
+            let kept = if result.is_ok() { self.settings.cache } else { BRIEFLY };
+            Outcome { result, until: Instant::now() + kept }
+        };
+        find_or_make(&self.outcomes, &token.digest(), asked).await.result
     }
 
     async fn ask(&self, token: &BearerToken) -> Answer {
@@ -178,9 +169,9 @@ impl<T: Clone> Introspection<T> {
 
 const UNAVAILABLE: TokenError = TokenError::Unavailable { retry_after: BRIEFLY };
 
-impl<T> Outcome<T> {
-    fn is_fresh(&self) -> bool {
-        Instant::now() < self.until
+impl<T: Clone> Expiring for Outcome<T> {
+    fn until(&self) -> Instant {
+        self.until
     }
 }
 

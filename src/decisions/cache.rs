@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::question::Question;
+use crate::expiring::{Expiring, find_or_make};
 
-/// AnswerCache by question, bounded in bytes; the least used is evicted first. A question holds everything that was sent,
+/// The answers by question, bounded in bytes; the least used is evicted first. A question holds everything that was sent,
 /// so no two different requests share an answer.
 #[derive(Debug)]
 pub(super) struct AnswerCache {
@@ -21,6 +22,12 @@ struct Entry {
     answer: Arc<Answer>,
     /// The bytes of the answer.
     bytes: u64,
+}
+
+impl Expiring for Entry {
+    fn until(&self) -> Instant {
+        self.answer.until
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -46,8 +53,7 @@ impl AnswerCache {
 
     /// Returns the cached answer, if it is still valid.
     pub(super) fn find(&self, question: &Question) -> Option<Arc<Answer>> {
-        let answer = self.cache.get(question)?.answer;
-        (answer.until > Instant::now()).then_some(answer)
+        self.cache.get(question).filter(Entry::is_valid).map(|entry| entry.answer)
     }
 
     /// Returns the cached answer, or the one that `ask` gets. While it asks, others with the same question wait for
@@ -57,16 +63,11 @@ impl AnswerCache {
         question: &Question,
         ask: impl Future<Output = (Answer, usize)>,
     ) -> Arc<Answer> {
-        self.cache.remove_if(question, |entry| entry.answer.until <= Instant::now());
-        match self.cache.get_value_or_guard_async(question).await {
-            Ok(entry) => entry.answer,
-            Err(guard) => {
-                let (answer, bytes) = ask.await;
-                let answer = Arc::new(answer);
-                let _ = guard.insert(Entry { answer: Arc::clone(&answer), bytes: bytes as u64 });
-                answer
-            }
-        }
+        let asked = async {
+            let (answer, bytes) = ask.await;
+            Entry { answer: Arc::new(answer), bytes: bytes as u64 }
+        };
+        find_or_make(&self.cache, question, asked).await.answer
     }
 }
 
