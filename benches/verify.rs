@@ -23,7 +23,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::{Map, Value, json};
-use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
+use shapegate::auth::keys::{Document, FetchError, JwksFetch, KeySet};
 use shapegate::auth::{Algorithm, BearerToken, Check, TokenVerifier};
 use shapegate::auth::{IssuerSettings, KeySource, RemoteKeys};
 use shapegate::clock::SystemClock;
@@ -47,7 +47,7 @@ struct NoFetch;
 
 #[async_trait]
 impl JwksFetch for NoFetch {
-    async fn fetch(&self, _: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
+    async fn fetch(&self, _: &RemoteKeys) -> Result<Document, FetchError> {
         Err(FetchError::Timeout)
     }
 }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cap::Cap;
 use serde_json::{Value, json};
-use shapegate::auth::keys::{FetchError, FetchedKeys, JwksFetch};
+use shapegate::auth::keys::{Document, FetchError, JwksFetch};
 use shapegate::auth::{Algorithm, BearerToken, IssuerSettings, KeySource, RemoteKeys, SharedSecret, TokenVerifier};
 use shapegate::clock::SystemClock;
 use shapegate::secret::Secret;
@@ -29,7 +29,7 @@ struct NoFetch;
 
 #[async_trait]
 impl JwksFetch for NoFetch {
-    async fn fetch(&self, _: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
+    async fn fetch(&self, _: &RemoteKeys) -> Result<Document, FetchError> {
         Err(FetchError::Timeout)
     }
 }

@@ -148,10 +148,14 @@ impl TrustedIssuer {
     }
 
     fn find(&self, header: &JoseHeader, now: UnixTime) -> Result<Arc<Key>, NoKey> {
+        self.with_sets(now, |sets| KeySet::find(sets, header.kid.as_deref(), header.algorithm))
+    }
+
+    /// Passes the usable sets of published keys to `read`: the fixed one, and the fetched one.
+    fn with_sets<T>(&self, now: UnixTime, read: impl FnOnce(&[&KeySet]) -> T) -> T {
         let snapshot = self.remote().map(|remote| remote.load());
         let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
-        let sets: Vec<_> = self.keys.fixed.iter().chain(remote).collect();
-        KeySet::find(&sets, header.kid.as_deref(), header.algorithm)
+        read(&self.keys.fixed.iter().chain(remote).collect::<Vec<_>>())
     }
 
     /// Whether `key` is still one of this issuer's keys. A cached verdict counts only while it is (docs/security.md,
@@ -188,9 +192,7 @@ impl TrustedIssuer {
 
     /// Returns the `kid` of each usable public key that has one.
     pub(super) fn kids(&self, now: UnixTime) -> Vec<String> {
-        let snapshot = self.remote().map(|remote| remote.load());
-        let remote = snapshot.as_ref().and_then(|snapshot| usable(snapshot, now));
-        self.keys.fixed.iter().chain(remote).flat_map(KeySet::kids).map(str::to_owned).collect()
+        self.with_sets(now, |sets| sets.iter().flat_map(|set| set.kids()).map(str::to_owned).collect())
     }
 
     pub(super) const fn remote(&self) -> Option<&Arc<RemoteStore>> {

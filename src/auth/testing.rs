@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::keys::{FetchError, FetchedKeys, JwksFetch, KeySet};
+use super::keys::{Document, FetchError, JwksFetch, KeySet};
 use super::{Algorithm, BearerToken, Endpoint, IssuerSettings, KeySource, RemoteKeys, SharedSecret};
 use crate::clock::UnixTime;
 use crate::secret::Secret;
@@ -260,12 +260,12 @@ impl ScriptedFetch {
 
 #[async_trait]
 impl JwksFetch for ScriptedFetch {
-    async fn fetch(&self, _: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
+    async fn fetch(&self, _: &RemoteKeys) -> Result<Document, FetchError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
         let mut answers = self.answers.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
-        answer.unwrap().map(|body| FetchedKeys { body: body.into_bytes(), max_age: None })
+        answer.unwrap().map(|body| Document { body: body.into_bytes(), max_age: None })
     }
 }
 

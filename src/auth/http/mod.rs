@@ -37,10 +37,11 @@ pub struct Endpoint {
 
 /// A response that is not parsed yet.
 #[derive(Clone, Debug)]
-pub(crate) struct Document {
-    pub(crate) body: Vec<u8>,
+pub struct Document {
+    /// The body, within the limit of its kind: 1 MiB for keys.
+    pub body: Vec<u8>,
     /// The `max-age` of its `Cache-Control`, as sent; zero for `no-cache` and `no-store`.
-    pub(crate) max_age: Option<Duration>,
+    pub max_age: Option<Duration>,
 }
 
 /// Why a fetch failed. No variant shows a part of a body, except the name of an issuer.

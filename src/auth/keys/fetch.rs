@@ -1,7 +1,5 @@
 //! Fetches key sets: the [`JwksFetch`] trait and its implementation over HTTP.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use reqwest::Client;
 use url::Url;
@@ -11,20 +9,11 @@ use super::set::MAX_SET_BYTES;
 use crate::auth::RemoteKeys;
 use crate::auth::http::{Document, Endpoint, FetchError, exchange, within};
 
-/// The response of an endpoint, not parsed yet.
-#[derive(Clone, Debug)]
-pub struct FetchedKeys {
-    /// The body, at most 1 MiB.
-    pub body: Vec<u8>,
-    /// The `max-age` of its `Cache-Control`, as sent; zero for `no-cache` and `no-store`.
-    pub max_age: Option<Duration>,
-}
-
 /// Fetches key sets. Tests replace the implementation.
 #[async_trait]
 pub trait JwksFetch: Send + Sync {
     /// Fetches the set of `remote` within its timeout.
-    async fn fetch(&self, remote: &RemoteKeys) -> Result<FetchedKeys, FetchError>;
+    async fn fetch(&self, remote: &RemoteKeys) -> Result<Document, FetchError>;
 }
 
 /// Fetches over HTTP without redirects, proxies, decompression or persistent connections.
@@ -55,7 +44,7 @@ impl HttpFetch {
 
 #[async_trait]
 impl JwksFetch for HttpFetch {
-    async fn fetch(&self, remote: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
+    async fn fetch(&self, remote: &RemoteKeys) -> Result<Document, FetchError> {
         let client = self.client(&remote.endpoint)?;
         let fetched = async {
             let url = match &remote.metadata_of {
@@ -64,8 +53,7 @@ impl JwksFetch for HttpFetch {
             };
             exchange(client.get(url), MAX_SET_BYTES).await
         };
-        let Document { body, max_age } = within(remote.endpoint.timeout, fetched).await?;
-        Ok(FetchedKeys { body, max_age })
+        within(remote.endpoint.timeout, fetched).await
     }
 }
 

@@ -11,8 +11,8 @@ pub(crate) mod renewal;
 mod set;
 pub(crate) mod store;
 
-pub use super::http::FetchError;
-pub use fetch::{FetchedKeys, HttpFetch, JwksFetch};
+pub use super::http::{Document, FetchError};
+pub use fetch::{HttpFetch, JwksFetch};
 pub(crate) use key::Key;
 pub use key::KeyRejection;
 pub(crate) use set::NoKey;

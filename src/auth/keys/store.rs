@@ -9,11 +9,12 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::disk::DiskCopy;
-use super::fetch::{FetchedKeys, JwksFetch};
+use super::fetch::JwksFetch;
 use super::renewal::{Age, Cause, Renewal, RenewalPolicy};
 use super::set::KeySet;
 use crate::auth::Algorithm;
 use crate::auth::RemoteKeys;
+use crate::auth::http::Document;
 use crate::auth::http::shown;
 use crate::auth::revocation::Revocations;
 use crate::clock::{Clock, UnixTime};
@@ -226,8 +227,7 @@ impl RemoteStore {
     }
 
     async fn fetch(&self) -> Result<(), String> {
-        let FetchedKeys { body, max_age } =
-            self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
+        let Document { body, max_age } = self.fetcher.fetch(&self.remote).await.map_err(|error| error.to_string())?;
         let parsed = KeySet::parse(&body, &self.algorithms).map_err(|error| error.to_string())?;
         for rejected in &parsed.rejected {
             tracing::warn!(issuer = %self.issuer, url = shown(&self.remote.endpoint.url), %rejected, "key rejected");

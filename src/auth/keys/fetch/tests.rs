@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,7 +33,7 @@ async fn serve<F: Future<Output = ()> + Send>(
     (connections, RemoteKeys { endpoint, ..remote_keys() })
 }
 
-async fn fetch_text(text: impl Into<String>) -> Result<FetchedKeys, FetchError> {
+async fn fetch_text(text: impl Into<String>) -> Result<Document, FetchError> {
     let text = text.into();
     let (_, remote) = serve(move |mut stream| {
         let text = text.clone();

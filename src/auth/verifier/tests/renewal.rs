@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::auth::RemoteKeys;
 use crate::auth::Renewals;
-use crate::auth::keys::FetchedKeys;
+use crate::auth::keys::Document;
 use crate::auth::testing::remote_keys;
 
 fn remote_setup(fetch: Arc<ScriptedFetch>) -> Setup {
@@ -25,7 +25,7 @@ struct PanickingFetch;
 
 #[async_trait::async_trait]
 impl JwksFetch for PanickingFetch {
-    async fn fetch(&self, _: &RemoteKeys) -> Result<FetchedKeys, FetchError> {
+    async fn fetch(&self, _: &RemoteKeys) -> Result<Document, FetchError> {
         panic!("on purpose")
     }
 }
