@@ -60,14 +60,6 @@ impl Destination {
         matches!(self, Self::ByClaim { claim, .. } if claim.reads_decision())
     }
 
-    /// The expression that picks the upstream; `None` if it is fixed.
-    pub(super) fn expression(&self) -> Option<&Expression> {
-        match self {
-            Self::Fixed(_) => None,
-            Self::ByClaim { claim, .. } => Some(&**claim),
-        }
-    }
-
     pub(super) fn reads_claims(&self) -> bool {
         self.claim().is_some()
     }

@@ -26,7 +26,7 @@ pub struct RuleError {
 impl Problem {
     /// Adds what to write instead.
     #[must_use]
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
+    pub fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 

@@ -239,15 +239,17 @@ impl Writer {
 
     fn value(&mut self, value: &Value) -> Result<(), Problem> {
         match value {
-            Value::String(text) => match parts(text)?.as_mut_slice() {
-                // A placeholder alone keeps the type of its value.
-                [only @ Part::Value(_)] => {
-                    if let Part::Value(expression) = std::mem::replace(only, Part::Literal(String::new())) {
-                        self.0.push(Piece::Value(expression));
+            Value::String(text) => {
+                let mut parts = parts(text)?;
+                match (parts.len(), parts.pop()) {
+                    // A placeholder alone keeps the type of its value.
+                    (1, Some(Part::Value(expression))) => self.0.push(Piece::Value(expression)),
+                    (_, last) => {
+                        parts.extend(last);
+                        self.parts(text, parts);
                     }
                 }
-                _ => self.text(text)?,
-            },
+            }
             Value::Array(elements) => {
                 self.json("[");
                 for (index, element) in elements.iter().enumerate() {
@@ -265,13 +267,17 @@ impl Writer {
     }
 
     fn text(&mut self, text: &str) -> Result<(), Problem> {
-        let parts = parts(text)?;
+        self.parts(text, parts(text)?);
+        Ok(())
+    }
+
+    /// Writes a text that consists of these parts.
+    fn parts(&mut self, text: &str, parts: Vec<Part>) {
         if parts.iter().any(|part| matches!(part, Part::Value(_))) {
             self.0.push(Piece::Text(parts));
         } else {
             self.literal(text);
         }
-        Ok(())
     }
 }
 

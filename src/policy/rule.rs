@@ -149,7 +149,7 @@ impl Rule {
     pub fn claims(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let allow = self.allow.iter().map(|allow| ("allow", allow));
         let predicate = self.predicate.expressions().map(|expression| ("where", expression));
-        let upstream = self.upstream.expression().map(|claim| ("upstream", claim));
+        let upstream = self.upstream.claim().map(|claim| ("upstream", claim));
         let read = allow.chain(predicate).chain(upstream);
         read.flat_map(|(key, expression)| expression.claims().map(move |name| (key, name)))
     }

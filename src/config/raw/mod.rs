@@ -22,6 +22,7 @@ pub(super) use units::{Bounds, KIB, MIB};
 pub(super) use value::Value;
 
 use super::error::{ConfigError, ConfigErrors, Severity};
+use crate::policy::Problem;
 
 /// One file, with the errors and warnings found in it so far.
 pub(super) struct Document<'a> {
@@ -37,21 +38,7 @@ pub(super) struct Document<'a> {
     is_broken: Cell<bool>,
 }
 
-/// What is wrong, where in a value, and what to write instead.
-pub(super) struct Fault {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-    /// The bytes of the value's text that are wrong; `None` for all of it.
-    pub(super) part: Option<Range<usize>>,
-}
-
-impl<T: Into<String>> From<T> for Fault {
-    fn from(message: T) -> Self {
-        Self { message: message.into(), help: None, part: None }
-    }
-}
-
-/// A place in the file: the bytes to mark, and the text whose parts a [`Fault`] can name.
+/// A place in the file: the bytes to mark, and the text whose parts a [`Problem`] can name.
 #[derive(Clone)]
 struct At<'a> {
     span: Range<usize>,
@@ -94,7 +81,7 @@ impl<'a> Document<'a> {
             let message = format!("not TOML: {}", fault.message());
             let hint = hint::of(self.text, span.start);
             let ends = hint.as_ref().is_some_and(|hint| hint.of_whole_file);
-            self.error(&At::of(span), "", Fault { message, help: hint.map(|hint| hint.text), part: None });
+            self.error(&At::of(span), "", Problem { message, help: hint.map(|hint| hint.text), part: None });
             if ends {
                 break;
             }
@@ -119,8 +106,8 @@ impl<'a> Document<'a> {
     }
 
     /// Records an error, unless the same error has been recorded before: a rule is compiled once for each of its tables.
-    fn error(&self, at: &At<'_>, key: &str, fault: impl Into<Fault>) {
-        self.record(&self.errors, at, key, fault.into());
+    fn error(&self, at: &At<'_>, key: &str, problem: impl Into<Problem>) {
+        self.record(&self.errors, at, key, problem.into());
     }
 
     /// Records an error about the value of a key before the tables are read. Reading it then causes no other error.
@@ -130,15 +117,15 @@ impl<'a> Document<'a> {
     }
 
     /// Records a warning. Warnings do not prevent the file's use.
-    fn warning(&self, at: &At<'_>, key: &str, fault: impl Into<Fault>) {
-        self.record(&self.warnings, at, key, fault.into());
+    fn warning(&self, at: &At<'_>, key: &str, problem: impl Into<Problem>) {
+        self.record(&self.warnings, at, key, problem.into());
     }
 
-    fn record(&self, list: &RefCell<Vec<Found>>, at: &At<'_>, key: &str, fault: Fault) {
+    fn record(&self, list: &RefCell<Vec<Found>>, at: &At<'_>, key: &str, problem: Problem) {
         if self.rejected.borrow().iter().any(|rejected| rejected == key) {
             return;
         }
-        let Fault { message, help, part } = fault;
+        let Problem { message, help, part } = problem;
         let span = self.narrowed(at, part);
         let found = Found { span, key: key.to_owned(), message, help };
         let mut list = list.borrow_mut();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{At, Bounds, Document, Fault, Value};
+use super::{At, Bounds, Document, Value};
+use crate::policy::Problem;
 
 /// A table. Dropping it records an error for every key that was not asked for, so ask for all keys before an early
 /// return.
@@ -109,23 +110,23 @@ impl<'a> Section<'a> {
     }
 
     /// Records an error at a key's line, or at the section's line if the key is absent.
-    pub(in crate::config) fn error(&self, key: &str, fault: impl Into<Fault>) {
-        self.document.error(&self.place(key), &self.path(key), fault);
+    pub(in crate::config) fn error(&self, key: &str, problem: impl Into<Problem>) {
+        self.document.error(&self.place(key), &self.path(key), problem);
     }
 
     /// Records a warning at a key's line, or at the section's line if the key is absent.
-    pub(in crate::config) fn warning(&self, key: &str, fault: impl Into<Fault>) {
-        self.document.warning(&self.place(key), &self.path(key), fault);
+    pub(in crate::config) fn warning(&self, key: &str, problem: impl Into<Problem>) {
+        self.document.warning(&self.place(key), &self.path(key), problem);
     }
 
     /// Records a warning about the whole section.
-    pub(in crate::config) fn warning_here(&self, fault: impl Into<Fault>) {
-        self.document.warning(&self.at, &self.name, fault);
+    pub(in crate::config) fn warning_here(&self, problem: impl Into<Problem>) {
+        self.document.warning(&self.at, &self.name, problem);
     }
 
     /// Records an error about the whole section.
-    pub(in crate::config) fn error_here(&self, fault: impl Into<Fault>) {
-        self.document.error(&self.at, &self.name, fault);
+    pub(in crate::config) fn error_here(&self, problem: impl Into<Problem>) {
+        self.document.error(&self.at, &self.name, problem);
     }
 
     /// Returns the place of a key's value; of the section if the key is absent. A table is marked at its name.

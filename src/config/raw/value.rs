@@ -7,7 +7,8 @@ use toml::Spanned;
 use toml::de::{DeString, DeValue};
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{At, Bounds, Document, Fault, Section};
+use super::{At, Bounds, Document, Section};
+use crate::policy::Problem;
 
 /// A value and its key. A method that returns `None` has recorded the error.
 pub(in crate::config) struct Value<'a> {
@@ -34,13 +35,13 @@ impl<'a> Value<'a> {
     }
 
     /// Records an error about this value. The message must not show the value if the key may hold a secret.
-    pub(in crate::config) fn error(&self, fault: impl Into<Fault>) {
-        self.document.error(&self.at, &self.key, fault);
+    pub(in crate::config) fn error(&self, problem: impl Into<Problem>) {
+        self.document.error(&self.at, &self.key, problem);
     }
 
     /// Records a warning about this value.
-    pub(in crate::config) fn warning(&self, fault: impl Into<Fault>) {
-        self.document.warning(&self.at, &self.key, fault);
+    pub(in crate::config) fn warning(&self, problem: impl Into<Problem>) {
+        self.document.warning(&self.at, &self.key, problem);
     }
 
     /// Reads a string that is not blank.

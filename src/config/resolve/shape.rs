@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use toml::de::DeValue;
 
 use super::decisions::{Services, question};
-use crate::config::raw::{Fault, Section, Value, nearest};
+use crate::config::raw::{Section, Value, nearest};
 use crate::filter::doubts;
 use crate::filter::lint::{self, Severity};
 use crate::policy::{PolicySet, PredicateSource, Problem, Rule, RuleId, RuleSource, Shadow, UpstreamSource, shadow};
@@ -206,24 +206,19 @@ fn compile(section: &Section<'_>, tables: &[Table<'_>], source: &RuleSource) -> 
             Ok(rule) if rules.iter().any(|other| other.is_of_table(&rule)) => value.error("is given more than once"),
             Ok(rule) => rules.push(rule.at_line(section.line())),
             Err(errors) => errors.into_iter().for_each(|error| match error.key {
-                "table" => value.error(fault(error.problem)),
-                key => section.error(key, fault(error.problem)),
+                "table" => value.error(error.problem),
+                key => section.error(key, error.problem),
             }),
         }
     }
     rules.first().iter().for_each(|rule| lint(section, rule));
     for (rule, (_, value)) in rules.iter().zip(tables) {
         rule.warnings().iter().cloned().for_each(|warning| match warning.key {
-            "table" => value.warning(fault(warning.problem)),
-            key => section.warning(key, fault(warning.problem)),
+            "table" => value.warning(warning.problem),
+            key => section.warning(key, warning.problem),
         });
     }
     (rules.len() == tables.len()).then_some(rules)
-}
-
-fn fault(problem: Problem) -> Fault {
-    let Problem { message, help, part } = problem;
-    Fault { message, help, part }
 }
 
 /// Reports what earlier rules leave to later ones.
@@ -234,17 +229,16 @@ fn check_order(rules: &[(Section<'_>, Vec<Rule>)]) {
             pairs.map(|found| (found, earlier.line()))
         });
         match shadows.max() {
-            Some((Shadow::Always(why), line)) => section.error_here(Fault {
-                help: Some("remove one of them, or write the `allow` that is missing".to_owned()),
-                ..format!("never applies, because the rule on line {line} {why}").into()
-            }),
-            Some((Shadow::Mostly, line)) => section.warning_here(Fault {
-                help: Some("write this rule before that one".to_owned()),
-                ..format!(
+            Some((Shadow::Always(why), line)) => section.error_here(
+                Problem::from(format!("never applies, because the rule on line {line} {why}"))
+                    .help("remove one of them, or write the `allow` that is missing"),
+            ),
+            Some((Shadow::Mostly, line)) => section.warning_here(
+                Problem::from(format!(
                     "applies only to tokens without the claims that the rule on line {line} reads, which has no `allow`"
-                )
-                .into()
-            }),
+                ))
+                .help("write this rule before that one"),
+            ),
             None => {}
         }
     }
@@ -254,11 +248,11 @@ fn check_order(rules: &[(Section<'_>, Vec<Rule>)]) {
 fn check_claims(section: &Section<'_>, rules: &[Rule], sample: &[String]) {
     let known = |name: &str| REGISTERED.contains(&name) || sample.iter().any(|known| known == name);
     for (key, name) in rules.iter().flat_map(Rule::claims).filter(|(_, name)| !sample.is_empty() && !known(name)) {
-        let fault = Fault::from(format!("reads `claims.{name}`, which [probe].claims does not have"));
+        let problem = Problem::from(format!("reads `claims.{name}`, which [probe].claims does not have"));
         let near =
             nearest(name, sample.iter().map(String::as_str)).map(|near| format!("did you mean `claims.{near}`?"));
         let help = near.unwrap_or_else(|| "add a sample value there, or correct the name".to_owned());
-        section.warning(key, Fault { help: Some(help), ..fault });
+        section.warning(key, problem.help(help));
     }
 }
 
@@ -273,13 +267,13 @@ fn lint(section: &Section<'_>, rule: &Rule) {
     }
     for doubt in doubts::doubts(&sql) {
         let part = Some(doubt.word.as_str()).filter(|word| !word.is_empty()).and_then(|word| rule.find_in_sql(word));
-        report(section, doubt.severity, Fault { message: doubt.message, help: Some(doubt.help), part });
+        report(section, doubt.severity, Problem { message: doubt.message, help: Some(doubt.help), part });
     }
 }
 
-fn report(section: &Section<'_>, severity: Severity, fault: Fault) {
+fn report(section: &Section<'_>, severity: Severity, problem: Problem) {
     match severity {
-        Severity::Error => section.error("where", fault),
-        Severity::Warning => section.warning("where", fault),
+        Severity::Error => section.error("where", problem),
+        Severity::Warning => section.warning("where", problem),
     }
 }
