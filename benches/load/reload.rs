@@ -50,7 +50,7 @@ impl Reload {
 }
 
 async fn reload(scene: &Scene, server: &Server, following: &mut Following, round: u64) -> anyhow::Result<Round> {
-    // Everybody waits.
+    // All clients wait.
     scene.change()?;
     following.until(scene.rows(), round - 1).await?;
     let before = (scene.upstream_requests(), server.usage()?);

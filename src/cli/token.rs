@@ -47,15 +47,7 @@ impl Token {
 
     fn token(&self, secret: Secret, claims: &str) -> anyhow::Result<String> {
         let mut claims = trial::claims(&super::argument("--claims", claims)?)?;
-        let now = SystemClock.now();
-        for (name, value) in [
-            ("iss", self.issuer.as_str().into()),
-            ("aud", self.audience.as_str().into()),
-            ("iat", now.as_secs().into()),
-            ("exp", now.saturating_add(self.lifetime).as_secs().into()),
-        ] {
-            claims.entry(name).or_insert(value);
-        }
+        trial::complete(&mut claims, Some(&self.issuer), Some(&self.audience), SystemClock.now(), self.lifetime);
         SigningKey::shared(secret).token("JWT", &claims.into()).context("the token cannot be signed")
     }
 

@@ -170,16 +170,25 @@ impl Signer {
             Some(name) => self.issuers.iter().find(|(issuer, ..)| issuer == name),
         };
         let longest = issuer.and_then(|(.., longest)| *longest).unwrap_or(LIFETIME);
-        let mut default = |name: &str, value: Value| {
-            claims.entry(name).or_insert(value);
-        };
-        if let Some((name, audience, _)) = issuer {
-            default("iss", name.as_str().into());
-            audience.iter().for_each(|audience| default("aud", audience.as_str().into()));
-        }
-        default("iat", now.as_secs().into());
-        default("exp", now.saturating_add(longest.min(LIFETIME)).as_secs().into());
+        let name = issuer.map(|(name, ..)| name.as_str());
+        let audience = issuer.and_then(|(_, audience, _)| audience.as_deref());
+        complete(&mut claims, name, audience, now, longest.min(LIFETIME));
         self.key.token(TYPE, &claims.into())
+    }
+}
+
+/// Adds the claims that every token needs, unless they are there.
+pub(super) fn complete(
+    claims: &mut Map<String, Value>,
+    issuer: Option<&str>,
+    audience: Option<&str>,
+    now: UnixTime,
+    lifetime: Duration,
+) {
+    let texts = [("iss", issuer), ("aud", audience)].into_iter().filter_map(|(name, text)| Some((name, text?.into())));
+    let times = [("iat", now), ("exp", now.saturating_add(lifetime))].map(|(name, time)| (name, time.as_secs().into()));
+    for (name, value) in texts.chain(times) {
+        claims.entry(name).or_insert(value);
     }
 }
 

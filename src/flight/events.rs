@@ -32,9 +32,7 @@ impl Mark {
         let has = if offset.transaction == 0 { offset } else { Offset::end_of(offset.transaction) };
         self.last <= has && offset <= self.whole
     }
-}
 
-impl Mark {
     /// Returns the last change before it.
     pub(super) const fn last(&self) -> Offset {
         self.last

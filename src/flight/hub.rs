@@ -144,10 +144,7 @@ impl Hub {
                 Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
             }
             (kept, None) => {
-                let place = self
-                    .places
-                    .enter(&request, client)
-                    .map_err(|limited| Rejection::limited(limited, &self.metrics))?;
+                let place = self.enter(&request, client)?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
                 let flight = self.launch(&cache, source, key, ask, place);
@@ -194,12 +191,16 @@ impl Hub {
         client: Option<&Client>,
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
-        let place =
-            self.places.enter(&request, client).map_err(|limited| Rejection::limited(limited, &self.metrics))?;
+        let place = self.enter(&request, client)?;
         let ask = Ask::new(request, origin, None);
         let flight = self.launch(&self.cache.load(), source, key, ask, place);
         flight.board();
         self.serve(flight, Join::First)
+    }
+
+    /// Takes the places of a new flight.
+    fn enter(&self, request: &UpstreamRequest, client: Option<&Client>) -> Result<FlightPlace, Rejection> {
+        self.places.enter(request, client).map_err(|limited| Rejection::limited(limited, &self.metrics))
     }
 
     /// Returns how many flights other requests can join.

@@ -1,7 +1,8 @@
 //! The order of decisions: all checks of a request, in one function that does not depend on Pingora.
 //!
 //! [`decide`] serves the request path, the re-check of waiting requests after a reload, the gatekeeper,
-//! `shapegate explain` and `shapegate test`. They differ in how they authenticate and what they count: that is their [`Caller`].
+//! `shapegate explain` and `shapegate test`. They differ in how they authenticate and what they count: that is their
+//! [`Caller`].
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
