@@ -187,16 +187,21 @@ pub(super) struct Writer {
 const JOINED: usize = 64 * 1024;
 
 impl Writer {
-    /// Appends a piece. The caller wakes the readers with [`Writer::publish`].
+    /// Waits for room for a piece of `bytes`, and takes it. If this is dropped while it waits, it takes none.
     ///
-    /// If there is no room, the start of the list is freed and the writer waits. From then on this returns `false`,
-    /// since no new reader can join.
-    pub(super) async fn push(&mut self, piece: Piece) -> bool {
-        let charge = match self.chain.window.try_take(piece.bytes.len(), self.tail.piece.bytes.len()) {
+    /// If there is no room, the start of the list is freed, and no new reader can join from then on.
+    pub(super) async fn room(&mut self, bytes: usize) -> Charge {
+        match self.chain.window.try_take(bytes, self.tail.piece.bytes.len()) {
             Some(charge) => charge,
-            None => self.wait_for_room(piece.bytes.len()).await,
-        };
-        let link = self.link(piece, Some(charge));
+            None => self.wait_for_room(bytes).await,
+        }
+    }
+
+    /// Appends a piece that has `room`. The caller wakes the readers with [`Writer::publish`]. Returns whether new readers
+    /// can still join.
+    pub(super) fn push(&mut self, piece: Piece, room: Charge) -> bool {
+        self.chain.race.full.store(false, Ordering::SeqCst);
+        let link = self.link(piece, Some(room));
         self.append(link);
         self.joinable
     }
@@ -212,7 +217,6 @@ impl Writer {
         chain.progress.notify_waiters();
         loop {
             if let Some(charge) = chain.window.try_take(bytes, tail.piece.bytes.len()) {
-                race.full.store(false, Ordering::SeqCst);
                 return charge;
             }
             tokio::select! {

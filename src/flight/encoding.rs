@@ -74,10 +74,11 @@ pub(super) async fn encode(encoding: Encoding, mut identity: Reader, mut writer:
             };
             if !bytes.is_empty() {
                 // The readers of the compressed body may hold up those of the body itself.
-                tokio::select! {
-                    _ = writer.push(Piece { bytes, end: None, boundary: true }) => {}
+                let room = tokio::select! {
+                    room = writer.room(bytes.len()) => room,
                     () = identity.overtaken() => return writer.fail(Fault::SlowReader),
-                }
+                };
+                writer.push(Piece { bytes, end: None, boundary: true }, room);
                 writer.publish();
             }
             // Let other tasks run on this thread.

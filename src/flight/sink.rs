@@ -143,11 +143,18 @@ impl Sink {
 }
 
 impl Body {
+    /// Publishes everything so far. If this is dropped while it waits for room, nothing is published and nothing is lost:
+    /// Pingora does that once more has arrived from Electric.
     async fn flush(&mut self, start: &Mutex<Start>) {
         let begins = !self.published && start.lock().head.is_some();
         if !begins && (!self.published || self.batch.is_empty()) {
             return;
         }
+        if self.batch_bytes == BATCH && self.reserve.is_none() {
+            self.reserve = Some(self.hub.places().open_bytes().must_reserve());
+        }
+        let Some(writer) = &mut self.writer else { return };
+        let room = writer.room(self.batch_bytes).await;
         let bytes = self.take();
         let boundary = bytes.is_empty() || bytes.ends_with(b"\n\n");
         self.publish_head(start);
@@ -157,10 +164,7 @@ impl Body {
         self.published = true;
         let mark = self.read_events(&bytes);
         let Some(writer) = &mut self.writer else { return };
-        if bytes.len() == BATCH && self.reserve.is_none() {
-            self.reserve = Some(self.hub.places().open_bytes().must_reserve());
-        }
-        if !writer.push(Piece { bytes, end: None, boundary }).await && !self.closed {
+        if !writer.push(Piece { bytes, end: None, boundary }, room) && !self.closed {
             self.closed = true;
             self.hub.close(&self.flight);
         }

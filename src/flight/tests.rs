@@ -395,7 +395,8 @@ async fn dropping_a_long_body_does_not_overflow_the_stack() {
     let (chain, mut writer) = chain::Chain::new(usize::MAX, &Arc::new(OpenBytes::new(Arc::default())));
     let reader = chain.read();
     for _ in 0..200_000 {
-        writer.push(Piece { bytes: Bytes::from_static(b"x"), end: None, boundary: true }).await;
+        let room = writer.room(1).await;
+        writer.push(Piece { bytes: Bytes::from_static(b"x"), end: None, boundary: true }, room);
     }
     writer.fail(Fault::Internal);
     drop(chain);
@@ -421,7 +422,28 @@ impl Source for Long {
     }
 }
 
-fn long(bytes: usize) -> (Scene, Arc<Hub>, Arc<dyn Source>) {
+/// Answers with a body of this many bytes, in pieces of 16 KiB. Publishes after each piece as Pingora does while it waits
+/// for Electric: it drops the future once more has arrived.
+struct Interrupted(usize);
+
+#[async_trait]
+impl Source for Interrupted {
+    async fn fetch(&self, _ask: Ask, sink: &Sink) -> Result<(), Fault> {
+        sink.head(head("max-age=600"));
+        for _ in 0..self.0 / 16_384 {
+            sink.push(Bytes::from(vec![b'x'; 16_384])).await;
+            let _ = tokio::time::timeout(Duration::from_millis(1), sink.flush()).await;
+        }
+        sink.finish().await;
+        Ok(())
+    }
+
+    fn identity(&self, _request: &UpstreamRequest) -> Arc<str> {
+        Arc::default()
+    }
+}
+
+fn long(source: impl Source + 'static) -> (Scene, Arc<Hub>, Arc<dyn Source>) {
     let scene = Scene::new("flight_bytes = '256KiB'", []);
     let text = "[server]\nlisten = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\ndanger_no_secret = true\n\
                 [[shape]]\ntable = 'tasks'\npublic = true\nwhere = 'none'\n[cache]\nflight_bytes = '256KiB'\n";
@@ -429,7 +451,7 @@ fn long(bytes: usize) -> (Scene, Arc<Hub>, Arc<dyn Source>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let places = Arc::clone(Limiter::new(&config.limits).flights());
     let hub = Arc::new(Hub::new(config.cache, places, metrics));
-    (scene, hub, Arc::new(Long(bytes)))
+    (scene, hub, Arc::new(source))
 }
 
 const NEXT: &str = "offset=0_0&handle=7-1";
@@ -466,7 +488,7 @@ async fn a_purge_drops_a_response_that_was_compressed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_response_too_long_for_the_cache_is_requested_again() {
-    let (scene, hub, source) = long(1024 * 1024);
+    let (scene, hub, source) = long(Long(1024 * 1024));
     let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     assert_eq!(whole(join().unwrap()).await.unwrap().len(), 1024 * 1024);
     while hub.open_flights() > 0 {
@@ -479,7 +501,7 @@ async fn a_response_too_long_for_the_cache_is_requested_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_during_a_blocked_long_response_gets_a_flight_of_its_own() {
-    let (scene, hub, source) = long(1024 * 1024);
+    let (scene, hub, source) = long(Long(1024 * 1024));
     let join = || hub.join(&source, scene.request(SNAPSHOT), None, Origin { request_id: "test", trace: None });
     let slow = join().unwrap();
     for _ in 0..100 {
@@ -489,6 +511,16 @@ async fn a_request_during_a_blocked_long_response_gets_a_flight_of_its_own() {
     assert!(late.is_ok(), "{late:?}");
     drop(slow);
     assert_eq!(whole(late.unwrap()).await.unwrap().len(), 1024 * 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_that_is_interrupted_while_it_waits_for_room_loses_nothing() {
+    let (scene, hub, source) = long(Interrupted(1024 * 1024));
+    let origin = Origin { request_id: "test", trace: None };
+    let slow = hub.join(&source, scene.request(SNAPSHOT), None, origin).unwrap();
+    // Longer than the source publishes without a reader.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(whole(slow).await.unwrap().len(), 1024 * 1024);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,11 +15,16 @@ fn piece() -> Piece {
     Piece { bytes: Bytes::from(vec![b'x'; PIECE]), end: None, boundary: false }
 }
 
+async fn push(writer: &mut Writer, piece: Piece) -> bool {
+    let room = writer.room(piece.bytes.len()).await;
+    writer.push(piece, room)
+}
+
 /// Writes `count` pieces and the end, in a task.
 fn write(mut writer: Writer, count: usize) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         for _ in 0..count {
-            writer.push(piece()).await;
+            push(&mut writer, piece()).await;
             writer.publish();
         }
         writer.seal(Bytes::new());
@@ -120,7 +125,7 @@ async fn bytes_of_a_cached_body_do_not_count_as_in_flight() {
     let (chain, mut writer) = Chain::new(WINDOW, &open);
     let reader = chain.read().unwrap();
     for _ in 0..3 {
-        writer.push(piece()).await;
+        push(&mut writer, piece()).await;
     }
     assert!(chain.cached().is_none(), "the end is not known");
     writer.seal(Bytes::new());
@@ -147,7 +152,7 @@ async fn short_body_is_one_piece_and_a_long_one_is_not_copied() {
             for length in parts {
                 let bytes = Bytes::from(vec![b'x'; *length]);
                 first.get_or_insert(bytes.as_ptr());
-                writer.push(Piece { bytes, end: None, boundary: false }).await;
+                push(&mut writer, Piece { bytes, end: None, boundary: false }).await;
             }
             writer.seal(Bytes::from_static(b"end"));
             writer.finish();
@@ -165,11 +170,11 @@ async fn start_is_freed_once_the_window_is_full() {
     let open = open_bytes(1 << 30);
     let (chain, mut writer) = Chain::new(WINDOW, &open);
     for _ in 0..4 {
-        assert!(writer.push(piece()).await, "new readers can join");
+        assert!(push(&mut writer, piece()).await, "new readers can join");
     }
     assert!(chain.read().is_some());
     // Nobody reads, so freeing the start makes room.
-    assert!(!writer.push(piece()).await);
+    assert!(!push(&mut writer, piece()).await);
     assert!(chain.read().is_none());
     assert_eq!(open.used(), PIECE);
 }
