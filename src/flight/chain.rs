@@ -53,6 +53,8 @@ pub(super) struct Chain {
     marks: Mutex<Vec<(Mark, Arc<Link>)>>,
     /// The length of the body, once it is known.
     length: OnceLock<usize>,
+    /// Whether every reader can read to the end without a wait.
+    finished: AtomicBool,
     progress: Notify,
     window: Arc<Window>,
     race: Race,
@@ -117,6 +119,7 @@ impl Chain {
             start: RwLock::new(Some(Arc::clone(&tail))),
             marks: Mutex::default(),
             length: OnceLock::new(),
+            finished: AtomicBool::new(false),
             progress: Notify::new(),
             window: Window::new(room, Arc::clone(open)),
             race: Race::default(),
@@ -273,6 +276,7 @@ impl Writer {
     pub(super) fn finish(mut self) {
         if let Some(last) = self.sealed.take() {
             self.append(last);
+            self.chain.finished.store(true, Ordering::SeqCst);
             self.ended = true;
         }
         self.publish();
@@ -394,9 +398,11 @@ impl Reader {
         Some(&next.piece.bytes)
     }
 
-    /// Returns the length of the body, if the whole body is known.
+    /// Returns the length of the body, if this reader can read the whole of it without a wait. If it had to wait for the
+    /// end alone, a client that knows the length would have its response before, and send its next request.
     pub(super) fn known_length(&self) -> Option<usize> {
-        self.chain.length().filter(|_| !self.partial)
+        let whole = !self.partial && (self.chain.finished.load(Ordering::SeqCst) || self.rest().is_some());
+        self.chain.length().filter(|_| whole)
     }
 }
 

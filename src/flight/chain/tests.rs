@@ -178,3 +178,17 @@ async fn start_is_freed_once_the_window_is_full() {
     assert!(chain.read().is_none());
     assert_eq!(open.used(), PIECE);
 }
+
+#[tokio::test(start_paused = true)]
+async fn length_is_told_only_to_readers_that_need_not_wait_for_the_end() {
+    let open = open_bytes(1 << 30);
+    let (chain, mut writer) = Chain::new(WINDOW, &open);
+    let mut early = chain.read().unwrap();
+    push(&mut writer, piece()).await;
+    writer.publish();
+    writer.seal(Bytes::new());
+    assert_eq!((early.known_length(), chain.read().unwrap().known_length()), (None, Some(PIECE)));
+    writer.finish();
+    assert_eq!(early.known_length(), Some(PIECE));
+    assert_eq!(early.next().await.end, None);
+}
