@@ -128,16 +128,16 @@ async fn twelve_live_shapes_share_one_connection_by_sse() {
     twelve_shapes(true).await;
 }
 
-/// Two streams of one page share the browser's cache, as two tabs do.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_streams_behind_one_browser_cache_get_every_row_once_and_do_not_loop() {
+async fn two_tabs_behind_one_browser_cache_get_every_row_once_and_do_not_loop() {
     const ROWS: u32 = 6;
-    let organizations = ["org_0".to_owned(), "org_0".to_owned()];
+    let organizations = ["org_0".to_owned()];
     let hold = std::time::Duration::from_millis(300);
     let site = Site::with(&organizations, 1, false, Options { hold, ..Options::default() }).await;
     let mut browser = Browser::start(&site.key_hash).await;
     let mut seen = Seen::default();
     browser.open(&site.page).await;
+    browser.open_another(&format!("{}#1", site.page)).await;
     let titles = |seen: &Seen, shape: usize| {
         let rows = seen.reports.iter().filter(|line| line["shape"] == json!(shape));
         rows.map(|line| line["title"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

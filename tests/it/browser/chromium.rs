@@ -26,7 +26,7 @@ const QUIET: [&str; 9] = [
     "--disable-extensions",
 ];
 
-/// A browser with an empty profile and one page.
+/// A browser with an empty profile.
 pub(super) struct Browser {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -61,14 +61,25 @@ impl Browser {
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let (events, page) = (VecDeque::new(), String::new());
         let mut browser = Self { input, output, events, page, calls: 0, _child: child, _profile: profile };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.call("Target.attachToTarget", attach).await;
-        session["sessionId"].as_str().unwrap().clone_into(&mut browser.page);
-        for domain in ["Runtime", "Log", "Network", "Page"] {
-            browser.call(&format!("{domain}.enable"), json!({})).await;
-        }
+        browser.attach().await;
         browser
+    }
+
+    /// Opens a page in a window of its own, as a second tab that is seen too. Calls then go to that.
+    pub(super) async fn open_another(&mut self, url: &str) {
+        self.attach().await;
+        self.open(url).await;
+    }
+
+    async fn attach(&mut self) {
+        self.page.clear();
+        let target = self.call("Target.createTarget", json!({ "url": "about:blank", "newWindow": true })).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = self.call("Target.attachToTarget", attach).await;
+        session["sessionId"].as_str().unwrap().clone_into(&mut self.page);
+        for domain in ["Runtime", "Log", "Network", "Page"] {
+            self.call(&format!("{domain}.enable"), json!({})).await;
+        }
     }
 
     /// Opens a page. What it passes to its function `report` is added to [`Seen::reports`].
