@@ -47,6 +47,8 @@ async fn reload_adds_removes_and_changes_rules() {
     let token = token_of(&gate.issuer, "org_1");
     assert_eq!(status(&gate, TASKS, &token).await, ok());
     assert_eq!(status(&gate, ITEMS, &token).await, ok());
+    // One, unless the machine was so slow that the first fetch was given up and repeated.
+    let fetches = gate.issuer.fetches();
     let (tasks, items) = RULES.split_at(RULES.find("[[shape]]\npath").unwrap());
     gate.policy.reload(|setup| setup.rules = items.to_owned(), |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, refused(404, "shape_not_found"));
@@ -57,7 +59,7 @@ async fn reload_adds_removes_and_changes_rules() {
     assert_eq!(status(&gate, ITEMS, &token).await, refused(404, "not_found"));
     gate.policy.reload(|_| {}, |_| {}).unwrap();
     assert_eq!(status(&gate, TASKS, &token).await, ok());
-    assert_eq!(gate.issuer.fetches(), 1, "the issuer has not changed");
+    assert_eq!(gate.issuer.fetches(), fetches, "the issuer has not changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
