@@ -92,19 +92,25 @@ impl Permit {
         self.fingerprint.as_deref()
     }
 
-    /// Checks that the client sends only parameters that the rule allows it to set.
+    /// Returns the permit for what the client asks for: for fewer columns if it names some. Filters may name the same
+    /// columns as before.
     ///
     /// # Errors
-    /// The parameters that only the rule may set.
-    pub fn check_opened(&self, request: &ShapeRequest) -> Result<(), Vec<ParameterError>> {
-        if (request.is_filtered() && !self.client_where) || (request.subset().is_some() && !self.subset) {
-            return Err(vec![shape::problem("query", shape::RESERVED)]);
+    /// The parameter that only the rule may set.
+    pub fn narrowed(self, request: &ShapeRequest) -> Result<Self, Vec<ParameterError>> {
+        let filter = request.filtered_by().filter(|_| !self.client_where);
+        if let Some(name) = filter.or(request.subset().filter(|_| !self.subset).map(|_| "subset")) {
+            return Err(vec![shape::problem(name, shape::RESERVED)]);
         }
         // A client may repeat the rule's `replica`, but not change it: it decides which columns an update shows.
         match (request.protocol(ProtocolParam::Replica), self.replica) {
-            (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => Ok(()),
-            _ => Err(vec![shape::problem("replica", "is set by the rule; leave it out")]),
+            (None, _) | (Some("default"), Replica::Default) | (Some("full"), Replica::Full) => {}
+            _ => return Err(vec![shape::problem("replica", "is set by the rule; leave it out")]),
         }
+        let Some(asked) = request.protocol(ProtocolParam::Columns) else { return Ok(self) };
+        let columns = Columns::parse(asked).and_then(|asked| asked.within(self.columns.as_ref()));
+        let problem = || vec![shape::problem("columns", "names a column that the rule does not have")];
+        Ok(Self { columns: Some(columns.ok_or_else(problem)?), ..self })
     }
 
     /// Whether an update carries the whole row.

@@ -299,8 +299,7 @@ fn mint(
     shape: &ShapeRequest,
     permit: Permit,
 ) -> Result<Document, Rejection> {
-    let permit = permit.closed();
-    permit.check_opened(shape).map_err(Rejection::InvalidRequest)?;
+    let permit = permit.closed().narrowed(shape).map_err(Rejection::InvalidRequest)?;
     let log = Log::of(shape.protocol(ProtocolParam::Log)).unwrap_or_default();
     let minted = gatekeeper.mint(&permit, log, user, clock.now()).ok_or(Rejection::Internal)?;
     if minted.token_len() > rules.limits.token_bytes {

@@ -47,7 +47,7 @@ reasons! {
     RequestFault {
         /// The body is not one JSON object with the fields of a subset, or does not arrive.
         Body = "body",
-        /// The client sends `columns`.
+        /// The client sends `columns` that the rule does not have, or that are no list.
         ClientColumns = "client_columns",
         /// The client sends another `replica` than the rule.
         ClientReplica = "client_replica",

@@ -23,6 +23,7 @@ pub(crate) mod tests;
 pub struct UpstreamRequest {
     query: String,
     body: Option<String>,
+    client_columns: bool,
     client_where: bool,
     client_values: bool,
     /// How many bytes of `query` define the shape. The rest says which part of its log is requested.
@@ -56,7 +57,9 @@ impl UpstreamRequest {
     /// # Errors
     /// The client sent a parameter that the permit does not allow, or the query does not fit Electric's request line.
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
-        permit.check_opened(request).map_err(RewriteError::Invalid)?;
+        let of_rule = permit.columns().cloned();
+        let permit = permit.narrowed(request).map_err(RewriteError::Invalid)?;
+        let client_columns = permit.columns() != of_rule.as_ref();
         let queryable = permit.queryable_columns().map(Columns::names);
         let filter = request.client_filter(queryable).map_err(RewriteError::Invalid)?;
         let body = request.subset().map(|subset| subset.body(queryable)).transpose();
@@ -94,6 +97,7 @@ impl UpstreamRequest {
         Ok(Self {
             query,
             body,
+            client_columns,
             client_where,
             client_values,
             definition,
@@ -120,6 +124,11 @@ impl UpstreamRequest {
     /// (docs/electric.md, "Subsets").
     pub fn is_shared(&self) -> bool {
         self.body.is_none()
+    }
+
+    /// Whether the client asks for fewer columns than the rule has.
+    pub fn has_client_columns(&self) -> bool {
+        self.client_columns
     }
 
     /// Whether the `where` includes a client's own filter.

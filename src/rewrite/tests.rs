@@ -81,6 +81,30 @@ fn replica_may_only_be_repeated() {
 }
 
 #[test]
+fn columns_may_be_repeated_or_narrowed_and_filters_name_the_same_as_before() {
+    let rule = "[[shape]]\ntable = 'a'\nwhere = 'none'\ncolumns = ['id', 'title', 'Owner']\nsubset = true\n";
+    let query = |rest: &str| rewritten(rule, &format!("table=a&offset=-1{rest}"), None).unwrap();
+    for same in ["", "&columns=", "&columns=Title,%22Owner%22,id", "&columns=%22id%22,title,%22Owner%22"] {
+        assert_eq!((query(same).query(), query(same).has_client_columns()), (query("").query(), false), "{same}");
+    }
+    let narrowed = "table=a&columns=id%2Ctitle&queryable_columns=id%2Ctitle%2C%22Owner%22&offset=-1";
+    for fewer in ["&columns=id,title", "&columns=TITLE,id", "&columns=title,%22id%22&subset__where=%22Owner%22%3D'x'"] {
+        assert_eq!((query(fewer).query(), query(fewer).has_client_columns()), (narrowed, true), "{fewer}");
+    }
+    for more in
+        ["id,secret", "id,owner", "secret", "id,title,%22Owner%22,%22%22", "id,id", "id;title", "*", "id,", "%01"]
+    {
+        let error = rejected(rule, &format!("table=a&offset=-1&columns={more}"), None);
+        assert!(error.starts_with("columns: ") || more == "%01" && error.starts_with("query: "), "{more}: {error}");
+    }
+    for list in ["title,id", "id,TITLE"] {
+        let every = "[[shape]]\ntable = 'a'\nwhere = 'none'\n";
+        let request = rewritten(every, &format!("table=a&offset=-1&columns={list}"), None).unwrap();
+        assert_eq!(request.query(), "table=a&columns=id%2Ctitle&offset=-1");
+    }
+}
+
+#[test]
 fn clients_may_send_only_the_parameters_that_the_rule_allows() {
     let filter = "&where=id%20%3D%20%241&params%5B1%5D=7";
     let subset = "&subset__where=id%20%3D%201";

@@ -61,6 +61,15 @@ impl Columns {
         text.map_or(Some(None), |text| Self::parse(text).map(Some))
     }
 
+    /// Returns these columns in an order that does not depend on the client's; `None` if `all` lacks one of them.
+    /// Without `all`, every column is allowed.
+    pub(crate) fn within(&self, all: Option<&Self>) -> Option<Self> {
+        let asked = self.sorted();
+        let Some(all) = all else { return Self::exact(&asked.into_iter().map(str::to_owned).collect::<Vec<_>>()).ok() };
+        let names: Vec<_> = all.names.iter().filter(|name| asked.contains(name.as_str())).cloned().collect();
+        if names.len() == asked.len() { Self::exact(&names).ok() } else { None }
+    }
+
     /// The names, in their original order.
     pub fn names(&self) -> &[String] {
         &self.names

@@ -1,11 +1,15 @@
 //! Classifies Electric's parameters: which a client may send, and which only the policy may set (docs/electric.md,
 //! "Parameters").
 
+use super::columns::Columns;
+
 /// A protocol parameter that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProtocolParam {
     /// `cache-buster`: changes the key in HTTP caches; not sent to Electric, which ignores it.
     CacheBuster,
+    /// `columns`: the rule sets them; a client may repeat them, or name fewer.
+    Columns,
     /// `cursor`: the client's last `electric-cursor`, which decides its next one; not sent to Electric.
     Cursor,
     /// `expired_handle`: the handle that a 409 has invalidated; not sent to Electric, which ignores it.
@@ -29,6 +33,7 @@ impl ProtocolParam {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CacheBuster => "cache-buster",
+            Self::Columns => "columns",
             Self::Cursor => "cursor",
             Self::ExpiredHandle => "expired_handle",
             Self::Handle => "handle",
@@ -53,6 +58,9 @@ impl ProtocolParam {
             Self::CacheBuster | Self::Cursor | Self::ExpiredHandle | Self::Handle => {
                 (is_opaque(value), "has invalid format: up to 128 letters, digits, - _ . : ~")
             }
+            Self::Columns => {
+                (Columns::parse(value).is_some(), "must be different names of columns, separated by commas")
+            }
             Self::Live | Self::LiveSse => (matches!(value, "true" | "false"), "must be true or false"),
             Self::Log => (matches!(value, "full" | "changes_only"), "must be full or changes_only"),
             Self::Offset => (is_offset(value), "has invalid format: -1, now, or <integer>_<integer>"),
@@ -73,8 +81,8 @@ pub enum Name {
     Misspelt,
     /// A protocol parameter, spelled exactly.
     Protocol(ProtocolParam),
-    /// Decides rows or access, so only the policy may set it, in any spelling.
-    Reserved,
+    /// Decides rows or access, so only the policy may set it, in any spelling. Holds the correct one.
+    Reserved(&'static str),
 }
 
 /// A parameter with which a client narrows the rows of a rule, if the rule allows it.
@@ -172,8 +180,10 @@ pub fn classify(name: &str) -> Name {
         return Name::Openable(openable);
     }
     let base = name.split('[').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if base.starts_with("subset") || RESERVED.contains(&base.as_str()) {
-        Name::Reserved
+    if base.starts_with("subset") {
+        Name::Reserved("subset")
+    } else if let Some(name) = RESERVED.into_iter().find(|name| *name == base) {
+        Name::Reserved(name)
     } else if base == "table" || base.is_empty() || ProtocolParam::from_name(&base).is_some() {
         Name::Misspelt
     } else {
@@ -191,8 +201,9 @@ fn is_offset(value: &str) -> bool {
         || value.split_once('_').is_some_and(|(tx, op)| digits(tx) && (digits(op) || (tx == "0" && op == "inf")))
 }
 
-const ALL: [ProtocolParam; 9] = [
+const ALL: [ProtocolParam; 10] = [
     ProtocolParam::CacheBuster,
+    ProtocolParam::Columns,
     ProtocolParam::Cursor,
     ProtocolParam::ExpiredHandle,
     ProtocolParam::Handle,
@@ -203,9 +214,8 @@ const ALL: [ProtocolParam; 9] = [
     ProtocolParam::Replica,
 ];
 
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 12] = [
     "api_secret",
-    "columns",
     "experimental_compaction",
     "limit",
     "order_by",
@@ -239,7 +249,6 @@ mod tests {
             "params[01]",
             "params[+1]",
             "params[1][2]",
-            "Columns[]",
             "subset",
             "subset__",
             "subset__columns",
@@ -248,7 +257,7 @@ mod tests {
             "subset[where]",
             "Secret",
         ] {
-            assert_eq!(classify(reserved), Name::Reserved, "{reserved}");
+            assert!(matches!(classify(reserved), Name::Reserved(_)), "{reserved}");
         }
         for (name, openable) in [
             ("where", Openable::Where),
@@ -261,7 +270,7 @@ mod tests {
         ] {
             assert_eq!(classify(name), Name::Openable(openable), "{name}");
         }
-        for misspelt in ["Offset", "offset[]", "TABLE", "table[0]", "live ", "", "[x]"] {
+        for misspelt in ["Offset", "offset[]", "TABLE", "table[0]", "live ", "", "[x]", "Columns", "columns[]"] {
             assert_eq!(classify(misspelt), Name::Misspelt, "{misspelt}");
         }
     }

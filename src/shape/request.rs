@@ -110,9 +110,10 @@ impl ShapeRequest {
         self.subset.as_ref()
     }
 
-    /// Whether the client sends a filter for the shape, or values for one.
-    pub(crate) fn is_filtered(&self) -> bool {
-        self.client_where.is_some() || !self.client_params.is_empty()
+    /// The parameter with which the client sends a filter for the shape, or values for one; `None` if it sends neither.
+    pub(crate) fn filtered_by(&self) -> Option<&'static str> {
+        let params = (!self.client_params.is_empty()).then_some("params");
+        self.client_where.as_ref().map(|_| "where").or(params)
     }
 
     /// Parses the client's own filter of the shape. It may name only the `queryable` columns; `None` allows all.
@@ -180,13 +181,13 @@ impl<'a> Reader<'a> {
             Name::Openable(openable) => self.read_openable(openable, value),
             Name::Misspelt => self.fail("query", "has a parameter of Electric in another spelling"),
             Name::Protocol(param) => self.read_protocol(param, name, value),
-            Name::Reserved if is_default(&name, &value) => {}
-            Name::Reserved => self.fail("query", RESERVED),
+            Name::Reserved(_) if is_default(&name, &value) => {}
+            Name::Reserved(name) => self.fail(name, RESERVED),
         }
     }
 
     /// Reads a parameter that only some rules allow. The rule is not known yet;
-    /// [`Permit::check_opened`](crate::policy::Permit::check_opened) checks it later.
+    /// [`Permit::narrowed`](crate::policy::Permit::narrowed) checks it later.
     fn read_openable(&mut self, openable: Openable, value: String) {
         match openable {
             // Electric treats an empty one as absent.
@@ -284,8 +285,7 @@ impl<'a> Reader<'a> {
 }
 
 pub(super) const REPEATED: &str = "is given more than once";
-pub(crate) const RESERVED: &str =
-    "has a reserved parameter (such as where, params, columns, subset or secret), which only the rule may set";
+pub(crate) const RESERVED: &str = "is reserved: only the rule may set it";
 const UNREADABLE: &str = "contains a control character, or text that is not percent-encoded UTF-8";
 
 pub(crate) fn problem(name: &'static str, problem: &'static str) -> ParameterError {
@@ -359,7 +359,7 @@ mod tests {
             "live=false&live_sse=false&experimental_live_sse=false",
         ] {
             let request = parse(&format!("table=tasks&offset=-1&{same}")).unwrap();
-            assert!(!request.is_filtered() && !request.is_live(), "{same}");
+            assert!(request.filtered_by().is_none() && !request.is_live(), "{same}");
         }
         for other in ["experimental_compaction=true", "EXPERIMENTAL_COMPACTION=false", "log=all", "replica=none"] {
             assert!(parse(&format!("table=tasks&offset=-1&{other}")).is_err(), "{other}");
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn reserved_parameters_are_rejected_in_any_spelling() {
         for reserved in
-            ["WHERE=true", "%57here=true", "params=x", "params[01]=x", "columns%5B%5D=x", "subset[where]=1", "secret="]
+            ["WHERE=true", "%57here=true", "params=x", "params[01]=x", "limit%5B%5D=x", "subset[where]=1", "secret="]
         {
             let found = errors(&format!("table=tasks&offset=-1&{reserved}"));
             assert!(found[0].contains("reserved"), "{reserved}: {found:?}");
@@ -389,6 +389,10 @@ mod tests {
             ),
             ("table[]=a&offset=-1", "another spelling"),
             ("TABLE=a&offset=-1", "another spelling"),
+            ("table=a&offset=-1&columns%5B%5D=id", "another spelling"),
+            ("table=a&offset=-1&columns=id&columns=id", "columns: is given more"),
+            ("table=a&offset=-1&columns=id,id", "columns: must be different names"),
+            ("table=a&offset=-1&columns=*", "columns: must be different names"),
             ("table=a&offset=-1&OFFSET=now", "another spelling"),
             ("table=a%00&offset=-1", "control character"),
             ("table=a&offset=-1&x=%0d%0a", "control character"),

@@ -42,6 +42,13 @@ pub(crate) fn refused_parameters(body: &[u8], request: &UpstreamRequest) -> Resu
     if request.has_client_where() && refused.get("where").is_some() {
         errors.insert("where".to_owned(), json!(["Electric rejects it: compare each column with values of its type"]));
     }
+    // Electric's message names columns, and the rule may hide some.
+    if request.has_client_columns() && refused.get("columns").is_some() {
+        errors.insert(
+            "columns".to_owned(),
+            json!(["Electric rejects them: name columns of the table, and its primary key"]),
+        );
+    }
     if errors.is_empty() && request.has_client_values() && VALUES.iter().any(|name| refused.get(name).is_some()) {
         errors.insert("query".to_owned(), json!(["Electric rejects a value: it may not fit the type of its column"]));
     }
@@ -112,6 +119,19 @@ mod tests {
                 Err(words) => assert!(!of_client && words.contains("hidden"), "{words}"),
             }
         }
+    }
+
+    #[test]
+    fn a_400_about_columns_is_the_client_s_if_it_named_fewer_than_the_rule() {
+        let rule = "[[shape]]\ntable = 'tasks'\nwhere = 'none'\ncolumns = ['id', 'title']\n";
+        let body = br#"{"errors":{"columns":["Must include all primary key columns, missing: hidden"]}}"#;
+        let refused = |columns| {
+            let request = rewritten(rule, &format!("{PLAIN}&columns={columns}"), None).unwrap();
+            refused_parameters(body, &request).map(|body| String::from_utf8(body.to_vec()).unwrap())
+        };
+        let answer = refused("title").unwrap();
+        assert!(answer.contains(r#"{"columns":["Electric rejects them"#) && !answer.contains("hidden"), "{answer}");
+        assert!(refused("title,id").unwrap_err().contains("hidden"));
     }
 
     #[test]

@@ -104,7 +104,7 @@ async fn bad_or_reserved_parameters_give_400() {
         "params[1]=org_2",
         "params[01]=x",
         "params={}",
-        "columns=id",
+        "columns=id,id",
         "queryable_columns=id",
         "subset__where=true",
         "subset[where]=true",

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::super::trial::{Allowed, Verdict};
 use crate::rejection::{Reason, Rejection};
 use crate::rewrite::UpstreamRequest;
+use crate::shape::Columns;
 
 /// What a case expects.
 #[derive(Clone, Debug)]
@@ -143,7 +144,8 @@ impl AllowLike {
         let value = |name: &str| pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let params = pairs.iter().filter(|(name, _)| name.starts_with("params["));
         let params: Vec<_> = params.map(|(_, value)| value.clone()).collect();
-        let columns = value("columns").map(columns).unwrap_or_default();
+        let columns =
+            value("columns").and_then(Columns::parse).map(|columns| columns.names().to_vec()).unwrap_or_default();
         let subset = upstream.body().and_then(|body| serde_json::from_str::<serde_json::Value>(body).ok());
         let subset = subset.as_ref().map_or(&serde_json::Value::Null, |body| &body["subset"]);
         let mut compared = Compared(Vec::new());
@@ -191,35 +193,5 @@ impl Compared {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             self.0.push(Difference::of(what, shown(&expected), shown(&found)));
         }
-    }
-}
-
-/// Splits Electric's list of columns into names without quotes.
-fn columns(text: &str) -> Vec<String> {
-    let (mut names, mut quoted) = (vec![String::new()], false);
-    for c in text.chars() {
-        match c {
-            '"' => {
-                quoted = !quoted;
-                // Two quotes in a row, inside of quotes, are one.
-                if quoted && names.last().is_some_and(|name| !name.is_empty()) {
-                    names.last_mut().into_iter().for_each(|name| name.push('"'));
-                }
-            }
-            ',' if !quoted => names.push(String::new()),
-            c => names.last_mut().into_iter().for_each(|name| name.push(c)),
-        }
-    }
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_named_without_quotes() {
-        assert_eq!(columns("id"), ["id"]);
-        assert_eq!(columns(r#"id,"createdAt","a,b","x""y""#), ["id", "createdAt", "a,b", r#"x"y"#]);
     }
 }

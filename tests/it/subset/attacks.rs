@@ -243,18 +243,18 @@ async fn other_spellings_of_parameters_are_rejected() {
 async fn rules_without_filters_or_subsets_reject_both() {
     let gate = gate().await;
     let token = gate.issuer.token(&json!({ "sub": "user-1", "roles": ["reader"] }));
-    let refused = json!({ "query": ["has a reserved parameter (such as where, params, columns, subset or secret), which only the rule may set"] });
-    for (target, attack) in [
-        ("/v1/shape?table=items&offset=-1", "where=true"),
-        ("/v1/shape?table=items&offset=-1", "params[1]=x"),
-        ("/v1/shape?table=items&offset=-1", "subset__where=true"),
-        ("/v1/shape?table=items&offset=-1", "subset__where_expr=1"),
-        ("/api/items?offset=-1", "subset__params[1]=true"),
-        ("/api/mine?offset=-1", "where=true"),
+    for (target, name, attack) in [
+        ("/v1/shape?table=items&offset=-1", "where", "where=true"),
+        ("/v1/shape?table=items&offset=-1", "params", "params[1]=x"),
+        ("/v1/shape?table=items&offset=-1", "subset", "subset__where=true"),
+        ("/v1/shape?table=items&offset=-1", "subset", "subset__where_expr=1"),
+        ("/v1/shape?table=items&offset=-1", "secret", "Secret=x"),
+        ("/api/items?offset=-1", "subset", "subset__params[1]=true"),
+        ("/api/mine?offset=-1", "where", "where=true"),
     ] {
         let answer = gate.get(&format!("{target}&{attack}"), &token).await;
         assert_refused(&answer, 400, "invalid_request", attack);
-        assert_eq!(answer.json()["errors"], refused, "{attack}");
+        assert_eq!(answer.json()["errors"], json!({ name: ["is reserved: only the rule may set it"] }), "{attack}");
     }
     assert_eq!(gate.electric.request_count(), 0);
     let answer = gate.get("/api/mine?offset=-1&subset__where=true", &token).await;
