@@ -14,8 +14,8 @@ pub enum Fault {
     /// The client has disconnected, so there is no response.
     #[error("the client disconnected")]
     ClientGone,
-    /// A decision service no longer allows the request that waited, allows it differently, or does not answer.
-    #[error("a decision changed while the request waited")]
+    /// A decision service no longer allows a response that has begun, allows it differently, or does not answer.
+    #[error("a decision changed during the response")]
     DecisionChanged,
     /// The issuer's key set became too old while the request waited, because the issuer is unreachable.
     #[error("the issuer's keys became unavailable while the request waited")]
@@ -29,8 +29,9 @@ pub enum Fault {
     /// Electric is starting or has lost its database (tests/electric/84, 91 to 96).
     #[error("Electric is not ready")]
     NotReady(Duration),
-    /// The policy changed while the request waited, and no longer allows it, or allows it differently.
-    #[error("the policy changed while the request waited")]
+    /// The policy changed during a response, and no longer allows it, or allows it differently. A request whose response
+    /// has not begun is decided anew instead.
+    #[error("the policy changed during the response")]
     Reloaded,
     /// The client does not read its response.
     #[error("the client did not read in time")]
@@ -81,19 +82,19 @@ impl Fault {
         }
     }
 
-    /// The response for the client; `None` if the client disconnected or does not read.
+    /// The response for the client; `None` if the client disconnected or does not read, or if only a response that has
+    /// begun ends this way.
     pub fn rejection(&self) -> Option<Rejection> {
         Some(match self {
-            Self::ClientGone | Self::SlowReader => return None,
+            Self::ClientGone | Self::DecisionChanged | Self::Reloaded | Self::SlowReader | Self::Stopping => {
+                return None;
+            }
             Self::AuthUnavailable(after) => Rejection::AuthUnavailable(*after),
             Self::KeyGone => Rejection::TokenInvalid(InvalidReason::UnknownKey),
             Self::TokenRevoked => Rejection::TokenInvalid(InvalidReason::Revoked),
             Self::KeysUnavailable(after) => Rejection::KeysUnavailable(*after),
             Self::NotReady(after) => Rejection::NotReady(*after),
             Self::Overloaded(after) => Rejection::Overloaded(*after),
-            Self::DecisionChanged => Rejection::DecisionUnavailable(Duration::from_secs(1)),
-            Self::Reloaded => Rejection::Reloaded,
-            Self::Stopping => Rejection::Stopping,
             Self::TokenExpired => Rejection::TokenExpired,
             Self::UpstreamRefused(_) => Rejection::UpstreamRefused(self.lasts().unwrap_or(SOON)),
             Self::UpstreamTimeout => Rejection::UpstreamTimeout,

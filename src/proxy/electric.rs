@@ -54,8 +54,8 @@ impl Electric {
 
     async fn exchange(&self, mut ask: Ask, sink: Option<Sink>) -> Result<Ending, Fault> {
         let proxy = self.proxy.upgrade().ok_or(Fault::Internal)?;
-        // A later configuration may have removed the upstream.
-        let pool = self.upstreams.find(ask.request.upstream()).ok_or(Fault::Reloaded)?;
+        // The rule that names the upstream comes from the same configuration.
+        let pool = self.upstreams.find(ask.request.upstream()).ok_or(Fault::Internal)?;
         let server = pool.server(ask.request.definition())?;
         let (rule, live) = (ask.request.rule().clone(), ask.request.is_live());
         let span = self.tracer.as_ref().and_then(|tracer| tracer.upstream(&mut ask.trace, &rule, live));

@@ -48,12 +48,8 @@ pub enum Rejection {
     NotReady(Duration),
     /// Electric has too many requests in flight. Holds the time until a retry makes sense.
     Overloaded(Duration),
-    /// The rules changed while the request waited.
-    Reloaded,
     /// No rule serves the table.
     ShapeNotFound,
-    /// The process is stopping.
-    Stopping,
     /// The token has expired.
     TokenExpired,
     /// The token is invalid. Holds what is wrong with it.
@@ -135,9 +131,7 @@ impl Rejection {
             | Self::KeysUnavailable(_)
             | Self::Limited(..)
             | Self::NotReady(_)
-            | Self::Overloaded(_)
-            | Self::Reloaded
-            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound | Self::ShapeNotFound => StatusCode::NOT_FOUND,
             Self::TokenExpired | Self::TokenInvalid(_) | Self::TokenMalformed | Self::TokenMissing => {
@@ -174,9 +168,7 @@ impl Rejection {
             }
             Self::MethodNotAllowed(_) => ("method_not_allowed", "This path does not support this method."),
             Self::NotFound => ("not_found", "Nothing is served at this path."),
-            Self::NotReady(_) | Self::Reloaded | Self::Stopping => {
-                ("not_ready", "The sync service is not ready; try again later.")
-            }
+            Self::NotReady(_) => ("not_ready", "The sync service is not ready; try again later."),
             Self::Limited(..) | Self::Overloaded(_) => {
                 ("overloaded", "Too many requests are in flight; try again after the time in `retry-after`.")
             }
@@ -202,7 +194,6 @@ impl Rejection {
             | Self::NotReady(after)
             | Self::Overloaded(after)
             | Self::UpstreamRefused(after) => Some(*after),
-            Self::Reloaded | Self::Stopping => Some(Duration::from_secs(1)),
             Self::Internal | Self::UpstreamTimeout | Self::UpstreamUnreachable => Some(SOON),
             Self::ContentTooLarge
             | Self::Forbidden(_)

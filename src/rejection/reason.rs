@@ -119,10 +119,6 @@ reasons! {
         Internal = "internal",
         /// The issuer's keys are unavailable, so that the token can be neither accepted nor rejected.
         KeysUnavailable = "keys_unavailable",
-        /// A reload changed the rules while the request waited.
-        Reloaded = "reloaded",
-        /// The process is stopping.
-        Stopping = "stopping",
     }
 }
 
@@ -164,9 +160,7 @@ impl Reason {
             Rejection::NotFound => Self::Request(RequestFault::PathUnknown),
             Rejection::NotReady(_) => Self::Service(ServiceFault::ElectricNotReady),
             Rejection::Overloaded(_) => Self::Service(ServiceFault::ElectricOverloaded),
-            Rejection::Reloaded => Self::Service(ServiceFault::Reloaded),
             Rejection::ShapeNotFound => Self::Request(RequestFault::TableUnknown),
-            Rejection::Stopping => Self::Service(ServiceFault::Stopping),
             Rejection::TokenExpired => Self::Request(RequestFault::TokenExpired),
             Rejection::TokenInvalid(reason) => Self::Token(*reason),
             Rejection::TokenMalformed => Self::Request(RequestFault::TokenMalformed),
