@@ -63,7 +63,7 @@ reasons! {
         Expect = "expect",
         /// The headers are too many or too long.
         HeadersTooLarge = "headers_too_large",
-        /// There is no `Host`, or more than one.
+        /// `Host` is not one host with an optional port.
         Host = "host",
         /// The path does not support the method.
         Method = "method",

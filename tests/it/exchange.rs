@@ -36,6 +36,32 @@ async fn client_gets_exactly_the_permitted_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn client_gets_the_columns_that_it_names_among_those_of_the_rule() {
+    // docs/security.md, Q13
+    let gate = Gate::start().await;
+    gate.electric.insert("items", json!({ "id": 1, "user_id": "hidden", "title": "one" })).unwrap();
+    let admin = gate.issuer.token(&json!({ "sub": "admin", "roles": ["admin"] }));
+    let ask = async |columns: &str| gate.get(&format!("/api/items?offset=-1{columns}"), &admin).await;
+    for (columns, value) in [
+        ("", json!({ "id": "1", "title": "one" })),
+        ("&columns=title,id", json!({ "id": "1", "title": "one" })),
+        ("&columns=id", json!({ "id": "1" })),
+    ] {
+        let answer = ask(columns).await;
+        assert_eq!(answer.json()[0]["value"], value, "{columns}: {}", answer.text());
+    }
+    assert_eq!(gate.electric.request_count(), 2, "two lists in another order are one shape");
+    for columns in ["&columns=id,user_id", "&columns=*", "&columns=id&columns=id"] {
+        assert_eq!(ask(columns).await.json()["errors"]["columns"].as_array().map(Vec::len), Some(1), "{columns}");
+    }
+    assert_eq!(gate.electric.request_count(), 2);
+    // Without the primary key.
+    let refused = ask("&columns=title").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "invalid_request"), "{}", refused.text());
+    assert_eq!(gate.electric.request_count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn request_to_electric_has_only_allowed_parameters_and_headers() {
     // docs/security.md, Q1, Q15, C3, C4, P9
     let gate = Gate::start().await;

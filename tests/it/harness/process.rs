@@ -68,7 +68,8 @@ impl Process {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
         let serving: Value = loop {
-            let line = lines.next_line().await.unwrap().expect("no log line `serving`");
+            let line = lines.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("no log line `serving`: {log:#?}"));
             log.push(line.clone());
             match serde_json::from_str::<Value>(&line) {
                 Ok(entry) if entry["message"] == "serving" => break entry,
