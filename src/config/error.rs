@@ -62,12 +62,6 @@ impl ConfigError {
         Self { severity: Severity::Warning, ..self }
     }
 
-    /// Names the file.
-    #[must_use]
-    pub fn in_file(self, file: &Path) -> Self {
-        Self { file: file.to_owned(), ..self }
-    }
-
     /// Whether it prevents the file's use.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
@@ -132,7 +126,8 @@ impl ConfigErrors {
         Self(vec![ConfigError {
             line,
             help: help.map(str::to_owned),
-            ..ConfigError::of_key("", message).in_file(file)
+            file: file.to_owned(),
+            ..ConfigError::of_key("", message)
         }])
     }
 }

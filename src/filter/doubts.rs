@@ -22,8 +22,10 @@ pub struct Doubt {
     pub word: String,
 }
 
-/// Functions and words that depend on other rows, on the time or on the session. Electric evaluates a `where` for one
-/// row at a time, and rejects them with 400 ("unknown or unsupported function").
+/// Functions and words that depend on other rows, on the time or on the session. Electric rejects them with 400: none is
+/// in its list of functions (`known_functions.ex` in electric-sql/electric, 1.7), nor can a `where` have an aggregation or
+/// a word without brackets (`parser.ex`: "is not supported in this context"). A name that is not here may be known to a
+/// later version.
 const REFUSED: [&str; 28] = [
     "array_agg",
     "avg",
@@ -52,6 +54,19 @@ const REFUSED: [&str; 28] = [
     "statement_timestamp",
     "string_agg",
     "sum",
+    "transaction_timestamp",
+];
+
+/// Those of them that tell the time.
+const TIMES: [&str; 9] = [
+    "clock_timestamp",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "localtime",
+    "localtimestamp",
+    "now",
+    "statement_timestamp",
     "transaction_timestamp",
 ];
 
@@ -112,8 +127,14 @@ fn doubt(word: &str, keyword: Keyword, is_call: bool) -> Option<Doubt> {
     if refused {
         return Some(Doubt {
             severity: Severity::Error,
-            message: format!("Electric has no `{name}`, because it evaluates one row at a time"),
-            help: "compare a column; the time can be compared in `allow`, as `now`".to_owned(),
+            message: format!(
+                "Electric has no `{name}`: whether a row is sent depends only on the row and on the values"
+            ),
+            help: if TIMES.contains(&name.as_str()) {
+                "compare the time in `allow`, as `now`".to_owned()
+            } else {
+                "compare a column, or a claim as in {{ claims.sub }}".to_owned()
+            },
             word: word.to_owned(),
         });
     }

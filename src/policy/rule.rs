@@ -89,7 +89,7 @@ impl Rule {
         let places = predicate.as_ref().map_or(&[][..], Predicate::places);
         check_places(allow.as_ref(), places, &mut errors);
         let restricted = Restricted::by(allow.as_ref().map(Expression::tree)).and_terms(questions.parameters());
-        let chosen = check_chosen(&source.client_chosen, &restricted, allow.is_some(), places, &mut errors);
+        let chosen = check_chosen(&source, &restricted, places, &mut errors);
         let warnings = warnings(&source, &chosen, allow.as_ref());
         check_decisions(&questions, allow.as_ref(), predicate.as_ref(), upstream.as_ref(), &mut errors);
         if source.public {
@@ -316,9 +316,8 @@ fn check_places(allow: Option<&Expression>, places: &[Place], errors: &mut Vec<R
 /// Rejects a `where` with a value that the client chooses: one that `allow` does not restrict and `client_chosen` does
 /// not name. Returns every such value.
 fn check_chosen(
-    client_chosen: &[String],
+    source: &RuleSource,
     restricted: &Restricted,
-    has_allow: bool,
     places: &[Place],
     errors: &mut Vec<RuleError>,
 ) -> BTreeSet<String> {
@@ -330,8 +329,8 @@ fn check_chosen(
     for place in places {
         for parameter in restricted.chosen(place.expression.tree()) {
             all.insert(parameter.to_owned());
-            if !client_chosen.iter().any(|name| name == parameter) {
-                errors.push(chosen(parameter, restricted, has_allow).within(place.part.clone()).of("where"));
+            if !source.client_chosen.iter().any(|name| name == parameter) {
+                errors.push(chosen(parameter, source, restricted, places).within(place.part.clone()).of("where"));
             }
         }
     }
@@ -343,34 +342,42 @@ fn warnings(source: &RuleSource, chosen: &BTreeSet<String>, allow: Option<&Expre
         true => {
             Problem::from("is always true").help("leave it out if every valid token may read these rows").of("allow")
         }
-        false => Problem::from("is never true: the rule denies every request").help("remove the rule").of("allow"),
+        false => Problem::from("is never true: the rule denies every request")
+            .help("correct it, or remove the rule")
+            .of("allow"),
     });
     let table = lint::table(&source.table).map(|problem| problem.of("table"));
     let client_chosen = lint::client_chosen(&source.client_chosen, chosen);
     [allow, table, client_chosen].into_iter().flatten().collect()
 }
 
-fn chosen(parameter: &str, restricted: &Restricted, has_allow: bool) -> Problem {
+fn chosen(parameter: &str, source: &RuleSource, restricted: &Restricted, places: &[Place]) -> Problem {
     let problem = Problem::from(format!(
         "the client chooses `query.{parameter}`, and `allow` does not restrict it to claims or constants: one tenant \
          could read the rows of another"
     ));
-    let other = restricted.parameters().find(|other| *other != parameter);
+    let is_bound = |name: &str| places.iter().any(|place| place.expression.parameters().any(|bound| bound == name));
+    let other = restricted.parameters().find(|other| *other != parameter && !is_bound(other));
     match (restricted.term_with(parameter), other) {
         (Some(term), _) => problem.help(format!("`allow` restricts `{term}`: bind {{{{ {term} }}}}")),
         (None, Some(other)) => {
             problem.help(format!("`allow` restricts `query.{other}`: bind that, or restrict `query.{parameter}` too"))
         }
         (None, None) => {
-            let condition = format!("query.{parameter} in claims.…");
-            let allow = if has_allow {
+            // A public request has no claims.
+            let (values, meaning) = match source.public {
+                true => ("['…', '…']", "the values that everybody may read"),
+                false => ("claims.…", "the claim that lists what a token may read"),
+            };
+            let condition = format!("query.{parameter} in {values}");
+            let allow = if source.allow.is_some() {
                 format!("add `&& {condition}` to `allow`")
             } else {
                 format!("write allow = \"{condition}\"")
             };
             problem.help(format!(
-                "{allow} with the claim that lists what a token may read, or danger_client_chosen = [{parameter:?}] if \
-                 any client may read any of these rows"
+                "{allow} with {meaning}, or danger_client_chosen = [{parameter:?}] if any client may read any of these \
+                 rows"
             ))
         }
     }

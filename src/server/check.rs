@@ -21,8 +21,10 @@ pub fn check(config: &Config) -> Result<Vec<ConfigError>, ConfigErrors> {
     if let Err(cause) = Upstreams::new(&config.upstream, &config.upstreams) {
         found.push(ConfigError::of_key("upstream", format!("{cause:#}")));
     }
-    let file = config.file.as_ref().map_or(Path::new(""), |file| file.path());
-    let found = found.into_iter().map(|problem| problem.in_file(file));
+    let found = found.into_iter().map(|problem| match &config.file {
+        Some(file) => file.place(problem),
+        None => problem,
+    });
     let (errors, warnings): (Vec<_>, Vec<_>) = found.partition(ConfigError::is_error);
     if errors.is_empty() { Ok(warnings) } else { Err(errors.into()) }
 }

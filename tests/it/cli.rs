@@ -346,15 +346,35 @@ async fn sigterm_ends_the_process_with_exit_code_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_and_start_report_a_missing_certificate() {
+async fn check_and_start_show_where_a_certificate_or_a_folder_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "http://127.0.0.1:3000", "http://127.0.0.1:1");
-    let tls = "[server]\ntls = { cert = \"missing.crt\", key = \"missing.key\" }";
-    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("[server]", tls)).unwrap();
-    let path = path.to_str().unwrap();
-    for (arguments, code) in [(&["check", "--config", path][..], 64), (&["--config", path], 64)] {
-        let failed = output(arguments).await;
-        assert_eq!(failed.status.code(), Some(code));
-        assert!(text(&failed.stderr).contains("server.tls.cert"), "{}", text(&failed.stderr));
+    let good = std::fs::read_to_string(&path).unwrap();
+    let pair = rcgen::generate_simple_self_signed(["sync.test".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["sync.test".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls.crt"), pair.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), other.signing_key.serialize_pem()).unwrap();
+    for (lines, key, marked) in [
+        ("tls = { cert = \"missing.crt\", key = \"missing.key\" }", "server.tls.cert", "\"missing.crt\""),
+        ("tls.cert = \"tls.crt\"\ntls.key = \"missing.key\"", "server.tls.key", "\"missing.key\""),
+        ("tls = { cert = \"tls.crt\", key = \"tls.key\" }", "server.tls", "tls"),
+        ("upgrade_socket = \"missing/upgrade.sock\"", "server.upgrade_socket", "\"missing/upgrade.sock\""),
+    ] {
+        std::fs::write(&path, good.replace("[server]", &format!("[server]\n{lines}"))).unwrap();
+        let line = lines.lines().find(|line| line.contains(marked)).unwrap();
+        let number = 3 + lines.lines().position(|other| other == line).unwrap();
+        let (column, path) = (line.find(marked).unwrap(), path.to_str().unwrap());
+        let quoted = format!(
+            " --> {path}:{number}:{}\n  |\n{number} | {line}\n  | {}{}\n",
+            column + 1,
+            " ".repeat(column),
+            "^".repeat(marked.len())
+        );
+        for arguments in [&["check", "--config", path][..], &["--config", path]] {
+            let failed = output(arguments).await;
+            let words = text(&failed.stderr);
+            assert_eq!(failed.status.code(), Some(64), "{words}");
+            assert!(words.contains(&format!("error: {key}: ")) && words.contains(&quoted), "{words}\n{quoted}");
+        }
     }
 }

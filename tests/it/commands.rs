@@ -267,6 +267,21 @@ async fn development_tokens_are_accepted_and_their_key_is_recognized() {
     assert!(log.iter().any(|line| line.contains("for development only")), "{log:?}");
     assert!(!log.iter().any(|line| line.contains(secret.trim())));
 
+    // `check` warns too, and `--strict` refuses it; another secret causes neither.
+    let file = path.to_str().unwrap();
+    let run_check = async |more: &[&str]| {
+        let output = shapegate(&[&["check"], more].concat()).output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, words) = run_check(&[file]).await;
+    assert!(code == Some(0) && words.contains("warning: issuer[0].hs256.file: a key of `shapegate token`"), "{words}");
+    let (code, words) = run_check(&["--strict", file]).await;
+    assert!(code == Some(64) && words.contains("issuer[0].hs256"), "{words}");
+    std::fs::write(folder.path().join("own.key"), "0123456789abcdef-of-our-own-89abcdef").unwrap();
+    let own = written(folder.path(), "own.toml", &text.replace(key, folder.path().join("own.key").to_str().unwrap()));
+    let (code, words) = run_check(&["--strict", own.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{words}");
+
     // Another key signs for nobody else, and a file that others can read is not used.
     let other = folder.path().join("other.key");
     let (_, foreign) = run(&["token", "--key", other.to_str().unwrap(), "--claims", "{}"]).await;

@@ -60,6 +60,28 @@ struct Found {
     help: Option<String>,
 }
 
+/// Returns an error that was found after the file was read, placed at the value of its key. If the file does not have the
+/// key, only the file is named.
+pub(super) fn place(text: &str, file: &Path, error: ConfigError) -> ConfigError {
+    let document = Document::new(text, file);
+    let Some(span) = document.table().and_then(|table| span_of(&table, &error.key)) else {
+        return ConfigError { file: file.to_owned(), ..error };
+    };
+    let ConfigError { severity, key, message, help, .. } = error;
+    document.placed(Found { span, key, message, help }, severity)
+}
+
+/// Returns the bytes to mark for a key such as `server.tls.cert`: its value, or the name of a table.
+fn span_of(table: &DeTable<'_>, key: &str) -> Option<Range<usize>> {
+    let (name, rest) = key.split_once('.').map_or((key, None), |(name, rest)| (name, Some(rest)));
+    let (name, value) = table.get_key_value(name)?;
+    match (rest, value.get_ref().as_table()) {
+        (Some(rest), inner) => span_of(inner?, rest),
+        (None, Some(_)) => Some(name.span()),
+        (None, None) => Some(value.span()),
+    }
+}
+
 impl<'a> Document<'a> {
     /// Creates a document without errors.
     pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
@@ -81,7 +103,9 @@ impl<'a> Document<'a> {
             let message = format!("not TOML: {}", fault.message());
             let hint = hint::of(self.text, span.start);
             let ends = hint.as_ref().is_some_and(|hint| hint.of_whole_file);
-            self.error(&At::of(span), "", Problem { message, help: hint.map(|hint| hint.text), part: None });
+            let help = hint.map(|hint| hint.text);
+            let help = help.or_else(|| (fault.message() == "duplicate key").then(|| "write each key once".to_owned()));
+            self.error(&At::of(span), "", Problem { message, help, part: None });
             if ends {
                 break;
             }

@@ -65,7 +65,9 @@ fn variable(name: &str, environment: &Environment) -> Result<String, String> {
     environment.variable(name).ok_or_else(|| {
         let conventional = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
         let shown = if name.chars().all(conventional) { name } else { "of this name" };
-        format!("the environment variable {shown} is not set, or is not UTF-8")
+        format!(
+            "the environment variable {shown} is not set, or is not UTF-8 (`check --without-secrets` does not need it)"
+        )
     })
 }
 

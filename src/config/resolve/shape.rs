@@ -178,7 +178,8 @@ fn upstream_name(value: &Value<'_>, upstreams: Option<&Upstreams>) -> Option<Str
         upstreams.filter(|upstreams| name != UpstreamName::DEFAULT && !upstreams.contains_key(name))
     {
         let known: Vec<_> = [UpstreamName::DEFAULT].into_iter().chain(upstreams.keys().map(String::as_str)).collect();
-        value.error(format!("no such upstream {name:?}: write [upstreams.{name}], or one of {}", known.join(", ")));
+        value
+            .error(format!("no such upstream {name:?}: add [upstreams.{name}], or write one of: {}", known.join(", ")));
         return None;
     }
     Some(name.to_owned())
@@ -231,7 +232,7 @@ fn check_order(rules: &[(Section<'_>, Vec<Rule>)]) {
         match shadows.max() {
             Some((Shadow::Always(why), line)) => section.error_here(
                 Problem::from(format!("never applies, because the rule on line {line} {why}"))
-                    .help("remove one of them, or write the `allow` that is missing"),
+                    .help("remove one of them, or let the `allow` of the earlier one exclude what this one is for"),
             ),
             Some((Shadow::Mostly, line)) => section.warning_here(
                 Problem::from(format!(

@@ -51,7 +51,7 @@ fn a_value_of_the_wrong_type_causes_exactly_one_error() {
 fn toml_syntax_errors_are_reported() {
     each(&[
         ("[server\n".into(), "1: not TOML: unclosed table, expected `]`"),
-        ("[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(), "3: not TOML: duplicate key"),
+        ("[server]\nlisten = '[::]:0'\nlisten = '[::]:0'\n".into(), "3: not TOML: duplicate key: write each key once"),
         ("[server]\nlisten = localhost\n".into(), "2: not TOML: string values must be quoted, expected literal string"),
     ]);
 }
@@ -246,7 +246,9 @@ fn invalid_named_upstreams_and_references_are_rejected() {
     let shape = |upstream: &str| format!("{upstreams}[[shape]]\ntable = 't'\nwhere = 'none'\nupstream = {upstream}\n");
     let by = |rest: &str| shape(&format!("{{ claim = 'claims.t', {rest} }}"));
     let unknown = |key: &str| {
-        format!(r#"7: shape[0].{key}: no such upstream "acme": write [upstreams.acme], or one of default, acme-db"#)
+        format!(
+            r#"7: shape[0].{key}: no such upstream "acme": add [upstreams.acme], or write one of: default, acme-db"#
+        )
     };
     let (plain, mapped) = (unknown("upstream"), unknown("upstream.map.x"));
     each(&[

@@ -26,8 +26,14 @@ fn a_secret_without_exactly_one_usable_source_is_rejected() {
         ("['canary']", &inline),
         ("{}", &one),
         ("{ env = 'ELECTRIC_SECRET', file = '/canary' }", &one),
-        ("{ env = 'NO_SUCH' }", "the environment variable NO_SUCH is not set, or is not UTF-8"),
-        ("{ env = 'canary' }", "the environment variable of this name is not set, or is not UTF-8"),
+        (
+            "{ env = 'NO_SUCH' }",
+            "the environment variable NO_SUCH is not set, or is not UTF-8 (`check --without-secrets` does not need it)",
+        ),
+        (
+            "{ env = 'canary' }",
+            "the environment variable of this name is not set, or is not UTF-8 (`check --without-secrets` does not need it)",
+        ),
         ("{ env = 'BLANK_SECRET' }", "the secret is empty"),
         ("{ file = '/no/such/canary' }", "the secret's file cannot be read: No such file or directory (os error 2)"),
         ("{ credential = 'canary' }", "$CREDENTIALS_DIRECTORY is not set: add LoadCredential= to the systemd unit"),
