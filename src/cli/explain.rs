@@ -19,7 +19,7 @@ use crate::rewrite::UpstreamRequest;
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// The client's token; @FILE reads it from a file, which keeps it out of the process list
     #[arg(long, value_name = "TOKEN", conflicts_with = "claims")]
@@ -124,6 +124,8 @@ async fn token_words(
     let why = match (rules.verifier.explain(&token, error, now), error) {
         (Some(why), _) => why,
         (None, TokenError::KeysUnavailable { .. }) => keys_error(issuers).await,
+        // The name says all, and docs/reasons.md what it means.
+        (None, TokenError::Invalid(reason)) => return format!("the token is rejected: {}", reason.as_str()),
         (None, error) => error.to_string(),
     };
     format!("the token is rejected: {}: {why}", error.as_str())

@@ -13,7 +13,7 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 pub(super) struct Jwks {
     /// The configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// The file to write the keys to
     #[arg(long, value_name = "FILE")]

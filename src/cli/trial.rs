@@ -284,5 +284,6 @@ pub(super) fn time(text: Option<&str>) -> Result<UnixTime, Usage> {
 
 /// Parses sample claims.
 pub(super) fn claims(text: &str) -> Result<Map<String, Value>, Usage> {
-    crate::json::parse_object(text.as_bytes()).map_err(|_| Usage("--claims: give a JSON object"))
+    crate::json::parse_object(text.as_bytes())
+        .map_err(|_| Usage(r#"--claims: give a JSON object, as in {"sub": "user-1"}"#))
 }

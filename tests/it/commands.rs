@@ -277,8 +277,9 @@ async fn development_tokens_are_accepted_and_their_key_is_recognized() {
     assert!(code == Some(0) && words.contains("warning: issuer[0].hs256.file: a key of `shapegate token`"), "{words}");
     let (code, words) = run_check(&["--strict", file]).await;
     assert!(code == Some(64) && words.contains("issuer[0].hs256"), "{words}");
-    std::fs::write(folder.path().join("own.key"), "0123456789abcdef-of-our-own-89abcdef").unwrap();
-    let own = written(folder.path(), "own.toml", &text.replace(key, folder.path().join("own.key").to_str().unwrap()));
+    let own = written(folder.path(), "own.key", "0123456789abcdef-of-our-own-89abcdef");
+    std::fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let own = written(folder.path(), "own.toml", &text.replace(key, own.to_str().unwrap()));
     let (code, words) = run_check(&["--strict", own.to_str().unwrap()]).await;
     assert_eq!(code, Some(0), "{words}");
 

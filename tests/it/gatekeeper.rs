@@ -1,6 +1,7 @@
 //! The gatekeeper over HTTP: what it mints, and every way to misuse a shape token (docs/security.md, G1 to G4).
 
 mod budgets;
+mod columns;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -296,7 +297,9 @@ async fn shape_claim_of_a_user_token_is_ignored() {
     let shape = json!({ "namespace": null, "table": "tasks", "where": null, "columns": null });
     let token = gate.issuer.token(&json!({ "sub": "u", "organizationIds": ["org_1"], "shape": shape, "rule": "x" }));
     assert_refused(&gate.get("/v1/shape?table=tasks&offset=-1", &token).await, 403, "forbidden", "no filter");
-    assert_refused(&gate.get(&repeated(), &token).await, 400, "invalid_request", "a definition");
+    assert_refused(&gate.get(&repeated(), &token).await, 403, "forbidden", "a definition");
+    let repeated = format!("{}&organizationId=org_1", repeated());
+    assert_refused(&gate.get(&repeated, &token).await, 400, "invalid_request", "a definition and an organization");
     assert_eq!(gate.electric.request_count(), 0);
     let answer = gate.get("/v1/shape?table=tasks&organizationId=org_1&offset=-1", &token).await;
     assert_eq!((answer.status.as_u16(), answer.rows("title")), (200, vec!["mine".to_owned()]));
