@@ -67,12 +67,14 @@ impl Check {
         self.print(&warnings)?;
         let Some(config) = config else { return Ok(ExitCode::from(USAGE)) };
         if self.strict && !warnings.is_empty() {
-            eprintln!("{}: {} warnings, which --strict rejects", path.display(), warnings.len());
+            let warnings = super::count(warnings.len(), "warning");
+            eprintln!("{}: {warnings}, which --strict rejects", path.display());
             return Ok(ExitCode::from(USAGE));
         }
         if self.format == Format::Text {
             let (rules, issuers) = (config.policy.rule_ids().count(), config.issuers.len());
-            super::say(format_args!("{}: ok, {rules} rules, {issuers} issuers", path.display()))?;
+            let (rules, issuers) = (super::count(rules, "rule"), super::count(issuers, "issuer"));
+            super::say(format_args!("{}: ok, {rules}, {issuers}", path.display()))?;
         }
         if !self.probe {
             return Ok(ExitCode::SUCCESS);

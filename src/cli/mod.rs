@@ -159,6 +159,11 @@ fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Returns a number of things: `1 rule`, `2 rules`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Creates a gateway that serves no clients: it decides requests and queries Electric as a server does.
 fn gateway(config: Config, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> anyhow::Result<(Gateway, Arc<Proxy>)> {
     let observers = Observers { metrics, audit: None, tracer: None };

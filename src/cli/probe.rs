@@ -46,8 +46,8 @@ async fn probe_keys(issuers: &[RemoteIssuer]) -> std::io::Result<bool> {
     let mut success = true;
     for issuer in issuers {
         let fetched = issuer.fetch().await.map(|parsed| match parsed.rejected.len() {
-            0 => format!("ok, {} keys", parsed.set.len()),
-            rejected => format!("ok, {} keys, {rejected} not usable", parsed.set.len()),
+            0 => format!("ok, {}", super::count(parsed.set.len(), "key")),
+            rejected => format!("ok, {}, {rejected} not usable", super::count(parsed.set.len(), "key")),
         });
         success &= report(&format!("issuer {}", issuer.name), fetched)?;
     }

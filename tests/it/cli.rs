@@ -100,7 +100,7 @@ async fn check_probe_takes_sample_values_from_the_configuration_or_a_file() {
     std::fs::write(&path, format!("{rule}\n[probe]\nclaims = {{ org = {{ ids = [7, 1.5, true] }} }}\n")).unwrap();
     let path = path.to_str().unwrap();
     let probe = output(&["check", "--config", path, "--probe"]).await;
-    let issuer = format!("issuer {}: ok, 1 keys", gate.issuer.url());
+    let issuer = format!("issuer {}: ok, 1 key", gate.issuer.url());
     let electric = format!("Electric default ({}): ok", gate.electric.url());
     let lines = [&issuer, &electric, "tasks: ok", "/api/items: ok"];
     assert_eq!(text(&probe.stdout).lines().skip(1).collect::<Vec<_>>(), lines);

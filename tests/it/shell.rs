@@ -99,7 +99,7 @@ async fn init_writes_a_file_that_check_accepts_and_replaces_none() {
     assert!(text.contains("\"https://tenant.example.com/.well-known/jwks.json\""), "{text}");
     let check = shapegate(&["check", "--config", file]).env("ELECTRIC_SECRET", "x").output().await.unwrap();
     assert!(check.status.success() && check.stderr.is_empty(), "{}", String::from_utf8_lossy(&check.stderr));
-    assert!(String::from_utf8(check.stdout).unwrap().contains("2 rules, 1 issuers"));
+    assert!(String::from_utf8(check.stdout).unwrap().contains("2 rules, 1 issuer\n"));
     let again = output(&arguments).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("cannot write"));
