@@ -1,7 +1,9 @@
-//! `shapegate schema`: a JSON Schema of the configuration, for completion and checks in editors.
+//! `shapegate schema`: a JSON Schema of the configuration, for completion and checks in editors, and its reference.
 //!
-//! It is made from `conf/shapegate.full.toml`, which has every key with its default and a comment. A test compares its
-//! keys with those that the configuration knows.
+//! Both are made from `conf/shapegate.full.toml`, which has every key with its default and a comment. Tests compare its
+//! keys, defaults and bounds with those of the configuration.
+
+mod reference;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -13,11 +15,18 @@ use toml::de::{DeTable, DeValue};
 const FULL: &str = include_str!("../../conf/shapegate.full.toml");
 
 #[derive(Debug, Args)]
-pub(super) struct Schema {}
+pub(super) struct Schema {
+    /// Print a reference for people instead, in Markdown
+    #[arg(long)]
+    markdown: bool,
+}
 
 impl Schema {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        super::say(format_args!("{:#}", schema()))?;
+        match self.markdown {
+            true => super::say(format_args!("{}", reference::page()))?,
+            false => super::say(format_args!("{:#}", schema()))?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -25,8 +34,10 @@ impl Schema {
 /// Returns the schema, in draft 7, which most editors understand.
 fn schema() -> Value {
     let mut root = root().json();
-    // Named upstreams have the keys of `[upstream]`.
+    // The names of these tables are the user's. Named upstreams have the keys of `[upstream]`.
     root["properties"]["upstreams"]["additionalProperties"] = root["properties"]["upstream"].clone();
+    root["properties"]["decisions"]["additionalProperties"] =
+        root["properties"]["decisions"]["properties"]["pdp"].clone();
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     root["title"] = json!("Configuration of shapegate");
     root["$defs"] = json!({ "secret": {
@@ -50,11 +61,21 @@ fn root() -> Section {
     reader.root
 }
 
+/// Returns a line of the file, and whether it was a comment: a key or a section without a default is written as one, as
+/// in `# key = value`.
+fn code(line: &str) -> (&str, bool) {
+    line.strip_prefix("# ").filter(|rest| is_code(rest)).map_or((line, false), |rest| (rest, true))
+}
+
 /// A table of the file.
 #[derive(Default)]
 struct Section {
+    /// The line of its header, counted from 1.
+    line: usize,
     description: String,
     is_list: bool,
+    /// Whether it is off by default.
+    is_comment: bool,
     keys: BTreeMap<String, Key>,
     sections: BTreeMap<String, Self>,
 }
@@ -62,7 +83,12 @@ struct Section {
 /// A key, with a schema for each kind of value that the file shows.
 #[derive(Default)]
 struct Key {
+    /// Its first line, counted from 1.
+    line: usize,
     description: String,
+    is_comment: bool,
+    /// Its first value, as written.
+    sample: String,
     kinds: Vec<Value>,
 }
 
@@ -93,6 +119,8 @@ impl Key {
 #[derive(Default)]
 struct Reader {
     root: Section,
+    /// The current line, counted from 1.
+    number: usize,
     /// The path of the current section.
     section: Vec<String>,
     /// The last key, to which comments on the next lines belong.
@@ -103,25 +131,28 @@ struct Reader {
 
 impl Reader {
     fn line(&mut self, line: &str) {
-        // A key or section that has no default is written as a comment: `# key = value`.
-        let code = line.strip_prefix("# ").filter(|rest| is_code(rest)).unwrap_or(line);
+        self.number += 1;
+        let (code, is_comment) = code(line);
         let comment = code.trim_start().strip_prefix('#').map(str::trim);
         match comment {
             _ if code.trim().is_empty() => self.comment.clear(),
-            _ if code.starts_with('[') => self.open(code),
+            _ if code.starts_with('[') => self.open(code, is_comment),
             Some(more) if is_continuation(code) => self.describe(more),
             Some(words) => push_words(&mut self.comment, words),
-            None => self.add(code),
+            None => self.add(code, is_comment),
         }
     }
 
     /// Opens `[a.b]` or `[[a]]`.
-    fn open(&mut self, header: &str) {
+    fn open(&mut self, header: &str, is_comment: bool) {
         let (name, comment) = header.split_once('#').unwrap_or((header, ""));
         push_words(&mut self.comment, comment.trim());
         self.section = name.trim().trim_matches(['[', ']']).split('.').map(str::to_owned).collect();
         let section = self.root.at(&self.section);
         section.is_list = header.starts_with("[[");
+        if section.line == 0 {
+            (section.line, section.is_comment) = (self.number, is_comment);
+        }
         if section.description.is_empty() {
             section.description = std::mem::take(&mut self.comment);
         }
@@ -129,15 +160,22 @@ impl Reader {
     }
 
     /// Adds `key = value  # comment`.
-    fn add(&mut self, code: &str) {
+    fn add(&mut self, code: &str, is_comment: bool) {
         let Ok(table) = DeTable::parse(code) else { return };
         let Some((name, value)) = table.get_ref().iter().next() else { return };
         let comment = code[value.span().end..].trim().trim_start_matches('#').trim();
         let kind = kind(value.get_ref(), comment);
         self.key = name.get_ref().to_string();
         let key = self.root.at(&self.section).keys.entry(self.key.clone()).or_default();
+        if key.kinds.is_empty() {
+            (key.line, key.is_comment) = (self.number, is_comment);
+            key.sample = code[value.span()].to_owned();
+        }
         if !key.kinds.contains(&kind) {
             key.kinds.push(kind);
+        }
+        if key.line < self.number && !comment.is_empty() {
+            key.description.push(';');
         }
         self.describe(comment);
     }
@@ -222,6 +260,9 @@ mod tests {
     /// Returns the keys that the configuration knows in the section whose header is on this line (0: the root).
     fn known(line: usize) -> BTreeSet<String> {
         let mut lines: Vec<&str> = FULL.lines().collect();
+        if line > 0 {
+            lines[line - 1] = code(lines[line - 1]).0;
+        }
         lines.insert(line, "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz = 1");
         let errors = Config::parse(&lines.join("\n"), Path::new("x.toml"), &Environment::Deploy).unwrap_err();
         let error = errors.iter().find(|error| error.key.ends_with("zzzz")).unwrap();
@@ -238,7 +279,7 @@ mod tests {
     #[test]
     fn schema_has_the_keys_that_the_configuration_knows() {
         assert_eq!(described(&[]), known(0));
-        let headers = FULL.lines().enumerate().filter(|(_, line)| line.starts_with('['));
+        let headers = FULL.lines().map(|line| code(line).0).enumerate().filter(|(_, line)| line.starts_with('['));
         let mut seen = 0;
         for (number, header) in headers {
             let name = header.split('#').next().unwrap().trim().trim_matches(['[', ']']);

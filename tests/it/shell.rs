@@ -36,6 +36,18 @@ async fn schema_in_conf_is_current_and_named_by_each_file() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn configuration_reference_is_current() {
+    let written = std::fs::read_to_string(place("docs/configuration.md")).unwrap();
+    assert!(
+        printed(&["schema", "--markdown"]).await == written,
+        "run: cargo run -- schema --markdown >docs/configuration.md"
+    );
+    for words in ["| `drain` | duration | `\"25s\"` | 0s to 1h |", "| `listen` | list of text | required |"] {
+        assert!(written.contains(words), "{words}");
+    }
+}
+
 /// Runs taplo, with which editors check TOML.
 async fn taplo(folder: &Path, files: &[&str]) -> Output {
     let program = place("tests/clients/node_modules/.bin/taplo");
