@@ -30,6 +30,7 @@ mod metrics;
 mod otel;
 mod phases;
 mod proxies;
+mod quickstart;
 mod reasons;
 mod reload;
 mod revocation;
