@@ -30,7 +30,7 @@ const MAX_NAME_BYTES: usize = 63;
 
 /// The allowed types: as sqlparser writes them, and as they are printed. None has a modifier, and none is a float,
 /// since Postgres would cast a numeric column to it, which fails on large values.
-const TYPES: [(&str, &str); 20] = [
+pub(super) const TYPES: [(&str, &str); 20] = [
     ("BIGINT", "int8"),
     ("BOOL", "bool"),
     ("BOOLEAN", "bool"),
@@ -54,7 +54,7 @@ const TYPES: [(&str, &str); 20] = [
 ];
 
 /// The allowed functions. Each takes one text, is known to Electric and cannot fail.
-const FUNCTIONS: [&str; 2] = ["lower", "upper"];
+pub(super) const FUNCTIONS: [&str; 2] = ["lower", "upper"];
 
 /// The state of the conversion of one filter.
 pub(super) struct Admission<'a> {

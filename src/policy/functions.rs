@@ -89,4 +89,28 @@ mod tests {
         assert!(!holds("claims.email.lowerAscii() == 'ann@example.com'", r#"{"email":7}"#));
         assert!(!holds("'b' in claims.groups.split(',')", r#"{"groups":["a","b"]}"#));
     }
+
+    #[test]
+    fn documentation_lists_the_functions_with_examples_that_are_true() {
+        let page = include_str!("../../docs/expressions.md");
+        let (_, section) = page.split_once("## Functions in rules\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let claims = section.lines().find_map(|line| line.strip_prefix('`')?.strip_suffix('`')).unwrap();
+        let claims = Claims::sample(claims).unwrap();
+        let query = [("id", "a"), ("level", "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let scope = Scope::new(Some(claims.cel()), &query, UnixTime::from_secs(0));
+        let mut listed = Vec::new();
+        for row in section.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let (name, rest) = row.split_once("` | `").unwrap();
+            let example = rest.strip_suffix("` |").unwrap();
+            assert!(example.contains(name), "{example}");
+            let compiled = Expression::compile(example).unwrap_or_else(|error| panic!("{example}: {error}"));
+            assert!(compiled.holds(&scope).is_ok(), "{example}");
+            listed.push(name);
+        }
+        let own =
+            include_str!("functions.rs").split("add_function(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let own: Vec<_> = own.filter(|name| name.chars().all(char::is_alphanumeric)).collect();
+        assert!(own.len() == 5 && own.iter().all(|name| listed.contains(name)), "{own:?} {listed:?}");
+    }
 }

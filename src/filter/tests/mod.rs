@@ -1,6 +1,7 @@
 //! Tests of the SQL that a client may send, and of the SQL that is rejected.
 
 mod attacks;
+mod documented;
 pub(crate) mod generate;
 mod limits;
 mod lint;
