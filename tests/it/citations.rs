@@ -6,8 +6,20 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-const SEARCHED: [&str; 10] =
-    [".ci", "CONTRIBUTING.md", "README.md", "SECURITY.md", "benches", "conf", "docs", "fuzz", "src", "tests"];
+const SEARCHED: [&str; 12] = [
+    ".ci",
+    ".github",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "benches",
+    "conf",
+    "docs",
+    "fuzz",
+    "packaging",
+    "src",
+    "tests",
+];
 
 /// Names of folders that git ignores.
 const IGNORED: [&str; 5] = ["node_modules", "target", "corpus", "artifacts", "coverage"];
@@ -168,13 +180,44 @@ fn each_cited_recording_exists() {
     }
 }
 
+/// Returns whether code in a document names a place in this repository.
+fn is_place(code: &str) -> bool {
+    let folders =
+        [".ci", ".config", ".github", "benches", "conf", "docs", "fuzz", "packaging", "src", "systemd", "tests"];
+    // A recording is cited by its number.
+    let is_recording = code.strip_prefix("tests/electric/").is_some_and(is_number);
+    folders.contains(&code.split('/').next().unwrap()) && !code.contains([' ', '*', ':']) && !is_recording
+}
+
 #[test]
 fn each_file_named_in_the_documents_exists() {
-    for page in ["docs/electric.md", "docs/security.md", "tests/electric/README.md"] {
+    for page in ["CONTRIBUTING.md", "docs/electric.md", "docs/security.md", "tests/electric/README.md"] {
         let text = fs::read_to_string(place(page)).unwrap();
-        let named =
-            text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("src/") || code.starts_with("tests/"));
-        let missing: Vec<_> = named.filter(|path| !place(path).exists()).collect();
+        let named: Vec<_> = text.split('`').skip(1).step_by(2).filter(|code| is_place(code)).collect();
+        assert!(!named.is_empty(), "{page} names no file");
+        let missing: Vec<_> = named.into_iter().filter(|path| !place(path).exists()).collect();
         assert!(missing.is_empty(), "{missing:?} in {page}");
+    }
+}
+
+#[test]
+fn the_map_in_contributing_names_every_module_and_dependency() {
+    let text = fs::read_to_string(place("CONTRIBUTING.md")).unwrap();
+    let folders = fs::read_dir(place("src")).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(&format!("`src/{name}`")), "the map lacks src/{name}");
+    }
+    let manifest = fs::read_to_string(place("Cargo.toml")).unwrap();
+    let (_, table) = text.split_once("## Why each dependency").unwrap();
+    for section in ["\n[dependencies]\n", "\n[dev-dependencies]\n"] {
+        let (_, lines) = manifest.split_once(section).unwrap();
+        for name in lines.lines().map_while(|line| line.split_once(" = ")).map(|(name, _)| name) {
+            let is_named = table.lines().any(|row| {
+                let cell = row.split('|').nth(1).unwrap_or_default();
+                cell.split([',', ' ']).any(|word| word == name)
+            });
+            assert!(is_named, "CONTRIBUTING.md does not say why {name}");
+        }
     }
 }
