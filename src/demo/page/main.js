@@ -143,7 +143,7 @@ function listed(id, pairs) {
   byId(id).replaceChildren(...cells);
 }
 
-/** Shows a request of the client, and the last one that Electric got for the same rows. */
+/** Shows a request of the client, and the one that Electric got for it. */
 async function compare(url, headers, status) {
   const bearer = new Headers(headers).get("authorization") ?? "";
   const asked = [...new URL(url).searchParams].filter(([name]) => name !== "cache-buster");
@@ -151,11 +151,12 @@ async function compare(url, headers, status) {
   if (status >= 500) return listed("sent", [["nothing", "Electric is unreachable"]]);
   if (status === 401 || status === 403) return listed("sent", [["nothing", `shapegate answers ${status} itself`]]);
   if (options.ownElectric) return listed("sent", [["see", "the log of your Electric, or shapegate explain"]]);
-  const sent = await (await fetch(`/upstream?organization=${byId("organization").value}`)).json();
+  const sent = await (await fetch(`/upstream${new URL(url).search}`)).json();
   if (sent) listed("sent", sent);
 }
 
-const reason = (status, body) => `${status} ${body?.code ?? ""}: ${body?.message ?? "no message"}`;
+const reason = (status, body) =>
+  `${status} ${body?.code ?? ""}: ${body?.message ?? "no message"}${body?.reason ? ` Reason: ${body.reason}.` : ""}`;
 
 /** Opens the shape again with the current token and organization. */
 function follow() {

@@ -93,11 +93,21 @@ impl Database {
         Ok(true)
     }
 
-    /// Returns the last request for rows of this organization, as Electric received it but without the secret.
-    pub(super) fn last_request(&self, organization: &str) -> Option<Vec<(String, String)>> {
+    /// Returns the last request that Electric received for a client's query, without the secret.
+    pub(super) fn last_request(&self, query: &str) -> Option<Vec<(String, String)>> {
         let requests = self.own.as_ref()?.state().electric.as_ref()?.requests();
-        let bound = ("params[1]".to_owned(), organization.to_owned());
-        requests.iter().rev().map(parameters).find(|parameters| parameters.contains(&bound))
+        let wanted = |(name, value): (String, String)| match name.as_str() {
+            "organizationId" => Some(("params[1]".to_owned(), value)),
+            "handle" | "live" | "offset" => Some((name, value)),
+            _ => None,
+        };
+        let wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).into_owned().filter_map(wanted).collect();
+        let is_live = |pairs: &[(String, String)]| pairs.iter().any(|(name, _)| name == "live");
+        requests
+            .iter()
+            .rev()
+            .map(parameters)
+            .find(|pairs| wanted.iter().all(|pair| pairs.contains(pair)) && is_live(pairs) == is_live(&wanted))
     }
 }
 

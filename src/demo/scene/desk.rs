@@ -43,9 +43,7 @@ impl Desk {
             ("GET", "/options") => self.options(),
             ("GET", "/state") => self.state().await,
             ("GET", "/live") => self.live_query().await,
-            ("GET", "/upstream") => {
-                Reply::json(200, json!(self.database.last_request(organization(&request))).to_string())
-            }
+            ("GET", "/upstream") => Reply::json(200, json!(self.database.last_request(request.query())).to_string()),
             ("GET", path) => match path.strip_prefix("/token/") {
                 Some(organization) => self.token(organization),
                 None => file(path),

@@ -44,6 +44,7 @@ impl Settings {
 listen = "{listen}"
 admin = "{admin}"
 drain = "1s"
+danger_explain_denials = true
 
 [upstream]
 url = "{electric}"

@@ -120,14 +120,18 @@ async fn demo_page_shows_how_many_clients_share_a_request() {
     page.until_shown("outcome", "200:").await;
     page.until_shown("waiting", "1").await;
     page.check_all("rest").await;
-    page.click("[data-post='/clients']").await;
-    page.click("[data-post='/clients']").await;
-    demo.until_said("200 in all").await;
-    page.until("Number(document.getElementById('waiting').textContent) > 180").await;
+    for _ in 0..5 {
+        page.click("[data-post='/clients']").await;
+    }
+    demo.until_said("500 in all").await;
+    page.until("Number(document.getElementById('waiting').textContent) > 480").await;
     page.until("Number(document.getElementById('upstream').textContent) < 10").await;
     page.click("#write").await;
-    page.until_shown("log", "It reached 200 of 200 clients").await;
-    demo.until_said("It reached 200 of 200 clients").await;
+    page.until_shown("log", "It reached 500 of 500 clients").await;
+    demo.until_said("It reached 500 of 500 clients").await;
+    // The page's own poll, and the one that Electric got for it.
+    page.until_shown("asked", "livetrue").await;
+    page.until_shown("sent", "livetrue").await;
     page.check_all("followers").await;
     page.click("[data-post='/clients/remove']").await;
     page.until("Number(document.getElementById('waiting').textContent) < 2").await;
@@ -167,11 +171,12 @@ async fn demo_page_shows_why_tokens_and_rules_are_rejected() {
 
     page.choose("org-2").await;
     page.until_shown("outcome", "403 forbidden").await;
+    page.until_shown("outcome", "Reason: allow_false").await;
     page.until_shown("sent", "shapegate answers 403 itself").await;
-    page.check("forbidden").await;
+    page.check_all("forbidden").await;
     page.edit("claims", "\"org-1\"", "\"org-2\"").await;
     page.click("#forge").await;
-    page.until_shown("outcome", "401 token_invalid").await;
+    page.until_shown("outcome", "Reason: signature").await;
     page.check("forged").await;
     page.edit("claims", "{", "").await;
     page.click("#sign").await;
@@ -180,6 +185,7 @@ async fn demo_page_shows_why_tokens_and_rules_are_rejected() {
     page.until_shown("outcome", "200:").await;
     page.click("#expire").await;
     page.until_shown("log", "token_expired").await;
+    page.check_all("expired").await;
     page.until_shown("outcome", "200:").await;
 
     page.edit("rule", "allow =", "alow =").await;
