@@ -74,7 +74,9 @@ pub(super) fn check(settings: &Settings, rules: &str) -> (Option<Config>, Value)
     let last = rules.lines().count().max(1);
     match settings.with(rules) {
         Ok(config) => {
-            let warnings = findings(config.warnings.iter(), last);
+            // Not those of the demo's own settings.
+            let warnings = config.warnings.iter().filter(|warning| warning.key.starts_with("shape"));
+            let warnings = findings(warnings, last);
             (Some(config), json!({ "errors": [], "warnings": warnings }))
         }
         Err(errors) => (None, json!({ "errors": findings(errors.iter(), last), "warnings": [] })),
