@@ -32,7 +32,7 @@ async fn explain_judges_claims_without_token_keys_and_secrets() {
     let claims = written(folder.path(), "claims.json", r#"{"sub": "user-1", "organizationIds": ["org_1"]}"#);
     let claims = format!("@{}", claims.display());
     let explain = async |more: &[&str]| {
-        run(&[&["explain", "--config", path.to_str().unwrap(), "--claims", &claims], more].concat()).await
+        run(&[&["explain", "-c", path.to_str().unwrap(), "--claims", &claims], more].concat()).await
     };
     let (code, words) = explain(&[OWN]).await;
     assert_eq!(code, Some(0), "{words}");
