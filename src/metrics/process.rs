@@ -1,5 +1,6 @@
 //! Counts events of the process: configuration, certificate, upgrades and spans.
 
+#[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -38,6 +39,8 @@ const DROPPED: &str = "dropped";
 
 impl Process {
     pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
+        // From /proc, which only Linux has.
+        #[cfg(target_os = "linux")]
         register.0.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new("shapegate_build_info", "1, with the version of this build.");
         let build = register.add(IntGaugeVec::new(build, &["version"]))?;

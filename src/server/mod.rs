@@ -6,6 +6,7 @@
 mod admin;
 mod certificate;
 mod check;
+mod flags;
 mod listener;
 pub(crate) mod notify;
 mod probe;

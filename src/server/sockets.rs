@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
+use super::flags;
 use crate::config::{ListenAddress, ServerSettings};
 use crate::owner;
 use crate::proxy::Listener;
@@ -199,11 +200,13 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
         }
         Err(error) => return Err(error.into()),
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags::SOCKET, None)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     // Before the socket has a name, so that it is never accessible to others (Linux creates the file with the socket's
-    // mode).
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    // mode; macOS refuses this).
+    if cfg!(target_os = "linux") {
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    }
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     // Here, since the process's umask applied to the bind.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;

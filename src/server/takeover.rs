@@ -21,17 +21,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-use super::notify;
 use super::sockets::{Label, Labelled, Sockets};
 use super::upgrade::Upgrades;
+use super::{flags, notify};
 
 /// The first line. The new process rejects other versions, and the old one keeps serving.
 #[derive(Debug, Serialize, Deserialize)]
@@ -176,7 +174,7 @@ impl Drop for Farewell {
 
 /// Sends a line without waiting. A connection has room for it, since no more than one offer was sent before.
 fn say(stream: impl AsFd, line: &[u8]) -> io::Result<()> {
-    let sent = rustix::net::send(stream, line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    let sent = rustix::net::send(stream, line, flags::SEND | SendFlags::DONTWAIT)?;
     if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
@@ -187,7 +185,7 @@ fn send(stream: &UnixStream, line: &[u8], sockets: &[Labelled]) -> io::Result<us
     if !control.push(SendAncillaryMessage::ScmRights(&handles)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(rustix::net::sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::sendmsg(stream, &[IoSlice::new(line)], &mut control, flags::SEND)?)
 }
 
 /// The side of the new process, which has the sockets but does not serve yet.
@@ -265,8 +263,7 @@ fn receive_part(stream: &UnixStream, line: &mut Vec<u8>, handles: &mut Vec<Owned
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut part = [0; 4096];
-    let received =
-        rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut part)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut part)], &mut control, flags::RECEIVE)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             handles.extend(rights);

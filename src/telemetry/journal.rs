@@ -1,5 +1,6 @@
 //! Writes lines for journald: each with its priority, without a timestamp, since journald adds its own (sd-daemon(3)).
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use tracing::{Level, Metadata};
@@ -11,12 +12,12 @@ use super::lines::LineQueue;
 pub(super) fn is_stderr() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     // A child may have inherited the variable but not the stream.
-    rustix::fs::fstat(io::stderr()).is_ok_and(|file| names(&stream, file.st_dev, file.st_ino))
+    rustix::fs::fstat(io::stderr()).is_ok_and(|file| names(&stream, &file.st_dev, &file.st_ino))
 }
 
-/// Whether `stream` names a file by its device and inode.
-fn names(stream: &str, device: u64, inode: u64) -> bool {
-    stream.split_once(':').is_some_and(|(of, at)| of.parse() == Ok(device) && at.parse() == Ok(inode))
+/// Whether `stream` names a file by its device and inode. Their types differ between systems.
+fn names(stream: &str, device: &dyn Display, inode: &dyn Display) -> bool {
+    stream == format!("{device}:{inode}")
 }
 
 /// Puts the priority before each line.
@@ -66,9 +67,9 @@ mod tests {
 
     #[test]
     fn a_stream_is_named_by_device_and_inode() {
-        assert!(names("9:1234567", 9, 1_234_567));
+        assert!(names("9:1234567", &9, &1_234_567));
         for other in ["", "9", "9:", "9:1234568", "8:1234567", "9:1234567:1", "x:1234567"] {
-            assert!(!names(other, 9, 1_234_567), "{other}");
+            assert!(!names(other, &9, &1_234_567), "{other}");
         }
     }
 }
