@@ -35,6 +35,7 @@ mod renewals;
 mod requirement;
 pub mod revocation;
 mod settings;
+mod state_file;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verdicts;
