@@ -52,7 +52,7 @@ pub enum Check {
 impl TokenVerifier {
     /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
     ///
-    /// Reads the last good key sets from `state_dir`, which blocks. Fetches nothing until
+    /// Reads the last good key sets and the pushed revocations from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl TokenVerifier {
         state_dir: Option<PathBuf>,
         fetcher: Arc<dyn JwksFetch>,
     ) -> Result<Self, VerifierError> {
-        let revocations = Arc::new(Revocations::new(Arc::clone(&clock)));
+        let revocations = Arc::new(Revocations::new(Arc::clone(&clock), state_dir.as_deref()));
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
         let issuers = trusted(issuers, &[], &around)?;
         let clock = Arc::clone(&around.clock);

@@ -26,7 +26,7 @@ pub struct ServerSettings {
     pub tls: Option<TlsSettings>,
     /// HTTP settings: `h1_idle_timeout`, `h2c`, `h2_streams`, `h2_idle_timeout` and `health_path`.
     pub http: HttpSettings,
-    /// Folder in which the last valid key sets are saved; `None` keeps them only in memory.
+    /// Folder for the last valid key sets and the pushed revocations; `None` keeps both only in memory.
     pub state: Option<PathBuf>,
     /// Unix socket over which a new process takes over the listening sockets; `None` disables upgrades.
     pub upgrade_socket: Option<PathBuf>,

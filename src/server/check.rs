@@ -57,7 +57,7 @@ fn folders(config: &Config) -> Vec<ConfigError> {
     let socket = server.upgrade_socket.as_deref().and_then(folder_of);
     let socket = socket.map(|folder| missing("server.upgrade_socket", &folder));
     let audit = audit.and_then(folder_of).map(|folder| missing("audit.path", &folder));
-    // Without it, shapegate runs, but keeps key sets in memory only.
+    // Without it, shapegate runs, but keeps key sets and pushed revocations in memory only.
     let state = server.state.as_deref().filter(|folder| !folder.is_dir());
     let state = state.map(|folder| missing("server.state", folder).as_warning());
     [socket, audit, state].into_iter().flatten().collect()

@@ -76,13 +76,18 @@ impl Reloader {
         self.0.current.load(Ordering::Relaxed)
     }
 
-    /// Checks every second whether the file has changed, forever.
+    /// Checks at once and then every second, forever, whether the configuration file has changed, and whether another
+    /// process has saved pushed revocations.
     pub(super) async fn watch(self) {
         loop {
-            tokio::time::sleep(FILE_CHECK).await;
             let running = Arc::clone(&self.0);
+            let check = move || {
+                running.compare_file();
+                running.gateway.rules().verifier.revocations().read_saved();
+            };
             // On a blocking thread, because a disk may be slow. If it panics, the next check runs as usual.
-            let _ = tokio::task::spawn_blocking(move || running.compare_file()).await;
+            let _ = tokio::task::spawn_blocking(check).await;
+            tokio::time::sleep(FILE_CHECK).await;
         }
     }
 
@@ -176,7 +181,7 @@ impl Running {
     }
 }
 
-/// The time between two checks of the configuration file.
+/// The time between two checks of the files.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 
 impl Configured {

@@ -1,26 +1,49 @@
 //! A list of revoked tokens, sessions and subjects: its JSON form, and the index that tokens are looked up in.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::marks::TokenMarks;
 use crate::clock::UnixTime;
+use crate::digest::sha256;
 use crate::json;
 
 /// The most bytes of a list; a longer one is rejected.
 pub(crate) const MAX_LIST_BYTES: usize = 16 << 20;
 
-/// One revocation. It may revoke tokens of any issuer, unless it names one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Revocation {
+/// A list as it was read: its index, and the digest that tells whether another text is the same list.
+#[derive(Default)]
+pub struct List {
+    pub(super) index: Index,
+    digest: [u8; 32],
+}
+
+/// What a revocation revokes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Target {
     of: Kind,
     value: Box<str>,
     condition: Condition,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Condition {
+    /// Only tokens of this issuer are revoked.
+    issuer: Option<Box<str>>,
+    /// Only tokens issued before this time are revoked.
+    not_before: Option<UnixTime>,
+}
+
+/// One revocation: what it revokes, and when it ends, if it does.
+pub(super) type Revocation = (Target, Option<UnixTime>);
+
 /// The claim that a revocation names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     /// One token.
     Jti,
@@ -28,15 +51,6 @@ enum Kind {
     Sid,
     /// The tokens of one user.
     Sub,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Condition {
-    issuer: Option<Box<str>>,
-    /// Only tokens issued before this time are revoked.
-    not_before: Option<UnixTime>,
-    /// The revocation ends at this time.
-    until: Option<UnixTime>,
 }
 
 /// Why a text is not a list of revocations.
@@ -53,6 +67,50 @@ pub enum ListError {
     TooLarge,
 }
 
+impl List {
+    /// Parses a list.
+    ///
+    /// # Errors
+    /// Why the bytes are not one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
+        Ok(Self { index: Index::of(parse(bytes)?), digest: sha256(bytes) })
+    }
+
+    /// Reads a list from a file. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        Self::parse(&read_file(path)?).map_err(|error| error.to_string())
+    }
+
+    /// Whether it was parsed from these bytes.
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        self.digest == sha256(bytes)
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for List {}
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "List({})", self.index.len())
+    }
+}
+
+/// Reads the bytes of a list, or so much of a longer file that it is too long. Blocks.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_LIST_BYTES as u64 + 1).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|cause| format!("cannot be read: {cause}"))
+}
+
 /// Parses `{"revocations": […]}`. One entry that cannot be understood makes the whole list invalid, so that none is
 /// overlooked.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Revocation>, ListError> {
@@ -62,51 +120,59 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Revocation>, ListError> {
     let document = json::parse_object(bytes).map_err(|_| ListError::Malformed)?;
     let listed = document.get("revocations").and_then(Value::as_array).ok_or(ListError::Malformed)?;
     let entries = listed.iter().enumerate();
-    entries.map(|(index, entry)| Revocation::read(entry).map_err(|why| ListError::Entry(index, why))).collect()
+    entries.map(|(index, entry)| read(entry).map_err(|why| ListError::Entry(index, why))).collect()
 }
 
-impl Revocation {
-    fn read(entry: &Value) -> Result<Self, &'static str> {
-        let entry = entry.as_object().ok_or("not an object")?;
-        let named = [("jti", Kind::Jti), ("sid", Kind::Sid), ("sub", Kind::Sub)];
-        let mut named = named.into_iter().filter_map(|(name, of)| Some((of, entry.get(name)?)));
-        let (Some((of, value)), None) = (named.next(), named.next()) else {
-            return Err("must have exactly one of jti, sid and sub");
-        };
-        let value =
-            value.as_str().filter(|value| !value.is_empty()).ok_or("jti, sid and sub are strings, not empty")?;
-        let not_before = time(entry, "not_before")?;
-        if not_before.is_some() && of != Kind::Sub {
-            return Err("not_before is only for sub");
+/// Writes a list that [`parse`] reads.
+pub(super) fn to_json<'a>(revocations: impl Iterator<Item = (&'a Target, &'a Option<UnixTime>)>) -> Vec<u8> {
+    let entries: Vec<_> = revocations.map(|(target, until)| target.to_json(*until)).collect();
+    json!({ "revocations": entries }).to_string().into_bytes()
+}
+
+fn read(entry: &Value) -> Result<Revocation, &'static str> {
+    let entry = entry.as_object().ok_or("not an object")?;
+    let mut named = Kind::ALL.into_iter().filter_map(|of| Some((of, entry.get(of.claim())?)));
+    let (Some((of, value)), None) = (named.next(), named.next()) else {
+        return Err("must have exactly one of jti, sid and sub");
+    };
+    let value = value.as_str().filter(|value| !value.is_empty()).ok_or("jti, sid and sub are strings, not empty")?;
+    let not_before = time(entry, "not_before")?;
+    if not_before.is_some() && of != Kind::Sub {
+        return Err("not_before is only for sub");
+    }
+    let issuer = match entry.get("iss") {
+        None => None,
+        Some(issuer) => Some(issuer.as_str().ok_or("iss is a string")?.into()),
+    };
+    let target = Target { of, value: value.into(), condition: Condition { issuer, not_before } };
+    Ok((target, time(entry, "until")?))
+}
+
+impl Target {
+    fn to_json(&self, until: Option<UnixTime>) -> Value {
+        let mut entry = json!({ self.of.claim(): self.value });
+        let Condition { issuer, not_before } = &self.condition;
+        if let Some(issuer) = issuer {
+            entry["iss"] = (&**issuer).into();
         }
-        let issuer = match entry.get("iss") {
-            None => None,
-            Some(issuer) => Some(issuer.as_str().ok_or("iss is a string")?.into()),
-        };
-        let condition = Condition { issuer, not_before, until: time(entry, "until")? };
-        Ok(Self { of, value: value.into(), condition })
+        for (name, time) in [("not_before", *not_before), ("until", until)] {
+            if let Some(time) = time {
+                entry[name] = time.as_secs().into();
+            }
+        }
+        entry
     }
+}
 
-    /// Whether it is over at `now`.
-    pub(super) fn is_over(&self, now: UnixTime) -> bool {
-        self.condition.until.is_some_and(|until| until <= now)
-    }
+impl Kind {
+    const ALL: [Self; 3] = [Self::Jti, Self::Sid, Self::Sub];
 
-    /// Whether it revokes at least what `other` does.
-    pub(super) fn replaces(&self, other: &Self) -> bool {
-        let what = |of: &Self| (of.of, of.value.clone(), of.condition.issuer.clone(), of.condition.not_before);
-        let longer = match (self.condition.until, other.condition.until) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(own), Some(other)) => own >= other,
-        };
-        longer && what(self) == what(other)
-    }
-
-    /// Ends it at `until`, unless it ends earlier.
-    pub(super) fn ends(&mut self, until: UnixTime) {
-        let earlier = self.condition.until.filter(|own| *own < until);
-        self.condition.until = Some(earlier.unwrap_or(until));
+    const fn claim(self) -> &'static str {
+        match self {
+            Self::Jti => "jti",
+            Self::Sid => "sid",
+            Self::Sub => "sub",
+        }
     }
 }
 
@@ -121,24 +187,27 @@ fn time(entry: &Map<String, Value>, name: &str) -> Result<Option<UnixTime>, &'st
 }
 
 /// Finds the revocations of a token.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Index {
-    jti: HashMap<Box<str>, Vec<Condition>>,
-    sid: HashMap<Box<str>, Vec<Condition>>,
-    sub: HashMap<Box<str>, Vec<Condition>>,
+    jti: Conditions,
+    sid: Conditions,
+    sub: Conditions,
     len: usize,
 }
+
+/// The conditions of the revocations that name a value, and when they end.
+type Conditions = HashMap<Box<str>, Vec<(Condition, Option<UnixTime>)>>;
 
 impl Index {
     pub(super) fn of(revocations: impl IntoIterator<Item = Revocation>) -> Self {
         let mut index = Self::default();
-        for Revocation { of, value, condition } in revocations {
+        for (Target { of, value, condition }, until) in revocations {
             let map = match of {
                 Kind::Jti => &mut index.jti,
                 Kind::Sid => &mut index.sid,
                 Kind::Sub => &mut index.sub,
             };
-            map.entry(value).or_default().push(condition);
+            map.entry(value).or_default().push((condition, until));
             index.len += 1;
         }
         index
@@ -153,15 +222,20 @@ impl Index {
         let TokenMarks { jti, sid, sub, .. } = marks;
         [(&self.jti, jti), (&self.sid, sid), (&self.sub, sub)].into_iter().any(|(map, value)| {
             let conditions = value.as_ref().and_then(|value| map.get(value));
-            conditions.into_iter().flatten().any(|condition| condition.covers(marks, now))
+            let mut conditions = conditions.into_iter().flatten();
+            conditions.any(|(condition, until)| is_in_force(*until, now) && condition.covers(marks))
         })
     }
 }
 
+/// Whether a revocation that ends at `until` has not ended.
+pub(super) fn is_in_force(until: Option<UnixTime>, now: UnixTime) -> bool {
+    until.is_none_or(|until| now < until)
+}
+
 impl Condition {
-    fn covers(&self, marks: &TokenMarks, now: UnixTime) -> bool {
+    fn covers(&self, marks: &TokenMarks) -> bool {
         self.issuer.as_ref().is_none_or(|issuer| *issuer == marks.issuer)
-            && self.until.is_none_or(|until| now < until)
             // A token that does not say when it was issued may be an old one.
             && self.not_before.is_none_or(|start| marks.issued.is_none_or(|issued| issued < start))
     }
@@ -169,8 +243,6 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
@@ -233,7 +305,16 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), expected, "{text}");
         }
-        assert_eq!(parse(br#"{"revocations":[]}"#).unwrap(), []);
+        assert!(parse(br#"{"revocations":[]}"#).unwrap().is_empty());
         assert_eq!(parse(&vec![b' '; MAX_LIST_BYTES + 1]), Err(ListError::TooLarge));
+    }
+
+    #[test]
+    fn a_written_list_is_read_as_the_same() {
+        let list = json!({ "revocations": [
+            { "jti": "t", "iss": "https://a", "until": NOW }, { "sid": "\"" }, { "sub": "u", "not_before": NOW - 1 },
+        ] });
+        let read = parse(list.to_string().as_bytes()).unwrap();
+        assert_eq!(parse(&to_json(read.iter().map(|(target, until)| (target, until)))), Ok(read));
     }
 }

@@ -7,13 +7,14 @@
 mod list;
 mod marks;
 mod poll;
+mod pushed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::error::{InvalidReason, TokenError};
@@ -21,16 +22,19 @@ use super::http::Endpoint;
 use super::principal::Principal;
 use crate::clock::{Clock, UnixTime};
 use crate::secret::Secret;
-use list::{Index, Revocation};
+use pushed::Pushed;
 
-pub use list::ListError;
+pub use list::{List, ListError};
 pub(crate) use marks::TokenMarks;
+pub use pushed::Push;
 
 /// `[revocation]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationSettings {
     /// Where the list is; `None` if revocations are only pushed.
     pub source: Option<RevocationSource>,
+    /// The list as it was read from the file together with the configuration.
+    pub first: Option<Arc<List>>,
     /// The time between two reads of the list; 1 s to 1 h.
     pub interval: Duration,
     /// The secret of `POST /revocations` on the admin port; `None` disables it.
@@ -55,10 +59,8 @@ pub struct Revocations {
     clock: Arc<dyn Clock>,
     settings: ArcSwapOption<RevocationSettings>,
     /// `None` until the list was read for the first time: until then no token is accepted.
-    listed: ArcSwapOption<Index>,
-    pushed: ArcSwap<Index>,
-    /// The revocations of `pushed`. Locked only to add some.
-    added: Mutex<Vec<Revocation>>,
+    listed: ArcSwapOption<List>,
+    pushed: Pushed,
     reading: Mutex<Reading>,
     /// Increases after each change. It starts above 0, the generation of a principal that was never looked up.
     generation: AtomicU64,
@@ -100,51 +102,45 @@ pub enum PushError {
     #[error(transparent)]
     List(#[from] ListError),
     /// There are too many pushed revocations.
-    #[error("more than 10000 pushed revocations: put them into the list")]
+    #[error("more than 10000 pushed revocations, or 16 MiB of them: put them into the list")]
     TooMany,
 }
-
-/// The most pushed revocations; more belong into the list.
-const MAX_PUSHED: usize = 10_000;
 
 /// The time after which a client may try again while the list was never read.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Revocations {
-    /// Creates an empty set, without a list.
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// Creates a set without a list, with the pushed revocations that were saved in `state`. Blocks.
+    pub(crate) fn new(clock: Arc<dyn Clock>, state: Option<&Path>) -> Self {
+        let pushed = Pushed::new(state, clock.now());
         Self {
             clock,
             settings: ArcSwapOption::empty(),
-            listed: ArcSwapOption::from_pointee(Index::default()),
-            pushed: ArcSwap::default(),
-            added: Mutex::default(),
+            listed: ArcSwapOption::from_pointee(List::default()),
+            pushed,
             reading: Mutex::default(),
             generation: AtomicU64::new(1),
             changes: watch::Sender::new(1),
         }
     }
 
-    /// Applies `[revocation]`. A list that was read stays in use until the new one is read, or none is configured. Reads a
-    /// first list from a file at once, which blocks.
-    pub fn configure(&self, settings: Option<RevocationSettings>) {
-        let had_list = self.settings.load().as_ref().is_some_and(|settings| settings.source.is_some());
-        let has_list = settings.as_ref().is_some_and(|settings| settings.source.is_some());
+    /// Applies `[revocation]`. A list that was read stays in use until the new one is read, or none is configured.
+    pub fn configure(&self, mut settings: Option<RevocationSettings>) {
+        let first = settings.as_mut().and_then(|settings| settings.first.take());
+        let has_source = |settings: Option<&RevocationSettings>| settings.is_some_and(|of| of.source.is_some());
+        let had_list = has_source(self.settings.load().as_deref());
+        let has_list = has_source(settings.as_ref());
         if self.settings.load().as_deref() != settings.as_ref() {
             self.settings.store(settings.map(Arc::new));
         }
-        match (had_list, has_list) {
-            (true, false) => self.publish(Some(Index::default())),
-            (false, true) => self.publish(self.first_list()),
-            _ => {}
-        }
-    }
-
-    /// Reads the list if it is a file. A failure is reported by the reads that follow.
-    fn first_list(&self) -> Option<Index> {
-        match self.settings.load().as_ref()?.source.as_ref()? {
-            RevocationSource::File(path) => Some(Index::of(list::parse(&poll::read_file(path).ok()?).ok()?)),
-            RevocationSource::Url(_) => None,
+        match first {
+            Some(list) => {
+                self.publish(Some(list));
+                self.read(true);
+            }
+            None if had_list && !has_list => self.publish(Some(Arc::default())),
+            None if has_list && !had_list => self.publish(None),
+            None => {}
         }
     }
 
@@ -167,32 +163,30 @@ impl Revocations {
         let listed = self.listed.load();
         let listed = listed.as_ref().ok_or(TokenError::Unavailable { retry_after: RETRY })?;
         let (marks, now) = (principal.marks(), self.clock.now());
-        if listed.revokes(marks, now) || self.pushed.load().revokes(marks, now) {
+        if listed.index.revokes(marks, now) || self.pushed.revokes(marks, now) {
             return Err(InvalidReason::Revoked.into());
         }
         principal.set_unrevoked_at(generation);
         Ok(())
     }
 
-    /// Adds the revocations of a list for `keep`, unless they end earlier. Returns their number.
+    /// Adds the revocations of a list for `keep`, unless they end earlier. Blocks: it saves them.
     ///
     /// # Errors
     /// The text is not a list, or there are too many; nothing has changed then.
-    pub fn push(&self, list: &[u8], keep: Duration) -> Result<usize, PushError> {
-        let mut new = list::parse(list)?;
-        let now = self.clock.now();
-        new.iter_mut().for_each(|revocation| revocation.ends(now.saturating_add(keep)));
-        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-        added.retain(|revocation| !revocation.is_over(now) && !new.iter().any(|new| new.replaces(revocation)));
-        if added.len() + new.len() > MAX_PUSHED {
-            return Err(PushError::TooMany);
-        }
-        let count = new.len();
-        added.append(&mut new);
-        self.pushed.store(Arc::new(Index::of(added.iter().cloned())));
-        drop(added);
+    pub fn push(&self, list: &[u8], keep: Duration) -> Result<Push, PushError> {
+        // During an upgrade, what the other process has saved must not be overwritten.
+        self.read_saved();
+        let push = self.pushed.push(list, keep, self.clock.now())?;
         self.changed();
-        Ok(count)
+        Ok(push)
+    }
+
+    /// Adds the pushed revocations that another process has saved: during an upgrade two run. Blocks.
+    pub fn read_saved(&self) {
+        if self.pushed.read_saved(self.clock.now()) {
+            self.changed();
+        }
     }
 
     /// Returns the state of the list; `None` if none is configured and none was pushed.
@@ -204,16 +198,19 @@ impl Revocations {
             missing: listed.is_none(),
             failing: has_list && reading.failing,
             age: reading.read_at.filter(|_| has_list).map(|at| self.clock.now().saturating_since(at)),
-            listed: listed.as_ref().map_or(0, |index| index.len()),
-            pushed: self.pushed.load().len(),
+            listed: listed.as_ref().map_or(0, |list| list.index.len()),
+            pushed: self.pushed.len(),
             reads_ok: reading.succeeded,
             reads_failed: reading.failed,
         })
     }
 
-    fn publish(&self, index: Option<Index>) {
-        self.listed.store(index.map(Arc::new));
-        self.changed();
+    /// Uses this list, if it differs from the last one; `None` if there is one that was never read.
+    fn publish(&self, list: Option<Arc<List>>) {
+        if *self.listed.load() != list {
+            self.listed.store(list);
+            self.changed();
+        }
     }
 
     /// Counts a change, after it was published: who sees the new number sees the change.
@@ -225,14 +222,6 @@ impl Revocations {
     fn reading(&self) -> MutexGuard<'_, Reading> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Checks that a text is a list of revocations.
-///
-/// # Errors
-/// Why it is not.
-pub fn check_list(bytes: &[u8]) -> Result<(), ListError> {
-    list::parse(bytes).map(drop)
 }
 
 #[cfg(test)]

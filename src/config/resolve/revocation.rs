@@ -1,11 +1,12 @@
 //! Resolves `[revocation]`.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::endpoint::{ACCESS, Purpose, access};
 use super::secret::secret;
 use super::{hours, secs};
-use crate::auth::revocation::check_list;
+use crate::auth::revocation::List;
 use crate::auth::{RevocationSettings, RevocationSource};
 use crate::config::Environment;
 use crate::config::raw::{Bounds, Section, Value};
@@ -35,14 +36,17 @@ pub(super) fn revocation(root: &mut Section<'_>, environment: &Environment) -> O
     for key in ["keep", "danger_remote_push"].into_iter().filter(|key| pushed.is_none() && section.has(key)) {
         section.error(key, "has no effect without `secret`, which enables POST /revocations: remove it");
     }
-    let source = match (file, url) {
+    let (source, first) = match (file, url) {
         (Some(_), Some(url)) => {
             url.error("contradicts `file`: write one of them");
             return None;
         }
-        (Some(file), None) => Some(RevocationSource::File(list_file(&file, environment)?)),
-        (None, Some(url)) => Some(RevocationSource::Url(access.endpoint(&url, &LIST, environment)?)),
-        (None, None) => None,
+        (Some(file), None) => {
+            let (path, list) = list_file(&file, environment)?;
+            (Some(RevocationSource::File(path)), list)
+        }
+        (None, Some(url)) => (Some(RevocationSource::Url(access.endpoint(&url, &LIST, environment)?)), None),
+        (None, None) => (None, None),
     };
     if source.is_none() && pushed.is_none() {
         section.error_here("revokes nothing: write `file` or `url` for a list, `secret` for pushes, or both");
@@ -51,20 +55,16 @@ pub(super) fn revocation(root: &mut Section<'_>, environment: &Environment) -> O
         Some(value) => Some(secret(value, SECRET_BYTES, environment)?),
         None => None,
     };
-    Some(RevocationSettings { source, interval, secret, remote_push, keep })
+    Some(RevocationSettings { source, first, interval, secret, remote_push, keep })
 }
 
-/// Reads the path of the list, which must be readable and valid when the configuration is loaded.
-fn list_file(value: &Value<'_>, environment: &Environment) -> Option<std::path::PathBuf> {
+/// Reads the list, which must be readable and valid when the configuration is loaded. Returns it with its path; without
+/// it if files are not read.
+fn list_file(value: &Value<'_>, environment: &Environment) -> Option<(PathBuf, Option<Arc<List>>)> {
     let path = value.path()?;
     if environment.is_deploy() {
-        return Some(path);
+        return Some((path, None));
     }
-    check(&path).map_err(|problem| value.error(format!("{}: {problem}", path.display()))).ok()?;
-    Some(path)
-}
-
-fn check(path: &Path) -> Result<(), String> {
-    let bytes = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"))?;
-    check_list(&bytes).map_err(|error| error.to_string())
+    let list = List::read(&path).map_err(|problem| value.error(format!("{}: {problem}", path.display()))).ok()?;
+    Some((path, Some(list.into())))
 }

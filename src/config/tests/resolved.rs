@@ -395,6 +395,7 @@ fn revocations_come_from_a_list_or_by_push() {
     let file = format!("file = '{}'", list.display());
     let settings = accepted(&revocation(&file)).revocation.unwrap();
     assert_eq!((settings.source, settings.interval.as_secs()), (Some(RevocationSource::File(list.clone())), 10));
+    assert!(settings.first.is_some());
     let pushed = accepted(&revocation("secret.env = 'AUTH_SECRET'")).revocation.unwrap();
     assert_eq!((pushed.source.is_none(), pushed.keep.as_secs(), pushed.remote_push), (true, 86_400, false));
     assert!(matches!(

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Admin, TEXT, answer};
 use crate::auth::RevocationSettings;
+use crate::auth::revocation::Push;
 
 /// The most bytes of a body.
 const MAX_BODY: usize = 256 * 1024;
@@ -39,10 +40,13 @@ impl Admin {
         authorize(session, &settings)?;
         let body = timeout(BODY_TIMEOUT, read_body(session)).await;
         let body = body.unwrap_or(Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in 5 s".to_owned())))?;
-        let count = revocations.push(&body, settings.keep);
-        let count = count.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
-        tracing::info!(count, "revocations pushed");
-        Ok(serde_json::json!({ "revoked": count, "seconds": settings.keep.as_secs() }))
+        let keep = settings.keep;
+        // On a blocking thread: it writes them to the state folder.
+        let push = tokio::task::spawn_blocking(move || revocations.push(&body, keep)).await;
+        let push = push.map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "see the log".to_owned()))?;
+        let Push { count, saved } = push.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        tracing::info!(count, saved, "revocations pushed");
+        Ok(serde_json::json!({ "revoked": count, "seconds": keep.as_secs(), "saved": saved }))
     }
 }
 
