@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{denied, refusal, unavailable};
+use super::{denied, most_evaluations, refusal, send_many, unavailable};
 use crate::harness::{Answer, Gate, Setup};
 
 /// A running Cerbos. It listens on sockets in its folder, since it cannot choose a free port; connections to a port
@@ -157,6 +157,21 @@ async fn cerbos_allows_and_denies() {
     assert_eq!(refusal(&get("member", "q").await), denied());
     assert_eq!(gate.metric(r#"shapegate_decisions_total{outcome="allow",service="cerbos"}"#).await, 1.0);
     assert_eq!(gate.metric(r#"shapegate_decisions_total{outcome="deny",service="cerbos"}"#).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cerbos_is_asked_once_in_each_cache_period() {
+    const EVALUATIONS: &str = r#"shapegate_decisions_total{outcome="allow",service="cerbos"}"#;
+    let cerbos = Cerbos::start().await;
+    let (gate, start_time) = (start(&cerbos, "1s").await, Instant::now());
+    let (target, member) = (format!("{TASKS}&offset=-1"), token(&gate, "member", "p"));
+    send_many(&gate, 10_000, &target, &member).await;
+    while gate.metric(EVALUATIONS).await < 2.0 {
+        assert_eq!(gate.get(&target, &member).await.status, 200);
+    }
+    let asked = gate.metric(EVALUATIONS).await as usize;
+    println!("10000 requests and {asked} evaluations in {:?}", start_time.elapsed());
+    assert!(asked <= most_evaluations(start_time, Duration::from_secs(1)), "{asked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
