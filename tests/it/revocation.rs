@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const PUSH: &str = "[revocation]\nsecret = { env = 'GATEKEEPER_SECRET' }\n";
 
+const FAILED: &str = "shapegate_revocation_list_reads{result=\"failed\"}";
 const CUT: &str = "shapegate_followers_cut_total{cause=\"token_revoked\"}";
 
 fn token(gate: &Gate, sid: &str) -> String {
@@ -198,6 +199,13 @@ async fn t21_shape_token_is_revoked_with_the_token_it_was_minted_for() {
     assert_eq!((read(&gone).await, read(&stays).await), (401, 200));
 }
 
+/// Waits until the list could not be read `count` times.
+async fn until_failed(gate: &Gate, count: f64) {
+    while gate.metric(FAILED).await < count {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn listed(path: &Path, revoked: &str, interval: &str) -> String {
     std::fs::write(path, revoked).unwrap();
     format!("{PUSH}file = '{}'\ninterval = '{interval}'\n", path.display())
@@ -222,9 +230,7 @@ async fn t21_member_that_missed_a_push_has_it_after_its_next_poll() {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "token_invalid"));
     // A list that is gone changes nothing, but shows.
     std::fs::remove_file(&path).unwrap();
-    while other.metric("shapegate_revocation_list_reads{result=\"failed\"}").await < 2.0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_failed(&other, 2.0).await;
     assert_eq!(other.get(tasks, &token(&other, "s1")).await.status, 401);
     assert_eq!(other.get(tasks, &token(&other, "s2")).await.status, 200);
     let ready = other.admin("/readyz").await;
@@ -242,9 +248,18 @@ impl Clock for Ahead {
     }
 }
 
+/// What the URL of a list that is down responds.
+const FAULTS: [fn() -> Reply; 6] = [
+    || Reply::new(200).with_end(End::Reset),
+    || Reply::json(500, r#"{"revocations":[]}"#),
+    || Reply::new(302).with_header("location", "https://elsewhere.test/"),
+    || Reply::json(200, "{}"),
+    || Reply::json(200, r#"{"revocations":[{"sid":""}]}"#),
+    || Reply::json(200, r#"{"revocations":[]"#),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn t21_list_whose_url_is_down_for_an_hour_changes_nothing() {
-    const FAILED: &str = "shapegate_revocation_list_reads{result=\"failed\"}";
     /// Reads in ten minutes.
     const READS: f64 = 60.0;
     let list = Pdp::start().await;
@@ -279,20 +294,9 @@ async fn t21_list_whose_url_is_down_for_an_hour_changes_nothing() {
     let waiting = ask(&gate, &poll(&gate).await, &tokens[2]);
     gate.until_metric("shapegate_followers", 1.0).await;
 
-    let faults: [fn() -> Reply; 6] = [
-        || Reply::new(200).with_end(End::Reset),
-        || Reply::json(500, r#"{"revocations":[]}"#),
-        || Reply::new(302).with_header("location", "https://elsewhere.test/"),
-        || Reply::json(200, "{}"),
-        || Reply::json(200, r#"{"revocations":[{"sid":""}]}"#),
-        || Reply::json(200, r#"{"revocations":[]"#),
-    ];
-    for (round, fault) in faults.into_iter().enumerate() {
+    for (round, fault) in FAULTS.into_iter().enumerate() {
         list.decides(move |_, _| fault());
-        let failed = gate.metric(FAILED).await;
-        while gate.metric(FAILED).await < failed + READS {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until_failed(&gate, gate.metric(FAILED).await + READS).await;
         clock.0.fetch_add(600, Ordering::SeqCst);
         assert_eq!(statuses().await, [401, 200, 200], "round {round}");
         let age = gate.metric("shapegate_revocation_list_age_seconds").await;
