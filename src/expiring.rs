@@ -1,6 +1,6 @@
 //! Caches results that are valid for a time, and makes each only once at a time.
 
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -19,8 +19,13 @@ pub(crate) trait Expiring: Clone {
 
 /// Returns the cached result of `key`, or the one that `make` gets. While it does, others with the same key wait for it;
 /// if it is dropped, the next of them makes the result.
-pub(crate) async fn find_or_make<K: Clone + Eq + Hash, V: Expiring, W: Weighter<K, V> + Clone>(
-    cache: &Cache<K, V, W>,
+pub(crate) async fn find_or_make<
+    K: Clone + Eq + Hash,
+    V: Expiring,
+    W: Weighter<K, V> + Clone,
+    H: BuildHasher + Clone,
+>(
+    cache: &Cache<K, V, W, H>,
     key: &K,
     make: impl Future<Output = V>,
 ) -> V {

@@ -9,17 +9,17 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use quick_cache::sync::Cache;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
-use super::bearer::{BearerToken, TokenDigest};
+use super::bearer::BearerToken;
 use super::error::{InvalidReason, TokenError};
 use super::http::{Endpoint, FetchError, exchange, within};
-use crate::expiring::{Expiring, find_or_make};
+use super::verdicts::{TokenCache, Weighed};
+use crate::expiring::Expiring;
 use crate::json;
 use crate::secret::Secret;
 
@@ -54,7 +54,7 @@ pub(super) type Answer = Result<Map<String, Value>, TokenError>;
 pub(super) struct Introspection<T> {
     settings: IntrospectionSettings,
     client: OnceLock<Client>,
-    outcomes: Cache<TokenDigest, Outcome<T>>,
+    outcomes: TokenCache<Outcome<T>>,
     in_flight: Semaphore,
     /// While the endpoint fails, it is not asked before this time.
     failing_until: Mutex<Option<Instant>>,
@@ -69,33 +69,32 @@ struct Outcome<T> {
 /// The most bytes of a response.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// The number of cached results.
-const OUTCOMES: usize = 100_000;
-
 /// The most requests at the same time.
 const CONCURRENT: usize = 64;
 
 /// How long a rejection is used, and how long a failing endpoint is left alone.
 const BRIEFLY: Duration = Duration::from_secs(1);
 
-impl<T: Clone> Introspection<T> {
-    pub(super) fn new(settings: IntrospectionSettings) -> Self {
+impl<T: Weighed> Introspection<T> {
+    /// Caches results in at most `budget` bytes.
+    pub(super) fn new(settings: IntrospectionSettings, budget: usize) -> Self {
         Self {
             settings,
             client: OnceLock::new(),
-            outcomes: Cache::new(OUTCOMES),
+            outcomes: TokenCache::new(budget),
             in_flight: Semaphore::new(CONCURRENT),
             failing_until: Mutex::new(None),
         }
     }
 
-    pub(super) const fn settings(&self) -> &IntrospectionSettings {
-        &self.settings
+    /// Whether it was created with these settings and this budget.
+    pub(super) fn is(&self, settings: &IntrospectionSettings, budget: usize) -> bool {
+        self.settings == *settings && self.outcomes.budget() == budget
     }
 
     /// Returns what the token was accepted as, if that is still fresh.
     pub(super) fn cached(&self, token: &BearerToken) -> Option<T> {
-        let outcome = self.outcomes.get(&token.digest()).filter(Outcome::is_valid)?;
+        let outcome = self.outcomes.find(token.digest()).filter(Outcome::is_valid)?;
         outcome.result.ok()
     }
 
@@ -110,7 +109,7 @@ impl<T: Clone> Introspection<T> {
             let kept = if result.is_ok() { self.settings.cache } else { BRIEFLY };
             Outcome { result, until: Instant::now() + kept }
         };
-        find_or_make(&self.outcomes, &token.digest(), asked).await.result
+        self.outcomes.find_or_make(token.digest(), asked).await.result
     }
 
     async fn ask(&self, token: &BearerToken) -> Answer {
@@ -172,6 +171,12 @@ const UNAVAILABLE: TokenError = TokenError::Unavailable { retry_after: BRIEFLY }
 impl<T: Clone> Expiring for Outcome<T> {
     fn until(&self) -> Instant {
         self.until
+    }
+}
+
+impl<T: Weighed> Weighed for Outcome<T> {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.result.as_ref().map_or(0, Weighed::bytes)
     }
 }
 

@@ -43,10 +43,12 @@ impl TrustedIssuer {
     /// Builds an issuer, and checks the rules of its configuration again.
     ///
     /// `before` is the previous issuer of this name. Keys that it fetched from the same URL are reused. Otherwise the
-    /// issuer starts with the last good set on disk, if there is one; reading the file blocks.
+    /// issuer starts with the last good set on disk, if there is one; reading the file blocks. Results of introspection
+    /// are cached in at most `verdict_bytes`.
     pub(super) fn new(
         issuer: IssuerSettings,
         before: Option<&Self>,
+        verdict_bytes: usize,
         around: &Surroundings,
     ) -> Result<Self, IssuerError> {
         let IssuerSettings {
@@ -69,12 +71,12 @@ impl TrustedIssuer {
         let name: Arc<str> = name.into();
         let keys = Keys::new(&name, keys, &algorithms, before.and_then(Self::remote), around)?;
         let expectations = Expectations { audience, require, leeway, max_lifetime };
-        let introspection = introspection.map(Introspection::new);
+        let introspection = introspection.map(|settings| Introspection::new(settings, verdict_bytes));
         Ok(Self { name, expectations, cookie, shape_claims, algorithms, types, keys, introspection })
     }
 
     /// Whether every setting equals that of `config`. If so, tokens verified under this issuer stay verified.
-    pub(super) fn is(&self, config: &IssuerSettings) -> bool {
+    pub(super) fn is(&self, config: &IssuerSettings, verdict_bytes: usize) -> bool {
         // Lists every field, so that a new one does not compile until it is compared here.
         let IssuerSettings {
             issuer,
@@ -97,7 +99,11 @@ impl TrustedIssuer {
             && self.algorithms == *algorithms
             && self.types == *types
             && self.cookie == *cookie
-            && self.introspection.as_ref().map(Introspection::settings) == introspection.as_ref()
+            && match (&self.introspection, introspection) {
+                (Some(own), Some(introspection)) => own.is(introspection, verdict_bytes),
+                (None, None) => true,
+                _ => false,
+            }
             && self.shape_claims == *shape_claims
             && self.keys.are(keys)
     }

@@ -1,7 +1,8 @@
-//! Caches verified tokens (docs/security.md, T18).
+//! Caches what is known of tokens (docs/security.md, T18), by the SHA-256 of the whole token, within a budget of bytes.
 //!
-//! Only successes are cached, by the SHA-256 of the whole token. A cached verdict alone is not proof: on every hit the
-//! verifier checks that the issuer still has the key and that the token has not expired.
+//! Of tokens that were verified by a key, only successes are cached. A cached verdict alone is not proof: on every hit the
+//! verifier checks that the issuer still has the key and that the token has not expired. The results of introspection
+//! are cached alike.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -11,56 +12,85 @@ use quick_cache::{Options, OptionsBuilder, Weighter};
 
 use super::bearer::TokenDigest;
 use super::principal::Principal;
+use crate::expiring::{Expiring, find_or_make};
 
 type DigestHash = BuildHasherDefault<DigestHasher>;
 
-/// A cache of verified tokens within a budget of bytes. It evicts the least used first.
-pub(crate) struct Verdicts {
-    cache: Cache<TokenDigest, Arc<Principal>, Bytes, DigestHash>,
+/// A cache by token within a budget of bytes. It evicts the least used first.
+pub(super) struct TokenCache<V> {
+    cache: Cache<TokenDigest, V, Bytes, DigestHash>,
     budget: usize,
+}
+
+/// The verified tokens.
+pub(super) type Verdicts = TokenCache<Arc<Principal>>;
+
+/// A cached value, which is cheap to clone.
+pub(super) trait Weighed: Clone {
+    /// The bytes that it takes in memory.
+    fn bytes(&self) -> usize;
+}
+
+impl Weighed for Arc<Principal> {
+    fn bytes(&self) -> usize {
+        Principal::bytes(self)
+    }
 }
 
 /// Weighs an entry by the bytes it takes in memory.
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<TokenDigest, Arc<Principal>> for Bytes {
-    fn weight(&self, _: &TokenDigest, principal: &Arc<Principal>) -> u64 {
-        (principal.bytes() + ENTRY) as u64
+impl<V: Weighed> Weighter<TokenDigest, V> for Bytes {
+    fn weight(&self, _: &TokenDigest, value: &V) -> u64 {
+        (value.bytes() + ENTRY) as u64
     }
 }
 
-/// The bytes of an entry besides its principal: in the cache's tables, which may be half empty, and in those that
-/// remember evicted entries.
+/// The bytes of an entry besides its value: in the cache's tables, which may be half empty, and in those that remember
+/// evicted entries.
 const ENTRY: usize = 256;
 
-impl Verdicts {
+impl<V: Weighed> TokenCache<V> {
     /// Creates a cache of at most `budget` bytes; 0 caches nothing.
-    pub(crate) fn new(budget: usize) -> Self {
+    pub(super) fn new(budget: usize) -> Self {
         let cache = Cache::with_options(options(budget), Bytes, DigestHash::default(), DefaultLifecycle::default());
         Self { cache, budget }
     }
 
-    pub(crate) fn find(&self, token: TokenDigest) -> Option<Arc<Principal>> {
+    pub(super) fn find(&self, token: TokenDigest) -> Option<V> {
         self.cache.get(&token)
     }
 
-    pub(crate) fn remember(&self, token: TokenDigest, principal: Arc<Principal>) {
-        self.cache.insert(token, principal);
+    pub(super) fn remember(&self, token: TokenDigest, value: V) {
+        self.cache.insert(token, value);
     }
 
-    pub(crate) fn forget(&self, token: TokenDigest) {
+    pub(super) fn forget(&self, token: TokenDigest) {
         self.cache.remove(&token);
     }
 
+    /// Returns the cached value if it is valid, or the one that `make` gets; see [`find_or_make`].
+    pub(super) async fn find_or_make(&self, token: TokenDigest, make: impl Future<Output = V>) -> V
+    where
+        V: Expiring,
+    {
+        find_or_make(&self.cache, &token, make).await
+    }
+
     /// The `budget` that it was created with.
-    pub(crate) const fn budget(&self) -> usize {
+    pub(super) const fn budget(&self) -> usize {
         self.budget
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.cache.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn weight(&self) -> u64 {
+        self.cache.weight()
     }
 }
 

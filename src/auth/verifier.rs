@@ -50,7 +50,8 @@ pub enum Check {
 }
 
 impl TokenVerifier {
-    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none).
+    /// Creates a verifier for `issuers` that caches verified tokens in at most `verdict_bytes` (0: none), and results of
+    /// introspection in as many.
     ///
     /// Reads the last good key sets and the pushed revocations from `state_dir`, which blocks. Fetches nothing until
     /// [`Renewals`](super::Renewals) follow it or a token needs a key.
@@ -66,7 +67,7 @@ impl TokenVerifier {
     ) -> Result<Self, VerifierError> {
         let revocations = Arc::new(Revocations::new(Arc::clone(&clock), state_dir.as_deref()));
         let around = Arc::new(Surroundings { clock, fetcher, state: state_dir, revocations });
-        let issuers = trusted(issuers, &[], &around)?;
+        let issuers = trusted(issuers, &[], verdict_bytes, &around)?;
         let clock = Arc::clone(&around.clock);
         Ok(Self {
             cookies: cookies(&issuers),
@@ -85,7 +86,7 @@ impl TokenVerifier {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn successor(&self, issuers: Vec<IssuerSettings>, verdict_bytes: usize) -> Result<Self, VerifierError> {
-        let issuers = trusted(issuers, &self.issuers, &self.around)?;
+        let issuers = trusted(issuers, &self.issuers, verdict_bytes, &self.around)?;
         let verdicts = if verdict_bytes == self.verdicts.budget() {
             Arc::clone(&self.verdicts)
         } else {
@@ -264,6 +265,7 @@ impl TokenVerifier {
 fn trusted(
     issuers: Vec<IssuerSettings>,
     before: &[Arc<TrustedIssuer>],
+    verdict_bytes: usize,
     around: &Surroundings,
 ) -> Result<Vec<Arc<TrustedIssuer>>, VerifierError> {
     let mut trusted: Vec<Arc<TrustedIssuer>> = Vec::new();
@@ -274,9 +276,9 @@ fn trusted(
         }
         let before = before.iter().find(|before| *before.name == *name);
         trusted.push(match before {
-            Some(same) if same.is(&issuer) => Arc::clone(same),
+            Some(same) if same.is(&issuer, verdict_bytes) => Arc::clone(same),
             _ => {
-                let issuer = TrustedIssuer::new(issuer, before.map(|before| &**before), around);
+                let issuer = TrustedIssuer::new(issuer, before.map(|before| &**before), verdict_bytes, around);
                 Arc::new(issuer.map_err(|reason| VerifierError::Issuer { issuer: name, reason })?)
             }
         });

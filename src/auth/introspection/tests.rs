@@ -8,6 +8,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::auth::expectations::Accepted;
+use crate::auth::principal::Principal;
 use crate::auth::testing::{AUDIENCE, ISSUER, NOW, ScriptedFetch, bearer, issuer, remote_keys};
 use crate::auth::{Check, IssuerSettings, KeySource, TokenVerifier};
 use crate::clock::ManualClock;
@@ -24,6 +26,7 @@ struct Setup {
     server: Arc<Server>,
     verifier: Arc<TokenVerifier>,
     clock: Arc<ManualClock>,
+    settings: IntrospectionSettings,
 }
 
 fn active() -> Value {
@@ -55,10 +58,11 @@ async fn setup_with(tokens: &[(&str, String)], auth: ClientAuth) -> Setup {
     let (client_id, client_secret) = ("shape gate".to_owned(), Secret::new("se:cr%t"));
     let cache = Duration::from_secs(60);
     let settings = IntrospectionSettings { endpoint, client_id, client_secret, auth, cache };
-    let issuer = IssuerSettings { algorithms: vec![], introspection: Some(settings), ..issuer(KeySource::default()) };
+    let issuer =
+        IssuerSettings { algorithms: vec![], introspection: Some(settings.clone()), ..issuer(KeySource::default()) };
     let clock = Arc::new(ManualClock::at(NOW));
     let verifier = TokenVerifier::new(vec![issuer], 1 << 20, clock.clone(), None, ScriptedFetch::open([])).unwrap();
-    Setup { server, verifier: Arc::new(verifier), clock }
+    Setup { server, verifier: Arc::new(verifier), clock, settings }
 }
 
 async fn serve(listener: TcpListener, server: Arc<Server>) {
@@ -261,4 +265,35 @@ async fn a_cached_result_ends_with_its_token() {
     setup.clock.set(NOW.saturating_add(Duration::from_secs(100)));
     assert_eq!(setup.verify("opaque").await, Err(TokenError::Expired));
     assert_eq!(setup.verify("session").await, Ok(Check::Seen), "without exp, the issuer alone ends it");
+}
+
+#[tokio::test]
+async fn t18_results_are_cached_within_a_budget_of_bytes_whatever_they_hold() {
+    const BUDGET: usize = 256 * 1024;
+    let principal = |token: &BearerToken, claims: Map<String, Value>| {
+        let accepted = Accepted { claims, subject: None, expires_at: NOW };
+        Ok(Arc::new(Principal::new(token, ISSUER.into(), None, accepted, None)))
+    };
+    for claim in [json!("x".repeat(8192)), json!(vec![json!({ "": 0 }); 500]), json!(null)] {
+        let answer = json!({ "active": true, "x": claim }).to_string();
+        let tokens: Vec<_> = (0..400).map(|number| format!("token-{number}")).collect();
+        let tokens: Vec<_> = tokens.iter().map(|token| (token.as_str(), answer.clone())).collect();
+        let setup = setup(&tokens).await;
+        let introspection = Introspection::new(setup.settings, BUDGET);
+        for (token, _) in &tokens {
+            let token = bearer(token);
+            introspection.verify(&token, |claims| principal(&token, claims)).await.unwrap();
+            assert!(introspection.outcomes.weight() <= BUDGET as u64, "{}", introspection.outcomes.weight());
+        }
+        assert!(introspection.outcomes.weight() >= BUDGET as u64 / 2, "the budget is used");
+        assert!(introspection.outcomes.len() < 400, "some are evicted");
+    }
+    // Rejections take memory too.
+    let setup = setup(&[]).await;
+    let introspection = Introspection::<Arc<Principal>>::new(setup.settings, BUDGET);
+    for number in 0..2000 {
+        let token = bearer(&number.to_string());
+        introspection.verify(&token, |_| unreachable!()).await.unwrap_err();
+    }
+    assert!(introspection.outcomes.weight() <= BUDGET as u64 && introspection.outcomes.len() < 2000);
 }
