@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::list::{self, Index, MAX_LIST_BYTES, Revocation, Target, is_in_force};
 use super::{PushError, TokenMarks};
-use crate::auth::state_file::{StateFile, Version};
+use crate::auth::state_file::{StateError, StateFile, Version};
 use crate::clock::UnixTime;
 
 /// The most pushed revocations; more belong into the list.
@@ -76,10 +76,10 @@ impl Pushed {
             return Err(PushError::TooMany);
         }
         entries.until = until;
-        let saved = self.file.as_ref().is_some_and(|file| match file.write(&text) {
+        let saved = self.file.as_ref().is_some_and(|file| match save(file, &text) {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(%error, "pushed revocations not written to server.state; a restart forgets them");
+                tracing::error!(%error, "pushed revocations not saved in server.state; a restart forgets them");
                 false
             }
         });
@@ -122,6 +122,12 @@ impl Pushed {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes the file, and checks that the next process may read it.
+fn save(file: &StateFile, text: &[u8]) -> Result<(), StateError> {
+    file.write(text)?;
+    file.read(MAX_LIST_BYTES).map(drop)
 }
 
 /// Adds revocations and removes those that have ended. Of two with the same target, the later end counts. Returns

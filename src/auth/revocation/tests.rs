@@ -168,6 +168,11 @@ async fn t21_a_push_that_cannot_be_saved_applies_and_says_so() {
     let pushed = setup.verifier.revocations().push(br#"{"revocations":[{"sid":"s1"}]}"#, KEEP);
     assert_eq!(pushed, Ok(Push { count: 1, saved: false }));
     assert!(!setup.accepts(&setup.token(&json!({ "sid": "s1" }))).await);
+    // The next process would not read it.
+    std::fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let setup = Setup::with(Some(state.path()));
+    let pushed = setup.verifier.revocations().push(br#"{"revocations":[{"sid":"s1"}]}"#, KEEP);
+    assert_eq!(pushed, Ok(Push { count: 1, saved: false }));
 }
 
 #[tokio::test]
