@@ -44,6 +44,17 @@ pub(super) fn parameter(node: &IdedExpr) -> Option<&str> {
     }
 }
 
+/// Returns the names in `variable.name`.
+pub(super) fn member(node: &IdedExpr) -> Option<(&str, &str)> {
+    match &node.expr {
+        Expr::Select(select) if !select.test => match &select.operand.expr {
+            Expr::Ident(variable) => Some((variable, &select.field)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// Returns the content of a text literal.
 pub(super) fn text(node: &IdedExpr) -> Option<&str> {
     match &node.expr {

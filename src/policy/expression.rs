@@ -160,21 +160,30 @@ impl Expression {
 
     /// Evaluates and passes the result to `read`.
     pub(super) fn evaluate<R>(&self, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
-        let base: &Context<'_, '_> = &BASE;
-        let mut context = base.new_inner_scope();
-        context.set_variable_resolver(scope);
-        let value = Value::resolve_val(self.program.expression(), &context).ok()?;
-        Some(read(value.as_ref()))
+        evaluate(self.tree(), scope, read)
     }
 }
 
 /// Evaluates a part of an expression; `None` if that fails.
 pub(super) fn resolve(node: &IdedExpr, scope: &Scope<'_>) -> Option<Value> {
+    evaluate(node, scope, |value| Value::try_from(value).ok())?
+}
+
+fn evaluate<R>(node: &IdedExpr, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
+    // Most placeholders are one claim or parameter. The interpreter would first look for a variable of the whole name.
+    let map = match ast::member(node) {
+        Some(("claims", name)) => Some((scope.claims?.downcast_ref::<CelMap<'_>>()?, name)),
+        Some(("query", name)) => Some((scope.query(), name)),
+        _ => None,
+    };
+    if let Some((map, name)) = map {
+        return map.get(&CelMapKey::String(CelString::from(name))).map(|value| read(value.as_ref()));
+    }
     let base: &Context<'_, '_> = &BASE;
     let mut context = base.new_inner_scope();
     context.set_variable_resolver(scope);
     let value = Value::resolve_val(node, &context).ok()?;
-    Value::try_from(value.as_ref()).ok()
+    Some(read(value.as_ref()))
 }
 
 /// The value of an expression, converted to strings for parameters.
