@@ -47,6 +47,16 @@ impl<'a> Scope<'a> {
         result
     }
 
+    /// Returns a claim or a parameter, by its variable and its name.
+    fn member(&self, (variable, name): (&str, &str)) -> Option<&(dyn Val + '_)> {
+        let map = match variable {
+            "claims" => self.claims?.downcast_ref::<CelMap<'_>>()?,
+            "query" => self.query(),
+            _ => return None,
+        };
+        map.get(&CelMapKey::String(CelString::from(name.to_owned()))).map(AsRef::as_ref)
+    }
+
     fn query(&self) -> &CelMap<'a> {
         self.query.get_or_init(|| {
             let entries = self.parameters.iter().map(|(name, value)| {
@@ -66,7 +76,9 @@ impl VariableResolver for Scope<'_> {
             "query" => Some(CowVal::Borrowed(self.query())),
             DECISION_IDS => self.answers.as_ref()?.ids().map(CowVal::Borrowed as fn(_) -> _),
             DECISION_CONTEXT => self.answers.as_ref()?.context().map(CowVal::Borrowed as fn(_) -> _),
-            _ => None,
+            // The interpreter asks for the whole of `claims.name` first. A claim that is absent is then looked up again,
+            // and is an error there.
+            _ => self.member(variable.split_once('.')?).map(CowVal::Borrowed as fn(_) -> _),
         }
     }
 }
@@ -171,13 +183,8 @@ pub(super) fn resolve(node: &IdedExpr, scope: &Scope<'_>) -> Option<Value> {
 
 fn evaluate<R>(node: &IdedExpr, scope: &Scope<'_>, read: impl FnOnce(&dyn Val) -> R) -> Option<R> {
     // Most placeholders are one claim or parameter. The interpreter would first look for a variable of the whole name.
-    let map = match ast::member(node) {
-        Some(("claims", name)) => Some((scope.claims?.downcast_ref::<CelMap<'_>>()?, name)),
-        Some(("query", name)) => Some((scope.query(), name)),
-        _ => None,
-    };
-    if let Some((map, name)) = map {
-        return map.get(&CelMapKey::String(CelString::from(name))).map(|value| read(value.as_ref()));
+    if let Some(member @ ("claims" | "query", _)) = ast::member(node) {
+        return scope.member(member).map(read);
     }
     let base: &Context<'_, '_> = &BASE;
     let mut context = base.new_inner_scope();
