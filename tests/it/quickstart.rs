@@ -28,7 +28,7 @@ const README: [(&str, &str, &str); 6] = [
 /// What each command of docs/quickstart.md prints, by its beginning.
 const QUICKSTART: [(&str, &str); 6] = [
     ("shapegate check --config shapegate.toml --probe", "ok"),
-    ("shapegate check --config shapegate.toml", "1 rules, 1 issuers"),
+    ("shapegate check --config shapegate.toml", "1 rule, 1 issuer"),
     ("shapegate explain --config shapegate.toml --token", "decision: allow"),
     ("shapegate --config shapegate.toml", ""),
     ("curl -s 127.0.0.1:9090/readyz", "\"ready\":true"),
