@@ -148,7 +148,7 @@ impl TrustedIssuer {
         }
     }
 
-    /// Whether no published set is usable, as before the first fetch. Then nobody knows which keys there are.
+    /// Whether no published set is usable, as before the first fetch. Then it is not known which keys there are.
     pub(super) fn awaits_keys(&self, now: UnixTime) -> bool {
         self.remote().is_some_and(|remote| usable(&remote.load(), now).is_none())
     }

@@ -37,7 +37,7 @@ impl StateFile {
     }
 
     /// Reads the file, unless another user can choose what is in it: by writing to it, or by replacing it in its folder.
-    /// Of a file longer than `max_bytes`, reads one byte more than that. Blocks.
+    /// Reads at most one byte more than `max_bytes`. Blocks.
     pub(crate) fn read(&self, max_bytes: usize) -> Result<Vec<u8>, StateError> {
         let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Err(StateError::Unsafe);

@@ -115,7 +115,7 @@ async fn the_tests_above_know_every_reason() {
 async fn development_setting_shows_the_reason_to_clients() {
     let scene = Scene::new().await;
     let (config, files) = scene.config();
-    let config = config.replace("[server]", "[server]\ndanger_explain_denials = true");
+    let config = format!("danger_explain_denials = true\n{config}");
     let run = Run::start(&config, &files).await;
     let mut wire = Wire::open(&run.process.url).await;
     for (token, reason) in [("abc", "structure"), (&*scene.token(&json!({ "aud": "x" })), "audience")] {

@@ -23,7 +23,7 @@ pub struct List {
     digest: [u8; 32],
 }
 
-/// What a revocation revokes.
+/// The tokens that a revocation names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     of: Kind,

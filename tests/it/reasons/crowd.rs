@@ -32,9 +32,6 @@ pub(super) const REASONS: [&str; 13] = [
 pub(super) const BEFORE_HTTP: [&str; 2] = ["connections", "connections_per_address"];
 
 const CONFIG: &str = r#"
-[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
 [upstream]
 url = "ELECTRIC"
 secret = { env = "ELECTRIC_SECRET" }
@@ -48,10 +45,6 @@ jwks = { url = "ISSUER/jwks" }
 table = "tasks"
 allow = "query.organizationId in claims.organizationIds"
 where = '"organization_id" = {{ query.organizationId }}'
-[audit]
-path = "AUDIT"
-[log]
-format = "json"
 [limits]
 "#;
 

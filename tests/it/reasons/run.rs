@@ -30,9 +30,20 @@ pub(super) struct Found {
 /// How often each rule has rejected a request for each reason.
 type Counts = BTreeMap<(String, String), u64>;
 
+/// What every configuration has: its logs and its listeners. It ends in `[server]`, so that a test can add to that.
+const START: &str = r#"
+[audit]
+path = "AUDIT"
+[log]
+format = "json"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+"#;
+
 impl Run {
-    /// Starts it with a configuration, in a folder with further files. `ELECTRIC` and `AUDIT` in it stand for the URL of
-    /// the stand-in and the path of the audit log.
+    /// Starts it with a configuration after [`START`], in a folder with further files. `ELECTRIC` in it stands for the URL
+    /// of the stand-in.
     pub(super) async fn start(config: &str, files: &[(&str, String)]) -> Self {
         let electric = start_electric(Options::default()).await;
         let folder = tempfile::tempdir().unwrap();
@@ -40,8 +51,8 @@ impl Run {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let (path, audit) = (folder.path().join("shapegate.toml"), folder.path().join("audit.jsonl"));
-        let text =
-            config.replace("\"ELECTRIC\"", &format!("{:?}", electric.url())).replace("AUDIT", audit.to_str().unwrap());
+        let text = START.replace("AUDIT", audit.to_str().unwrap())
+            + &config.replace("\"ELECTRIC\"", &format!("{:?}", electric.url()));
         std::fs::write(&path, text).unwrap();
         let secrets = ["ELECTRIC_SECRET", "GATEKEEPER_SECRET"].map(|name| {
             let secret = if name.starts_with('E') { SECRET } else { GATEKEEPER_SECRET };

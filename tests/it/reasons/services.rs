@@ -15,9 +15,6 @@ use crate::harness::pdp::{self, Pdp};
 use crate::harness::{IssuerServer, with_defaults};
 
 const CONFIG: &str = r#"
-[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
 [upstream]
 url = "ELECTRIC"
 secret = { env = "ELECTRIC_SECRET" }
@@ -75,12 +72,8 @@ path = "/deaf"
 table = "items"
 where = "none"
 upstream = "deaf"
-[audit]
-path = "AUDIT"
 [limits]
 trusted_proxies = ["127.0.0.1"]
-[log]
-format = "json"
 "#;
 
 /// The services that the configuration names.

@@ -16,9 +16,6 @@ const DOWN: &str = "https://down.test";
 
 /// The configuration, with words for what each test has of its own.
 const CONFIG: &str = r#"
-[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
 [upstream]
 url = "ELECTRIC"
 secret = { env = "ELECTRIC_SECRET" }
@@ -74,10 +71,6 @@ client_where = true
 [limits]
 trusted_proxies = ["127.0.0.1"]
 rate_per_subject = 2
-[audit]
-path = "AUDIT"
-[log]
-format = "json"
 "#;
 
 /// The issuers whose tokens the configuration accepts.
