@@ -57,9 +57,10 @@ impl UpstreamRequest {
     /// # Errors
     /// The client sent a parameter that the permit does not allow, or the query does not fit Electric's request line.
     pub fn build(permit: Permit, request: &ShapeRequest, source_id: Option<&str>) -> Result<Self, RewriteError> {
-        let of_rule = permit.columns().cloned();
+        // Compared only if the client names columns, since that sorts them.
+        let of_rule = request.protocol(ProtocolParam::Columns).map(|_| permit.columns().cloned());
         let permit = permit.narrowed(request).map_err(RewriteError::Invalid)?;
-        let client_columns = permit.columns() != of_rule.as_ref();
+        let client_columns = of_rule.is_some_and(|of_rule| permit.columns() != of_rule.as_ref());
         let queryable = permit.queryable_columns().map(Columns::names);
         let filter = request.client_filter(queryable).map_err(RewriteError::Invalid)?;
         let body = request.subset().map(|subset| subset.body(queryable)).transpose();
