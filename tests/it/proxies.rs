@@ -261,6 +261,16 @@ fn followers(clients: &[reqwest::Client; 2], url: &str, token: &str) -> JoinSet<
     following
 }
 
+/// Waits until a client waits at this shapegate.
+async fn until_busy(gate: &Gate) {
+    let busy = async {
+        while gate.metric("shapegate_requests_in_flight").await == 0.0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, busy).await.expect("this shapegate gets no requests");
+}
+
 /// Two hundred clients follow a shape through the proxy, while one of two shapegates stops and starts again.
 async fn no_client_fails_and_no_row_is_lost(kind: Kind) {
     let folder = tempfile::tempdir().unwrap();
@@ -300,16 +310,11 @@ async fn no_client_fails_and_no_row_is_lost(kind: Kind) {
         }
     };
     insert(1..=ROWS / 3).await;
-    assert!(two.metric("shapegate_requests_in_flight").await > 0.0, "the second shapegate has clients too");
+    until_busy(&two).await;
     tokio::join!(two.stop(), insert(ROWS / 3 + 1..=2 * ROWS / 3));
     let again = shapegate(&kind, servers[1], Some(&one)).await;
     // It serves again before the last rows.
-    let back = async {
-        while again.metric("shapegate_requests_in_flight").await == 0.0 {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(LONG, back).await.expect("the restarted shapegate gets no requests");
+    until_busy(&again).await;
     insert(2 * ROWS / 3 + 1..=ROWS).await;
     let wanted: BTreeSet<_> = (1..=ROWS).map(title).collect();
     while let Some(titles) = timeout(LONG, following.join_next()).await.expect("a client gets no more rows") {

@@ -309,15 +309,24 @@ impl Gate {
 
     /// Waits until a metric has this value. Responses are counted after they were sent.
     pub(crate) async fn until_metric(&self, name: &str, value: f64) {
+        self.until_metric_is(name, &format!("not {value}"), |seen| seen == value).await;
+    }
+
+    /// Waits until a counter has at least this value.
+    pub(crate) async fn until_metric_reaches(&self, name: &str, value: f64) {
+        self.until_metric_is(name, &format!("below {value}"), |seen| seen >= value).await;
+    }
+
+    async fn until_metric_is(&self, name: &str, otherwise: &str, wanted: impl Fn(f64) -> bool) {
         let mut seen = self.metric(name).await;
         for _ in 0..3_000 {
-            if seen == value {
+            if wanted(seen) {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             seen = self.metric(name).await;
         }
-        panic!("{name} is {seen}, not {value}");
+        panic!("{name} is {seen}, {otherwise}");
     }
 
     /// Sends a GET to the admin port.

@@ -39,6 +39,7 @@ async fn ask(gate: &Gate, client: &reqwest::Client) -> Option<u16> {
     request.send().await.ok().map(|answer| answer.status().as_u16())
 }
 
+// A pair that changes while it is read is loaded once more.
 const OK: &str = r#"shapegate_certificate_loads_total{result="ok"}"#;
 const REFUSED: &str = r#"shapegate_certificate_loads_total{result="refused"}"#;
 const EXPIRY: &str = "shapegate_certificate_expiry_timestamp_seconds";
@@ -52,7 +53,7 @@ async fn renewed_certificate_serves_new_handshakes_and_open_connections_continue
     assert_eq!(ask(&gate, &open).await, Some(200));
     assert_eq!(handshake(&gate, &second).await, None, "not yet");
     put(folder.path(), &second, &second);
-    gate.until_metric(OK, 2.0).await;
+    gate.until_metric_reaches(OK, 2.0).await;
     assert_eq!(handshake(&gate, &second).await, Some(200));
     assert_eq!(handshake(&gate, &first).await, None);
     assert_eq!(ask(&gate, &open).await, Some(200), "on the open connection");
@@ -67,15 +68,15 @@ async fn mismatched_pair_keeps_the_current_certificate() {
     let gate = serving(folder.path(), &first).await;
     let expiry = gate.metric(EXPIRY).await;
     put(folder.path(), &second, &first);
-    gate.until_metric(REFUSED, 1.0).await;
+    gate.until_metric_reaches(REFUSED, 1.0).await;
     assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (Some(200), None));
     std::fs::remove_file(folder.path().join("key.pem")).unwrap();
-    gate.until_metric(REFUSED, 2.0).await;
+    gate.until_metric_reaches(REFUSED, 2.0).await;
     assert_eq!(handshake(&gate, &first).await, Some(200));
     assert_eq!(gate.metric(EXPIRY).await, expiry);
     // A matching pair is loaded without a reload.
     put(folder.path(), &second, &second);
-    gate.until_metric(OK, 2.0).await;
+    gate.until_metric_reaches(OK, 2.0).await;
     assert_eq!((handshake(&gate, &first).await, handshake(&gate, &second).await), (None, Some(200)));
 }
 
