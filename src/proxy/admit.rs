@@ -56,29 +56,13 @@ impl Gateway {
         let RequestContext::Client(client) = context else { return Ok(false) };
         match self.answer(&mut session.downstream_session, client).await {
             Ok(None) => {}
-            Ok(Some((upstream, bearer))) => self.hand_over(session, context, upstream, bearer)?,
+            Ok(Some((upstream, bearer))) => hand_over(session, context, upstream, bearer)?,
             Err(fault) => {
                 client.record.note(&fault);
                 return Err(Error::new_str("the client did not take its response"));
             }
         }
         Ok(true)
-    }
-
-    /// Takes the request out of the phases, with its session.
-    fn hand_over(
-        &self,
-        session: &mut Session,
-        context: &mut RequestContext,
-        upstream: UpstreamRequest,
-        bearer: Bearer,
-    ) -> Result<()> {
-        let RequestContext::Client(client) = std::mem::replace(context, RequestContext::Waiting) else { return Ok(()) };
-        let placeholder = Box::new(FlightSession::session(None, None)?);
-        let session = std::mem::replace(&mut session.downstream_session, placeholder);
-        let arrival = Arc::clone(&client.arrival);
-        arrival.hand_over(Waiting { gateway: self.clone(), session, client, upstream, bearer });
-        Ok(())
     }
 
     /// Decides about the request. Answers it, unless it may follow a flight: then it is returned.
@@ -117,18 +101,18 @@ impl Gateway {
     }
 
     async fn admit(&self, session: &mut ServerSession, client: &mut ClientRequest) -> Result<Admitted, Rejection> {
-        let rules = Arc::clone(&client.rules);
+        let ClientRequest { rules, arrival, record, .. } = client;
         let has_body = !session.is_body_empty();
         let head = head_of(session, has_body, Some(&rules.limits));
-        let mut arriving = ArrivingCaller::new(self, client);
-        let decision = decide(&rules, &*self.clock, &head, &mut arriving).await?;
+        let mut arriving = ArrivingCaller { gateway: self, arrival, record, address: None, place: None };
+        let decision = decide(rules, &*self.clock, &head, &mut arriving).await?;
         let ArrivingCaller { address, place, .. } = arriving;
         let grant = match decision {
             Decision::Document(document) => return Ok(Admitted::Document(document)),
             Decision::Preflight(methods) => return Ok(Admitted::Preflight(methods)),
             Decision::Shape(grant) => grant,
             // The body is read only now that the request is authorized and within its limits.
-            Decision::Subset(pending) => pending.read(&rules, read_subset(session, &rules.limits).await?)?,
+            Decision::Subset(pending) => pending.read(rules, read_subset(session, &rules.limits).await?)?,
         };
         let bearer = Bearer::new(grant.principal, address, grant.posted, place, grant.until);
         client.position = self.check_repeats(client, &bearer, &grant.upstream)?;
@@ -151,6 +135,21 @@ impl Gateway {
         }
         Ok(position)
     }
+}
+
+/// Takes the request out of the phases, with its session.
+fn hand_over(
+    session: &mut Session,
+    context: &mut RequestContext,
+    upstream: UpstreamRequest,
+    bearer: Bearer,
+) -> Result<()> {
+    let RequestContext::Client(client) = std::mem::replace(context, RequestContext::Waiting) else { return Ok(()) };
+    let placeholder = Box::new(FlightSession::session(None, None)?);
+    let session = std::mem::replace(&mut session.downstream_session, placeholder);
+    let arrival = Arc::clone(&client.arrival);
+    arrival.hand_over(Waiting { session, client, upstream, bearer });
+    Ok(())
 }
 
 /// Whether this is a health check, which counts against no limit.
@@ -193,12 +192,6 @@ struct ArrivingCaller<'a> {
     address: Option<Address>,
     /// Taken when the request is authorized, or before it waits for its issuer's keys.
     place: Option<Place>,
-}
-
-impl<'a> ArrivingCaller<'a> {
-    fn new(gateway: &'a Gateway, client: &'a mut ClientRequest) -> Self {
-        Self { gateway, arrival: &client.arrival, record: &mut client.record, address: None, place: None }
-    }
 }
 
 impl Caller for ArrivingCaller<'_> {

@@ -4,7 +4,8 @@
 //! first bytes of a request have arrived.
 
 use std::future::{pending, poll_fn};
-use std::pin::Pin;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::ready;
@@ -18,12 +19,14 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::context::Arrival;
 use super::gateway::{Gateway, Proxy};
 use super::link::Link;
 use super::request_line::RequestLine;
+use super::rules::Change;
 use super::socket::{LastRead, Socket};
 use crate::limits::Connection;
 
@@ -74,7 +77,8 @@ impl Connected {
 
     /// Serves a connection without TLS. With `h2c`, its first bytes tell whether it speaks HTTP/2.
     pub(crate) async fn serve_plain(self: &Arc<Self>, mut socket: Socket, shutdown: &ShutdownWatch) {
-        let Some(first) = first_bytes(&mut socket, self.idle(), shutdown).await else { return };
+        let first = first_bytes(&mut socket, self.idle(), pin!(stopped(shutdown.clone()))).await;
+        let Some(first) = first else { return };
         if !self.gateway.options().h2c || !may_be_preface(&first) {
             return self.serve_http1(Box::new(socket), Some(first), shutdown).await;
         }
@@ -107,22 +111,18 @@ impl Connected {
         shutdown: &ShutdownWatch,
     ) {
         let mut settings: Option<HttpPersistentSettings> = None;
+        let (mut stopped, mut changes) = (pin!(stopped(shutdown.clone())), self.gateway.changes.clone());
         loop {
             let bytes = match first.take() {
                 Some(bytes) => bytes,
-                None => match first_bytes(&mut stream, self.idle(), shutdown).await {
+                None => match first_bytes(&mut stream, self.idle(), stopped.as_mut()).await {
                     Some(bytes) => bytes,
                     None => return,
                 },
             };
-            let Some(bytes) = whole_line(&mut stream, bytes, shutdown).await else { return };
-            let mut session = ServerSession::new_http1(stream);
-            match settings.take() {
-                Some(settings) => settings.apply_to_session(&mut session),
-                None => session.set_keepalive(Some(self.idle().as_secs())),
-            }
-            session.set_pipelined_prefix(bytes);
-            let Some(reused) = self.serve(session, shutdown).await else { return };
+            let Some(bytes) = whole_line(&mut stream, bytes, stopped.as_mut()).await else { return };
+            let session = self.http1_session(stream, settings.take(), bytes);
+            let Some(reused) = self.serve(session, shutdown, &mut changes).await else { return };
             let (next, persistent) = reused.consume();
             (stream, settings) = (next, persistent);
         }
@@ -133,17 +133,38 @@ impl Connected {
         self.gateway.settings().h1_idle_timeout
     }
 
+    /// Makes a session for a request whose first bytes are `read`.
+    fn http1_session(&self, stream: Stream, settings: Option<HttpPersistentSettings>, read: BytesMut) -> ServerSession {
+        let mut session = ServerSession::new_http1(stream);
+        match settings {
+            Some(settings) => settings.apply_to_session(&mut session),
+            None => session.set_keepalive(Some(self.idle().as_secs())),
+        }
+        session.set_pipelined_prefix(read);
+        session
+    }
+
     /// Serves one request. Returns the connection if it can take another one.
-    async fn serve(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    ///
+    /// Not an `async fn`, whose future would have room for the session while the client waits.
+    fn serve<'a>(
+        self: &'a Arc<Self>,
+        session: ServerSession,
+        shutdown: &'a ShutdownWatch,
+        changes: &'a mut watch::Receiver<Change>,
+    ) -> impl Future<Output = Option<ReusedHttpStream>> + Send + 'a {
         let misdirected = self.misdirected.load(Ordering::Relaxed);
         let arrival = Arrival::new(Arc::clone(&self.connection), self.last_read.at(), misdirected);
-        let reused = self.run_phases(&arrival, session, shutdown).await?;
-        match arrival.take() {
-            Some(waiting) => {
-                drop(reused);
-                waiting.boxed().await
+        let phases = self.run_phases(Arc::clone(&arrival), session, shutdown);
+        async move {
+            let reused = phases.await?;
+            match arrival.take().map(|waiting| waiting.follow(&self.gateway, changes)) {
+                Some(following) => {
+                    drop(reused);
+                    following.await
+                }
+                None => reused,
             }
-            None => reused,
         }
     }
 
@@ -152,12 +173,13 @@ impl Connected {
     /// On the heap and dropped at their end: a client that waits afterwards does not hold their future.
     fn run_phases<'a>(
         self: &'a Arc<Self>,
-        arrival: &'a Arc<Arrival>,
+        arrival: Arc<Arrival>,
         session: ServerSession,
         shutdown: &'a ShutdownWatch,
     ) -> Pin<Box<dyn Future<Output = Option<Option<ReusedHttpStream>>> + Send + 'a>> {
-        let phases = arrival.scope(self.proxy.process_new_http(session, shutdown));
+        let phases = self.proxy.process_new_http(session, shutdown);
         Box::pin(async move {
+            let phases = arrival.scope(phases);
             tokio::select! {
                 biased; // bytes that have arrived are answered
                 reused = phases => Some(reused),
@@ -176,7 +198,8 @@ impl HttpServerApp for Connected {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         self.begun.store(true, Ordering::Relaxed);
-        self.serve(session, shutdown).await
+        let mut changes = self.gateway.changes.clone();
+        self.serve(session, shutdown, &mut changes).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
@@ -189,23 +212,24 @@ impl HttpServerApp for Connected {
 }
 
 /// Waits for the first bytes of a request. Returns `None` if the client disconnects or stays silent for `idle`, or if
-/// the process stops.
+/// the process has [`stopped`]; it must not be called again then.
 async fn first_bytes<S: AsyncRead + Unpin>(
     stream: &mut S,
     idle: Duration,
-    shutdown: &ShutdownWatch,
+    stopped: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<BytesMut> {
     let read = poll_fn(|context| {
         // On the stack: an idle connection holds no buffer.
-        let mut bytes = [0; FIRST_READ];
-        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut bytes = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
         let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
         std::task::Poll::Ready(read.map(|()| BytesMut::from(buffer.filled())))
     });
     let bytes = tokio::select! {
         biased; // bytes that have arrived are answered
         read = read => read.ok()?,
-        () = silence(idle, shutdown) => return None,
+        () = sleep(idle) => return None,
+        () = stopped => return None,
     };
     (!bytes.is_empty()).then_some(bytes)
 }
@@ -214,7 +238,7 @@ async fn first_bytes<S: AsyncRead + Unpin>(
 async fn whole_line<S: AsyncRead + Unpin>(
     stream: &mut S,
     first: BytesMut,
-    shutdown: &ShutdownWatch,
+    mut stopped: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<BytesMut> {
     if RequestLine::is_whole(&first) {
         return Some(first);
@@ -222,7 +246,7 @@ async fn whole_line<S: AsyncRead + Unpin>(
     let reading = async {
         let (mut line, mut head, mut bytes) = (RequestLine::default(), BytesMut::new(), first);
         while !line.read(&bytes, &mut head) {
-            bytes = first_bytes(stream, HEADER_TIMEOUT, shutdown).await?;
+            bytes = first_bytes(stream, HEADER_TIMEOUT, stopped.as_mut()).await?;
         }
         Some(head)
     };
@@ -243,7 +267,7 @@ async fn rest_of_preface(
     shutdown: &ShutdownWatch,
 ) -> Option<BytesMut> {
     while first.len() < PREFACE.len() && may_be_preface(&first) {
-        first.unsplit(first_bytes(socket, idle, shutdown).await?);
+        first.unsplit(first_bytes(socket, idle, pin!(stopped(shutdown.clone()))).await?);
     }
     Some(first)
 }
@@ -274,10 +298,19 @@ async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::watch;
     use tokio::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn future_of_a_connection_fits_into_1_kib() {
+        fn size<A, F: Future>(_: fn(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        type Arguments = (&'static Arc<Connected>, Socket, &'static ShutdownWatch);
+        let plain = size(|(connected, socket, shutdown): Arguments| connected.serve_plain(socket, shutdown));
+        assert!(plain < 1024, "{plain}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn connection_ends_only_if_no_request_begins() {

@@ -1,6 +1,6 @@
 //! Lets a client wait for the response of its flight, outside Pingora's request future.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +27,6 @@ use crate::shape::cursor;
 
 /// A client's request that has left the phases and waits for its response.
 pub(super) struct Waiting {
-    pub(super) gateway: Gateway,
     pub(super) session: Box<ServerSession>,
     pub(super) client: Box<ClientRequest>,
     pub(super) upstream: UpstreamRequest,
@@ -60,31 +59,36 @@ type Reauthorization = Result<UpstreamRequest, Rejection>;
 pub(super) const SLICE: usize = 64 * 1024;
 
 impl Waiting {
-    /// Answers from a flight, in a future on the heap: an idle connection does not hold it.
-    pub(super) fn boxed(self: Box<Self>) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send>> {
-        Box::pin(self.follow())
-    }
-
     /// Answers from a flight. Returns the connection if it can take another request.
-    async fn follow(self) -> Option<ReusedHttpStream> {
-        let Self { gateway, mut session, mut client, upstream, mut bearer } = self;
-        let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream).await;
-        if let Some(position) = client.position {
-            client.arrival.connection.answered(position, client.next, client.arrival.at, Instant::now());
-        }
-        if let Err(fault) = &served {
-            client.record.note(fault);
-        }
-        gateway.answered(&session, &mut client);
-        // Drops the connection or the stream without a proper end, so that the client sees that the response is cut
-        // off.
-        if served.is_err() {
-            reset_http_1_0(&session);
-            return None;
-        }
-        let settings = HttpPersistentSettings::for_session(&session);
-        let stream = session.finish().await.ok().flatten()?;
-        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    ///
+    /// The future is on the heap: an idle connection does not hold it. It is as small as can be, since every waiting
+    /// client has one: an `async fn` would keep its arguments twice.
+    pub(super) fn follow<'a>(
+        self,
+        gateway: &'a Gateway,
+        changes: &'a mut watch::Receiver<Change>,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>> {
+        let Self { mut session, mut client, upstream, mut bearer } = self;
+        Box::pin(async move {
+            let served = gateway.serve(&mut session, &mut client, &mut bearer, upstream, changes).await;
+            if let Some(position) = client.position {
+                client.arrival.connection.answered(position, client.next, client.arrival.at, Instant::now());
+            }
+            if let Err(fault) = &served {
+                client.record.note(fault);
+            }
+            gateway.answered(&session, &mut client);
+            // Drops the connection or the stream without a proper end, so that the client sees that the response is
+            // cut off.
+            if served.is_err() {
+                reset_http_1_0(&session);
+                return None;
+            }
+            let settings = HttpPersistentSettings::for_session(&session);
+            // On the heap: a client that waits has no room for this future of 4 KB.
+            let stream = Box::pin(session.finish()).await.ok().flatten()?;
+            Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+        })
     }
 }
 
@@ -96,8 +100,8 @@ impl Gateway {
         client: &mut ClientRequest,
         bearer: &mut Bearer,
         mut upstream: UpstreamRequest,
+        changes: &mut watch::Receiver<Change>,
     ) -> Result<(), Fault> {
-        let mut changes = self.changes.clone();
         loop {
             let now = *changes.borrow_and_update();
             if client.rules.generation < now.generation {
@@ -111,7 +115,7 @@ impl Gateway {
                 Err(rejection) => return Box::pin(self.reject(session, client, &rejection)).await,
             };
             let (key, live) = (follower.key().clone(), client.record.live);
-            let (changes, stopping, generation) = (&mut changes, now.stopping, client.rules.generation);
+            let (stopping, generation) = (now.stopping, client.rules.generation);
             let mut following =
                 Following { gateway: self, session, client, bearer, key, live, changes, stopping, generation };
             let followed = following.follow(&mut follower).await;
@@ -216,7 +220,8 @@ pub(super) struct Following<'a> {
 impl Following<'_> {
     async fn follow(&mut self, follower: &mut Follower) -> Result<Followed, Fault> {
         let head = loop {
-            match self.wait(follower.head()).await {
+            let waited = self.wait(pin!(follower.head())).await;
+            match waited {
                 // If the rules have changed too, the request is authorized again before the header is written.
                 Ok(head) if !self.has_changed() => break head?,
                 Err(Interrupt::Fault(fault)) => return Err(fault),
@@ -256,7 +261,7 @@ impl Following<'_> {
             self.write_head(follower, head, follower.length(), encoding, true).await?;
             return self.write_bytes(Bytes::new(), true).await;
         }
-        let encoding = encoding.filter(|encoding| follower.encode(*encoding));
+        let encoding = encoding.filter(|encoding| follower.encode(&self.gateway.hub, *encoding));
         self.write_head(follower, head, follower.length(), encoding, false).await?;
         self.write_body(follower, head.events).await
     }
@@ -280,7 +285,8 @@ impl Following<'_> {
         let rest = (sent < header.len() + length).then(|| [&header, &body[..]].concat().split_off(sent));
         follower.served();
         if let Some(rest) = rest {
-            in_time(self.client.rules.limits.write_timeout, socket.send(&rest)).await?;
+            // On the heap, as few responses need it.
+            Box::pin(in_time(self.client.rules.limits.write_timeout, socket.send(&rest))).await?;
             self.client.sent = Some((status, length));
         }
         Ok(true)
@@ -442,5 +448,29 @@ fn reset_http_1_0(session: &ServerSession) {
         && let Some(socket) = Socket::of(session.stream())
     {
         socket.reset_on_close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn future_of_a_waiting_request_fits_into_2_kib() {
+        fn size<A, F: Future>(_: fn(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        type Arguments = (
+            &'static Gateway,
+            &'static mut ServerSession,
+            &'static mut ClientRequest,
+            &'static mut Bearer,
+            UpstreamRequest,
+            &'static mut watch::Receiver<Change>,
+        );
+        let serving = size(|(gateway, session, client, bearer, upstream, changes): Arguments| {
+            gateway.serve(session, client, bearer, upstream, changes)
+        });
+        assert!(size_of::<Waiting>() + serving < 2048, "{} and {serving}", size_of::<Waiting>());
     }
 }
