@@ -1,13 +1,13 @@
 //! Reads and writes the `traceparent` header of W3C Trace Context, which names the trace of a request.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// A valid `traceparent`: the ids and the sampled flag. Nothing else that the client sent is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(Box<str>);
 
 /// The header's name.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The bytes of version 00: `00-`, 32 hex digits, `-`, 16 hex digits, `-`, 2 hex digits.
 const LENGTH: usize = 55;

@@ -1,6 +1,6 @@
 //! One response of Electric, in progress or finished, for all clients with requests of the same meaning.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -44,6 +44,8 @@ pub(super) struct Flight {
     body: Arc<Chain>,
     encoded: [OnceLock<Arc<Chain>>; Encoding::ALL.len()],
     kept: OnceLock<Kept>,
+    /// The number of events of its shape at which it was last found to be up to date.
+    current_at: AtomicU64,
     followers: AtomicUsize,
     joined: AtomicUsize,
     /// Followers whose response has not been written yet.
@@ -110,6 +112,7 @@ impl Flight {
             body,
             encoded: Default::default(),
             kept: OnceLock::new(),
+            current_at: AtomicU64::new(0),
             followers: AtomicUsize::new(0),
             joined: AtomicUsize::new(0),
             unserved: AtomicUsize::new(0),
@@ -157,6 +160,19 @@ impl Flight {
 
     /// Whether other responses have shown later changes since, or that its handle is no longer valid.
     pub(super) fn is_outdated(&self) -> bool {
+        // Most of the time nothing has happened since the last request, and the shape's lock is not needed.
+        let (events, final_head) = (self.tail.events(), self.head.get().is_some());
+        if self.current_at.load(Ordering::Relaxed) == events {
+            return false;
+        }
+        let outdated = self.is_outdated_now();
+        if final_head && !outdated {
+            self.current_at.store(events, Ordering::Relaxed);
+        }
+        outdated
+    }
+
+    fn is_outdated_now(&self) -> bool {
         let Some(head) = self.head.get() else {
             // A live response will have the changes. Whether another one ends at the end of the log is not known yet.
             let handle = self.asked_handle.as_deref();

@@ -13,6 +13,7 @@ use super::head::Head;
 use super::hub::Hub;
 use super::key::FlightKey;
 use crate::fault::Fault;
+use crate::policy::RuleId;
 
 /// How a request got its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,6 @@ impl Join {
 /// One client on a flight. Dropping it leaves the flight.
 #[derive(Debug)]
 pub struct Follower {
-    hub: Arc<Hub>,
     flight: Arc<Flight>,
     key: FlightKey,
     reader: Reader,
@@ -54,11 +54,9 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Wraps a reader. If the flight is open, the caller has counted the follower.
-    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>, reader: Reader, join: Join) -> Self {
-        hub.metrics().joined(flight.rule.as_str(), join.as_str());
-        let (served, key) = (!counts(join), flight.key.clone());
-        Self { hub, flight, key, reader, join, from: None, served }
+    /// Wraps a reader for the request with this key. If the flight is open, the caller has counted the follower.
+    pub(super) fn new(flight: Arc<Flight>, reader: Reader, join: Join, key: FlightKey) -> Self {
+        Self { flight, key, reader, join, from: None, served: !counts(join) }
     }
 
     /// Sets the key of its request, if that is not the key of the flight.
@@ -67,10 +65,15 @@ impl Follower {
         self
     }
 
-    /// Marks it as a reader of a stream of events that started earlier than where the request `key` ends its log.
-    pub(super) fn of_stream(mut self, key: FlightKey, from: HeaderValue) -> Self {
-        (self.key, self.from) = (key, Some(from));
+    /// Marks it as a reader of a stream of events that started earlier than `from`, where the client's log ends.
+    pub(super) fn of_stream(mut self, from: HeaderValue) -> Self {
+        self.from = Some(from);
         self
+    }
+
+    /// Returns the rule of its flight.
+    pub(super) fn rule(&self) -> &RuleId {
+        &self.flight.rule
     }
 
     /// Returns the key of its request.
@@ -131,8 +134,8 @@ impl Follower {
 
     /// Switches to the body in `encoding`. Must be called before the first piece is read. Returns `false` if that body
     /// is not available.
-    pub fn encode(&mut self, encoding: Encoding) -> bool {
-        let hub = Arc::clone(&self.hub);
+    pub fn encode(&mut self, hub: &Arc<Hub>, encoding: Encoding) -> bool {
+        let hub = Arc::clone(hub);
         let encoded = self.flight.encode(encoding, move |flight| hub.reweigh(flight));
         let reader = encoded.and_then(|chain| chain.read());
         reader.map(|reader| self.reader = reader).is_some()

@@ -22,30 +22,48 @@ pub struct Head {
     /// `headers` as HTTP/1.1 writes them. Written once here, since thousands of followers need the same bytes at the
     /// same moment.
     pub lines: Box<[u8]>,
+    /// What `headers` says about the shape. Read once here too.
+    handle: Option<Box<str>>,
+    offset: Option<Box<str>>,
+    parsed_offset: Option<Offset>,
+    up_to_date: bool,
 }
 
 impl Head {
     /// Returns the head for a response with the status `status` and these headers of Electric.
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
         let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
-        let headers: HeaderMap = passed.collect();
+        let cache_control = CacheControl::parse(upstream);
+        Self::with(status, passed.collect(), cache_control, upstream.contains_key(CURSOR))
+    }
+
+    fn with(status: StatusCode, headers: HeaderMap, cache_control: CacheControl, cursor: bool) -> Self {
+        let text = |name: &str| Some(Box::from(headers.get(name)?.to_str().ok()?));
+        let (handle, offset) = (text("electric-handle"), text(OFFSET));
         let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let events = content_type.is_some_and(|value| value.starts_with(b"text/event-stream"));
-        let (lines, cursor) = (lines(&headers), upstream.contains_key(CURSOR));
-        Self { status, headers, cache_control: CacheControl::parse(upstream), events, cursor, lines }
+        Self {
+            status,
+            events: content_type.is_some_and(|value| value.starts_with(b"text/event-stream")),
+            cursor,
+            cache_control,
+            lines: lines(&headers),
+            parsed_offset: offset.as_deref().and_then(Offset::parse),
+            up_to_date: headers.contains_key("electric-up-to-date"),
+            handle,
+            offset,
+            headers,
+        }
     }
 
     /// Returns this head, updated from a 304 with these headers that confirms it (RFC 9111 section 4.3.4).
     #[must_use]
     pub fn renewed(&self, confirmation: &HeaderMap) -> Self {
-        let mut renewed = self.clone();
-        let Self { headers, cache_control, .. } = Self::new(self.status, confirmation);
-        for (name, value) in &headers {
-            renewed.headers.insert(name.clone(), value.clone());
+        let Self { headers: confirmed, cache_control, .. } = Self::new(self.status, confirmation);
+        let mut headers = self.headers.clone();
+        for (name, value) in &confirmed {
+            headers.insert(name.clone(), value.clone());
         }
-        renewed.lines = lines(&renewed.headers);
-        renewed.cache_control = cache_control;
-        renewed
+        Self::with(self.status, headers, cache_control, self.cursor)
     }
 
     /// Returns the strong entity tag, with its quotes.
@@ -56,29 +74,27 @@ impl Head {
     /// Returns the handle and offset that a client with this response asks for next. `None` for a 409, which sends it
     /// back to the start.
     pub fn next(&self) -> Option<(&str, &str)> {
-        let offset = self.headers.get(OFFSET)?.to_str().ok()?;
-        (self.status == StatusCode::OK).then_some((self.handle()?, offset))
+        (self.status == StatusCode::OK).then_some((self.handle()?, self.offset.as_deref()?))
     }
 
     /// Returns this head of an event stream, for a client that joins it at `offset`.
     #[must_use]
     pub(super) fn starting_at(&self, offset: &HeaderValue) -> Self {
-        let mut joined = self.clone();
-        joined.headers.insert(OFFSET, offset.clone());
+        let mut headers = self.headers.clone();
+        headers.insert(OFFSET, offset.clone());
         // It names the offset at which Electric's response starts.
-        joined.headers.remove(ETAG);
-        joined.lines = lines(&joined.headers);
-        joined
+        headers.remove(ETAG);
+        Self::with(self.status, headers, self.cache_control, self.cursor)
     }
 
     /// Returns where in the shape's log the response ends; an event stream, where it starts.
     pub(super) fn offset(&self) -> Option<Offset> {
-        Offset::parse(self.headers.get(OFFSET)?.to_str().ok()?)
+        self.parsed_offset
     }
 
     /// Whether the response ends at the end of the log.
     pub fn is_up_to_date(&self) -> bool {
-        self.headers.contains_key("electric-up-to-date")
+        self.up_to_date
     }
 
     /// Returns about how many bytes it takes.
@@ -90,7 +106,7 @@ impl Head {
 
     /// Returns the shape's handle.
     pub(super) fn handle(&self) -> Option<&str> {
-        self.headers.get("electric-handle")?.to_str().ok()
+        self.handle.as_deref()
     }
 }
 

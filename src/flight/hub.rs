@@ -89,16 +89,16 @@ impl Hub {
         origin: Origin<'_>,
     ) -> Result<Follower, Rejection> {
         let key = FlightKey::of(source.as_ref(), &request);
-        if !request.is_shared() {
-            return self.open_unshared(source, key, request, client, origin);
-        }
-        match self.resumed(&key, &request) {
-            None => self.join_shared(source, key, request, client, origin),
-            Some(resumed) => {
-                let flight_key = FlightKey::of(source.as_ref(), &resumed);
-                Ok(self.join_shared(source, flight_key, resumed, client, origin)?.asked(key))
-            }
-        }
+        let follower = if !request.is_shared() {
+            self.open_unshared(source, key, request, client, origin)
+        } else if let Some(resumed) = self.resumed(&key, &request) {
+            let flight_key = FlightKey::of(source.as_ref(), &resumed);
+            self.join_shared(source, flight_key, resumed, client, origin).map(|follower| follower.asked(key))
+        } else {
+            self.join_shared(source, key, request, client, origin)
+        }?;
+        self.metrics.joined(follower.rule().as_str(), follower.join().as_str());
+        Ok(follower)
     }
 
     fn join_shared(
@@ -111,7 +111,7 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let terms = Terms::of(&request);
         if let Some((fresh, Age::Fresh)) = self.cache.load().find(&key, terms) {
-            return self.serve(fresh, Join::Fresh);
+            return serve(fresh, Join::Fresh, key);
         }
         if let Some(follower) = self.join_stream(&key, &request, terms) {
             return Ok(follower);
@@ -127,30 +127,30 @@ impl Hub {
         let in_flight = open.get(&key).filter(|flight| cache.is_joinable(flight, terms));
         let in_flight = in_flight.and_then(|flight| Some((Arc::clone(flight), flight.read()?)));
         match (kept, in_flight) {
-            (Some((fresh, Age::Fresh)), _) => self.serve(fresh, Join::Fresh),
+            (Some((fresh, Age::Fresh)), _) => serve(fresh, Join::Fresh, key),
             // A stale response is served while a new one is fetched, so no client waits.
-            (Some((stale, Age::Stale)), Some(_)) => self.serve(stale, Join::Stale),
+            (Some((stale, Age::Stale)), Some(_)) => serve(stale, Join::Stale, key),
             (Some((stale, Age::Stale)), None) => {
                 // If a limit prevents that, the stale response is served all the same.
                 if let Ok(place) = self.places.enter(&request, client) {
                     let ask = Ask::new(request, origin, known_answer(&stale));
-                    let flight = self.launch(&cache, source, key, ask, place);
+                    let flight = self.launch(&cache, source, key.clone(), ask, place);
                     open.insert(flight.key.clone(), flight);
                 }
-                self.serve(stale, Join::Stale)
+                serve(stale, Join::Stale, key)
             }
             (_, Some((flight, reader))) => {
                 flight.board();
-                Ok(Follower::new(Arc::clone(self), flight, reader, Join::Open))
+                Ok(Follower::new(flight, reader, Join::Open, key))
             }
             (kept, None) => {
                 let place = self.enter(&request, client)?;
                 let known = kept.and_then(|(expired, _)| known_answer(&expired));
                 let ask = Ask::new(request, origin, known);
-                let flight = self.launch(&cache, source, key, ask, place);
+                let flight = self.launch(&cache, source, key.clone(), ask, place);
                 open.insert(flight.key.clone(), Arc::clone(&flight));
                 flight.board();
-                self.serve(flight, Join::First)
+                serve(flight, Join::First, key)
             }
         }
     }
@@ -179,7 +179,7 @@ impl Hub {
             drop(open);
             Some((stream, reader))
         })?;
-        Some(Follower::new(Arc::clone(self), stream, reader, Join::Open).of_stream(key.clone(), from))
+        Some(Follower::new(stream, reader, Join::Open, key.clone()).of_stream(from))
     }
 
     /// Opens a flight that no other request can join.
@@ -193,9 +193,9 @@ impl Hub {
     ) -> Result<Follower, Rejection> {
         let place = self.enter(&request, client)?;
         let ask = Ask::new(request, origin, None);
-        let flight = self.launch(&self.cache.load(), source, key, ask, place);
+        let flight = self.launch(&self.cache.load(), source, key.clone(), ask, place);
         flight.board();
-        self.serve(flight, Join::First)
+        serve(flight, Join::First, key)
     }
 
     /// Takes the places of a new flight.
@@ -243,10 +243,6 @@ impl Hub {
         self.cache.load().kept.bytes()
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
     pub(super) fn reweigh(&self, flight: &Arc<Flight>) {
         self.cache.load().kept.reweigh(flight);
     }
@@ -254,12 +250,6 @@ impl Hub {
     /// Prevents further requests from joining this flight.
     pub(super) fn close(&self, flight: &Arc<Flight>) {
         remove(&mut self.shard(&flight.key), flight);
-    }
-
-    fn serve(self: &Arc<Self>, flight: Arc<Flight>, join: Join) -> Result<Follower, Rejection> {
-        // A cached or newly opened flight still has the start of its body.
-        let reader = flight.read().ok_or(Rejection::Internal)?;
-        Ok(Follower::new(Arc::clone(self), flight, reader, join))
     }
 
     /// Opens a flight, in a task that does not depend on any client. If others may share it, the caller holds the lock
@@ -389,6 +379,12 @@ impl Cache {
             self.kept.insert(flight);
         }
     }
+}
+
+/// Returns a follower of a cached or newly opened flight, which still has the start of its body.
+fn serve(flight: Arc<Flight>, join: Join, key: FlightKey) -> Result<Follower, Rejection> {
+    let reader = flight.read().ok_or(Rejection::Internal)?;
+    Ok(Follower::new(flight, reader, join, key))
 }
 
 fn lock(shard: &Mutex<HashMap<FlightKey, Arc<Flight>>>) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {

@@ -4,6 +4,7 @@
 //! changes since, or that its handle is no longer valid (docs/electric.md, "Freshness").
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ pub(super) struct Tail {
     id: ShapeId,
     tails: Weak<Tails>,
     known: Mutex<Known>,
+    /// How many events there were. It changes with `known`, whose lock is held then.
+    events: AtomicU64,
 }
 
 /// The order of two events at one shape. A response is only outdated by what was shown after its request was sent.
@@ -70,7 +73,12 @@ impl Tails {
         if let Some(known) = tails.get(&id).and_then(Weak::upgrade) {
             return known;
         }
-        let tail = Arc::new(Tail { id: id.clone(), tails: Arc::downgrade(self), known: Mutex::default() });
+        let tail = Arc::new(Tail {
+            id: id.clone(),
+            tails: Arc::downgrade(self),
+            known: Mutex::default(),
+            events: AtomicU64::new(0),
+        });
         tails.insert(id, Arc::downgrade(&tail));
         tail
     }
@@ -95,13 +103,24 @@ impl Tail {
 
     /// Returns the present, for a flight that is opened.
     pub(super) fn now(&self) -> Moment {
-        self.known.lock().tick()
+        self.tick(&mut self.known.lock())
+    }
+
+    /// Returns how many events there were. As long as it is the same, no other method returns something else.
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Acquire)
+    }
+
+    fn tick(&self, known: &mut Known) -> Moment {
+        known.now.0 += 1;
+        self.events.store(known.now.0, Ordering::Release);
+        known.now
     }
 
     /// Records a response with this handle to a request sent at `asked`, and the end of the log if it shows one.
     pub(super) fn shown(&self, handle: &str, end: Option<Offset>, asked: Moment) {
         let mut known = self.known.lock();
-        let now = known.tick();
+        let now = self.tick(&mut known);
         let handle = known.handle(handle);
         if handle.ended.is_some_and(|ended| ended > asked) {
             return;
@@ -118,14 +137,14 @@ impl Tail {
     /// Records a change whose position is not known.
     pub(super) fn moved(&self, handle: &str) {
         let mut known = self.known.lock();
-        let now = known.tick();
+        let now = self.tick(&mut known);
         known.handle(handle).moved = Some(now);
     }
 
     /// Records a 409 to a request for the handle `ended` sent at `asked`, and the handle that is valid instead.
     pub(super) fn ended(&self, ended: &str, valid: Option<&str>, asked: Moment) {
         let mut known = self.known.lock();
-        let now = known.tick();
+        let now = self.tick(&mut known);
         let handle = known.handle(ended);
         if handle.given.is_none_or(|given| given < asked) {
             (handle.given, handle.ended) = (None, Some(now));
@@ -181,11 +200,6 @@ impl Tail {
 }
 
 impl Known {
-    fn tick(&mut self) -> Moment {
-        self.now.0 += 1;
-        self.now
-    }
-
     fn find(&self, name: &str) -> Option<&Handle> {
         self.handles.iter().find(|handle| *handle.name == *name)
     }
@@ -257,6 +271,23 @@ mod tests {
         assert!(!tail.has_ended("1-1", early) && tail.was_given("1-1", late));
         tail.ended("1-1", None, late);
         assert!(!tail.has_ended("1-1", early), "nor does a 409 to an earlier request");
+    }
+
+    #[test]
+    fn number_of_events_changes_with_everything_that_is_known() {
+        let tail = tail();
+        let mut seen = vec![tail.events()];
+        let early = tail.now();
+        seen.push(tail.events());
+        tail.shown("1-1", at(5), early);
+        seen.push(tail.events());
+        tail.moved("1-1");
+        seen.push(tail.events());
+        tail.ended("1-1", None, tail.now());
+        seen.push(tail.events());
+        assert!(seen.is_sorted_by(|before, after| before < after), "{seen:?}");
+        assert!(tail.has_ended("1-1", early) && tail.has_passed(Some("1-1"), None, early));
+        assert_eq!(Some(&tail.events()), seen.last(), "reading is no event");
     }
 
     #[test]

@@ -476,7 +476,7 @@ async fn a_purge_drops_a_response_that_was_compressed() {
     scene.settle().await;
     let before = scene.hub.kept_bytes();
     let mut follower = scene.join(SNAPSHOT);
-    assert!(follower.encode(Encoding::Gzip));
+    assert!(follower.encode(&scene.hub, Encoding::Gzip));
     while follower.next().await.end.is_none() {}
     while scene.hub.kept_bytes() == before {
         tokio::task::yield_now().await;

@@ -7,7 +7,7 @@ use super::{Metrics, Register};
 #[derive(Debug)]
 pub(super) struct Flights {
     opened: IntCounterVec,
-    joins: IntCounterVec,
+    pub(super) joins: IntCounterVec,
     cuts: IntCounterVec,
     fan_out: Histogram,
     evictions: IntCounter,
@@ -63,7 +63,10 @@ impl Metrics {
 
     /// Counts a request that has a response to follow; `how` is first, open, fresh or stale.
     pub fn joined(&self, rule: &str, how: &'static str) {
-        self.flights.joins.with_label_values(&[rule, how]).inc();
+        match self.rules.now().get(rule).and_then(|rule| rule.joined(how)) {
+            Some(joins) => joins.inc(),
+            None => self.flights.joins.with_label_values(&[rule, how]).inc(),
+        }
     }
 
     /// Counts a request that ended before its response was complete.

@@ -9,6 +9,7 @@ mod flights;
 mod labels;
 mod process;
 mod requests;
+mod rules;
 mod upstream;
 
 use prometheus::core::Collector;
@@ -27,6 +28,7 @@ pub struct Metrics {
     flights: flights::Flights,
     upstream: upstream::Upstream,
     process: process::Process,
+    rules: rules::Rules,
 }
 
 impl Metrics {
@@ -43,6 +45,7 @@ impl Metrics {
             flights: flights::Flights::new(&register)?,
             upstream: upstream::Upstream::new(&register)?,
             process: process::Process::new(&register)?,
+            rules: rules::Rules::default(),
             registry,
         })
     }

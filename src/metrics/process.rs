@@ -94,10 +94,11 @@ impl Metrics {
     /// Records that the policy with these rules, each with an upstream that it can pick, is in use since `now`, in
     /// seconds since 1970.
     pub fn policy_loaded<'a>(&self, rules: impl IntoIterator<Item = (&'a str, &'a str)>, now: u64) {
-        for (rule, upstream) in rules {
-            self.requests.rule_loaded(rule);
+        let rules: Vec<_> = rules.into_iter().collect();
+        for (rule, upstream) in &rules {
             self.upstream.rule_loaded(rule, upstream);
         }
+        self.rules.load(rules.iter().map(|(rule, _)| *rule), &self.requests, &self.flights);
         self.process.config_loaded.set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
+use super::rules::{JOINS, SERVED};
 use super::{Metrics, Register, labels};
 
 #[derive(Debug)]
 pub(super) struct Requests {
-    answers: IntCounterVec,
+    pub(super) answers: IntCounterVec,
     rejections: IntCounterVec,
-    seconds: HistogramVec,
-    body_bytes: IntCounterVec,
+    seconds: Seconds,
+    pub(super) body_bytes: IntCounterVec,
     token_checks: IntCounterVec,
+    /// Of `token_checks`, those of tokens that were verified before.
+    seen: IntCounter,
     dropped_parameters: IntCounter,
     limited: IntCounterVec,
     accept_failures: IntCounter,
@@ -42,9 +45,14 @@ pub struct Answer<'a> {
 /// The value of `how` for a response that is not Electric's.
 const OWN: &str = "own";
 
+/// The outcome of a check of a token that was verified before.
+const SEEN: &str = "seen";
+
 impl Requests {
     pub(super) fn new(register: &Register<'_>) -> prometheus::Result<Self> {
-        let requests = Self {
+        let token_checks =
+            register.counters("shapegate_token_checks_total", "Token checks by outcome.", &["outcome"])?;
+        Ok(Self {
             answers: register.counters(
                 "shapegate_requests_total",
                 "Responses by rule, outcome and status.",
@@ -55,17 +63,18 @@ impl Requests {
                 "Requests that shapegate rejected, by rule and reason.",
                 &["rule", "reason"],
             )?,
-            seconds: register.histograms(
+            seconds: Seconds::of(&register.histograms(
                 "shapegate_answer_seconds",
                 "Time to the end of a response, by its source: as in shapegate_joins_total, or own if it is not Electric's.",
                 &["live", "how"],
-            )?,
+            )?),
             body_bytes: register.counters(
                 "shapegate_body_bytes_total",
                 "Bytes of bodies sent to clients, by rule.",
                 &["rule"],
             )?,
-            token_checks: register.counters("shapegate_token_checks_total", "Token checks by outcome.", &["outcome"])?,
+            seen: token_checks.with_label_values(&[SEEN]),
+            token_checks,
             dropped_parameters: register.counter(
                 "shapegate_dropped_parameters_total",
                 "Query parameters that neither Electric's protocol nor a rule uses.",
@@ -79,18 +88,27 @@ impl Requests {
                 "shapegate_accept_failures_total",
                 "Failed attempts to accept a connection: no file descriptor or memory was left.",
             )?,
-        };
-        for how in [OWN, "first", "open", "fresh", "stale"] {
-            for live in [false, true] {
-                requests.seconds.with_label_values(&[labels::flag(live), how]);
-            }
-        }
-        Ok(requests)
+        })
+    }
+}
+
+/// Durations by the source of the response, for requests that do not wait for a change and those that do.
+#[derive(Debug)]
+struct Seconds([(&'static str, [Histogram; 2]); 1 + JOINS.len()]);
+
+impl Seconds {
+    fn of(histograms: &HistogramVec) -> Self {
+        let [first, open, fresh, stale] = JOINS;
+        Self(
+            [OWN, first, open, fresh, stale]
+                .map(|how| (how, [false, true].map(|live| histograms.with_label_values(&[labels::flag(live), how])))),
+        )
     }
 
-    /// Creates the counters of a rule at 0, so that its first event is visible.
-    pub(super) fn rule_loaded(&self, rule: &str) {
-        self.body_bytes.with_label_values(&[rule]);
+    fn observe(&self, live: bool, how: Option<&str>, elapsed: Duration) {
+        let known = self.0.iter().find(|(known, _)| Some(*known) == how);
+        let (_, histograms) = known.unwrap_or(&self.0[0]);
+        histograms[usize::from(live)].observe(elapsed.as_secs_f64());
     }
 }
 
@@ -105,18 +123,28 @@ impl Metrics {
     /// Counts a response.
     pub fn answered(&self, answer: Answer<'_>) {
         let Requests { answers, rejections, seconds, body_bytes, .. } = &self.requests;
-        answers.with_label_values(&[answer.rule, answer.outcome, labels::status(answer.status)]).inc();
+        let (rules, bytes) = (self.rules.now(), answer.bytes as u64);
+        let rule = rules.get(answer.rule);
+        match rule.filter(|_| answer.outcome == SERVED && answer.status == 200) {
+            Some(rule) => rule.served.inc(),
+            None => answers.with_label_values(&[answer.rule, answer.outcome, labels::status(answer.status)]).inc(),
+        }
+        match rule {
+            Some(rule) => rule.body_bytes.inc_by(bytes),
+            None => body_bytes.with_label_values(&[answer.rule]).inc_by(bytes),
+        }
         if let Some(reason) = answer.reason {
             rejections.with_label_values(&[answer.rule, reason]).inc();
         }
-        body_bytes.with_label_values(&[answer.rule]).inc_by(answer.bytes as u64);
-        let how = answer.how.unwrap_or(OWN);
-        seconds.with_label_values(&[labels::flag(answer.live), how]).observe(answer.elapsed.as_secs_f64());
+        seconds.observe(answer.live, answer.how, answer.elapsed);
     }
 
     /// Counts the check of a token.
     pub fn token_checked(&self, outcome: &'static str) {
-        self.requests.token_checks.with_label_values(&[outcome]).inc();
+        match outcome {
+            SEEN => self.requests.seen.inc(),
+            _ => self.requests.token_checks.with_label_values(&[outcome]).inc(),
+        }
     }
 
     /// Counts `count` query parameters that nothing uses.

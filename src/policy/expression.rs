@@ -26,6 +26,8 @@ static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(super::function
 pub struct Scope<'a> {
     claims: Option<&'a (dyn Val + 'static)>,
     parameters: &'a [(String, String)],
+    /// The values of `parameters`, and all of them as a map.
+    values: OnceLock<Vec<CelString<'a>>>,
     query: OnceLock<CelMap<'a>>,
     now: CelInt,
     answers: Option<Answers>,
@@ -36,7 +38,7 @@ impl<'a> Scope<'a> {
     /// current time.
     pub fn new(claims: Option<&'a (dyn Val + 'static)>, parameters: &'a [(String, String)], now: UnixTime) -> Self {
         let now = CelInt::from(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Self { claims, parameters, query: OnceLock::new(), now, answers: None }
+        Self { claims, parameters, values: OnceLock::new(), query: OnceLock::new(), now, answers: None }
     }
 
     /// Runs `read` on the scope with the answers of decision services.
@@ -49,12 +51,18 @@ impl<'a> Scope<'a> {
 
     /// Returns a claim or a parameter, by its variable and its name.
     fn member(&self, (variable, name): (&str, &str)) -> Option<&(dyn Val + '_)> {
-        let map = match variable {
-            "claims" => self.claims?.downcast_ref::<CelMap<'_>>()?,
-            "query" => self.query(),
-            _ => return None,
-        };
-        map.get(&CelMapKey::String(CelString::from(name.to_owned()))).map(AsRef::as_ref)
+        match variable {
+            "claims" => {
+                let claims = self.claims?.downcast_ref::<CelMap<'_>>()?;
+                claims.get(&CelMapKey::String(CelString::from(name.to_owned()))).map(AsRef::as_ref)
+            }
+            "query" => {
+                let at = self.parameters.iter().rposition(|(known, _)| known == name)?;
+                let value = |(_, value): &'a (String, String)| CelString::from(value.as_str());
+                Some(&self.values.get_or_init(|| self.parameters.iter().map(value).collect())[at])
+            }
+            _ => None,
+        }
     }
 
     fn query(&self) -> &CelMap<'a> {

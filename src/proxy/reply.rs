@@ -1,6 +1,8 @@
 //! Response headers: of a shared response as each client gets it, and of our own responses.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use http::header::{
@@ -10,7 +12,7 @@ use http::header::{
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
-use pingora::{ErrorType, OrErr, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::cors::{CorsAnswer, CorsPolicy};
 use super::decide::Document;
@@ -47,7 +49,7 @@ impl Negotiated {
             parts.headers.remove("electric-schema");
         }
         let mut header = ResponseHeader::from(parts);
-        self.shape_fields(head, delivery, |name, value| header.insert_header(name, value))?;
+        self.shape_fields(head, delivery, |name, value| header.insert_header(name, value.to_header()?))?;
         Ok(header)
     }
 
@@ -62,9 +64,10 @@ impl Negotiated {
         text.extend_from_slice(get_cached_date().as_bytes());
         text.extend_from_slice(b"\r\nconnection: keep-alive\r\n");
         self.shape_fields(head, delivery, |name, value| {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                text.extend_from_slice(part);
-            }
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            value.append_to(&mut text)?;
+            text.extend_from_slice(b"\r\n");
             Ok(())
         })?;
         text.extend_from_slice(&head.lines);
@@ -77,44 +80,43 @@ impl Negotiated {
         &self,
         head: &Head,
         delivery: &Delivery<'_>,
-        mut put: impl FnMut(HeaderName, HeaderValue) -> Result<()>,
+        mut put: impl FnMut(HeaderName, FieldValue<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.cors.fields(&mut put)?;
-        put(X_REQUEST_ID, text(delivery.request_id)?)?;
+        self.cors.fields(|name, value| put(name, FieldValue::Ready(value)))?;
+        put(X_REQUEST_ID, FieldValue::Text(delivery.request_id))?;
         if let Some(cursor) = delivery.cursor {
-            put(ELECTRIC_CURSOR, cursor.into())?;
+            put(ELECTRIC_CURSOR, FieldValue::Number(cursor))?;
         }
         if let (Some(encoding), Some(etag)) = (delivery.encoding, head.etag()) {
-            put(ETAG, text(&encoded_etag(etag, encoding))?)?;
+            put(ETAG, FieldValue::Text(&encoded_etag(etag, encoding)))?;
         }
         if !delivery.not_modified {
             if let Some(encoding) = delivery.encoding {
-                put(CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()))?;
+                put(CONTENT_ENCODING, FieldValue::Text(encoding.as_str()))?;
             }
             match delivery.length {
-                Some(length) => put(CONTENT_LENGTH, length.into())?,
-                None if delivery.version == Version::HTTP_11 => {
-                    put(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?
-                }
+                Some(length) => put(CONTENT_LENGTH, FieldValue::Number(length as u64))?,
+                None if delivery.version == Version::HTTP_11 => put(TRANSFER_ENCODING, FieldValue::Text("chunked"))?,
                 None => {}
             }
         }
-        put(CACHE_CONTROL, private_cache_control(head, delivery.fresh_for, delivery.max_age))?;
+        let cache_control = private_cache_control(head, delivery.fresh_for, delivery.max_age);
+        put(CACHE_CONTROL, FieldValue::Text(&cache_control))?;
         if head.events {
             // nginx otherwise collects the events (its directive `proxy_buffering`).
-            put(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
+            put(X_ACCEL_BUFFERING, FieldValue::Text("no"))?;
         }
         // For CDNs that ignore `private` and `Vary` (Electric pull request 3889).
-        put(CDN_CACHE_CONTROL, HeaderValue::from_static(NO_STORE))?;
+        put(CDN_CACHE_CONTROL, FieldValue::Text(NO_STORE))?;
         let vary = match (self.cors.varies, self.cors.cookies) {
             (false, _) => VARY_ANY,
             (true, false) => VARY_ORIGIN,
             (true, true) => VARY_COOKIE,
         };
-        put(VARY, HeaderValue::from_static(vary))?;
+        put(VARY, FieldValue::Text(vary))?;
         if let Some(join) = delivery.join {
             let join = if join == Join::First { "miss" } else { join.as_str() };
-            put(SHAPEGATE_CACHE, HeaderValue::from_static(join))?;
+            put(SHAPEGATE_CACHE, FieldValue::Text(join))?;
         }
         Ok(())
     }
@@ -234,16 +236,18 @@ fn encoded_etag(etag: &str, encoding: Encoding) -> String {
 ///
 /// A response that ends at the end of the log is out of date with the next change. A live one does no harm, since no
 /// client asks for it twice; every other one is revalidated each time.
-fn private_cache_control(head: &Head, fresh_for: Option<Duration>, max_age: Duration) -> HeaderValue {
+fn private_cache_control(head: &Head, fresh_for: Option<Duration>, max_age: Duration) -> Cow<'static, str> {
     let electric = &head.cache_control;
     // A browser that caches a 409 would get it again from its cache on each refetch (Electric issue 3020).
     if head.status != StatusCode::OK || electric.unshared {
-        return HeaderValue::from_static(NO_STORE);
+        return NO_STORE.into();
     }
     if head.is_up_to_date() && !head.cursor {
-        return HeaderValue::from_static(REVALIDATED);
+        return REVALIDATED.into();
     }
-    let mut private = String::from("private");
+    // Long enough for every value.
+    let mut private = String::with_capacity(80);
+    private.push_str("private");
     let mut left = max_age;
     if let Some(age) = electric.max_age {
         let age = age.min(fresh_for.unwrap_or(Duration::MAX)).min(MAX_AGE).min(left);
@@ -256,12 +260,47 @@ fn private_cache_control(head: &Head, fresh_for: Option<Duration>, max_age: Dura
     if electric.must_revalidate {
         private.push_str(", must-revalidate");
     }
-    HeaderValue::try_from(private).unwrap_or(HeaderValue::from_static(NO_STORE))
+    private.into()
 }
 
-fn text(value: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(value).or_err(ErrorType::InvalidHTTPHeader, "a header value of our own")
+/// The value of a field that shapegate writes. Most responses are written without a header map, which needs a copy of
+/// each value.
+enum FieldValue<'a> {
+    Ready(HeaderValue),
+    Text(&'a str),
+    Number(u64),
 }
+
+impl FieldValue<'_> {
+    fn to_header(&self) -> Result<HeaderValue> {
+        match self {
+            Self::Ready(value) => Ok(value.clone()),
+            Self::Text(text) => HeaderValue::from_str(text).or_err(ErrorType::InvalidHTTPHeader, OWN_VALUE),
+            Self::Number(number) => Ok((*number).into()),
+        }
+    }
+
+    /// Appends the value as HTTP/1.1 writes it. The same values are errors as for [`HeaderValue`].
+    fn append_to(&self, line: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::Ready(value) => line.extend_from_slice(value.as_bytes()),
+            Self::Text(text) => {
+                // A fold, unlike `any`, looks at many bytes at once.
+                let is_bad = |byte: u8| byte.is_ascii_control() && byte != b'\t';
+                if text.bytes().fold(false, |bad, byte| bad | is_bad(byte)) {
+                    return Error::e_explain(ErrorType::InvalidHTTPHeader, OWN_VALUE);
+                }
+                line.extend_from_slice(text.as_bytes());
+            }
+            Self::Number(number) => {
+                let _ = write!(line, "{number}");
+            }
+        }
+        Ok(())
+    }
+}
+
+const OWN_VALUE: &str = "a header value of our own";
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
@@ -292,15 +331,19 @@ mod tests {
     use crate::proxy::{CorsSettings, Origins};
 
     fn head(cache_control: &'static str) -> Head {
+        Head::new(StatusCode::OK, &headers(cache_control))
+    }
+
+    fn headers(cache_control: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
         headers.insert(ETAG, HeaderValue::from_static("\"7-1:-1:0_0\""));
-        Head::new(StatusCode::OK, &headers)
+        headers
     }
 
     fn rewritten(cache_control: &'static str, fresh_for: Option<u64>) -> String {
         let value = private_cache_control(&head(cache_control), fresh_for.map(Duration::from_secs), MAX_STALE * 2);
-        value.to_str().unwrap().to_owned()
+        value.into_owned()
     }
 
     #[test]
@@ -323,8 +366,9 @@ mod tests {
 
     #[test]
     fn responses_at_the_end_of_the_log_are_revalidated_unless_they_are_live() {
-        let mut head = head("public, max-age=60, stale-while-revalidate=300");
-        head.headers.insert("electric-up-to-date", HeaderValue::from_static(""));
+        let mut headers = headers("public, max-age=60, stale-while-revalidate=300");
+        headers.insert("electric-up-to-date", HeaderValue::from_static(""));
+        let mut head = Head::new(StatusCode::OK, &headers);
         assert_eq!(private_cache_control(&head, None, MAX_STALE), "private, no-cache");
         head.cursor = true;
         assert_eq!(private_cache_control(&head, None, MAX_STALE), "private, max-age=60, stale-while-revalidate=240");

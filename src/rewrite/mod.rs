@@ -50,6 +50,9 @@ pub enum RewriteError {
 /// The most bytes of a query. The rest of Electric's 9,999 bytes is for method, path, secret and version.
 const MAX_QUERY: usize = 9_500;
 
+/// More bytes than most queries have.
+const USUAL: usize = 512;
+
 impl UpstreamRequest {
     /// Builds the request that `permit` allows, with the offset and other protocol parameters of `request`. It includes
     /// the client's own filter and subset if the permit allows them.
@@ -65,7 +68,7 @@ impl UpstreamRequest {
         let filter = request.client_filter(queryable).map_err(RewriteError::Invalid)?;
         let body = request.subset().map(|subset| subset.body(queryable)).transpose();
         let body = body.map_err(RewriteError::Invalid)?;
-        let mut query = Query::default();
+        let mut query = Query(String::with_capacity(USUAL));
         query.push("table", permit.table());
         match &filter {
             None => query.push_predicate(permit.predicate(), permit.params()),
@@ -275,7 +278,6 @@ fn is_start(offset: &str) -> bool {
 /// The characters to encode: all except the unreserved ones of RFC 3986 section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-#[derive(Default)]
 struct Query(String);
 
 impl Query {

@@ -13,6 +13,7 @@ use crate::auth::Principal;
 use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::flight::Join;
+use crate::hex::hex;
 use crate::metrics::{Answer, Metrics};
 use crate::policy::RuleId;
 use crate::rejection::{Reason, Rejection};
@@ -62,7 +63,7 @@ impl Record {
     /// Starts the record of a request that arrives now.
     pub fn new() -> Self {
         Self {
-            request_id: format!("{:032x}", rand::random::<u128>()),
+            request_id: hex(&rand::random::<[u8; 16]>()),
             started: Instant::now(),
             rule: None,
             upstream: None,
