@@ -18,7 +18,7 @@ use super::gateway::Gateway;
 use super::reply::{self, Delivery, Negotiated};
 use super::rules::{Change, Rules};
 use super::socket::Socket;
-use super::write::in_time;
+use super::write::{in_time, reset_http_1_0};
 use crate::fault::Fault;
 use crate::flight::{Encoding, FlightKey, Follower, Head, Origin, Piece};
 use crate::rejection::Rejection;
@@ -438,17 +438,6 @@ impl Following<'_> {
 /// The interrupt by a change, which may have revoked the token.
 fn changed(bearer: &Bearer, client: &ClientRequest) -> Interrupt {
     bearer.recheck(&client.rules.verifier).map_or_else(Interrupt::Fault, |()| Interrupt::Change)
-}
-
-/// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete
-/// (RFC 9112 section 8).
-fn reset_http_1_0(session: &ServerSession) {
-    if let ServerSession::H1(session) = session
-        && session.req_header().version == Version::HTTP_10
-        && let Some(socket) = Socket::of(session.stream())
-    {
-        socket.reset_on_close();
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Writes whole responses of our own to a client.
+//! Writes whole responses of our own to a client, within a limit of time.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::context::ClientRequest;
 use super::gateway::Gateway;
+use super::socket::Socket;
 use crate::fault::Fault;
 use crate::limits::LimitSettings;
 use crate::rejection::Rejection;
@@ -57,5 +58,16 @@ pub(super) async fn in_time<E>(limit: Duration, writing: impl Future<Output = Re
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Fault::ClientGone),
         Err(_) => Err(Fault::SlowReader),
+    }
+}
+
+/// Resets the connection of an HTTP/1.0 client. After an orderly close, the client would take the response for complete
+/// (RFC 9112 section 8).
+pub(super) fn reset_http_1_0(session: &ServerSession) {
+    if let ServerSession::H1(session) = session
+        && session.req_header().version == Version::HTTP_10
+        && let Some(socket) = Socket::of(session.stream())
+    {
+        socket.reset_on_close();
     }
 }
