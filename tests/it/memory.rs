@@ -79,7 +79,7 @@ struct Scene {
     before: usize,
     /// Each is for a hundred organizations.
     tokens: Vec<String>,
-    _issuer: IssuerServer,
+    issuer: IssuerServer,
     _folder: tempfile::TempDir,
 }
 
@@ -97,7 +97,7 @@ impl Scene {
         };
         let tokens = (0..organizations).step_by(100).map(token).collect();
         let client = reqwest::Client::new();
-        let mut scene = Self { process, client, electric, before: 0, tokens, _issuer: issuer, _folder: folder };
+        let mut scene = Self { process, client, electric, before: 0, tokens, issuer, _folder: folder };
         assert_eq!(scene.get(0).await.status(), 200);
         scene.before = scene.resident();
         scene
@@ -205,6 +205,25 @@ async fn cached_responses_with_large_headers_stay_within_cache_bytes() {
     let counted = scene.metric("shapegate_kept_bytes").await;
     assert!((60 * MIB..=64 * MIB).contains(&counted), "{counted}");
     scene.assert_within(64 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verified_tokens_stay_within_verdict_bytes() {
+    let settings = format!("[limits]\nverdict_bytes = '128MiB'\n{MANY}");
+    let scene = Scene::start(Large::start(100, 20).await, 1, &settings).await;
+    let scene = &scene;
+    // A token of 8 KiB whose claims take about 200 KiB once they are parsed.
+    let objects = vec![json!({ "": 0 }); 840];
+    let url = format!("{}{}", scene.process.url, Scene::target(0));
+    each(2_000, async |number| {
+        let claims = json!({ "sub": format!("user-{number}"), "organizationIds": ["org_0"], "objects": objects });
+        let token = scene.issuer.token(&claims);
+        assert!((7 * 1024..9 * 1024).contains(&token.len()), "{}", token.len());
+        assert_eq!(scene.client.get(&url).bearer_auth(token).send().await.unwrap().status(), 200);
+    })
+    .await;
+    scene.assert_within(128 * MIB);
+    assert!(scene.resident() - scene.before > 64 * MIB, "the budget is used");
 }
 
 /// Runs `task` for each number below `count`, four at a time.
