@@ -28,13 +28,17 @@ impl CacheControl {
         for directive in directives.map(str::trim) {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             let seconds = value.parse().ok().map(Duration::from_secs);
-            match name.to_ascii_lowercase().as_str() {
-                "max-age" => parsed.max_age = seconds,
-                "s-maxage" => parsed.s_maxage = seconds,
-                "stale-while-revalidate" => parsed.stale_while_revalidate = seconds,
-                "must-revalidate" => parsed.must_revalidate = true,
-                "no-store" | "no-cache" | "private" => parsed.unshared = true,
-                _ => {}
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            if is("max-age") {
+                parsed.max_age = seconds;
+            } else if is("s-maxage") {
+                parsed.s_maxage = seconds;
+            } else if is("stale-while-revalidate") {
+                parsed.stale_while_revalidate = seconds;
+            } else if is("must-revalidate") {
+                parsed.must_revalidate = true;
+            } else if is("no-store") || is("no-cache") || is("private") {
+                parsed.unshared = true;
             }
         }
         parsed

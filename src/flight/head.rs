@@ -34,12 +34,14 @@ impl Head {
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
         let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
         let cache_control = CacheControl::parse(upstream);
-        Self::with(status, passed.collect(), cache_control, upstream.contains_key(CURSOR))
+        let mut headers = HeaderMap::with_capacity(upstream.len());
+        headers.extend(passed);
+        Self::with(status, headers, cache_control, upstream.contains_key(CURSOR))
     }
 
     fn with(status: StatusCode, headers: HeaderMap, cache_control: CacheControl, cursor: bool) -> Self {
-        let text = |name: &str| Some(Box::from(headers.get(name)?.to_str().ok()?));
-        let (handle, offset) = (text("electric-handle"), text(OFFSET));
+        let text = |name| Some(Box::from(headers.get(name)?.to_str().ok()?));
+        let (handle, offset) = (text(HANDLE), text(OFFSET));
         let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         Self {
             status,
@@ -48,7 +50,7 @@ impl Head {
             cache_control,
             lines: lines(&headers),
             parsed_offset: offset.as_deref().and_then(Offset::parse),
-            up_to_date: headers.contains_key("electric-up-to-date"),
+            up_to_date: headers.contains_key(UP_TO_DATE),
             handle,
             offset,
             headers,
@@ -110,8 +112,10 @@ impl Head {
     }
 }
 
-const CURSOR: &str = "electric-cursor";
-const OFFSET: &str = "electric-offset";
+const CURSOR: HeaderName = HeaderName::from_static("electric-cursor");
+const HANDLE: HeaderName = HeaderName::from_static("electric-handle");
+const OFFSET: HeaderName = HeaderName::from_static("electric-offset");
+const UP_TO_DATE: HeaderName = HeaderName::from_static("electric-up-to-date");
 
 fn lines(headers: &HeaderMap) -> Box<[u8]> {
     let mut lines = Vec::new();
@@ -129,19 +133,18 @@ fn lines(headers: &HeaderMap) -> Box<[u8]> {
 /// The name is static. Thousands of followers clone it at the same moment, and a shared reference counter would move
 /// between the caches of the cores.
 fn passed(name: &HeaderName) -> Option<HeaderName> {
-    const ELECTRIC: [&str; 7] = [
-        "electric-handle",
-        "electric-has-data",
-        "electric-internal-known-error",
+    static PASSED: [HeaderName; 9] = [
+        CONTENT_TYPE,
+        ETAG,
+        HANDLE,
+        HeaderName::from_static("electric-has-data"),
+        HeaderName::from_static("electric-internal-known-error"),
         OFFSET,
-        "electric-schema",
-        "electric-snapshot",
-        "electric-up-to-date",
+        HeaderName::from_static("electric-schema"),
+        HeaderName::from_static("electric-snapshot"),
+        UP_TO_DATE,
     ];
-    if [CONTENT_TYPE, ETAG].contains(name) {
-        return Some(name.clone());
-    }
-    ELECTRIC.into_iter().find(|known| name.as_str() == *known).map(HeaderName::from_static)
+    PASSED.iter().find(|known| *known == name).cloned()
 }
 
 /// Returns the same value. Common values are static, for the same reason as names. Others are copied: a value is a part

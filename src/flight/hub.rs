@@ -1,7 +1,6 @@
 //! Lets requests with the same meaning share a response: one flight for each.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +28,6 @@ use crate::rewrite::UpstreamRequest;
 /// The open flights and the cached ones.
 pub struct Hub {
     open: Vec<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
-    hasher: RandomState,
     places: Arc<FlightLimits>,
     cache: ArcSwap<Cache>,
     tails: Arc<Tails>,
@@ -59,7 +57,7 @@ impl Hub {
     pub fn new(settings: CacheSettings, places: Arc<FlightLimits>, metrics: Arc<Metrics>) -> Self {
         let open = (0..SHARDS).map(|_| Mutex::default()).collect();
         let cache = ArcSwap::from_pointee(Cache::new(settings, &metrics));
-        Self { open, hasher: RandomState::new(), places, cache, tails: Arc::default(), metrics }
+        Self { open, places, cache, tails: Arc::default(), metrics }
     }
 
     /// Applies other settings to new flights. Cached responses are dropped if the size of the cache changes.
@@ -318,8 +316,7 @@ impl Hub {
     }
 
     fn shard(&self, key: &FlightKey) -> MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
-        let hash = self.hasher.hash_one(key);
-        lock(&self.open[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
+        lock(&self.open[key.part(SHARDS)])
     }
 }
 

@@ -1,7 +1,7 @@
 //! What two requests must have in common to share a response.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use super::source::Source;
 use super::tail::ShapeId;
@@ -10,16 +10,33 @@ use crate::rewrite::UpstreamRequest;
 /// The Electric that is asked, and the bytes of the request without the secret. Nothing else from a client reaches
 /// Electric, so nothing else can make two responses differ (docs/security.md, C1, C2). What makes no difference to the
 /// response is not among these bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlightKey {
+    /// Of the rest. Several tables find a flight by its key, and the text is long.
+    hash: u64,
     electric: Arc<str>,
     request: Arc<str>,
+}
+
+/// Random, so that no client can choose keys with the same hash.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Hash for FlightKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 impl FlightKey {
     /// Returns the key of a request to `source`.
     pub fn of(source: &dyn Source, request: &UpstreamRequest) -> Self {
-        Self { electric: source.identity(request), request: request.identity().into() }
+        let (electric, request): (_, Arc<str>) = (source.identity(request), request.identity().into());
+        Self { hash: HASHER.hash_one((&electric, &request)), electric, request }
+    }
+
+    /// Returns which of `count` parts of a table it belongs to.
+    pub(super) fn part(&self, count: usize) -> usize {
+        usize::try_from(self.hash % count as u64).unwrap_or_default()
     }
 
     /// Returns the shape that the request belongs to.
