@@ -34,9 +34,7 @@ impl Head {
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
         let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
         let cache_control = CacheControl::parse(upstream);
-        let mut headers = HeaderMap::with_capacity(upstream.len());
-        headers.extend(passed);
-        Self::with(status, headers, cache_control, upstream.contains_key(CURSOR))
+        Self::with(status, passed.collect(), cache_control, upstream.contains_key(CURSOR))
     }
 
     fn with(status: StatusCode, headers: HeaderMap, cache_control: CacheControl, cursor: bool) -> Self {
