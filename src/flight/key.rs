@@ -12,7 +12,7 @@ use crate::rewrite::UpstreamRequest;
 /// response is not among these bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlightKey {
-    /// Of the rest. Several tables find a flight by its key, and the text is long.
+    /// The hash of the other fields, made once: several tables find a flight by its key, and the texts are long.
     hash: u64,
     electric: Arc<str>,
     request: Arc<str>,

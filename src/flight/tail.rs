@@ -287,7 +287,7 @@ mod tests {
         seen.push(tail.events());
         assert!(seen.is_sorted_by(|before, after| before < after), "{seen:?}");
         assert!(tail.has_ended("1-1", early) && tail.has_passed(Some("1-1"), None, early));
-        assert_eq!(Some(&tail.events()), seen.last(), "reading is no event");
+        assert_eq!(Some(&tail.events()), seen.last(), "reading changes nothing");
     }
 
     #[test]

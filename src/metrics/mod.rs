@@ -18,6 +18,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 pub use process::Upgrade;
 pub use requests::Answer;
+pub use rules::SERVED;
 
 /// Every metric that is updated when something happens.
 #[derive(Debug)]

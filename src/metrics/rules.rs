@@ -29,7 +29,7 @@ pub(super) struct Rule {
 pub(super) const JOINS: [&str; 4] = ["first", "open", "fresh", "stale"];
 
 /// The outcome of a request that Electric answered.
-pub(super) const SERVED: &str = "served";
+pub const SERVED: &str = "served";
 
 impl Rules {
     /// Replaces the rules.

@@ -297,16 +297,18 @@ async fn never_set(begun: &AtomicBool, silence: impl Future<Output = ()>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::time::Instant;
 
     use super::*;
 
+    /// Returns the size of the future that a function returns, in bytes.
+    pub(in crate::proxy) fn size<A, F: Future>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
     #[test]
     fn future_of_a_connection_fits_into_1_kib() {
-        fn size<A, F: Future>(_: fn(A) -> F) -> usize {
-            size_of::<F>()
-        }
         type Arguments = (&'static Arc<Connected>, Socket, &'static ShutdownWatch);
         let plain = size(|(connected, socket, shutdown): Arguments| connected.serve_plain(socket, shutdown));
         assert!(plain < 1024, "{plain}");

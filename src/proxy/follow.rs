@@ -443,12 +443,10 @@ fn changed(bearer: &Bearer, client: &ClientRequest) -> Interrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::connection::tests::size;
 
     #[test]
     fn future_of_a_waiting_request_fits_into_2_kib() {
-        fn size<A, F: Future>(_: fn(A) -> F) -> usize {
-            size_of::<F>()
-        }
         type Arguments = (
             &'static Gateway,
             &'static mut ServerSession,

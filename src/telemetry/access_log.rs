@@ -14,7 +14,7 @@ use crate::decisions::Consulted;
 use crate::fault::Fault;
 use crate::flight::Join;
 use crate::hex::hex;
-use crate::metrics::{Answer, Metrics};
+use crate::metrics::{Answer, Metrics, SERVED};
 use crate::policy::RuleId;
 use crate::rejection::{Reason, Rejection};
 use crate::shape::UpstreamName;
@@ -22,9 +22,6 @@ use crate::trace_context::TraceParent;
 
 /// The tracing target of access lines, to filter by.
 pub(super) const TARGET: &str = "shapegate::access";
-
-/// The outcome of a request that Electric answered.
-const SERVED: &str = "served";
 
 /// Data about one request, for observers only. No decision reads it.
 #[derive(Debug)]
