@@ -1,5 +1,6 @@
 //! The header of a response, as all followers see it.
 
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, ETAG, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -11,80 +12,82 @@ use super::offset::Offset;
 pub struct Head {
     /// 200, 400 or 409. Every other status of Electric is a [`crate::fault::Fault`].
     pub status: StatusCode,
-    /// `content-type`, `etag` and Electric's own headers (docs/security.md, C6), except `electric-cursor`.
-    pub headers: HeaderMap,
+    /// `content-type`, `etag` and Electric's own headers (docs/security.md, C6), except `electric-cursor`. Not a map,
+    /// which takes longer to build and more memory. The values are parts of `lines`.
+    pub fields: Box<[Field]>,
     /// Electric's `cache-control`.
     pub cache_control: CacheControl,
     /// Whether the body is a stream of events.
     pub events: bool,
     /// Whether Electric sent an `electric-cursor`. Each client gets one of its own.
     pub cursor: bool,
-    /// `headers` as HTTP/1.1 writes them. Written once here, since thousands of followers need the same bytes at the
+    /// `fields` as HTTP/1.1 writes them. Written once here, since thousands of followers need the same bytes at the
     /// same moment.
-    pub lines: Box<[u8]>,
-    /// What `headers` says about the shape. Read once here too.
-    handle: Option<Box<str>>,
-    offset: Option<Box<str>>,
+    pub lines: Bytes,
+    /// Which of `fields` say where in the shape's log the response ends. Read once here too.
+    handle: Option<usize>,
+    offset: Option<usize>,
     parsed_offset: Option<Offset>,
     up_to_date: bool,
 }
 
+/// A header field with its value.
+type Field = (HeaderName, HeaderValue);
+
 impl Head {
     /// Returns the head for a response with the status `status` and these headers of Electric.
     pub fn new(status: StatusCode, upstream: &HeaderMap) -> Self {
-        let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, unshared(value))));
-        let cache_control = CacheControl::parse(upstream);
-        Self::with(status, passed.collect(), cache_control, upstream.contains_key(CURSOR))
+        let passed = upstream.iter().filter_map(|(name, value)| Some((passed(name)?, value.clone())));
+        Self::with(status, passed.collect(), CacheControl::parse(upstream), upstream.contains_key(CURSOR))
     }
 
-    fn with(status: StatusCode, headers: HeaderMap, cache_control: CacheControl, cursor: bool) -> Self {
-        let text = |name| Some(Box::from(headers.get(name)?.to_str().ok()?));
-        let (handle, offset) = (text(HANDLE), text(OFFSET));
-        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    fn with(status: StatusCode, mut fields: Box<[Field]>, cache_control: CacheControl, cursor: bool) -> Self {
+        let lines = lines(&mut fields);
+        let find = |name| fields.iter().position(|(known, _)| *known == name);
+        let value = |name| find(name).map(|at| &fields[at].1);
+        let parsed_offset = value(OFFSET).and_then(|offset| Offset::parse(offset.to_str().ok()?));
         Self {
             status,
-            events: content_type.is_some_and(|value| value.starts_with(b"text/event-stream")),
+            events: value(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream")),
             cursor,
             cache_control,
-            lines: lines(&headers),
-            parsed_offset: offset.as_deref().and_then(Offset::parse),
-            up_to_date: headers.contains_key(UP_TO_DATE),
-            handle,
-            offset,
-            headers,
+            handle: find(HANDLE),
+            offset: find(OFFSET),
+            parsed_offset,
+            up_to_date: find(UP_TO_DATE).is_some(),
+            fields,
+            lines,
         }
     }
 
     /// Returns this head, updated from a 304 with these headers that confirms it (RFC 9111 section 4.3.4).
     #[must_use]
     pub fn renewed(&self, confirmation: &HeaderMap) -> Self {
-        let Self { headers: confirmed, cache_control, .. } = Self::new(self.status, confirmation);
-        let mut headers = self.headers.clone();
-        for (name, value) in &confirmed {
-            headers.insert(name.clone(), value.clone());
-        }
-        Self::with(self.status, headers, cache_control, self.cursor)
+        let Self { fields: confirmed, cache_control, .. } = Self::new(self.status, confirmation);
+        let kept = self.fields.iter().filter(|(name, _)| confirmed.iter().all(|(other, _)| other != name));
+        let fields = kept.chain(&confirmed).cloned().collect();
+        Self::with(self.status, fields, cache_control, self.cursor)
     }
 
     /// Returns the strong entity tag, with its quotes.
     pub fn etag(&self) -> Option<&str> {
-        self.headers.get(ETAG)?.to_str().ok().filter(|etag| etag.len() > 2 && etag.starts_with('"'))
+        let (_, etag) = self.fields.iter().find(|(name, _)| *name == ETAG)?;
+        etag.to_str().ok().filter(|etag| etag.len() > 2 && etag.starts_with('"'))
     }
 
     /// Returns the handle and offset that a client with this response asks for next. `None` for a 409, which sends it
     /// back to the start.
     pub fn next(&self) -> Option<(&str, &str)> {
-        (self.status == StatusCode::OK).then_some((self.handle()?, self.offset.as_deref()?))
+        (self.status == StatusCode::OK).then_some((self.handle()?, self.text(self.offset)?))
     }
 
     /// Returns this head of an event stream, for a client that joins it at `offset`.
     #[must_use]
     pub(super) fn starting_at(&self, offset: &HeaderValue) -> Self {
-        let mut headers = self.headers.clone();
-        headers.insert(OFFSET, offset.clone());
-        // It names the offset at which Electric's response starts.
-        headers.remove(ETAG);
-        Self::with(self.status, headers, self.cache_control, self.cursor)
+        // The entity tag names the offset at which Electric's response starts.
+        let kept = self.fields.iter().filter(|(name, _)| ![ETAG, OFFSET].contains(name)).cloned();
+        let fields = kept.chain([(OFFSET, offset.clone())]).collect();
+        Self::with(self.status, fields, self.cache_control, self.cursor)
     }
 
     /// Returns where in the shape's log the response ends; an event stream, where it starts.
@@ -99,14 +102,16 @@ impl Head {
 
     /// Returns about how many bytes it takes.
     pub(super) fn weight(&self) -> usize {
-        // A name and a value in a table take about 160 bytes besides the text of the value.
-        const FIELD: usize = 160;
-        self.lines.len() + self.headers.iter().map(|(_, value)| FIELD + value.len()).sum::<usize>()
+        self.lines.len() + size_of_val(&*self.fields)
     }
 
     /// Returns the shape's handle.
     pub(super) fn handle(&self) -> Option<&str> {
-        self.handle.as_deref()
+        self.text(self.handle)
+    }
+
+    fn text(&self, field: Option<usize>) -> Option<&str> {
+        self.fields.get(field?)?.1.to_str().ok()
     }
 }
 
@@ -115,15 +120,30 @@ const HANDLE: HeaderName = HeaderName::from_static("electric-handle");
 const OFFSET: HeaderName = HeaderName::from_static("electric-offset");
 const UP_TO_DATE: HeaderName = HeaderName::from_static("electric-up-to-date");
 
-fn lines(headers: &HeaderMap) -> Box<[u8]> {
-    let mut lines = Vec::new();
-    for (name, value) in headers {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            lines.extend_from_slice(part);
+/// Writes the fields as HTTP/1.1 does, and lets their values share that memory. A value from Pingora would keep the
+/// buffer into which Pingora has read the whole header, and a copy of each would take more memory.
+fn lines(fields: &mut [Field]) -> Bytes {
+    let length = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + BETWEEN.len() + END.len()).sum();
+    let mut lines = BytesMut::with_capacity(length);
+    for (name, value) in &*fields {
+        for part in [name.as_str().as_bytes(), BETWEEN, value.as_bytes(), END] {
+            lines.put_slice(part);
         }
     }
-    lines.into()
+    let lines = lines.freeze();
+    let mut end = 0;
+    for (name, value) in fields {
+        let start = end + name.as_str().len() + BETWEEN.len();
+        end = start + value.len() + END.len();
+        if let Ok(shared) = HeaderValue::from_maybe_shared(lines.slice(start..start + value.len())) {
+            *value = shared;
+        }
+    }
+    lines
 }
+
+const BETWEEN: &[u8] = b": ";
+const END: &[u8] = b"\r\n";
 
 /// Returns the name if the header is passed to clients (docs/security.md, C6). All others are dropped or replaced by
 /// our own.
@@ -143,15 +163,4 @@ fn passed(name: &HeaderName) -> Option<HeaderName> {
         UP_TO_DATE,
     ];
     PASSED.iter().find(|known| *known == name).cloned()
-}
-
-/// Returns the same value. Common values are static, for the same reason as names. Others are copied: a value is a part
-/// of the buffer that Pingora has read the whole header into, and a cached response would keep that buffer.
-fn unshared(value: &HeaderValue) -> HeaderValue {
-    const COMMON: [&str; 4] = ["", "true", "false", "application/json; charset=utf-8"];
-    let common = COMMON.into_iter().find(|common| value.as_bytes() == common.as_bytes());
-    common.map_or_else(
-        || HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()),
-        HeaderValue::from_static,
-    )
 }

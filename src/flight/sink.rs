@@ -81,7 +81,8 @@ impl Sink {
         *self.start.lock() = Start { head: Some(head), _initial: None };
     }
 
-    /// Appends to the body. Waits while the slowest follower is too far behind.
+    /// Appends to the body. Waits while the slowest follower is too far behind. `bytes` may be kept for long, so they
+    /// must not be a small part of a large buffer; Pingora copies them out of the one that it reads into.
     pub async fn push(&self, mut bytes: Bytes) {
         let mut body = self.body.lock().await;
         while !bytes.is_empty() {

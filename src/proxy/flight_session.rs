@@ -67,7 +67,7 @@ impl FlightSession {
     async fn push(&mut self, bytes: Option<Bytes>) {
         let (Some(bytes), Some(sink)) = (bytes, &self.sink) else { return };
         self.sent += bytes.len();
-        sink.push(exact(bytes)).await;
+        sink.push(bytes).await;
         self.unpublished = true;
     }
 
@@ -82,13 +82,6 @@ impl FlightSession {
         }
         self.unpublished = false;
     }
-}
-
-/// Copies a body out of the buffer of 64 KiB that Pingora has read it into, unless it nearly fills it. A client that
-/// reads slowly or a cached response would keep the whole buffer.
-fn exact(bytes: Bytes) -> Bytes {
-    const WORTH_COPYING: usize = 60 * 1024;
-    if bytes.len() < WORTH_COPYING { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 
 /// Waits until Pingora has read everything that Electric has sent. The part of Pingora that reads from Electric runs in

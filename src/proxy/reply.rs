@@ -41,7 +41,7 @@ impl Negotiated {
     /// Returns the header of a shared response for this client, built from empty.
     pub(super) fn shape_header(&self, head: &Head, delivery: &Delivery<'_>) -> Result<ResponseHeader> {
         let (mut parts, ()) = http::Response::new(()).into_parts();
-        (parts.status, parts.headers) = (head.status, head.headers.clone());
+        (parts.status, parts.headers) = (head.status, head.fields.iter().cloned().collect());
         if delivery.not_modified {
             // A 304 has the header of the 200 (RFC 9110 section 15.4.5), except the fields that describe a body.
             parts.status = StatusCode::NOT_MODIFIED;

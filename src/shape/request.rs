@@ -134,7 +134,8 @@ struct Reader<'a> {
     known: &'a HashSet<String>,
     table: Option<String>,
     protocol: BTreeMap<ProtocolParam, String>,
-    protocol_names: HashSet<String>,
+    /// The names under which `protocol` was read. They are few, so no hashes.
+    protocol_names: Vec<String>,
     parameters: Vec<(String, String)>,
     client_where: Option<String>,
     client_params: BTreeMap<u32, String>,
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
             known,
             table: None,
             protocol: BTreeMap::new(),
-            protocol_names: HashSet::new(),
+            protocol_names: Vec::new(),
             parameters: Vec::new(),
             client_where: None,
             client_params: BTreeMap::new(),
@@ -237,9 +238,10 @@ impl<'a> Reader<'a> {
     /// the client sends `live_sse` under its old name too.
     fn read_protocol(&mut self, param: ProtocolParam, name: String, value: String) {
         let before = self.protocol.get(&param);
-        if before.is_some_and(|before| *before != value) || !self.protocol_names.insert(name) {
+        if before.is_some_and(|before| *before != value) || self.protocol_names.contains(&name) {
             return self.fail(param.as_str(), REPEATED);
         }
+        self.protocol_names.push(name);
         // Electric treats an empty value as absent (tests/electric/111).
         if let Err(problem) = if value.is_empty() { Ok(()) } else { param.check(&value) } {
             self.fail(param.as_str(), problem);
@@ -296,6 +298,9 @@ pub(crate) fn problem(name: &'static str, problem: &'static str) -> ParameterErr
 /// HTTP library of Electric.
 pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Some(text.to_owned());
+    }
     let broken = |at: usize| bytes.get(at + 1..at + 3).is_none_or(|hex| !hex.iter().all(u8::is_ascii_hexdigit));
     if (0..bytes.len()).any(|at| bytes[at] == b'%' && broken(at)) {
         return None;
