@@ -276,6 +276,9 @@ mod tests {
                 let claims = claims.cel().downcast_ref::<CelMap<'_>>().unwrap();
                 claims.inner().contains_key::<CelMapKey<'_>>(&"azp".to_owned().into())
             }
+            fn operands(&self, _claims: &Claims) -> Vec<String> {
+                Vec::new()
+            }
             fn source(&self) -> &str {
                 "has(claims.azp)"
             }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::bearer::BearerToken;
+use super::claims::Claims;
 use super::error::{InvalidReason, TokenError};
 use super::issuer::TrustedIssuer;
 use super::verifier::TokenVerifier;
@@ -72,7 +73,9 @@ impl Unverified {
                 format!("aud {}; this issuer takes {takes}: {remedy}", is(aud))
             }
             InvalidReason::Require => {
-                format!("the claims do not fulfil require = {:?}", issuer.expectations.require.as_ref()?.source())
+                let require = issuer.expectations.require.as_ref()?;
+                let found = require.operands(&Claims::new(self.claims.clone())).join(", ");
+                format!("the claims do not fulfil require = {:?}: {found}", require.source())
             }
             InvalidReason::Signature => "it was signed with another key or secret than this issuer's".to_owned(),
             InvalidReason::Issuer => "it came in a cookie that is not this issuer's".to_owned(),

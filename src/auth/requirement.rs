@@ -11,6 +11,9 @@ pub trait Requirement: fmt::Debug + Send + Sync {
     /// Whether the claims fulfil it. An error inside the condition counts as no.
     fn holds(&self, claims: &Claims) -> bool;
 
+    /// Lists the claims that decide whether it holds, with their values: for people, not for logs.
+    fn operands(&self, claims: &Claims) -> Vec<String>;
+
     /// The text that it was compiled from. Two conditions with the same text are equal.
     fn source(&self) -> &str;
 }

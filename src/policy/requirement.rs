@@ -1,5 +1,6 @@
 //! `require` of an `[[issuer]]`: a CEL expression over `claims`.
 
+use super::explain;
 use super::expression::{Expression, Scope};
 use crate::auth::{Claims, Requirement};
 use crate::clock::UnixTime;
@@ -30,12 +31,20 @@ impl ClaimRequirement {
 
 impl Requirement for ClaimRequirement {
     fn holds(&self, claims: &Claims) -> bool {
-        self.expression.holds(&Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0))).is_ok()
+        self.expression.holds(&scope(claims)).is_ok()
+    }
+
+    fn operands(&self, claims: &Claims) -> Vec<String> {
+        explain::operands(&self.expression, &scope(claims))
     }
 
     fn source(&self) -> &str {
         &self.source
     }
+}
+
+fn scope(claims: &Claims) -> Scope<'_> {
+    Scope::new(Some(claims.cel()), &[], UnixTime::from_secs(0))
 }
 
 #[cfg(test)]
@@ -55,6 +64,16 @@ mod tests {
         }
         assert!(!holds("claims.client_id in ['a', 'b']", r#"{"client_id":"c"}"#));
         assert!(!holds("claims.azp", r#"{"azp":"true"}"#), "a value other than true");
+    }
+
+    #[test]
+    fn the_claims_that_decide_are_listed() {
+        let found = |claims| {
+            let condition = ClaimRequirement::compile("claims.role == 'user' && claims.org in ['a']").unwrap();
+            condition.operands(&Claims::sample(claims).unwrap()).join(", ")
+        };
+        assert_eq!(found(r#"{"role":"anon","org":"a"}"#), "claims.role = \"anon\"");
+        assert_eq!(found(r#"{"role":"user"}"#), "claims.org is missing");
     }
 
     #[test]
