@@ -53,6 +53,7 @@ mod hex;
 mod json;
 pub mod limits;
 pub mod metrics;
+mod nearest;
 mod owner;
 pub mod policy;
 pub mod proxy;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::super::trial::{Allowed, Verdict};
+use crate::nearest::nearest;
 use crate::rejection::{Reason, Rejection};
 use crate::rewrite::UpstreamRequest;
 use crate::shape::Columns;
@@ -94,7 +95,12 @@ impl Deny {
         };
         match &like.reason {
             Some(reason) if !Reason::all().any(|known| known.as_str() == reason) => {
-                Err(format!("no such reason {reason:?}: docs/reasons.md lists them"))
+                let near = nearest(reason, Reason::all().map(Reason::as_str));
+                let hint = near.map_or_else(
+                    || ": docs/reasons.md lists them".to_owned(),
+                    |near| format!("; did you mean {near:?}?"),
+                );
+                Err(format!("no such reason {reason:?}{hint}"))
             }
             _ => Ok(like),
         }

@@ -192,7 +192,10 @@ mod tests {
             ("config = 'c'\n[[case]]\nallow = true\ndeny = true", "expects nothing"),
             ("config = 'c'\n[[case]]\nallow = false", "write deny"),
             ("config = 'c'\n[[case]]\ndeny = false", "write allow"),
-            ("config = 'c'\n[[case]]\ndeny = 'allow_fals'", "no such reason"),
+            (
+                "config = 'c'\n[[case]]\ndeny = 'allow_fals'",
+                "no such reason \"allow_fals\"; did you mean \"allow_false\"?",
+            ),
             ("config = 'c'\n[[case]]\ndeny = { reason = 'x' }", "no such reason"),
             ("config = 'c'\n[[case]]\nallow = { sql = 'x' }", "a table of rule, table, where"),
             ("config = 'c'\n[[case]]\nquerry = 'x'", "unknown field"),

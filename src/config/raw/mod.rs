@@ -17,7 +17,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub(super) use quote::Quote;
-pub(super) use section::{Section, nearest};
+pub(super) use section::Section;
 pub(super) use units::{Bounds, KIB, MIB};
 pub(super) use value::Value;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::{At, Bounds, Document, Value};
+use crate::nearest::nearest;
 use crate::policy::Problem;
 
 /// A table. Dropping it records an error for every key that was not asked for, so ask for all keys before an early
@@ -162,39 +163,6 @@ impl Drop for Section<'_> {
                 self.document.hide(value);
                 self.document.error(&At::of(name.span()), &self.path(key), self.unknown(key));
             }
-        }
-    }
-}
-
-/// Returns the known word that was probably meant.
-pub(in crate::config) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let (steps, near) = known.map(|known| (distance(known, word), known)).min()?;
-    (steps <= 2 && 2 * steps <= near.len()).then_some(near)
-}
-
-/// Computes the Levenshtein distance: how many characters to insert, delete or replace to turn one word into the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn the_edit_distance_is_symmetric() {
-        for (a, b, steps) in [("where", "where", 0), ("where", "were", 1), ("url", "urls", 1), ("", "abc", 3)] {
-            assert_eq!((distance(a, b), distance(b, a)), (steps, steps), "{a} {b}");
         }
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use toml::de::DeValue;
 
 use super::decisions::{Services, question};
-use crate::config::raw::{Section, Value, nearest};
+use crate::config::raw::{Section, Value};
 use crate::filter::doubts;
 use crate::filter::lint::{self, Severity};
+use crate::nearest::nearest;
 use crate::policy::{PolicySet, PredicateSource, Problem, Rule, RuleId, RuleSource, Shadow, UpstreamSource, shadow};
 use crate::shape::{Replica, UpstreamName};
 use crate::upstream::UpstreamSettings;
