@@ -145,8 +145,17 @@ impl Stage {
         Server::shapegate(build, &config, SECRET, self.target(QUERY, self.tokens.clone()))
     }
 
+    /// A bare Pingora that passes requests on to `upstream`.
     pub(crate) async fn pingora(&self, upstream: &Server) -> anyhow::Result<Server> {
-        Server::pingora(self.threads, upstream.target.address, self.upstream_target()).await
+        let source = FloorSource::Upstream(upstream.target.address);
+        Server::pingora(self.threads, &source, self.upstream_target()).await
+    }
+
+    /// A bare Pingora that answers every request with `body`.
+    pub(crate) async fn answering_pingora(&self, body: &[u8]) -> anyhow::Result<Server> {
+        let file = self.folder.path().join("body");
+        fs::write(&file, body)?;
+        Server::pingora(self.threads, &FloorSource::Answer(file), self.upstream_target()).await
     }
 
     /// Returns a target that is asked as shapegate asks Electric.

@@ -41,10 +41,12 @@ impl Server {
         Ok(Self::new(build.name, Target { address, ..target }, process).with_metrics(admin))
     }
 
-    /// Pingora as a plain reverse proxy of `upstream`, which is this bench run again.
-    pub(crate) async fn pingora(threads: usize, upstream: SocketAddr, target: Target) -> anyhow::Result<Self> {
+    /// Pingora without anything of its own, which is this bench run again. It passes requests on, or answers them with
+    /// the body in a file.
+    pub(crate) async fn pingora(threads: usize, source: &FloorSource, target: Target) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["pass-through", "--threads", &threads.to_string(), "--upstream", &upstream.to_string()]);
+        command.args(["pass-through", "--threads", &threads.to_string()]);
+        source.pass_to(&mut command);
         let listening = |line: &str| line.strip_prefix(PASS_THROUGH)?.trim().parse::<SocketAddr>().ok();
         let (mut process, address) = Process::start_and_read(&mut command, listening, |_| true)?;
         while Connection::open(address).await.is_err() {
@@ -60,10 +62,7 @@ impl Server {
     pub(crate) fn floor(threads: usize, source: &FloorSource, target: Target) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["floor-server", "--threads", &threads.to_string()]);
-        match source {
-            FloorSource::Answer(file) => command.arg("--answer").arg(file),
-            FloorSource::Upstream(address) => command.args(["--upstream", &address.to_string()]),
-        };
+        source.pass_to(&mut command);
         let listening = |line: &str| line.strip_prefix(LISTENING)?.trim().parse::<SocketAddr>().ok();
         let (process, address) = Process::start_and_read(&mut command, listening, |_| true)?;
         Ok(Self::new("floor", Target { address, ..target }, process).with_metrics(address))
@@ -144,12 +143,21 @@ impl Build {
     }
 }
 
-/// What the floor serves.
+/// What the floor or the bare Pingora serves.
 pub(crate) enum FloorSource {
     /// The same response always, from this file.
     Answer(PathBuf),
     /// The responses of this server.
     Upstream(SocketAddr),
+}
+
+impl FloorSource {
+    fn pass_to(&self, command: &mut Command) {
+        match self {
+            Self::Answer(file) => command.arg("--answer").arg(file),
+            Self::Upstream(address) => command.args(["--upstream", &address.to_string()]),
+        };
+    }
 }
 
 fn nginx_conf(folder: &Path, workers: usize, listen: SocketAddr, upstream: SocketAddr) -> anyhow::Result<String> {

@@ -46,7 +46,7 @@ pub(crate) struct Throughput {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Compare {
-    /// A plain reverse proxy, without authentication
+    /// A plain reverse proxy without authentication, beside a bare Pingora that answers by itself
     Nginx,
 }
 
@@ -93,7 +93,7 @@ impl Throughput {
         servers.push(floor);
         if let Some(Compare::Nginx) = self.compare {
             let nginx = stage.nginx(&servers[servers.len() - 1]).await?;
-            servers.push(nginx);
+            servers.extend([nginx, stage.answering_pingora(&body).await?]);
         }
         Ok((servers, Some(body)))
     }
