@@ -28,8 +28,6 @@ pub struct UpstreamRequest {
     client_values: bool,
     /// How many bytes of `query` define the shape. The rest says which part of its log is requested.
     definition: usize,
-    /// Where in `query` the value of `offset` starts.
-    offset: usize,
     handle: Option<String>,
     expired_handle: Option<Box<str>>,
     cursor: Option<u64>,
@@ -87,13 +85,8 @@ impl UpstreamRequest {
         }
         let definition = query.0.len();
         let handle = request.protocol(ProtocolParam::Handle);
-        let mut offset = definition;
         for param in PASSED {
-            let value = request.protocol(param).filter(|value| matters(param, value, request));
-            query.push_some(param.as_str(), value);
-            if param == ProtocolParam::Offset {
-                offset = query.0.len() - value.map_or(0, str::len);
-            }
+            query.push_some(param.as_str(), request.protocol(param).filter(|value| matters(param, value, request)));
         }
         query.push_some("source_id", source_id);
         if query.0.len() > MAX_QUERY {
@@ -112,7 +105,6 @@ impl UpstreamRequest {
             client_where,
             client_values,
             definition,
-            offset,
             handle,
             expired_handle,
             cursor,
@@ -218,7 +210,8 @@ impl UpstreamRequest {
 
     /// The requested position in the shape's log, as the client wrote it.
     pub fn offset(&self) -> &str {
-        self.query[self.offset..].split('&').next().unwrap_or_default()
+        let mut passed = self.query[self.definition..].split('&');
+        passed.find_map(|pair| pair.strip_prefix("offset=")).unwrap_or_default()
     }
 
     /// Returns the same request for another position in the shape's log.
