@@ -1,4 +1,4 @@
-//! Bare Pingora: it passes requests on or answers them, and does nothing of its own, to see what the library costs.
+//! Bare Pingora: passes requests on or answers them, and does nothing else. It shows what the library costs.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -41,8 +41,8 @@ impl Server {
         Ok(Self::new(build.name, Target { address, ..target }, process).with_metrics(admin))
     }
 
-    /// Pingora without anything of its own, which is this bench run again. It passes requests on, or answers them with
-    /// the body in a file.
+    /// Starts bare Pingora: this bench, run as another process. It passes requests on, or answers them with the body in a
+    /// file.
     pub(crate) async fn pingora(threads: usize, source: &FloorSource, target: Target) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["pass-through", "--threads", &threads.to_string()]);
@@ -143,11 +143,11 @@ impl Build {
     }
 }
 
-/// What the floor or the bare Pingora serves.
+/// Where the floor and bare Pingora get their responses.
 pub(crate) enum FloorSource {
-    /// The same response always, from this file.
+    /// Always this file: the whole response for the floor, the body for Pingora.
     Answer(PathBuf),
-    /// The responses of this server.
+    /// This server.
     Upstream(SocketAddr),
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Throughput {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Compare {
-    /// A plain reverse proxy without authentication, beside a bare Pingora that answers by itself
+    /// A plain reverse proxy without authentication, and a bare Pingora that gives the answer itself
     Nginx,
 }
 

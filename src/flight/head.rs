@@ -44,15 +44,15 @@ impl Head {
     fn with(status: StatusCode, mut fields: Box<[Field]>, cache_control: CacheControl, cursor: bool) -> Self {
         let lines = lines(&mut fields);
         let find = |name| fields.iter().position(|(known, _)| *known == name);
-        let value = |name| find(name).map(|at| &fields[at].1);
-        let parsed_offset = value(OFFSET).and_then(|offset| Offset::parse(offset.to_str().ok()?));
+        let (offset, content_type) = (find(OFFSET), find(CONTENT_TYPE));
+        let parsed_offset = offset.and_then(|at| Offset::parse(fields[at].1.to_str().ok()?));
         Self {
             status,
-            events: value(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream")),
+            events: content_type.is_some_and(|at| fields[at].1.as_bytes().starts_with(b"text/event-stream")),
             cursor,
             cache_control,
             handle: find(HANDLE),
-            offset: find(OFFSET),
+            offset,
             parsed_offset,
             up_to_date: find(UP_TO_DATE).is_some(),
             fields,
